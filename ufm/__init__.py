@@ -1,0 +1,7 @@
+"""ufm: the numerical laboratory for unconstrained features models of neural collapse."""
+
+from ._numerics import float64
+from .problem import Labels, Params, Problem, labels, losses, shallow, stack
+
+__version__ = "0.1.0"
+__all__ = ["Labels", "Params", "Problem", "float64", "labels", "losses", "shallow", "stack"]

@@ -1,0 +1,143 @@
+"""Ground floor: scoped double precision, frozen pytrees, safe functions, tree algebra, rounding units.
+
+Every other room stands on this one.  It knows nothing of unconstrained features models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import register_dataclass
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+# ------------------------------------------------------------------ records
+
+
+def static(**kwargs: Any) -> Any:
+    """Field of a record that is structure: hashable, part of the compiled program's identity."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def record(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass and a pytree; fields made by :func:`static` are structure."""
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    names = dataclasses.fields(cls)  # type: ignore[arg-type]
+    register_dataclass(
+        cls,
+        data_fields=[f.name for f in names if not f.metadata.get("static")],
+        meta_fields=[f.name for f in names if f.metadata.get("static")],
+    )
+    return cls
+
+
+# ------------------------------------------------------------------ double precision, scoped
+
+
+def float64() -> Any:
+    """Context in which JAX computes in double precision; the global flag of the caller is left alone.
+
+    The functions of ``ufm`` enter it by themselves.  Enter it yourself around ``jax.vmap`` or ``jax.jit``
+    of those functions: JAX fixes the precision of traced values outside of the traced function.
+
+    >>> import jax, ufm
+    >>> with ufm.float64():
+    ...     jax.numpy.ones(2).dtype
+    dtype('float64')
+    """
+    return jax.enable_x64(True)
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether a leaf of the tree is an abstract value of a transformation (vmap, jit, grad)."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def in_float64(function: F) -> F:
+    """Run a function under :func:`float64` and give its arrays back as NumPy arrays.
+
+    Under a transformation the function runs as it is and stays traced; then the caller must have entered
+    :func:`float64`, and is told so otherwise.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if is_traced((args, kwargs)):
+            if not jax.config.jax_enable_x64:
+                raise ValueError(
+                    f"{function.__name__} was called under a JAX transformation in single precision; "
+                    "enter `with ufm.float64():` around the transformed call"
+                )
+            return function(*args, **kwargs)
+        with jax.enable_x64(True):
+            return to_host(function(*args, **kwargs))
+
+    return wrapped  # type: ignore[return-value]
+
+
+def to_host(tree: T) -> T:
+    """The same tree with every JAX array as a NumPy array."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+# ------------------------------------------------------------------ rounding
+
+
+def unit_roundoff(dtype: Any = np.float64) -> float:
+    """The unit roundoff u = eps/2: round-to-nearest errs by at most u, relatively."""
+    return float(np.finfo(dtype).eps) / 2
+
+
+# ------------------------------------------------------------------ trees as vectors
+
+
+def tree_dot(a: Any, b: Any) -> Any:
+    """Sum over all leaves of the entrywise products."""
+    return sum(
+        (jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), start=jnp.zeros(())
+    )
+
+
+def tree_norm(a: Any) -> Any:
+    """Euclidean norm of a tree taken as one vector."""
+    return jnp.sqrt(tree_dot(a, a))
+
+
+def tree_axpy(scale: Any, x: Any, y: Any) -> Any:
+    """scale * x + y, leaf by leaf."""
+    return jax.tree.map(lambda u, v: scale * u + v, x, y)
+
+
+def tree_where(condition: Any, a: Any, b: Any) -> Any:
+    """Leafwise ``jnp.where`` with one scalar condition."""
+    return jax.tree.map(lambda u, v: jnp.where(condition, u, v), a, b)
+
+
+# ------------------------------------------------------------------ functions safe at their edges
+
+
+def xlogx(x: Any) -> Any:
+    """x log x with the limit 0 at x = 0; NaN for negative x, so that an infeasible point is never hidden."""
+    return jnp.where(x == 0, 0.0, x * jnp.log(jnp.where(x == 0, 1.0, x)))
+
+
+def power(x: Any, exponent: Any) -> Any:
+    """x ** exponent for x >= 0, with value 0 and derivative 0 at x = 0 (for exponent = 0: value 1)."""
+    positive = x > 0
+    safe = jnp.where(positive, x, 1.0)
+    return jnp.where(positive, jnp.exp(exponent * jnp.log(safe)), jnp.where(exponent == 0, 1.0, 0.0))
+
+
+def unit_columns(x: Any) -> Any:
+    """Columns scaled to Euclidean norm 1; a zero column stays zero."""
+    square = jnp.sum(x * x, axis=0, keepdims=True)
+    return x * jnp.where(square > 0, 1.0 / jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

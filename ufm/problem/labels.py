@@ -1,0 +1,257 @@
+"""Labels: how many samples each class has.
+
+A set of labels is a list of *columns*.  Column i carries a class and a weight, the number of samples it stands
+for.  The class-mean form has one column per class with weight n_k; the sample form has N columns with weight 1.
+One formula serves both:  N = sum of weights,  n_k = sum of the weights of class k.
+
+Class counts are array leaves: a sweep over imbalance is one compiled program.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._numerics import record, static
+
+
+@record
+class Labels:
+    """Columns with classes and weights.
+
+    Attributes:
+        weights: number of samples that each column stands for, shape (*batch, n).
+        classes: class of each column, shape (n,); ``None`` is the class-mean form, column k is class k.
+        num_classes: K.
+    """
+
+    weights: Any
+    classes: Any
+    num_classes: int = static()
+
+    @property
+    def num_columns(self) -> int:
+        """Number of columns n of the feature matrix."""
+        return int(self.weights.shape[-1])
+
+    @property
+    def total(self) -> Any:
+        """N, the number of samples."""
+        return self.weights.sum(-1)
+
+    @property
+    def column_classes(self) -> Any:
+        """Class of each column, also in the class-mean form."""
+        return np.arange(self.num_classes) if self.classes is None else self.classes
+
+    @property
+    def counts(self) -> Any:
+        """Samples per class n_k, shape (*batch, K)."""
+        if self.classes is None:
+            return self.weights
+        onehot = self.column_classes[:, None] == np.arange(self.num_classes)
+        return (self.weights[..., :, None] * onehot).sum(-2)
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether all classes have the same number of samples (asked of concrete labels only)."""
+        counts = np.asarray(self.counts)
+        return bool(np.all(counts == counts[..., :1]))
+
+    def by_class(self) -> Labels:
+        """The class-mean form: one column per class with weight n_k."""
+        return Labels(self.counts, None, self.num_classes)
+
+    def by_sample(self) -> Labels:
+        """The sample form: n_k columns of weight 1 for class k, in class order. Needs whole counts."""
+        counts = np.asarray(self.counts)
+        if counts.ndim != 1:
+            raise ValueError("labels: by_sample() works on one set of labels, not on a batch; index the batch first")
+        if not np.all(counts == np.round(counts)):
+            raise ValueError(f"counts: {_short(counts)} are not whole numbers, so they cannot be laid out as samples")
+        classes = np.repeat(np.arange(self.num_classes), counts.astype(int))
+        return Labels(np.ones(len(classes)), classes, self.num_classes)
+
+
+def _short(values: Any, limit: int = 6) -> str:
+    flat = np.ravel(np.asarray(values))
+    text = ", ".join(f"{v:g}" if isinstance(v, (float, np.floating)) else str(v) for v in flat[:limit])
+    return f"[{text}{', ...' if flat.size > limit else ''}]"
+
+
+def from_counts(counts: Any) -> Labels:
+    """Labels in class-mean form from the counts n_1..n_K.
+
+    Args:
+        counts: samples per class, shape (K,) or (batch, K); positive. Fractions are allowed (only ratios matter).
+
+    Raises:
+        ValueError: a count is not a finite positive number, or there are fewer than two classes.
+
+    >>> from_counts([100, 100, 10]).total
+    np.float64(210.0)
+    """
+    if isinstance(counts, jax.core.Tracer):
+        return Labels(counts, None, counts.shape[-1])
+    try:
+        array = np.asarray(counts, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"counts: {counts!r} is not a list of numbers; give one number per class") from None
+    if array.ndim == 0 or array.shape[-1] < 2:
+        raise ValueError(f"counts: {counts!r} has fewer than two classes; give at least two counts")
+    bad = ~np.isfinite(array) | (array <= 0)
+    if bad.any():
+        where = int(np.argwhere(bad)[0][-1])
+        value = array[tuple(np.argwhere(bad)[0])]
+        raise ValueError(
+            f"counts: class {where} has count {value:g}; every class needs a finite positive count (drop empty classes)"
+        )
+    return Labels(array, None, array.shape[-1])
+
+
+def from_labels(labels: Any, num_classes: int | None = None) -> Labels:
+    """Labels in sample form from an array of class indices 0..K-1.
+
+    Args:
+        labels: integers, shape (N,).
+        num_classes: K; the largest label plus one by default.
+
+    Raises:
+        ValueError: labels are not whole numbers, out of range, or a class is empty.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"labels: shape {array.shape} is not one list of class indices; give shape (N,)")
+    if not np.issubdtype(array.dtype, np.integer):
+        if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array) & (array == np.round(array))):
+            raise ValueError(f"labels: {_short(array)} are not whole numbers; give class indices 0..K-1")
+        array = array.astype(np.int64)
+    classes = int(array.max()) + 1 if num_classes is None else int(num_classes)
+    if array.min() < 0 or array.max() >= classes:
+        raise ValueError(f"labels: class {array.min() if array.min() < 0 else array.max()} is outside 0..{classes - 1}")
+    counts = np.bincount(array, minlength=classes)
+    if classes < 2:
+        raise ValueError("labels: only one class occurs; a classification problem needs at least two")
+    if (counts == 0).any():
+        raise ValueError(
+            f"labels: class {int(np.argmin(counts))} has no sample; relabel the classes 0..K-1 without gaps"
+        )
+    return Labels(np.ones(array.size), array, classes)
+
+
+def balanced(num_classes: int, samples: float) -> Labels:
+    """K classes of n samples each, in class-mean form."""
+    _check_classes(num_classes)
+    return from_counts(np.full(num_classes, float(samples)))
+
+
+def step(num_classes: int, samples: Any, ratio: Any, minority: float = 0.5) -> Labels:
+    """Step imbalance, (R, rho)-STEP: the first (1 - rho) K classes have n samples, the last rho K have n / R.
+
+    Args:
+        num_classes: K.
+        samples: n, samples of a majority class; may be an array (a batch).
+        ratio: imbalance ratio R = n_majority / n_minority >= 1; may be an array (a batch). Not rounded.
+        minority: fraction rho of minority classes, strictly between 0 and 1; rho K is rounded to a whole number.
+    """
+    _check_classes(num_classes)
+    _check_ratio(ratio)
+    few = round(minority * num_classes)
+    if not 0 < few < num_classes:
+        raise ValueError(
+            f"minority: {minority:g} of {num_classes} classes leaves an empty group; "
+            f"give a fraction between {1 / num_classes:.3g} and {1 - 1 / num_classes:.3g}"
+        )
+    n, r = np.broadcast_arrays(np.asarray(samples, float)[..., None], np.asarray(ratio, float)[..., None])
+    is_minority = np.arange(num_classes) >= num_classes - few
+    return from_counts(np.where(is_minority, n / r, n))
+
+
+def exponential(num_classes: int, samples: Any, ratio: Any, whole: bool = True) -> Labels:
+    """Exponential long tail: n_k = n R^{-k/(K-1)} for k = 0..K-1, as in CIFAR-10-LT and CIFAR-100-LT.
+
+    Args:
+        num_classes: K.
+        samples: n, samples of the largest class.
+        ratio: R = largest count / smallest count >= 1.
+        whole: round down to whole numbers, as the published code does.
+
+    Reference: Cao et al. 2019 (LDAM), after Cui et al. 2019.
+
+    >>> exponential(10, 5000, 100).counts.astype(int).tolist()
+    [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    """
+    _check_classes(num_classes)
+    _check_ratio(ratio)
+    n, r = np.asarray(samples, float)[..., None], np.asarray(ratio, float)[..., None]
+    counts = n * r ** (-np.arange(num_classes) / (num_classes - 1.0))
+    # The published code multiplies by (1/R) ** (k/(K-1)) and truncates; a last count of 49.999... is 50 there too.
+    return from_counts(np.floor(counts * (1 + 1e-12)) if whole else counts)
+
+
+def from_file(path: str | Path) -> Labels:
+    """Counts or labels from a file.
+
+    A ``.csv`` or ``.txt`` file holds the counts: one number per line or cell, or two columns *name, count* (a header
+    line is skipped).  A ``.npy`` file holds either counts (floats) or a label array (integers); a ``.npz`` file
+    holds an array named ``counts`` or ``labels``.
+
+    Raises:
+        ValueError: the file is missing, unreadable, or holds neither.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"counts-file: {path} does not exist; give a .csv of counts or a .npy/.npz of labels")
+    if path.suffix in (".npy", ".npz"):
+        try:
+            data = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"counts-file: {path} is not a readable NumPy file ({error})") from None
+        if isinstance(data, np.ndarray):
+            return from_labels(data) if np.issubdtype(data.dtype, np.integer) else from_counts(data)
+        for name, build in (("counts", from_counts), ("labels", from_labels)):
+            if name in data:
+                return build(data[name])
+        raise ValueError(f"counts-file: {path} has arrays {list(data)}; it needs one named 'counts' or 'labels'")
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(handle)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"counts-file: {path} is not a text file ({error}); give a .csv of counts") from None
+    rows = [row for row in rows if row]
+    if rows and _number(rows[0][-1]) is None:
+        rows = rows[1:]
+    cells = rows[0] if len(rows) == 1 else [row[-1] for row in rows]
+    numbers = [_number(cell) for cell in cells]
+    if not numbers or None in numbers:
+        bad = cells[numbers.index(None)] if None in numbers else "nothing"
+        raise ValueError(f"counts-file: {path} holds {bad!r} where a count should be; give one number per class")
+    return from_counts(numbers)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _check_classes(num_classes: Any) -> None:
+    if int(num_classes) != num_classes or num_classes < 2:
+        raise ValueError(f"classes: {num_classes!r} is not a whole number of at least 2")
+
+
+def _check_ratio(ratio: Any) -> None:
+    if not np.all(np.asarray(ratio, float) >= 1):
+        raise ValueError(f"imbalance: ratio {_short(ratio)} must be at least 1 (largest count over smallest count)")
+
+
+def class_mean_matrix(labels: Labels) -> Any:
+    """The n x K matrix S with H S = class means: S_ik = w_i [y_i = k] / n_k."""
+    onehot = labels.column_classes[:, None] == jnp.arange(labels.num_classes)
+    return jnp.where(onehot, labels.weights[:, None] / labels.counts[None, :], 0.0)

@@ -1,0 +1,127 @@
+"""Models: free features, a chain of weight matrices, a bias, and the constraints on them.
+
+Here the chain has one weight matrix (the shallow model).  Logits are  Z = s W H + b 1^T.
+
+Constraints are words; their radii and budgets are array leaves:
+
+    features    free | nonnegative | sphere | ball   (every column)   | budget  (class average of ||h||^2 <= E_H)
+    classifier  free | sphere | ball                 (every row of W) | budget  (row average of ||w||^2 <= E_W)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._numerics import record, static, unit_columns
+from .labels import Labels
+
+FEATURES = ("free", "nonnegative", "sphere", "ball", "budget")
+CLASSIFIERS = ("free", "sphere", "ball", "budget")
+BIASES = ("none", "free", "decay")
+
+
+@record
+class Params:
+    """What is optimised: weight matrices (last one is the classifier W, K x d), features H (d x n), bias b (K,).
+
+    The bias is ``None`` in a model without one.
+    """
+
+    weights: tuple[Any, ...]
+    features: Any
+    bias: Any = None
+
+    @property
+    def classifier(self) -> Any:
+        """W, the last weight matrix, K x d."""
+        return self.weights[-1]
+
+
+@record
+class Model:
+    """Structure of the features model and the numbers of its constraints.
+
+    Attributes:
+        dim: feature dimension d.
+        features: constraint on the columns of H, one of ``FEATURES``.
+        classifier: constraint on the rows of W, one of ``CLASSIFIERS``.
+        bias: ``none``, ``free`` or ``decay``.
+        scale: s, factor of the logits (1/temperature); ``None`` is 1.
+        feature_radius: rho_H of ``sphere`` and ``ball``; E_H of ``budget``; ``None`` is 1.
+        classifier_radius: rho_W of ``sphere`` and ``ball``; E_W of ``budget``; ``None`` is 1.
+    """
+
+    dim: int = static()
+    features: str = static(default="free")
+    classifier: str = static(default="free")
+    bias: str = static(default="none")
+    scale: Any = None
+    feature_radius: Any = None
+    classifier_radius: Any = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is constrained, so that only the decay holds the parameters."""
+        return self.features == "free" and self.classifier == "free"
+
+    def logits_without_bias(self, params: Params) -> Any:
+        """s W H, K x n."""
+        z = params.features
+        for weight in params.weights:
+            z = weight @ z
+        return z if self.scale is None else self.scale * z
+
+    def logits(self, params: Params) -> Any:
+        """Z = s W H + b 1^T, K x n."""
+        z = self.logits_without_bias(params)
+        return z if params.bias is None else z + params.bias[:, None]
+
+    def project(self, params: Params, labels: Labels) -> Params:
+        """The nearest feasible point (each constraint has a closed-form projection)."""
+        rho_h = 1.0 if self.feature_radius is None else self.feature_radius
+        rho_w = 1.0 if self.classifier_radius is None else self.classifier_radius
+        h, w = params.features, params.classifier
+        if self.features == "nonnegative":
+            h = jnp.maximum(h, 0.0)
+        elif self.features == "sphere":
+            h = rho_h * unit_columns(h)
+        elif self.features == "ball":
+            h = h * _shrink(jnp.sum(h * h, axis=0, keepdims=True), rho_h**2)
+        elif self.features == "budget":
+            h = h * _shrink(jnp.sum(h * h) / labels.num_classes, rho_h)
+        if self.classifier == "sphere":
+            w = rho_w * unit_columns(w.T).T
+        elif self.classifier == "ball":
+            w = w * _shrink(jnp.sum(w * w, axis=1, keepdims=True), rho_w**2)
+        elif self.classifier == "budget":
+            w = w * _shrink(jnp.sum(w * w) / labels.num_classes, rho_w)
+        return Params((*params.weights[:-1], w), h, params.bias)
+
+    def tangent(self, params: Params, vector: Params) -> Params:
+        """Remove from a direction its part normal to the spheres (the Riemannian gradient); other sets: as is."""
+        h, w = vector.features, vector.classifier
+        if self.features == "sphere":
+            unit = unit_columns(params.features)
+            h = h - unit * jnp.sum(unit * h, axis=0, keepdims=True)
+        if self.classifier == "sphere":
+            unit = unit_columns(params.classifier.T).T
+            w = w - unit * jnp.sum(unit * w, axis=1, keepdims=True)
+        return Params((*vector.weights[:-1], w), h, vector.bias)
+
+    def init(self, key: Any, labels: Labels, size: Any = 1.0) -> Params:
+        """Random feasible start: Gaussian entries of variance size^2 / d, bias 0."""
+        key_w, key_h = jax.random.split(key)
+        deviation = size / jnp.sqrt(self.dim)
+        w = deviation * jax.random.normal(key_w, (labels.num_classes, self.dim))
+        h = deviation * jax.random.normal(key_h, (self.dim, labels.num_columns))
+        b = None if self.bias == "none" else jnp.zeros(labels.num_classes)
+        return self.project(Params((w,), h, b), labels)
+
+
+def _shrink(square: Any, limit: Any) -> Any:
+    """Factor min(1, sqrt(limit / square)), safe at square = 0."""
+    inside = square <= limit
+    return jnp.where(inside, 1.0, jnp.sqrt(limit / jnp.where(inside, 1.0, square)))

@@ -1,0 +1,347 @@
+"""The problem: labels, loss, model and decay, and the objective they make.
+
+    F(W, H, b) = (1/N) sum_i n_i loss(s W h_i + b, y_i) + (lambda_W/2)||W||^2 + (lambda_H/2) sum_i n_i ||h_i||^2
+                 + (lambda_b/2)||b||^2
+
+with n_i the weight of column i (1 for a sample, n_k for a class mean).  A problem says what is asked; it does not
+solve.  It answers questions about itself and reduces itself to the smallest problem with the same optimal value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._numerics import is_traced, record, static
+from . import labels as labels_module
+from .labels import Labels
+from .losses import NAMED, Loss, check_loss
+from .models import BIASES, CLASSIFIERS, FEATURES, Model, Params
+
+
+@record
+class Decay:
+    """Decays lambda_W, lambda_H, lambda_b of the canonical objective (array leaves, each >= 0)."""
+
+    weight: Any = 0.0
+    feature: Any = 0.0
+    bias: Any = 0.0
+
+
+@record
+class Problem:
+    """An unconstrained features model. Build one with :func:`shallow`.
+
+    A *stacked* problem has a leading axis on every array leaf and the same structure; the solvers run over it.
+    """
+
+    labels: Labels
+    loss: Loss
+    model: Model
+    decay: Decay
+
+    # -------------------------------------------------------------- the objective
+
+    def data_term(self, logits: Any) -> Any:
+        """(1/N) sum_i n_i loss(z_i, y_i) at a K x n matrix of logits."""
+        return jnp.sum(self.labels.weights * self.loss.per_column(logits, self.labels)) / jnp.sum(self.labels.weights)
+
+    def penalty(self, params: Params) -> Any:
+        """The decay terms."""
+        total = 0.5 * self.decay.weight * jnp.sum(params.classifier**2)
+        total = total + 0.5 * self.decay.feature * jnp.sum(self.labels.weights * jnp.sum(params.features**2, axis=0))
+        if params.bias is not None and self.model.bias == "decay":
+            total = total + 0.5 * self.decay.bias * jnp.sum(params.bias**2)
+        return total
+
+    def objective(self, params: Params) -> Any:
+        """F at the parameters."""
+        return self.data_term(self.model.logits(params)) + self.penalty(params)
+
+    def init(self, key: Any, size: Any = None) -> Params:
+        """Random feasible start (see :meth:`Model.init`); by default W and H start with balanced decay terms."""
+        params = self.model.init(key, self.labels, 1.0 if size is None else size)
+        if size is not None or not self.model.is_free:
+            return params
+        # The scale at which both decay terms weigh alike, as they do at every critical point (shallow theory, 1.1).
+        metric = self.metric()
+        balance = (metric.features.mean() / metric.classifier) ** 0.25
+        balance = jnp.where(jnp.isfinite(balance) & (balance > 0), balance, 1.0)
+        return Params((params.classifier * balance,), params.features / balance, params.bias)
+
+    def metric(self) -> Params:
+        """Diagonal metric m of the parameters: the decay of each block (of a feature column n_i lambda_H).
+
+        Solvers work in sqrt(m) x, where the decay is isotropic; ||g / sqrt(m)||^2 has the unit of F.  A block held by
+        a constraint, or not held at all (free bias), gets the curvature that the data term has at zero logits.
+        """
+        n, total, k = self.labels.weights, jnp.sum(self.labels.weights), self.labels.num_classes
+        weight = jnp.asarray(self.decay.weight)
+        feature = self.decay.feature * n
+        weight = jnp.where(weight > 0, weight, 1.0 / k)
+        feature = jnp.where(feature > 0, feature, n / total)
+        if self.model.features == "budget":
+            feature = jnp.full_like(feature, 1.0 / k)
+        bias = None
+        if self.model.bias != "none":
+            bias = jnp.where(self.decay.bias > 0, self.decay.bias, 1.0 / k) if self.model.bias == "decay" else 1.0 / k
+            bias = jnp.asarray(bias)
+        return Params((weight,), feature, bias)
+
+    # -------------------------------------------------------------- questions about itself
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.labels.num_classes
+
+    @property
+    def lambda_z(self) -> Any:
+        """lambda_Z = sqrt(lambda_W lambda_H) s^{-1}: weight of the nuclear norm of Z D^{1/2} in the logit program."""
+        product = (self.decay.weight * self.decay.feature) ** 0.5
+        return product if self.model.scale is None else product / self.model.scale
+
+    @property
+    def sufficient_dim(self) -> int:
+        """Feature dimension from which the logit program is tight: K - 1, or K for MSE unless the bias is free."""
+        return self.num_classes - (0 if self.loss.name == "mse" and self.model.bias != "free" else 1)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading shape of a stacked problem; () for a single one."""
+        return tuple(np.shape(self.labels.weights)[:-1])
+
+    def __len__(self) -> int:
+        if not self.batch_shape:
+            raise TypeError("a single problem has no length; stack problems with ufm.stack")
+        return self.batch_shape[0]
+
+    def __getitem__(self, index: Any) -> Problem:
+        """One problem (or a slice) of a stacked problem."""
+        if not self.batch_shape:
+            raise TypeError("a single problem cannot be indexed; stack problems with ufm.stack")
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    # -------------------------------------------------------------- reductions
+
+    def reduce(self, dim: bool = False) -> Reduction:
+        """The class-mean problem: one column per class with weight n_k, with the same optimal value.
+
+        Exact because F is a sum over the columns of one function of h per class: for a given W the samples of a
+        class share one best feature.  Critical points carry over where the loss is convex in the feature; the
+        Morse index and minima that break the symmetry do not.
+
+        Args:
+            dim: also cut the feature dimension to the largest rank a minimiser can have (min(d, K - 1), or
+                min(d, K) for MSE with no or decayed bias). For unconstrained, decayed factors only.
+        """
+        labels = self.labels.by_class()
+        model = self.model
+        if dim and model.is_free:
+            model = dataclasses.replace(model, dim=min(model.dim, self.sufficient_dim))
+        small = Problem(labels, self.loss, model, self.decay)
+        return Reduction(small, self.labels, self.model.dim)
+
+
+@record
+class Reduction:
+    """A reduced problem and the way back.
+
+    Attributes:
+        problem: the class-mean problem.
+        labels: the original labels.
+        dim: the original feature dimension.
+    """
+
+    problem: Problem
+    labels: Labels
+    dim: int = static()
+
+    def lift(self, params: Params) -> Params:
+        """Parameters of the original problem with the same value: columns repeated, dimensions padded with zeros."""
+        h, w = params.features, params.classifier
+        if self.labels.classes is not None:
+            h = h[..., jnp.asarray(self.labels.classes)]
+        extra = self.dim - w.shape[-1]
+        if extra:
+            h = jnp.concatenate([h, jnp.zeros((*h.shape[:-2], extra, h.shape[-1]), h.dtype)], axis=-2)
+            w = jnp.concatenate([w, jnp.zeros((*w.shape[:-1], extra), w.dtype)], axis=-1)
+        return Params((w,), h, params.bias)
+
+
+# ------------------------------------------------------------------ construction
+
+
+def shallow(
+    counts: Any = None,
+    *,
+    labels: Labels | None = None,
+    dim: int | None = None,
+    loss: str | Loss = "ce",
+    weight_decay: Any = None,
+    feature_decay: Any = None,
+    bias: str = "none",
+    bias_decay: Any = None,
+    features: str = "free",
+    classifier: str = "free",
+    scale: Any = None,
+    feature_radius: Any = None,
+    classifier_radius: Any = None,
+    **loss_parameters: Any,
+) -> Problem:
+    """State a shallow unconstrained features model, or a stack of them.
+
+        F = (1/N) sum_i loss(s W h_i + b, y_i) + (lambda_W/2)||W||^2 + (lambda_H/2)||H||^2 + (lambda_b/2)||b||^2
+
+    Args:
+        counts: samples per class, shape (K,), or (batch, K) for a stack. Alternatively give ``labels``.
+        labels: a :class:`Labels` (from ``ufm.labels``), for the sample form or a named imbalance profile.
+        dim: feature dimension d; K by default.
+        loss: a name (ce, mse, focal, la, ldam, cdt, ldt, vs, wce) or a loss object.
+        weight_decay: lambda_W, a number or (batch,). Default 5e-3 for a free classifier, 0 for a constrained one.
+        feature_decay: lambda_H, a number or (batch,). Default lambda_W / n with n = N/K for free or nonnegative
+            features (so that c_0 = lambda_W when balanced), 0 for constrained ones.
+        bias: ``none``, ``free`` or ``decay`` (then ``bias_decay`` is lambda_b > 0).
+        features: constraint on the features: free, nonnegative, sphere, ball, budget.
+        classifier: constraint on the rows of W: free, sphere, ball, budget.
+        scale: s, the factor of the logits (1/temperature).
+        feature_radius: radius of the sphere or ball, or the budget E_H.
+        classifier_radius: radius of the sphere or ball, or the budget E_W.
+        **loss_parameters: parameters of a named loss, such as ``smoothing=0.1`` or ``tau=1.0``.
+
+    Returns:
+        A :class:`Problem`; stacked if any of the numbers has a leading batch axis.
+
+    Raises:
+        ValueError: one sentence that names the argument, its value and what is valid.
+
+    Example:
+        >>> import ufm
+        >>> problem = ufm.shallow([500, 500, 50, 50], weight_decay=1e-3, feature_decay=1e-5)
+        >>> problem.num_classes
+        4
+    """
+    if (counts is None) == (labels is None):
+        raise ValueError("counts: give either counts or labels, and not both")
+    if labels is None:
+        labels = labels_module.from_counts(counts)
+    k = labels.num_classes
+    dim = k if dim is None else dim
+    if isinstance(dim, bool) or int(dim) != dim or dim < 1:
+        raise ValueError(f"dim: {dim!r} is not a whole number of at least 1")
+    for name, value, allowed in (
+        ("features", features, FEATURES),
+        ("classifier", classifier, CLASSIFIERS),
+        ("bias", bias, BIASES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}: {value!r} is not known; choose one of {', '.join(allowed)}")
+    if isinstance(loss, str):
+        if loss not in NAMED:
+            raise ValueError(f"loss: {loss!r} is not known; choose one of {', '.join(NAMED)}")
+        try:
+            loss = NAMED[loss](labels, **loss_parameters)
+        except TypeError as error:
+            raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
+    elif loss_parameters:
+        raise ValueError(f"{next(iter(loss_parameters))}: a loss object already holds its parameters; drop it")
+    check_loss(loss, k)
+    if "budget" in (features, classifier) and labels.classes is not None:
+        labels = labels.by_class()
+
+    held_w, held_h = classifier != "free", features not in ("free", "nonnegative")
+    if weight_decay is None:
+        weight_decay = 0.0 if held_w else 5e-3
+    if feature_decay is None:
+        feature_decay = 0.0 if held_h else _default_feature_decay(weight_decay, labels)
+    if bias == "decay" and bias_decay is None:
+        raise ValueError("bias_decay: bias 'decay' needs a decay; give bias_decay > 0, or bias='free' for none")
+    if bias != "decay" and bias_decay is not None:
+        raise ValueError(f"bias_decay: {bias_decay!r} has no effect with bias '{bias}'; say bias='decay'")
+    _check_number("weight_decay", weight_decay, positive=not held_w)
+    _check_number("feature_decay", feature_decay, positive=not held_h)
+    if bias == "decay":
+        _check_number("bias_decay", bias_decay, positive=True)
+    for name, value in (
+        ("scale", scale),
+        ("feature_radius", feature_radius),
+        ("classifier_radius", classifier_radius),
+    ):
+        if value is not None:
+            _check_number(name, value, positive=True)
+    for name, value, constraint in (
+        ("feature_radius", feature_radius, features),
+        ("classifier_radius", classifier_radius, classifier),
+    ):
+        if value is not None and constraint in ("free", "nonnegative"):
+            raise ValueError(f"{name}: {value!r} has no effect when that factor is '{constraint}'; drop it or constrain")
+
+    model = Model(int(dim), features, classifier, bias, scale, feature_radius, classifier_radius)
+    decay = Decay(weight_decay, feature_decay, 0.0 if bias_decay is None else bias_decay)
+    return _align(Problem(labels, loss, model, decay))
+
+
+def stack(problems: list[Problem]) -> Problem:
+    """One stacked problem from single problems of the same structure (same K, dimension, loss, constraints)."""
+    if not problems:
+        raise ValueError("problems: the list is empty; give at least one problem")
+    first = jax.tree.structure(problems[0])
+    for index, problem in enumerate(problems):
+        if jax.tree.structure(problem) != first:
+            raise ValueError(f"problems: number {index} differs in structure from number 0; stack equal structures only")
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *problems)
+
+
+_PER_CLASS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
+
+
+def _align(problem: Problem) -> Problem:
+    """Make every leaf float64 with one common leading batch shape."""
+    if is_traced(problem):
+        return problem
+    vectors = {id(problem.labels.weights)} | {
+        id(getattr(problem.loss, name, None)) for name in _PER_CLASS if np.ndim(getattr(problem.loss, name, None)) > 0
+    }
+    keep = id(problem.labels.classes)
+
+    def batch_of(leaf: Any) -> tuple[int, ...]:
+        if id(leaf) == keep:
+            return ()
+        return np.shape(leaf)[:-1] if id(leaf) in vectors else np.shape(leaf)
+
+    leaves = jax.tree.leaves(problem)
+    try:
+        shape = np.broadcast_shapes(*(batch_of(leaf) for leaf in leaves))
+    except ValueError:
+        sizes = sorted({batch_of(leaf) for leaf in leaves} - {()})
+        raise ValueError(f"batch: the arguments have different batch sizes {sizes}; give one size or single values") from None
+
+    def fit(leaf: Any) -> Any:
+        if id(leaf) == keep:
+            return np.broadcast_to(leaf, (*shape, *np.shape(leaf))) if shape else np.asarray(leaf)
+        array = np.asarray(leaf, dtype=np.float64)
+        core = array.shape[-1:] if id(leaf) in vectors else ()
+        return np.ascontiguousarray(np.broadcast_to(array, (*shape, *core)))
+
+    return jax.tree.map(fit, problem)
+
+
+def _default_feature_decay(weight_decay: Any, labels: Labels) -> Any:
+    return np.asarray(weight_decay) * labels.num_classes / np.asarray(labels.total)
+
+
+def _check_number(name: str, value: Any, positive: bool) -> None:
+    if is_traced(value):
+        return
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {value!r} is not a number") from None
+    good = np.isfinite(array) & ((array > 0) if positive else (array >= 0))
+    if not good.all():
+        need = "a finite positive number" if positive else "a finite number, 0 or more"
+        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give {need}")
