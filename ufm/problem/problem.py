@@ -249,6 +249,7 @@ def shallow(
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
     elif loss_parameters:
         raise ValueError(f"{next(iter(loss_parameters))}: a loss object already holds its parameters; drop it")
+    loss = dataclasses.replace(loss, **{f.name: _array(getattr(loss, f.name)) for f in dataclasses.fields(loss)})
     check_loss(loss, k)
     if "budget" in (features, classifier) and labels.classes is not None:
         labels = labels.by_class()
@@ -280,8 +281,10 @@ def shallow(
         if value is not None and constraint in ("free", "nonnegative"):
             raise ValueError(f"{name}: {value!r} has no effect when that factor is '{constraint}'; drop it or constrain")
 
-    model = Model(int(dim), features, classifier, bias, scale, feature_radius, classifier_radius)
-    decay = Decay(weight_decay, feature_decay, 0.0 if bias_decay is None else bias_decay)
+    radii = _array(feature_radius), _array(classifier_radius)
+    model = Model(int(dim), features, classifier, bias, _array(scale), *radii)
+    bias_decay = 0.0 if bias_decay is None else bias_decay
+    decay = Decay(_array(weight_decay), _array(feature_decay), _array(bias_decay))
     return _align(Problem(labels, loss, model, decay))
 
 
@@ -332,6 +335,11 @@ def _align(problem: Problem) -> Problem:
 
 def _default_feature_decay(weight_decay: Any, labels: Labels) -> Any:
     return np.asarray(weight_decay) * labels.num_classes / np.asarray(labels.total)
+
+
+def _array(value: Any) -> Any:
+    """Lists and numbers as float64 arrays; None and traced values as they are."""
+    return value if value is None or is_traced(value) else np.asarray(value, dtype=np.float64)
 
 
 def _check_number(name: str, value: Any, positive: bool) -> None:
