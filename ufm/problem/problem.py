@@ -328,7 +328,7 @@ def _align(problem: Problem) -> Problem:
             return np.broadcast_to(leaf, (*shape, *np.shape(leaf))) if shape else np.asarray(leaf)
         array = np.asarray(leaf, dtype=np.float64)
         core = array.shape[-1:] if id(leaf) in vectors else ()
-        return np.ascontiguousarray(np.broadcast_to(array, (*shape, *core)))
+        return np.array(np.broadcast_to(array, (*shape, *core)))
 
     return jax.tree.map(fit, problem)
 
