@@ -1,0 +1,76 @@
+"""What every test runs under: one thread per worker, a compilation cache, strict shapes, no screen.
+
+The environment is set before JAX or a BLAS is loaded, with `setdefault`, so that a person can still say
+otherwise (`JAX_PLATFORMS=cuda pytest`). Subprocesses inherit it. Float64 is never switched on here: the
+product scopes its own.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def _machine() -> str:
+    """Name what a compiled CPU program depends on: a home directory may be shared by unlike machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    name = f"{platform.system()} {platform.machine()} {platform.processor()} {flags}"
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def _forget_old_programs(cache: Path, days: float = 14.0) -> None:
+    """Keep the cache from growing without bound: JAX itself never removes an entry."""
+    oldest = time.time() - days * 86400
+    for entry in cache.glob("*-cache"):
+        try:
+            if entry.stat().st_mtime < oldest:
+                entry.unlink()
+        except FileNotFoundError:
+            pass  # another test run was first
+
+
+home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+cache = home / "ufm" / "jax-tests" / _machine()
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One core per worker. XLA sizes its CPU thread pool from NPROC; `--xla_cpu_multi_thread_eigen=false` is
+    # still accepted but no longer limits it.
+    for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+elif cache.is_dir():
+    _forget_old_programs(cache)
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example of a property compiles, so a deadline would time the compiler.
+hypothesis.settings.register_profile("ufm", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("ufm")
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace():
+    """Fail a test that leaves a global JAX flag switched on, and close the figures that it opened."""
+    before = jax.config.jax_enable_x64
+    yield
+    after = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", before)
+    assert after == before, "the test left jax_enable_x64 changed; use `with jax.enable_x64(True):`"
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
