@@ -2,6 +2,19 @@
 
 from ._numerics import float64
 from .problem import Labels, Params, Problem, labels, losses, shallow, stack
+from .solve import Result, Status, solve
 
 __version__ = "0.1.0"
-__all__ = ["Labels", "Params", "Problem", "float64", "labels", "losses", "shallow", "stack"]
+__all__ = [
+    "Labels",
+    "Params",
+    "Problem",
+    "Result",
+    "Status",
+    "float64",
+    "labels",
+    "losses",
+    "shallow",
+    "solve",
+    "stack",
+]

@@ -1,0 +1,22 @@
+"""How it is answered: methods, one loop, results."""
+
+from .loop import best_of, minimize
+from .methods import LBFGS, METHODS, Adam, GradientDescent, Method, Newton, SpectralGradient
+from .result import History, Result, Status
+from .solve import solve
+
+__all__ = [
+    "LBFGS",
+    "METHODS",
+    "Adam",
+    "GradientDescent",
+    "History",
+    "Method",
+    "Newton",
+    "Result",
+    "SpectralGradient",
+    "Status",
+    "best_of",
+    "minimize",
+    "solve",
+]

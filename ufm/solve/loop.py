@@ -1,0 +1,136 @@
+"""One loop for every method: step, judge at the new point, remember the best, stop with a status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._numerics import record
+from ..problem import Params, Problem
+from .methods import Method
+from .result import History, Result, Status
+from .space import make_space
+
+RECORDED_STEPS = np.unique(np.round(2.0 ** (np.arange(56) / 2)).astype(np.int64))
+"""Steps at which the history is written: 1, 2, 3, 4, 6, 8, 11, 16, ... (step 0 comes first)."""
+
+_PATIENCE = 200
+"""Steps without any progress (of value or gradient norm) after which a lane counts as stalled."""
+
+
+@record
+class _Carry:
+    state: Any
+    steps: Any
+    status: Any
+    best_y: Any
+    best_value: Any
+    least_gradient: Any
+    last_progress: Any
+    history: History
+    recorded: Any
+
+
+def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_steps: Any) -> Result:
+    """Minimise F from a start; a pure array program (jit and vmap it as you like).
+
+    Args:
+        problem: one problem (not stacked).
+        params: start.
+        method: how a step is taken.
+        gtol: stop when the relative gradient norm at the current point is at most this.
+        max_steps: limit of evaluations.
+    """
+    space = make_space(problem, params, method.plain)
+    schedule = jnp.asarray(np.concatenate([[0], RECORDED_STEPS]))
+
+    def judge(carry: _Carry) -> _Carry:
+        point = carry.state.point
+        _, metric_norm = space.stationarity(point.y, point.gradient)
+        relative = space.relative(metric_norm, point.value)
+        finite = jnp.isfinite(point.value) & jnp.isfinite(metric_norm)
+        better = finite & (point.value < carry.best_value)
+        progress = (finite & (point.value < carry.best_value - 1e-13 * jnp.abs(carry.best_value))) | (
+            relative < 0.9 * carry.least_gradient
+        )
+        last_progress = jnp.where(progress, carry.steps, carry.last_progress)
+        status = jnp.where(carry.steps >= max_steps, Status.MAX_STEPS, Status.RUNNING)
+        stalled = carry.state.floor | (carry.steps - last_progress > _PATIENCE)
+        status = jnp.where(stalled, Status.STALLED, status)
+        status = jnp.where(relative <= gtol, Status.CONVERGED, status)
+        status = jnp.where(finite, status, Status.NONFINITE)
+        # A converged point is the answer even where a non-monotone method saw a slightly lower value before.
+        take = better | (status == Status.CONVERGED)
+        hit = carry.steps == schedule[carry.recorded]
+        row = carry.recorded
+        log = carry.history
+        history = History(
+            log.step.at[row].set(jnp.where(hit, carry.steps, log.step[row])),
+            log.value.at[row].set(jnp.where(hit, point.value, log.value[row])),
+            log.relative_gradient.at[row].set(jnp.where(hit, relative, log.relative_gradient[row])),
+        )
+        return _Carry(
+            carry.state,
+            carry.steps,
+            status.astype(jnp.int32),
+            jnp.where(take, point.y, carry.best_y),
+            jnp.where(take, point.value, carry.best_value),
+            jnp.where(finite, jnp.minimum(relative, carry.least_gradient), carry.least_gradient),
+            last_progress,
+            history,
+            carry.recorded + hit,
+        )
+
+    def body(carry: _Carry) -> _Carry:
+        state = method.step(space, carry.state)
+        return judge(_replace_state(carry, state, carry.steps + 1))
+
+    y = space.from_params(params)
+    state = method.init(space, space.project(y))
+    empty = jnp.full(schedule.shape, jnp.nan)
+    history = History(jnp.full(schedule.shape, -1, jnp.int32), empty, empty)
+    zero = jnp.zeros((), jnp.int32)
+    inf = jnp.asarray(jnp.inf)
+    start = judge(_Carry(state, zero, zero, state.point.y, inf, inf, zero, history, zero))
+    end = jax.lax.while_loop(lambda c: c.status == Status.RUNNING, body, start)
+    return _finish(space, end)
+
+
+def _replace_state(carry: _Carry, state: Any, steps: Any) -> _Carry:
+    return _Carry(
+        state,
+        steps,
+        carry.status,
+        carry.best_y,
+        carry.best_value,
+        carry.least_gradient,
+        carry.last_progress,
+        carry.history,
+        carry.recorded,
+    )
+
+
+def _finish(space: Any, end: _Carry) -> Result:
+    """Measure everything once more at the point that is returned."""
+    value, gradient = space.value_and_gradient(end.best_y)
+    plain_norm, metric_norm = space.stationarity(end.best_y, gradient)
+    return Result(
+        space.to_params(end.best_y),
+        value,
+        plain_norm,
+        space.relative(metric_norm, value),
+        end.status,
+        end.steps,
+        end.history,
+    )
+
+
+def best_of(results: Result) -> Result:
+    """The lane of a stacked result with the lowest finite value."""
+    lane = jnp.argmin(jnp.where(jnp.isfinite(results.value), results.value, jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[lane], results)
+
+

@@ -1,0 +1,397 @@
+"""Methods: how one step is taken.  Each is a frozen record of hyper-parameters with ``init`` and ``step``.
+
+A step costs one evaluation of value and gradient; a rejected trial is a step too, so no method nests a loop and a
+batch of lanes stays in step.  A method's state holds at least ``y`` (the point), ``value``, ``gradient`` and
+``floor``, which says that the method cannot decrease F any further at this precision.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._numerics import record, static, tree_where
+from .space import Space
+
+_SLACK = 1e-11
+"""Relative rise of F that a step may show when the slopes say it is a descent (approximate Wolfe, Hager & Zhang 2005)."""
+
+
+@record
+class Point:
+    """A point with its value and gradient."""
+
+    y: Any
+    value: Any
+    gradient: Any
+
+
+def _evaluate(space: Space, y: Any) -> Point:
+    return Point(y, *space.value_and_gradient(y))
+
+
+# ------------------------------------------------------------------ gradient descent
+
+
+@record
+class SimpleState:
+    """State of a method that only needs a point and memory of its own."""
+
+    point: Point
+    memory: Any
+    floor: Any
+
+
+@record
+class GradientDescent:
+    """Plain (projected) gradient descent x <- P(x - eta grad F(x)) in the original coordinates.
+
+    For those who study its dynamics: no line search, no preconditioning.
+
+    Attributes:
+        learning_rate: eta > 0.
+    """
+
+    learning_rate: Any = 0.1
+    plain = True
+
+    def init(self, space: Space, y: Any) -> SimpleState:
+        """First state."""
+        return SimpleState(_evaluate(space, y), (), jnp.asarray(False))
+
+    def step(self, space: Space, state: SimpleState) -> SimpleState:
+        """Next state."""
+        y = space.project(state.point.y - self.learning_rate * space.tangent(state.point.y, state.point.gradient))
+        return SimpleState(_evaluate(space, y), (), jnp.all(y == state.point.y))
+
+
+@record
+class Adam:
+    """Adam through optax, in the original coordinates (Kingma & Ba 2015), projected where constrained.
+
+    Attributes:
+        learning_rate: step size.
+        decay: total number of steps of a cosine decay to zero; 0 keeps the rate constant.
+    """
+
+    learning_rate: Any = 1e-2
+    decay: int = static(default=0)
+    plain = True
+
+    def _transform(self) -> Any:
+        import optax
+
+        rate = optax.cosine_decay_schedule(self.learning_rate, self.decay) if self.decay else self.learning_rate
+        return optax.adam(rate)
+
+    def init(self, space: Space, y: Any) -> SimpleState:
+        """First state."""
+        return SimpleState(_evaluate(space, y), self._transform().init(y), jnp.asarray(False))
+
+    def step(self, space: Space, state: SimpleState) -> SimpleState:
+        """Next state."""
+        gradient = space.tangent(state.point.y, state.point.gradient)
+        update, memory = self._transform().update(gradient, state.memory, state.point.y)
+        y = space.project(state.point.y + update)
+        return SimpleState(_evaluate(space, y), memory, jnp.asarray(False))
+
+
+# ------------------------------------------------------------------ L-BFGS
+
+
+@record
+class LBFGSState:
+    """Point, direction, trial step, and the last pairs (s, y) in a ring."""
+
+    point: Point
+    direction: Any
+    slope: Any
+    step_size: Any
+    s: Any
+    y: Any
+    rho: Any
+    count: Any
+    rejected: Any
+    floor: Any
+
+
+@record
+class LBFGS:
+    """Limited-memory BFGS with one trial per step (no nested line search), for unconstrained factors.
+
+    A trial is accepted by Armijo's rule, or, where F is at its rounding floor, by the approximate Wolfe rule on slopes.
+    A rejected trial is interpolated; after ten rejections the memory is dropped and steepest descent tried once more.
+
+    Attributes:
+        memory: number of pairs kept.
+
+    Reference: Liu & Nocedal 1989; Hager & Zhang 2005 for the acceptance rule.
+    """
+
+    memory: int = static(default=10)
+    plain = False
+
+    def init(self, space: Space, y: Any) -> LBFGSState:
+        """First state."""
+        point = _evaluate(space, y)
+        n, m = y.shape[0], self.memory
+        norm = jnp.linalg.norm(point.gradient)
+        size = jnp.minimum(1.0, 0.1 * jnp.linalg.norm(y) / jnp.where(norm > 0, norm, 1.0))
+        zero = jnp.zeros(())
+        return LBFGSState(
+            point,
+            -point.gradient,
+            -(norm**2),
+            jnp.where(size > 0, size, 1.0),
+            jnp.zeros((m, n)),
+            jnp.zeros((m, n)),
+            jnp.zeros(m),
+            zero.astype(jnp.int32),
+            zero.astype(jnp.int32),
+            jnp.asarray(False),
+        )
+
+    def step(self, space: Space, state: LBFGSState) -> LBFGSState:
+        """Next state."""
+        old = state.point
+        trial = _evaluate(space, old.y + state.step_size * state.direction)
+        slope = jnp.vdot(trial.gradient, state.direction)
+        decrease = trial.value - old.value
+        armijo = decrease <= 1e-4 * state.step_size * state.slope
+        flat = (decrease <= _SLACK * jnp.abs(old.value)) & (slope <= -0.98 * state.slope)
+        accept = (armijo | flat) & jnp.isfinite(trial.value)
+
+        # Accepted: remember the pair if its curvature is positive, and take a new direction.
+        s, change = trial.y - old.y, trial.gradient - old.gradient
+        curvature = jnp.vdot(s, change)
+        good = accept & (curvature > 1e-14 * jnp.linalg.norm(s) * jnp.linalg.norm(change))
+        slot = state.count % self.memory
+        keep = lambda ring, row: ring.at[slot].set(jnp.where(good, row, ring[slot]))  # noqa: E731
+        ring_s, ring_y = keep(state.s, s), keep(state.y, change)
+        rho = keep(state.rho, 1.0 / jnp.where(curvature > 0, curvature, 1.0))
+        count = state.count + good
+        new_direction = -self._apply_inverse(trial.gradient, ring_s, ring_y, rho, count)
+
+        # Rejected: shrink by safeguarded quadratic interpolation; far too many rejections restart the memory.
+        denominator = 2 * (decrease - state.step_size * state.slope)
+        quadratic = -state.slope * state.step_size**2 / jnp.where(denominator > 0, denominator, 1.0)
+        shrunk = jnp.clip(quadratic, 0.1 * state.step_size, 0.5 * state.step_size)
+        shrunk = jnp.where(jnp.isfinite(shrunk) & (denominator > 0), shrunk, 0.1 * state.step_size)
+        rejected = jnp.where(accept, 0, state.rejected + 1)
+        restart = ~accept & (rejected == 10)
+        hopeless = ~accept & (rejected >= 30)
+
+        point = tree_where(accept, trial, old)
+        direction = jnp.where(accept, new_direction, jnp.where(restart, -old.gradient, state.direction))
+        new_slope = jnp.vdot(point.gradient, direction)
+        uphill = accept & (new_slope >= 0)
+        direction = jnp.where(uphill, -point.gradient, direction)
+        norm = jnp.linalg.norm(point.gradient)
+        cautious = 0.1 * jnp.linalg.norm(point.y) / jnp.where(norm > 0, norm, 1.0)
+        step_size = jnp.where(accept, 1.0, jnp.where(restart, jnp.minimum(1.0, cautious), shrunk))
+        count = jnp.where(restart | uphill, 0, count)
+        return LBFGSState(
+            point,
+            direction,
+            jnp.vdot(point.gradient, direction),
+            step_size,
+            ring_s,
+            ring_y,
+            rho,
+            count,
+            rejected,
+            hopeless | (norm == 0),
+        )
+
+    def _apply_inverse(self, gradient: Any, s: Any, y: Any, rho: Any, count: Any) -> Any:
+        """Two-loop recursion over the ring, newest pair first; unused slots act as the identity."""
+        m = self.memory
+        q, alphas = gradient, []
+        for age in range(m):
+            slot, used = (count - 1 - age) % m, age < count
+            alpha = jnp.where(used, rho[slot] * jnp.vdot(s[slot], q), 0.0)
+            q = q - alpha * y[slot]
+            alphas.append(alpha)
+        last = (count - 1) % m
+        square = jnp.vdot(y[last], y[last])
+        gamma = jnp.where((count > 0) & (square > 0), 1.0 / (rho[last] * jnp.where(square > 0, square, 1.0)), 1.0)
+        q = gamma * q
+        for age in reversed(range(m)):
+            slot, used = (count - 1 - age) % m, age < count
+            beta = rho[slot] * jnp.vdot(y[slot], q)
+            q = q + jnp.where(used, alphas[age] - beta, 0.0) * s[slot]
+        return q
+
+
+# ------------------------------------------------------------------ spectral projected gradient
+
+
+@record
+class SpectralState:
+    """Point, trial step, the last values (for the non-monotone rule)."""
+
+    point: Point
+    step_size: Any
+    trial_size: Any
+    recent: Any
+    parity: Any
+    rejected: Any
+    floor: Any
+
+
+@record
+class SpectralGradient:
+    """Spectral projected gradient on the projection arc, for every constraint (spheres included).
+
+        y+ = P(y - a grad F),  a alternating between the two Barzilai-Borwein quotients, accepted if F falls below the
+        largest of the last values by 1e-4 ||y+ - y||^2 / a.
+
+    Attributes:
+        window: number of values the acceptance rule remembers.
+
+    Reference: Birgin, Martinez & Raydan 2000; Barzilai & Borwein 1988.
+    """
+
+    window: int = static(default=8)
+    plain = False
+
+    def init(self, space: Space, y: Any) -> SpectralState:
+        """First state."""
+        point = _evaluate(space, y)
+        norm = jnp.linalg.norm(space.tangent(y, point.gradient))
+        size = jnp.clip(0.1 * jnp.linalg.norm(y) / jnp.where(norm > 0, norm, 1.0), 1e-12, 1e12)
+        zero = jnp.zeros((), jnp.int32)
+        return SpectralState(point, size, size, jnp.full(self.window, point.value), zero, zero, jnp.asarray(False))
+
+    def step(self, space: Space, state: SpectralState) -> SpectralState:
+        """Next state."""
+        old = state.point
+        gradient = space.tangent(old.y, old.gradient)
+        trial = _evaluate(space, space.project(old.y - state.trial_size * gradient))
+        s = trial.y - old.y
+        square = jnp.vdot(s, s)
+        reference = jnp.max(state.recent)
+        slack = 1e-13 * jnp.abs(reference)
+        accept = jnp.isfinite(trial.value) & (trial.value <= reference - 1e-4 * square / state.trial_size + slack)
+
+        change = space.tangent(trial.y, trial.gradient) - gradient
+        curvature = jnp.vdot(s, change)
+        positive = curvature > 0
+        safe = jnp.where(positive, curvature, 1.0)
+        squared_change = jnp.vdot(change, change)
+        long = square / safe
+        short = safe / jnp.where(squared_change > 0, squared_change, 1.0)
+        barzilai_borwein = jnp.where(state.parity % 2 == 0, long, short)
+        size = jnp.where(positive, jnp.clip(barzilai_borwein, 1e-12, 1e12), jnp.minimum(10 * state.step_size, 1e12))
+
+        slot = state.parity % self.window
+        recent = jnp.where(accept, state.recent.at[slot].set(trial.value), state.recent)
+        rejected = jnp.where(accept, 0, state.rejected + 1)
+        return SpectralState(
+            tree_where(accept, trial, old),
+            jnp.where(accept, size, state.step_size),
+            jnp.where(accept, size, 0.25 * state.trial_size),
+            recent,
+            state.parity + accept,
+            rejected,
+            (rejected >= 40) | (square == 0),
+        )
+
+
+# ------------------------------------------------------------------ Newton in a trust region
+
+
+@record
+class NewtonState:
+    """Point and trust radius."""
+
+    point: Point
+    radius: Any
+    rejected: Any
+    floor: Any
+
+
+@record
+class Newton:
+    """Newton's method in a trust region with the dense Hessian, for small problems and for polishing.
+
+    The trust-region subproblem is solved in the Hessian's eigenbasis.  Eigenvalues below ``cut`` times the largest are
+    gauge modes (rotations of feature space) or collapsed modes and get no step.  Near the rounding floor of F a step
+    is judged by the gradient norm.
+
+    Attributes:
+        cut: relative eigenvalue below which a mode gets no step.
+
+    Reference: Conn, Gould & Toint 2000, chapter 7.
+    """
+
+    cut: Any = 1e-12
+    plain = False
+
+    def init(self, space: Space, y: Any) -> NewtonState:
+        """First state."""
+        radius = jnp.maximum(jnp.linalg.norm(y), 1e-3)
+        return NewtonState(_evaluate(space, y), radius, jnp.zeros((), jnp.int32), jnp.asarray(False))
+
+    def step(self, space: Space, state: NewtonState) -> NewtonState:
+        """Next state."""
+        old = state.point
+        hessian = jax.hessian(space.value)(old.y)
+        finite = jnp.all(jnp.isfinite(hessian))
+        eigenvalues, vectors = jnp.linalg.eigh(jnp.where(finite, hessian, jnp.eye(old.y.shape[0])))
+        top = jnp.max(jnp.abs(eigenvalues))
+        slope = vectors.T @ old.gradient
+        active = jnp.abs(eigenvalues) > self.cut * top
+        shift = self._shift(eigenvalues, slope, active, state.radius, top)
+        denominator = jnp.where(active, eigenvalues + shift, 1.0)
+        coefficients = jnp.where(active, -slope / jnp.where(denominator > 0, denominator, top), 0.0)
+        step = vectors @ coefficients
+        length = jnp.linalg.norm(step)
+        model = jnp.vdot(slope, coefficients) + 0.5 * jnp.sum(eigenvalues * coefficients**2)
+        trial = _evaluate(space, old.y + step)
+        ratio = (trial.value - old.value) / jnp.where(model < 0, model, -1.0)
+        at_floor = jnp.abs(model) <= 1e-10 * jnp.abs(old.value)
+        shorter = jnp.linalg.norm(trial.gradient) < jnp.linalg.norm(old.gradient)
+        accept = jnp.isfinite(trial.value) & jnp.where(at_floor, shorter, ratio > 1e-4)
+        trusted = jnp.where(at_floor, accept, ratio > 0.75)
+        grown = jnp.where(trusted & (length > 0.5 * state.radius), 2.5 * state.radius, state.radius)
+        radius = jnp.where(accept & (ratio > 0.25) | (at_floor & accept), grown, 0.25 * length)
+        rejected = jnp.where(accept, 0, state.rejected + 1)
+        floor = (~accept & at_floor & (rejected >= 3)) | (rejected >= 30)
+        return NewtonState(tree_where(accept, trial, old), jnp.maximum(radius, 1e-300), rejected, floor)
+
+    @staticmethod
+    def _shift(eigenvalues: Any, slope: Any, active: Any, radius: Any, top: Any) -> Any:
+        """Smallest mu >= max(0, -lowest eigenvalue) with a step inside the radius, by 60 bisections in log mu."""
+
+        def length(mu: Any) -> Any:
+            d = jnp.where(active, eigenvalues + mu, 1.0)
+            d = jnp.where(d > 0, d, jnp.finfo(jnp.float64).tiny)
+            return jnp.sqrt(jnp.sum(jnp.where(active, slope / d, 0.0) ** 2))
+
+        lowest = jnp.min(jnp.where(active, eigenvalues, jnp.inf))
+        base = jnp.maximum(0.0, -lowest)
+        low = base + jnp.where(base > 0, 1e-12 * top, 0.0)
+        high = base + jnp.maximum(jnp.linalg.norm(slope) / radius, 1e-12 * top)
+
+        def halve(_: Any, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+            a, b = bounds
+            middle = jnp.sqrt(jnp.maximum(a, 1e-16 * top) * b)
+            inside = length(middle) <= radius
+            return jnp.where(inside, a, middle), jnp.where(inside, middle, b)
+
+        _, shift = jax.lax.fori_loop(0, 60, halve, (low, high))
+        return jnp.where((length(low) <= radius) & (base == 0), 0.0, shift)
+
+
+Method = GradientDescent | Adam | LBFGS | SpectralGradient | Newton
+METHODS = {
+    "lbfgs": LBFGS,
+    "spectral": SpectralGradient,
+    "newton": Newton,
+    "gd": GradientDescent,
+    "adam": Adam,
+}
+"""Solver names of the command line."""

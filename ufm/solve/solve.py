@@ -1,0 +1,146 @@
+"""The door to the solvers: one problem, a stack of problems, restarts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._numerics import in_float64, is_traced
+from ..problem import Params, Problem
+from .loop import best_of, minimize
+from .methods import LBFGS, METHODS, Method, SpectralGradient
+from .result import Result
+
+
+def solve(
+    problem: Problem,
+    method: Method | str | None = None,
+    *,
+    start: Params | None = None,
+    seed: int = 0,
+    restarts: int = 1,
+    gtol: float = 1e-10,
+    max_steps: int | None = None,
+    reduce: bool | None = None,
+) -> Result:
+    """Minimise F, from one start or several, for one problem or a stack of them.
+
+    The stop rule is the relative gradient norm at the returned point,  ||g / sqrt(m)|| <= gtol sqrt(F)  with m the
+    decay metric (see :class:`~ufm.solve.Result`); projected where a factor is constrained.
+
+    Args:
+        problem: one problem, or a stacked one (then every leaf of the result has that leading axis).
+        method: a method object or its name (lbfgs, spectral, newton, gd, adam). Default: L-BFGS for free factors,
+            spectral projected gradient otherwise.
+        start: where to start; a random point by default. Leading axis for a stack.
+        seed: seed of the random start. Every problem of a stack gets the same draw, so no answer depends on its
+            position in the stack.
+        restarts: number of random starts; the result with the lowest value is returned.
+        gtol: relative gradient norm at which a solve counts as CONVERGED.
+        max_steps: limit of evaluations; 20000 by default (200 for newton).
+        reduce: solve the class-mean problem in the smallest sufficient dimension and lift its solution. Default: yes
+            when no start and no method is given and the loss is convex.
+
+    Returns:
+        A :class:`Result`. It is never a bare "converged": ask ``ufm.certify`` for a bound.
+
+    Raises:
+        ValueError: an argument is out of range (one sentence with the remedy).
+
+    Example:
+        >>> import ufm
+        >>> result = ufm.solve(ufm.shallow([50, 50, 5], weight_decay=1e-3, feature_decay=1e-4))
+        >>> result.status_name
+        'CONVERGED'
+    """
+    if reduce is None:
+        reduce = start is None and method is None and problem.loss.convex
+    method = _method_for(problem, method)
+    if max_steps is None:
+        max_steps = 200 if type(method).__name__ == "Newton" else 20_000
+    if restarts < 1 or int(restarts) != restarts:
+        raise ValueError(f"restarts: {restarts!r} is not a whole number of at least 1")
+    if not is_traced(gtol) and not 0 < gtol < 1:
+        raise ValueError(f"gtol: {gtol!r} must lie strictly between 0 and 1")
+    if not is_traced(max_steps) and max_steps < 0:
+        raise ValueError(f"max_steps: {max_steps!r} must be at least 0")
+    if start is not None:
+        if restarts > 1:
+            raise ValueError("restarts: a given start allows no restarts; drop start= or restarts=")
+        if reduce:
+            raise ValueError("reduce: a start of the full problem cannot be used on the reduced one; drop one of them")
+        _check_start(problem, start)
+        return _from_start(problem, start, method, gtol, max_steps)
+    return _from_seed(problem, method, seed, gtol, max_steps, restarts=int(restarts), reduce=bool(reduce))
+
+
+def _method_for(problem: Problem, method: Method | str | None) -> Method:
+    if method is None:
+        return LBFGS() if problem.model.is_free else SpectralGradient()
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
+        method = METHODS[method]()
+    if not problem.model.is_free and type(method).__name__ in ("LBFGS", "Newton"):
+        raise ValueError(
+            f"method: {type(method).__name__} is for free factors; with a constraint use 'spectral', 'gd' or 'adam'"
+        )
+    return method
+
+
+def _check_start(problem: Problem, start: Params) -> None:
+    k, n, d = problem.num_classes, problem.labels.num_columns, problem.model.dim
+    if start.classifier.shape[-2:] != (k, d) or start.features.shape[-2:] != (d, n):
+        raise ValueError(
+            f"start: W {start.classifier.shape} and H {start.features.shape} do not fit; W is ({k}, {d}), H ({d}, {n})"
+        )
+    if (start.bias is None) != (problem.model.bias == "none"):
+        raise ValueError(f"start: bias must be {'None' if start.bias is not None else 'given'} for this model")
+
+
+@in_float64
+def _from_start(problem: Problem, start: Params, method: Method, gtol: Any, max_steps: Any) -> Result:
+    run = _run_stack if problem.batch_shape else _run_one
+    start = jax.tree.map(jnp.asarray, start)
+    return run(problem, start, method, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32))
+
+
+@in_float64
+def _from_seed(
+    problem: Problem, method: Method, seed: Any, gtol: Any, max_steps: Any, *, restarts: int, reduce: bool
+) -> Result:
+    run = _seed_stack if problem.batch_shape else _seed_one
+    limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
+    return run(problem, method, jnp.asarray(seed), *limits, restarts, reduce)
+
+
+def _solve_seed(
+    problem: Problem, method: Method, seed: Any, gtol: Any, max_steps: Any, restarts: int, reduce: bool
+) -> Result:
+    reduction = problem.reduce(dim=True) if reduce else None
+    small = reduction.problem if reduction else problem
+    keys = jax.random.split(jax.random.key(seed), restarts)
+    run = lambda key: minimize(small, small.init(key), method, gtol, max_steps)  # noqa: E731
+    result = run(keys[0]) if restarts == 1 else best_of(jax.vmap(run)(keys))
+    if reduction is None:
+        return result
+    lifted = reduction.lift(result.params)
+    return Result(
+        lifted,
+        result.value,
+        result.gradient_norm,
+        result.relative_gradient,
+        result.status,
+        result.steps,
+        result.history,
+    )
+
+
+_run_one = jax.jit(minimize)
+_run_stack = jax.jit(jax.vmap(minimize, in_axes=(0, 0, None, None, None)))
+_seed_one = jax.jit(_solve_seed, static_argnums=(5, 6))
+_seed_stack = jax.jit(
+    jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None)), static_argnums=(5, 6)
+)

@@ -1,0 +1,93 @@
+"""The space a method walks in: flat vectors in scaled coordinates, with projection and the stop measure.
+
+With the decay metric m (see ``Problem.metric``) the coordinates y = sqrt(m) x make the decay isotropic, whatever
+lambda_W / lambda_H and the class counts are.  Plain coordinates y = x are for those who study gradient descent itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from ..problem import Params, Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Flat coordinates of one problem (an ordinary object used while tracing; it holds traced arrays).
+
+    Attributes:
+        problem: the problem.
+        coordinate: factor c with y = c x, flat.
+        root_metric: sqrt(m), flat.
+        unravel: flat vector -> Params.
+    """
+
+    problem: Problem
+    coordinate: Any
+    root_metric: Any
+    unravel: Any
+
+    def to_params(self, y: Any) -> Params:
+        """The parameters at coordinates y."""
+        return self.unravel(y / self.coordinate)
+
+    def from_params(self, params: Params) -> Any:
+        """The coordinates of parameters."""
+        return self.coordinate * ravel_pytree(params)[0]
+
+    def value_and_gradient(self, y: Any) -> tuple[Any, Any]:
+        """F and its gradient in y."""
+        return jax.value_and_grad(lambda v: self.problem.objective(self.to_params(v)))(y)
+
+    def value(self, y: Any) -> Any:
+        """F at y."""
+        return self.problem.objective(self.to_params(y))
+
+    def project(self, y: Any) -> Any:
+        """Nearest feasible point."""
+        if self.problem.model.is_free:
+            return y
+        return self.from_params(self.problem.model.project(self.to_params(y), self.problem.labels))
+
+    def tangent(self, y: Any, direction: Any) -> Any:
+        """Direction without its part normal to a sphere."""
+        model = self.problem.model
+        if "sphere" not in (model.features, model.classifier):
+            return direction
+        return self.from_params(model.tangent(self.to_params(y), self.to_params(direction)))
+
+    def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
+        """(||projected gradient|| in x, the same in the metric): both 0 exactly at stationary points."""
+        if self.problem.model.is_free:
+            plain = gradient * self.coordinate
+            return jnp.linalg.norm(plain), jnp.linalg.norm(plain / self.root_metric)
+        gradient = self.tangent(y, gradient)
+        norms = []
+        for scale in (jnp.ones_like(self.root_metric), self.root_metric):
+            # y -> u = scale x;  the residual u - P(u - g_u) is the projected gradient for a convex set.
+            to_u = scale / self.coordinate
+            moved = (y * to_u - gradient / to_u) / to_u
+            norms.append(jnp.linalg.norm((y - self.project(moved)) * to_u))
+        return norms[0], norms[1]
+
+    def relative(self, metric_norm: Any, value: Any) -> Any:
+        """The dimensionless stop quantity ||g / sqrt(m)|| / sqrt(F)."""
+        return metric_norm / jnp.sqrt(jnp.maximum(jnp.abs(value), jnp.finfo(jnp.float64).tiny))
+
+
+def make_space(problem: Problem, params: Params, plain: bool = False) -> Space:
+    """The space of a problem, in metric coordinates or plain ones."""
+    flat, unravel = ravel_pytree(params)
+    metric = problem.metric()
+    spread = Params(
+        tuple(jnp.broadcast_to(m, w.shape) for m, w in zip(metric.weights, params.weights, strict=True)),
+        jnp.broadcast_to(metric.features, params.features.shape),
+        None if params.bias is None else jnp.broadcast_to(metric.bias, params.bias.shape),
+    )
+    root = jnp.sqrt(ravel_pytree(spread)[0])
+    return Space(problem, jnp.ones_like(flat) if plain else root, root, unravel)
