@@ -77,7 +77,7 @@ class Problem:
         """Diagonal metric m of the parameters: the decay of each block (of a feature column n_i lambda_H).
 
         Solvers work in sqrt(m) x, where the decay is isotropic; ||g / sqrt(m)||^2 has the unit of F.  A block held by
-        a constraint, or not held at all (free bias), gets the curvature that the data term has at zero logits.
+        a constraint gets the curvature that the data term has at zero logits; the bias, that of the data term.
         """
         n, total, k = self.labels.weights, jnp.sum(self.labels.weights), self.labels.num_classes
         weight = jnp.asarray(self.decay.weight)
@@ -86,11 +86,20 @@ class Problem:
         feature = jnp.where(feature > 0, feature, n / total)
         if self.model.features == "budget":
             feature = jnp.full_like(feature, 1.0 / k)
-        bias = None
-        if self.model.bias != "none":
-            bias = jnp.where(self.decay.bias > 0, self.decay.bias, 1.0 / k) if self.model.bias == "decay" else 1.0 / k
-            bias = jnp.asarray(bias)
+        bias = None if self.model.bias == "none" else self._bias_curvature() + self.decay.bias
         return Params((weight,), feature, bias)
+
+    def _bias_curvature(self) -> Any:
+        """Curvature of the data term in one bias entry, near the optimum.
+
+        MSE: 1. Cross-entropy: at the optimum the own-class miss of class k is about N lambda_Z / sqrt(n_k) (logit
+        program, 1.5), so the mean curvature is about lambda_Z sum_k sqrt(n_k) / K, and 1/K at zero logits.
+        """
+        if self.loss.name == "mse":
+            return jnp.ones(())
+        k = self.num_classes
+        near_optimum = self.lambda_z * jnp.sum(jnp.sqrt(self.labels.counts)) / k
+        return jnp.where(near_optimum > 0, jnp.minimum(near_optimum, 1.0 / k), 1.0 / k)
 
     # -------------------------------------------------------------- questions about itself
 

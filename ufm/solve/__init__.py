@@ -1,5 +1,6 @@
 """How it is answered: methods, one loop, results."""
 
+from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Adam, GradientDescent, Method, Newton, SpectralGradient
 from .result import History, Result, Status
@@ -17,6 +18,8 @@ __all__ = [
     "SpectralGradient",
     "Status",
     "best_of",
+    "has_logit_program",
     "minimize",
+    "minimize_logits",
     "solve",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from .._numerics import in_float64, is_traced
 from ..problem import Params, Problem
+from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
 from .result import Result
@@ -32,8 +34,9 @@ def solve(
 
     Args:
         problem: one problem, or a stacked one (then every leaf of the result has that leading axis).
-        method: a method object or its name (lbfgs, spectral, newton, gd, adam). Default: L-BFGS for free factors,
-            spectral projected gradient otherwise.
+        method: a method object or its name (lbfgs, spectral, newton, gd, adam, or logits for the convex program in
+            the logits). Default: logits for MSE with free factors, L-BFGS for other free factors, spectral projected
+            gradient with constraints.
         start: where to start; a random point by default. Leading axis for a stack.
         seed: seed of the random start. Every problem of a stack gets the same draw, so no answer depends on its
             position in the stack.
@@ -55,6 +58,13 @@ def solve(
         >>> result.status_name
         'CONVERGED'
     """
+    if method is None and start is None and problem.loss.name == "mse" and has_logit_program(problem) is None:
+        method = "logits"
+    if method == "logits":
+        reason = has_logit_program(problem)
+        if reason or start is not None:
+            raise ValueError(f"method: 'logits' cannot be used ({reason or 'it takes no start'}); use 'lbfgs'")
+        return _by_logits(problem, gtol, 20_000 if max_steps is None else max_steps)
     if reduce is None:
         reduce = start is None and method is None and problem.loss.convex
     method = _method_for(problem, method)
@@ -116,6 +126,18 @@ def _from_seed(
     return run(problem, method, jnp.asarray(seed), *limits, restarts, reduce)
 
 
+@in_float64
+def _by_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+    run = _logits_stack if problem.batch_shape else _logits_one
+    return run(problem, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32))
+
+
+def _solve_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+    reduction = problem.reduce()
+    result = minimize_logits(reduction.problem, gtol, max_steps)
+    return dataclasses.replace(result, params=reduction.lift(result.params))
+
+
 def _solve_seed(
     problem: Problem, method: Method, seed: Any, gtol: Any, max_steps: Any, restarts: int, reduce: bool
 ) -> Result:
@@ -126,16 +148,7 @@ def _solve_seed(
     result = run(keys[0]) if restarts == 1 else best_of(jax.vmap(run)(keys))
     if reduction is None:
         return result
-    lifted = reduction.lift(result.params)
-    return Result(
-        lifted,
-        result.value,
-        result.gradient_norm,
-        result.relative_gradient,
-        result.status,
-        result.steps,
-        result.history,
-    )
+    return dataclasses.replace(result, params=reduction.lift(result.params))
 
 
 _run_one = jax.jit(minimize)
@@ -144,3 +157,5 @@ _seed_one = jax.jit(_solve_seed, static_argnums=(5, 6))
 _seed_stack = jax.jit(
     jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None)), static_argnums=(5, 6)
 )
+_logits_one = jax.jit(_solve_logits)
+_logits_stack = jax.jit(jax.vmap(_solve_logits, in_axes=(0, None, None)))

@@ -1,0 +1,267 @@
+"""The convex program in its own variables: the class logits, with a nuclear norm in place of the two decays.
+
+    min over Z (K x K), b of  f(Z + b 1^T) + lambda_Z ||Z D^{1/2}||_* + (lambda_b/2) ||b||^2,    D = diag(n_1..n_K)
+
+It has the optimal value of the features model when d is at least the rank of its solution (shallow theory, 1.2).  One
+proximal step is a singular value threshold.  For MSE without class weights the curvature in X = Z D^{1/2} is 1/N, so a
+single step from anywhere is exact (no bias, or a free one); this is also the best rank-d solution for any d.  For
+cross-entropy it is an independent second way to the answer of the factored solvers, which are faster.
+
+With a decayed bias, MSE is a smooth convex problem in the K numbers b alone: for given b one threshold solves the rest,
+and the value is a Moreau envelope.  L-BFGS solves that.
+
+General method: proximal gradient with Barzilai-Borwein steps and a non-monotone rule (SpaRSA; Wright, Nowak & Figueiredo
+2009).  The bias of MSE is eliminated; the one of cross-entropy is a second block of variables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._numerics import record, tree_dot, tree_where
+from ..problem import Params, Problem
+from .loop import RECORDED_STEPS
+from .methods import LBFGS
+from .result import History, Result, Status
+from .space import make_space
+
+
+def has_logit_program(problem: Problem) -> str | None:
+    """Why the logit program does not give the optimum of the problem; ``None`` if it does."""
+    if not problem.loss.convex:
+        return f"the {problem.loss.name} loss is not convex"
+    if not problem.model.is_free:
+        return "a factor is constrained"
+    if problem.model.dim < problem.sufficient_dim and not is_explicit(problem):
+        return f"dim {problem.model.dim} is below {problem.sufficient_dim}, where the relaxation is only a bound"
+    return None
+
+
+def is_explicit(problem: Problem) -> bool:
+    """Whether one singular value threshold is the exact solution: MSE, no class weights, bias none or free."""
+    return problem.loss.name == "mse" and problem.loss.class_weight is None and problem.model.bias != "decay"
+
+
+def is_envelope(problem: Problem) -> bool:
+    """Whether the program is a smooth one in the bias alone: MSE without class weights, decayed bias."""
+    return problem.loss.name == "mse" and problem.loss.class_weight is None and problem.model.bias == "decay"
+
+
+@dataclasses.dataclass(frozen=True)
+class _BiasSpace:
+    """The Moreau envelope g(b) = min_X (1/2N)||X - T||^2 + lambda_Z ||X||_* + (lambda_b/2)||b||^2, T = (I - b 1^T) D^{1/2}.
+
+    Its gradient is lambda_b b - (1/N) clip(T) sqrt(n), clip(T) = T - X the part of T with singular values cut at
+    N lambda_Z.
+    """
+
+    problem: Problem
+
+    def parts(self, b: Any) -> tuple[Any, Any, Any, Any]:
+        """(U, S, V^T, N lambda_Z) of T at b."""
+        counts = self.problem.labels.weights
+        target = (jnp.eye(b.shape[0]) - b[:, None]) * jnp.sqrt(counts)[None, :]
+        u, s, vt = jnp.linalg.svd(target, full_matrices=False)
+        return u, s, vt, jnp.sum(counts) * self.problem.lambda_z
+
+    def logits(self, b: Any) -> Any:
+        """X at the best point for b."""
+        u, s, vt, level = self.parts(b)
+        return (u * jnp.maximum(s - level, 0.0)) @ vt
+
+    def value_and_gradient(self, b: Any) -> tuple[Any, Any]:
+        """The envelope and its gradient."""
+        counts, total = self.problem.labels.weights, jnp.sum(self.problem.labels.weights)
+        u, s, vt, level = self.parts(b)
+        cut = jnp.minimum(s, level)
+        value = jnp.sum(cut**2) / (2 * total) + self.problem.lambda_z * jnp.sum(s - cut)
+        gradient = -((u * cut) @ (vt @ jnp.sqrt(counts))) / total
+        decay = self.problem.decay.bias
+        return value + 0.5 * decay * jnp.sum(b**2), gradient + decay * b
+
+
+def _minimize_envelope(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+    space, method = _BiasSpace(problem), LBFGS(memory=20)
+
+    def status_of(state: Any, steps: Any) -> Any:
+        # At the optimum both parts of the gradient have the size lambda_b ||b||; their rounding is a few units of it.
+        point = state.point
+        small = jnp.linalg.norm(point.gradient) <= gtol * problem.decay.bias * jnp.linalg.norm(point.y)
+        status = jnp.where(steps >= max_steps, Status.MAX_STEPS, Status.RUNNING)
+        status = jnp.where(state.floor, Status.STALLED, status)
+        status = jnp.where(small, Status.CONVERGED, status)
+        return jnp.where(jnp.isfinite(point.value), status, Status.NONFINITE).astype(jnp.int32)
+
+    def body(carry: Any) -> Any:
+        state, steps, _ = carry
+        state = method.step(space, state)  # type: ignore[arg-type]
+        return state, steps + 1, status_of(state, steps + 1)
+
+    zero = jnp.zeros((), jnp.int32)
+    # The bias for zero logits is where a collapsed solution would sit; a good start at any decay.
+    b0 = mse_bias(problem, jnp.zeros((problem.num_classes, problem.num_classes)))
+    state = method.init(space, b0)  # type: ignore[arg-type]
+    state, steps, status = jax.lax.while_loop(
+        lambda carry: carry[2] == Status.RUNNING, body, (state, zero, status_of(state, zero))
+    )
+    return _as_result(problem, space.logits(state.point.y), state.point.y, status, steps, gtol)
+
+
+@record
+class _State:
+    x: Any
+    b: Any
+    value: Any
+    gradient: Any
+    size: Any
+    recent: Any
+    residual: Any
+    best: Any
+    since: Any
+    steps: Any
+    status: Any
+
+
+def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+    """Solve the logit program of a class-mean problem and factor its solution (pure array program).
+
+    Args:
+        problem: class-mean problem with free factors, a convex loss and positive decays.
+        gtol: stop when the proximal residual is at most gtol lambda_Z.
+        max_steps: limit of proximal steps.
+    """
+    if is_envelope(problem):
+        return _minimize_envelope(problem, gtol, max_steps)
+    weight = problem.lambda_z
+    root_counts = jnp.sqrt(problem.labels.weights)
+    total = jnp.sum(problem.labels.weights)
+    k = problem.num_classes
+    eliminated = problem.loss.name == "mse"
+    has_b = problem.model.bias != "none" and not eliminated
+    root_m = jnp.sqrt(problem.metric().bias) if has_b else 1.0
+
+    def smooth(point: tuple[Any, Any]) -> Any:
+        x, b = point
+        z = x / root_counts[None, :]
+        if eliminated:
+            z = z + mse_bias(problem, z)[:, None]
+        bias = b / root_m
+        decay = problem.decay.bias if problem.model.bias == "decay" else 0.0
+        if eliminated and problem.model.bias != "none":
+            bias = mse_bias(problem, x / root_counts[None, :])
+        elif has_b:
+            z = z + bias[:, None]
+        return problem.data_term(z) + 0.5 * decay * jnp.sum(bias**2)
+
+    def threshold(x: Any, level: Any) -> tuple[Any, Any]:
+        u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+        s = jnp.maximum(s - level, 0.0)
+        s = jnp.where(jnp.arange(k) < problem.model.dim, s, 0.0)
+        return (u * s) @ vt, jnp.sum(s)
+
+    def advance(point: tuple[Any, Any], gradient: tuple[Any, Any], size: Any) -> tuple[tuple[Any, Any], Any, Any]:
+        x, nuclear = threshold(point[0] - size * gradient[0], size * weight)
+        new = x, point[1] - size * gradient[1]
+        value, new_gradient = jax.value_and_grad(smooth)(new)
+        return new, value + weight * nuclear, new_gradient
+
+    # Curvature bound of the data term in X: 1/N for MSE; half of it, with the squared scales, for cross-entropy.
+    scale = problem.loss.scale(problem.labels) if hasattr(problem.loss, "scale") else None
+    omega = problem.loss.column_weight(problem.labels)
+    bound = (1.0 if eliminated else 0.5) * jnp.max((1.0 if omega is None else omega) * jnp.ones(k))
+    bound = bound * (1.0 if scale is None else jnp.max(scale) ** 2)
+    first = total / bound
+
+    def body(state: _State) -> _State:
+        old = state.x, state.b
+        new, value, gradient = advance(old, state.gradient, state.size)
+        s = jax.tree.map(jnp.subtract, new, old)
+        square = tree_dot(s, s)
+        reference = jnp.max(state.recent)
+        accept = value <= reference - 1e-4 * square / state.size + 1e-14 * jnp.abs(reference)
+        accept = (accept | (state.size <= first)) & jnp.isfinite(value)
+        change = jax.tree.map(jnp.subtract, gradient, state.gradient)
+        curvature = tree_dot(s, change)
+        size = jnp.clip(square / jnp.where(curvature > 0, curvature, 1.0), first, 1e8 * first)
+        size = jnp.where(curvature > 0, size, 10 * state.size)
+        residual = jnp.where(accept, jnp.sqrt(square) / state.size / weight, state.residual)
+        improved = residual < 0.9 * state.best
+        since = jnp.where(improved, 0, state.since + 1)
+        steps = state.steps + 1
+        status = jnp.where(steps >= max_steps, Status.MAX_STEPS, Status.RUNNING)
+        status = jnp.where(since > 500, Status.STALLED, status)
+        status = jnp.where(accept & (residual <= gtol), Status.CONVERGED, status)
+        status = jnp.where(jnp.isfinite(value), status, Status.NONFINITE)
+        return _State(
+            *tree_where(accept, new, old),
+            jnp.where(accept, value, state.value),
+            tree_where(accept, gradient, state.gradient),
+            jnp.where(accept, size, jnp.maximum(0.25 * state.size, first)),
+            jnp.where(accept, state.recent.at[steps % 8].set(value), state.recent),
+            residual,
+            jnp.minimum(residual, state.best),
+            since,
+            steps,
+            status.astype(jnp.int32),
+        )
+
+    x0, b0 = jnp.zeros((k, k)), jnp.zeros(k if has_b else 0)
+    value0, gradient0 = jax.value_and_grad(smooth)((x0, b0))
+    zero, inf = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf)
+    start = _State(x0, b0, value0, gradient0, first, jnp.full(8, value0), inf, inf, zero, zero, zero)
+    if is_explicit(problem):
+        # The free bias removes the component along v = sqrt(n/N); the target is centred and one threshold is exact.
+        (x, _), value, _ = advance((x0, b0), gradient0, total)
+        status = jnp.where(jnp.isfinite(value), Status.CONVERGED, Status.NONFINITE)
+        end = _State(x, b0, value, gradient0, first, start.recent, zero, inf, zero, zero + 1, status.astype(jnp.int32))
+    else:
+        end = jax.lax.while_loop(lambda s: s.status == Status.RUNNING, body, start)
+    bias = None
+    if problem.model.bias != "none":
+        bias = mse_bias(problem, end.x / root_counts[None, :]) if eliminated else end.b / root_m
+    return _as_result(problem, end.x, bias, end.status, end.steps, gtol)
+
+
+def mse_bias(problem: Problem, z: Any) -> Any:
+    """The best bias of MSE for given logits: b = -sum_k a_k (z_k - e_k) / (sum_k a_k + lambda_b), a = omega n / N."""
+    if problem.model.bias == "none":
+        return jnp.zeros(z.shape[0])
+    omega = problem.loss.column_weight(problem.labels)
+    a = problem.labels.weights / jnp.sum(problem.labels.weights)
+    a = a if omega is None else omega * a
+    decay = problem.decay.bias if problem.model.bias == "decay" else 0.0
+    return -((z - jnp.eye(z.shape[0])) @ a) / (jnp.sum(a) + decay)
+
+
+def factor(problem: Problem, x: Any, bias: Any) -> Params:
+    """W and H with s W H = Z and balanced decay terms, from X = Z D^{1/2} (shallow theory, 1.1)."""
+    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    d, k = problem.model.dim, problem.num_classes
+    keep = min(d, k)
+    root = jnp.sqrt(s[:keep] if problem.model.scale is None else s[:keep] / problem.model.scale)
+    ratio = (problem.decay.feature / problem.decay.weight) ** 0.25
+    w = ratio * u[:, :keep] * root
+    h = root[:, None] * vt[:keep] / jnp.sqrt(problem.labels.weights)[None, :] / ratio
+    if d > k:
+        w = jnp.concatenate([w, jnp.zeros((k, d - k))], axis=1)
+        h = jnp.concatenate([h, jnp.zeros((d - k, k))], axis=0)
+    return Params((w,), h, bias)
+
+
+def _as_result(problem: Problem, x: Any, bias: Any, status: Any, steps: Any, gtol: Any) -> Result:
+    params = factor(problem, x, bias)
+    space = make_space(problem, params)
+    y = space.from_params(params)
+    value, gradient = space.value_and_gradient(y)
+    plain, metric = space.stationarity(y, gradient)
+    relative = space.relative(metric, value)
+    # The word CONVERGED speaks of the factored point; at tiny decays its gradient cannot reach gtol in float64.
+    status = jnp.where((status == Status.CONVERGED) & (relative > gtol), Status.STALLED, status)
+    length = len(RECORDED_STEPS) + 1
+    empty = jnp.full(length, jnp.nan)
+    history = History(jnp.full(length, -1, jnp.int32), empty, empty)
+    return Result(params, value, plain, relative, status, steps, history)
