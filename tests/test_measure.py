@@ -136,9 +136,7 @@ def test_every_etf_measure_vanishes_at_a_simplex_etf(K):
     ]
     assert {key: report[key] for key in zero} == pytest.approx(dict.fromkeys(zero, 0.0), abs=1e-12)
     assert report["rank_classifier"] == K - 1
-    assert report["nc2_gram_of_classifier"] == pytest.approx(
-        math.sqrt(2 - 2 * math.sqrt((K - 1) / K)), rel=1e-9
-    )
+    assert report["nc2_gram_of_classifier"] == pytest.approx(math.sqrt(2 - 2 * math.sqrt((K - 1) / K)), rel=1e-9)
 
 
 @pytest.mark.parametrize("K", [2, 5])
@@ -203,9 +201,7 @@ def naive(H, labels, W, b):
             f"nc2_coherence_{name}": sum(abs(G[a, c] / (size[a] * size[c]) + 1 / (K - 1)) for a, c in pairs)
             / (K * (K - 1)),
             f"nc2_gram_etf_{name}": math.sqrt(((G / math.sqrt((G**2).sum()) - E) ** 2).sum()),
-            f"nc2_gram_of_{name}": math.sqrt(
-                ((G / math.sqrt((G**2).sum()) - np.eye(K) / math.sqrt(K)) ** 2).sum()
-            ),
+            f"nc2_gram_of_{name}": math.sqrt(((G / math.sqrt((G**2).sum()) - np.eye(K) / math.sqrt(K)) ** 2).sum()),
             f"rank_{name}": sum(x > 1e-3 * s[0] for x in s),
             f"effective_rank_{name}": math.exp(-sum(x * math.log(x) for x in p)),
             f"stable_rank_{name}": np.trace(G) / s[0] ** 2,
@@ -333,9 +329,7 @@ def test_large_common_offset_does_not_destroy_the_covariance():
     """One-pass formulas E[hh^T] - mu mu^T lose every digit here."""
     H, labels, _, _ = CASES["imbalanced"]
     H = np.round(H * 2**20) / 2**20  # so that the offset itself rounds nothing away
-    assert m.measure(H + 2.0**30, labels)["nc1_pinv"] == pytest.approx(
-        m.measure(H, labels)["nc1_pinv"], rel=1e-6
-    )
+    assert m.measure(H + 2.0**30, labels)["nc1_pinv"] == pytest.approx(m.measure(H, labels)["nc1_pinv"], rel=1e-6)
 
 
 # Multiplicities.
@@ -373,13 +367,11 @@ def test_zero_weight_removes_a_column():
     weights = np.ones(labels.size)
     weights[3] = 0.0
     keep = weights > 0
-    assert m.measure(H, labels, W, b, weights=weights) == pytest.approx(
-        m.measure(H[:, keep], labels[keep], W, b)
-    )
+    assert m.measure(H, labels, W, b, weights=weights) == pytest.approx(m.measure(H[:, keep], labels[keep], W, b))
 
 
 def test_exactly_collapsed_samples_have_exactly_zero_nc1():
-    H, labels, _, _ = random_case(12, counts=(999, 77, 1, 3))
+    H, labels, _, _ = random_case(12, counts=(99_999, 77, 1, 3))
     report = m.measure(H[:, [int(np.argmax(labels == c)) for c in range(4)]][:, labels], labels)
     assert report["trace_sigma_w"] == report["nc1_pinv"] == report["cdnv"] == 0.0
 
@@ -469,6 +461,18 @@ def test_pseudoinverse_ignores_round_off_directions():
         assert m.nc1_papyan(statistics) == pytest.approx(expected, rel=1e-9)
 
 
+def test_pseudoinverse_never_keeps_more_than_K_minus_1_directions():
+    """A large offset rounds mu_G so coarsely that the K-th eigenvalue of Sigma_B passes the cut-off."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(range(3), 4)
+    H = rng.normal(size=(6, 3))[:, labels] + 0.3 * rng.normal(size=(6, 12))
+    H = np.round(H * 2**10) / 2**10  # exact sums with the offset below
+    near, far = (m.class_statistics(m.as_arrays(H + offset, labels)) for offset in (0.0, 2.0**38))
+    eigenvalues = np.linalg.eigvalsh(far.Sigma_B())
+    assert np.count_nonzero(eigenvalues > 1e-10 * eigenvalues[-1]) == 3
+    assert m.nc1_papyan(far) == pytest.approx(m.nc1_papyan(near), rel=1e-3)
+
+
 def test_collinear_distinct_means_keep_the_truncated_pseudoinverse():
     H = np.array([[0.9, 1.1, 1.9, 2.1, 3.9, 4.1], [0.1, -0.1, -0.1, 0.1, 0.0, 0.0]])
     statistics = m.class_statistics(m.as_arrays(H, [0, 0, 1, 1, 2, 2]))
@@ -522,9 +526,7 @@ def test_dang_with_predicted_outputs_and_dnc3():
     M = np.diag([1.0, 2.0, 3.0])
     W = np.diag(p) @ np.linalg.inv(M)
     assert m.nc3_dang(W, M, diagonal=2 * p) == pytest.approx(0.0, abs=1e-15)
-    assert m.nc3_dang(W, M) == pytest.approx(
-        np.linalg.norm(p / np.linalg.norm(p) - 1 / math.sqrt(3)), rel=1e-12
-    )
+    assert m.nc3_dang(W, M) == pytest.approx(np.linalg.norm(p / np.linalg.norm(p) - 1 / math.sqrt(3)), rel=1e-12)
     assert m.dnc3(W, M) == pytest.approx(0.0, abs=1e-15)
     rows = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
     assert m.dnc3(rows, M) == pytest.approx(1 - (2 / math.sqrt(2) + 4) / 6, rel=1e-12)

@@ -89,9 +89,7 @@ def as_arrays(
     ((3, 4), 3)
     """
     if samples not in ("columns", "rows"):
-        raise ValueError(
-            f"samples is {samples!r}: pass 'columns' (features is d x N) or 'rows' (features is N x d)."
-        )
+        raise ValueError(f"samples is {samples!r}: pass 'columns' (features is d x N) or 'rows' (features is N x d).")
     y = _labels(labels)
     H = _features(features, y.size, samples)
     d, N = H.shape
@@ -102,9 +100,7 @@ def as_arrays(
     bias = None
     if b is not None:
         if classifier is None:
-            raise ValueError(
-                "b was given without W: pass the classifier W that the bias belongs to, or leave b out."
-            )
+            raise ValueError("b was given without W: pass the classifier W that the bias belongs to, or leave b out.")
         bias = as_vector(b, "b", K, "class")
 
     multiplicity = np.ones(N) if weights is None else as_vector(weights, "weights", N, "column of features")
@@ -114,15 +110,11 @@ def as_arrays(
     mass = np.bincount(y, weights=multiplicity, minlength=K)
     if (mass == 0).any():
         c = int(np.argmin(mass))
-        raise ValueError(
-            f"weights of class {c} sum to 0: give at least one sample of every class a positive weight."
-        )
+        raise ValueError(f"weights of class {c} sum to 0: give at least one sample of every class a positive weight.")
     return LabelledFeatures(H, y, K, multiplicity, classifier, bias)
 
 
-def load_npz(
-    path: str | os.PathLike[str], *, samples: Literal["columns", "rows"] = "columns"
-) -> LabelledFeatures:
+def load_npz(path: str | os.PathLike[str], *, samples: Literal["columns", "rows"] = "columns") -> LabelledFeatures:
     """Read features, labels and classifier from an ``.npz`` file and check them as `as_arrays` does.
 
     Keys: ``features`` or ``H``; ``labels`` or ``y``; optional ``weights`` or ``W`` (classifier, K x d),
@@ -179,9 +171,7 @@ def to_numpy(value: Any, name: str) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} is not a rectangular array: give numbers in rows of equal length."
-        ) from error
+        raise ValueError(f"{name} is not a rectangular array: give numbers in rows of equal length.") from error
     if array.dtype.kind in "biuf":
         return array
     # bfloat16 and float8 (JAX) are extension types of kind V that convert exactly; text, objects and complex
@@ -202,9 +192,7 @@ def as_matrix(value: Any, name: str) -> FloatArray:
     """
     matrix = to_numpy(value, name)
     if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(
-            f"{name} has shape {matrix.shape}: give a matrix with at least one row and one column."
-        )
+        raise ValueError(f"{name} has shape {matrix.shape}: give a matrix with at least one row and one column.")
     return _finite(matrix, name)
 
 
@@ -216,9 +204,7 @@ def as_vector(value: Any, name: str, length: int, each: str) -> FloatArray:
     """
     vector = to_numpy(value, name)
     if vector.shape != (length,):
-        raise ValueError(
-            f"{name} has shape {vector.shape} but must be {(length,)}: give one number per {each}."
-        )
+        raise ValueError(f"{name} has shape {vector.shape} but must be {(length,)}: give one number per {each}.")
     return _finite(vector, name)
 
 
@@ -236,9 +222,7 @@ def _finite(array: NDArray[Any], name: str) -> FloatArray:
 def _labels(labels: Any) -> IntArray:
     y = to_numpy(labels, "labels")
     if y.ndim != 1 or y.size == 0:
-        raise ValueError(
-            f"labels has shape {y.shape}: give a vector with one class number per sample (not one-hot)."
-        )
+        raise ValueError(f"labels has shape {y.shape}: give a vector with one class number per sample (not one-hot).")
     whole = _finite(y, "labels")
     wrong = (whole != np.floor(whole)) | (np.abs(whole) >= 2.0**53)
     if wrong.any():
@@ -261,8 +245,7 @@ def _features(features: Any, N: int, samples: str) -> FloatArray:
             f"not its {samples}: pass samples={other!r}."
         )
     raise ValueError(
-        f"features has shape {given} but labels has {N} entries: "
-        f"give one label per sample ({samples} of features)."
+        f"features has shape {given} but labels has {N} entries: give one label per sample ({samples} of features)."
     )
 
 
@@ -298,8 +281,7 @@ def _num_classes(num_classes: Any, y: IntArray, W: FloatArray | None) -> int:
         empty = int(gaps[0]) if gaps.size else present.size
         remedy = "subtract 1 from labels that count from 1" if empty == 0 else "relabel without gaps"
         raise ValueError(
-            f"labels has no sample of class {empty} of the {K} classes 0..{K - 1}: "
-            f"{remedy}, or add its samples."
+            f"labels has no sample of class {empty} of the {K} classes 0..{K - 1}: {remedy}, or add its samples."
         )
     return K
 
@@ -313,9 +295,7 @@ def _read_npz(stream: BinaryIO, name: str) -> dict[str, Any]:
             f"path is {name!r} but this is not a readable .npz file: write it with numpy.savez."
         ) from error
     if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(
-            f"path is {name!r} but this is a single .npy array: write an .npz file with numpy.savez."
-        )
+        raise ValueError(f"path is {name!r} but this is a single .npy array: write an .npz file with numpy.savez.")
     found: dict[str, Any] = {}
     for argument, aliases in _NPZ_KEYS.items():
         present = [key for key in aliases if key in archive.files]
@@ -327,8 +307,7 @@ def _read_npz(stream: BinaryIO, name: str) -> dict[str, Any]:
         if argument not in found:
             wanted = " or ".join(repr(key) for key in _NPZ_KEYS[argument])
             raise ValueError(
-                f"{name!r} has the keys {sorted(archive.files)} but needs {wanted}: "
-                f"save the {argument} under that key."
+                f"{name!r} has the keys {sorted(archive.files)} but needs {wanted}: save the {argument} under that key."
             )
     return found
 

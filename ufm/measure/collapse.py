@@ -110,8 +110,8 @@ class ClassStatistics:
 def class_statistics(data: LabelledFeatures) -> ClassStatistics:
     """Class means and covariance factors, float64, means first.
 
-    The means are corrected once by the mean of the residuals, and a sample that differs from its class mean
-    by round-off only does not differ: collapsed features have Sigma_W = 0 exactly.
+    A sample that differs from its class mean by round-off only does not differ: collapsed features have
+    Sigma_W = 0 exactly.
 
     Args:
         data: checked features, from `as_arrays` or `load_npz`.
@@ -126,15 +126,8 @@ def class_statistics(data: LabelledFeatures) -> ClassStatistics:
     counts = np.bincount(y, weights=weights, minlength=data.num_classes).astype(np.float64)
     order = np.argsort(y, kind="stable")
     starts = np.searchsorted(y[order], np.arange(data.num_classes))
-
-    def class_means(columns: FloatArray) -> FloatArray:
-        return np.add.reduceat((columns * weights)[:, order], starts, axis=1) / counts
-
-    means = class_means(H)
-    means = means + class_means(H - means[:, y])
-    rounding = ROUNDING * np.sqrt(
-        np.bincount(y, weights=weights * _squares(H), minlength=data.num_classes) / counts
-    )
+    means = np.add.reduceat((H * weights)[:, order], starts, axis=1) / counts
+    rounding = ROUNDING * np.sqrt(np.bincount(y, weights=weights * _squares(H), minlength=data.num_classes) / counts)
     residuals = difference(H, means[:, y], rounding[y])
     N = counts.sum()
     return ClassStatistics(
@@ -143,8 +136,7 @@ def class_statistics(data: LabelledFeatures) -> ClassStatistics:
         mean_of_means=means.mean(axis=1),
         sample_mean=means @ (counts / N),
         within_factor=residuals * np.sqrt(weights / N),
-        within_variances=np.bincount(y, weights=weights * _squares(residuals), minlength=data.num_classes)
-        / counts,
+        within_variances=np.bincount(y, weights=weights * _squares(residuals), minlength=data.num_classes) / counts,
         rounding=rounding,
     )
 
@@ -192,9 +184,7 @@ def nc1_quotient(statistics: ClassStatistics, centre: Average = "classes") -> fl
 
     inf if all means coincide, nan if Sigma_W is zero as well.
     """
-    return _ratio(
-        float((statistics.within_factor**2).sum()), float((statistics.between_factor(centre) ** 2).sum())
-    )
+    return _ratio(float((statistics.within_factor**2).sum()), float((statistics.between_factor(centre) ** 2).sum()))
 
 
 def cdnv(statistics: ClassStatistics) -> float:
@@ -217,8 +207,9 @@ def vci(statistics: ClassStatistics, rcond: float = RCOND) -> float:
     """Variability collapse index (Xu & Liu 2023): 1 - tr(Sigma_T^+ Sigma_B) / min(d, K-1).
 
     Between 0 (collapse) and 1. Sigma_B has weights n_c/N and centre mu_S here, because only then
-    Sigma_T = Sigma_W + Sigma_B. Absolute accuracy is about 1e-15: use another NC1 below that. Means of rank
-    r < min(d, K-1) leave 1 - r/min(d, K-1) at full collapse. nan if all features are equal.
+    Sigma_T = Sigma_W + Sigma_B. A difference from 1, so it has an absolute accuracy only, about 1e-14 for
+    well-conditioned means: use another NC1 below that. Means of rank r < min(d, K-1) leave
+    1 - r/min(d, K-1) at full collapse. nan if all features are equal.
     """
     F = statistics.between_factor("samples", "samples")
     total = np.concatenate([statistics.within_factor, F], axis=1)

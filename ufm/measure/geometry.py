@@ -156,9 +156,7 @@ def angles(V: Any) -> FloatArray:
     kept = X[:, defined]
     result = np.full((X.shape[1],) * 2, np.nan)
     if kept.size:
-        result[np.ix_(defined, defined)] = 2.0 * np.arctan2(
-            pairwise_distances(kept), pairwise_distances(kept, -kept)
-        )
+        result[np.ix_(defined, defined)] = 2.0 * np.arctan2(pairwise_distances(kept), pairwise_distances(kept, -kept))
     return result
 
 

@@ -76,11 +76,7 @@ _CLASSIFIER_KEYS = {
 #: Every key of `measure` with its formula. Keys of W are absent from a report without W.
 GLOSSARY: dict[str, str] = {
     **_FEATURE_KEYS,
-    **{
-        f"{name}_{of}": text.format(_VECTORS[of])
-        for of in _VECTORS
-        for name, (_, text) in _VECTOR_MEASURES.items()
-    },
+    **{f"{name}_{of}": text.format(_VECTORS[of]) for of in _VECTORS for name, (_, text) in _VECTOR_MEASURES.items()},
     **_CLASSIFIER_KEYS,
 }
 
