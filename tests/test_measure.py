@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def of_case(K, d=None, angle=0.7):
 def etf(K, d=None, seed=0):
     d = K if d is None else d
     rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0]
-    return rotation[:, :K] @ (np.eye(K) - 1.0 / K) if d >= K else None
+    return rotation[:, :K] @ (np.eye(K) - 1.0 / K)
 
 
 # Golden values of the specification: 9 digits.
@@ -681,7 +682,8 @@ def test_input_is_not_modified():
 def test_npz_round_trip(tmp_path, keys):
     H, labels, W, b = random_case(0)
     path = tmp_path / "features.npz"
-    np.savez(path, **dict(zip(keys, (H, labels, W, b), strict=True)), other=np.arange(3))
+    saved: dict[str, Any] = dict(zip(keys, (H, labels, W, b), strict=True))
+    np.savez(path, **saved, other=np.arange(3))
     assert m.measure_arrays(m.load_npz(path)) == m.measure(H, labels, W, b)
     np.savez_compressed(path, H=H.T, y=labels, counts=np.arange(1.0, 24.0), num_classes=4)
     data = m.load_npz(str(path), samples="rows")

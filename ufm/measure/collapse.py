@@ -365,7 +365,7 @@ def nc4_mismatch(features: Any, means: Any, W: Any, b: Any = None, weights: Any 
 def bias_collapse(W: Any, mean: Any, b: Any = None) -> float:
     """Bias collapse of Zhu et al. 2021: ||W mu_G + b||_2.
 
-    At a bias-free orthogonal frame with true-class output p it is p/sqrt(K).
+    At a bias-free orthogonal frame with true-class output p it is p/sqrt(K). Some published codes subtract b.
     """
     W = as_matrix(W, "W")
     return float(np.linalg.norm(W @ as_vector(mean, "mean", W.shape[1], "feature dimension") + _bias(b, W)))
