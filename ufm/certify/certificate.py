@@ -1,0 +1,213 @@
+"""The door: certificates for one problem or a stack of them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._numerics import in_float64, is_traced, record, static
+from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem
+from ..problem.labels import class_mean_matrix
+from .closed import closed_bound, has_closed_bound
+from .dual import best_bound
+from .form import class_form, is_held
+from .primal import value_with_error
+
+GLOBAL, WITHIN_GAP, UNKNOWN = 0, 1, 2
+WORDS = ("global", "within gap", "unknown")
+"""Verdicts in words, by code."""
+
+
+@record
+class Certificate:
+    """How far a point is from a global minimum, proven.
+
+    Attributes:
+        value: proven upper bound of F at the parameters: F as computed plus ``value_error``.
+        value_error: proven bound of the rounding error of F.
+        lower_bound: proven lower bound of the minimum of F; NaN where none is known.
+        gap: value - lower_bound, never clamped. Negative only if the parameters break a constraint (or by a bug).
+        relative_gap: gap / |value|.
+        verdict: ``GLOBAL``, ``WITHIN_GAP`` or ``UNKNOWN``; see :attr:`words`.
+        dual: the dual point, K x K residuals R. Cross-entropy: off-diagonal entries (dual probabilities minus
+            targets), the own entry is minus the sum of its column. MSE: all entries. Zero if another bound was best.
+        dual_norm: proven upper bound of the dual matrix' spectral norm, in units of lambda_Z for decayed factors
+            (then the point dual / max(1, dual_norm) is feasible); NaN where there is no dual point.
+        assumes: what the bound rests on, one sentence each.
+    """
+
+    value: Any
+    value_error: Any
+    lower_bound: Any
+    gap: Any
+    relative_gap: Any
+    verdict: Any
+    dual: Any
+    dual_norm: Any
+    assumes: tuple[str, ...] = static()
+
+    @property
+    def words(self) -> Any:
+        """The verdict in words: a string, or an array of strings for a stack (concrete certificates only)."""
+        named = np.asarray(WORDS)[np.asarray(self.verdict)]
+        return str(named) if named.ndim == 0 else named
+
+
+def bound_known(problem: Problem) -> str | None:
+    """The name of the lower bound that is known for a problem, or ``None``; :func:`why_unknown` has the reason."""
+    if why_unknown(problem) is not None:
+        return None
+    if isinstance(problem.loss, Focal):
+        return "mean-gap bound"
+    if has_closed_bound(problem):
+        return "dual bound and mean-gap bound"
+    return "dual bound"
+
+
+def why_unknown(problem: Problem) -> str | None:
+    """Why no lower bound is known for a problem; ``None`` if one is known."""
+    model = problem.model
+    if isinstance(problem.loss, CrossEntropy | MeanSquaredError):
+        return None
+    if is_held(problem):
+        return "no bound is known for the focal loss with spheres, balls or budgets"
+    if model.bias != "none":
+        return "no bound is known for the focal loss with a bias: the loss is not convex"
+    if model.features == "free" and not _maybe_balanced(problem):
+        return "no bound is known for the focal loss with unequal counts: the loss is not convex"
+    return None
+
+
+def _maybe_balanced(problem: Problem) -> bool:
+    counts = problem.labels.counts
+    if is_traced(counts):
+        return True
+    counts = np.asarray(counts)
+    return bool(np.any(np.all(counts == counts[..., :1], axis=-1)))
+
+
+def assumptions(problem: Problem) -> tuple[str, ...]:
+    """What the lower bound of a problem rests on; reads its structure only."""
+    model = problem.model
+    rounding = "float64 rounds to nearest; exp, log, expm1 and log1p err by at most 16 unit roundoffs"
+    if isinstance(problem.loss, Focal):
+        if is_held(problem) or model.bias != "none":
+            return (why_unknown(problem) or "",)
+        if model.features == "free":
+            return (
+                "equal counts: the mean-gap bound (1.7) needs them; without them no bound is known",
+                rounding,
+            )
+        return ("nonnegative features, no bias: the mean-gap bound of section 13", rounding)
+    said = ["weak duality of the convex program in the logits", rounding]
+    if model.dim < problem.sufficient_dim:
+        said.append(
+            f"d = {model.dim} is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close"
+        )
+    if model.features == "nonnegative" and not has_closed_bound(problem):
+        said.append("nonnegative features: the bound ignores the constraint and cannot be expected to close")
+    if is_held(problem):
+        said.append("spheres, balls and budgets are relaxed to one norm each: tight for equal counts")
+    return tuple(said)
+
+
+@in_float64
+def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates: int = 3) -> Certificate:
+    """Prove how far parameters are from a global minimum.
+
+        lower_bound <= min F <= F(params) <= value,     gap = value - lower_bound
+
+    The bound is a dual value of the convex program in the logits, computed from the residuals at the parameters; it is
+    second order in the distance to the optimum.  All rounding errors are accounted for.
+
+    Args:
+        problem: one problem, or a stack.
+        params: any parameters; stacked like the problem, or a stack of parameters for one problem.
+        tolerance: largest relative gap that is called ``global``.
+        candidates: number of snapped dual points to try (structure: each number is its own compiled program); 0 gives
+            the scaled bound alone.
+
+    Returns:
+        A :class:`Certificate`; with a leading axis for a stack.
+
+    Reference: derived (ufm); the approach is that of Jansson, Chaykin and Keil 2007 (rigorous bounds in SDP).
+
+    Example:
+        >>> import jax, ufm
+        >>> from ufm.certify import certify
+        >>> problem = ufm.shallow([20, 20, 20], weight_decay=0.5, feature_decay=0.1)
+        >>> zero = jax.tree.map(lambda leaf: 0 * leaf, problem.init(jax.random.key(0)))
+        >>> certify(problem, zero).words
+        'global'
+    """
+    depth = np.ndim(params.classifier) - 2
+    batch = problem.batch_shape
+    if depth not in (0, 1) or len(batch) > 1 or (batch and depth == 0):
+        raise ValueError(
+            f"params: W has {depth} batch axes and the problem {len(batch)}; give one stack of equal length"
+        )
+    if batch and batch[0] != params.classifier.shape[0]:
+        raise ValueError(f"params: {params.classifier.shape[0]} sets for {batch[0]} problems; give one per problem")
+    program = _one if depth == 0 else (_many if batch else _many_params)
+    return program(problem, params, jnp.asarray(tolerance, dtype=float), int(candidates))
+
+
+def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+    value, error = value_with_error(problem, params)
+    k = problem.num_classes
+    form = class_form(problem)
+    lower = jnp.full((), -jnp.inf)
+    dual, norm = jnp.zeros((k, k)), jnp.full((), jnp.nan)
+    if not isinstance(problem.loss, Focal):
+        bound = best_bound(problem, form, _class_means(problem, params), candidates)
+        lower, dual, norm = bound.value, bound.residual, bound.norm
+    if has_closed_bound(problem):
+        closed = closed_bound(problem, form)
+        better = closed > lower
+        lower = jnp.where(better, closed, lower)
+        dual = jnp.where(better, 0.0, dual)
+        norm = jnp.where(better, jnp.nan, norm)
+    lower = jnp.where(jnp.isfinite(lower), lower, jnp.nan)
+    upper = value + error * (1 + 2.0**-20)
+    gap = upper - lower
+    relative = gap / jnp.abs(upper)
+    known = jnp.isfinite(relative) & (gap >= 0) & _is_feasible(problem, params)
+    verdict = jnp.where(known, jnp.where(relative <= tolerance, GLOBAL, WITHIN_GAP), UNKNOWN)
+    return Certificate(upper, error, lower, gap, relative, verdict, dual, norm, assumptions(problem))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _one(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+    return _certify(problem, params, tolerance, candidates)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _many(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+    return jax.vmap(lambda a, b: _certify(a, b, tolerance, candidates))(problem, params)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _many_params(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+    return jax.vmap(lambda b: _certify(problem, b, tolerance, candidates))(params)
+
+
+def _class_means(problem: Problem, params: Params) -> Params:
+    if problem.labels.classes is None:
+        return params
+    return Params(params.weights, params.features @ class_mean_matrix(problem.labels), params.bias)
+
+
+def _is_feasible(problem: Problem, params: Params) -> Any:
+    """Whether the parameters satisfy the constraints to 1e-12."""
+    model = problem.model
+    if model.features == "free" and model.classifier == "free":
+        return jnp.bool_(True)
+    near = model.project(params, problem.labels)
+    slack_h = 1e-12 * (1 + jnp.max(jnp.abs(near.features)))
+    slack_w = 1e-12 * (1 + jnp.max(jnp.abs(near.classifier)))
+    close_h = jnp.max(jnp.abs(near.features - params.features)) <= slack_h
+    return close_h & (jnp.max(jnp.abs(near.classifier - params.classifier)) <= slack_w)

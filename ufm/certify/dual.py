@@ -1,0 +1,382 @@
+"""Dual points and the bounds they prove (docs/certificates.md, sections 3 to 5).
+
+A dual point is a K x K residual R whose columns play the part of the loss's derivative.  For the cross-entropy
+family only its entries off the diagonal are data: they are P - T for probability columns P, and the own entry *is*
+minus the sum of the others, in exact arithmetic.  The bound of a dual point is
+
+    F >= L(R) + min over Z of  <A, Z> + penalty(Z),     A_ck = delta_c w_k R_ck / N.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._numerics import record, static
+from ..problem import CrossEntropy, Params, Problem
+from .form import FACTOR_ROUNDINGS, ClassForm, held_cost, is_held
+from .norm import Basis, absolute_norm, basis, verified_norm
+from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma
+
+LEVEL_FLOOR = 1e-10
+"""Singular values within this relative distance of the level count as equal to it when a snapping set is chosen."""
+
+
+@record
+class Bound:
+    """A dual point with what it proves.
+
+    Attributes:
+        residual: R, K x K; zero diagonal for cross-entropy (the own entry is minus the sum of the column).
+        norm: verified upper bound of ||G||_2, in units of lambda_Z for decayed factors.
+        value: the proven lower bound of F.
+    """
+
+    residual: Any
+    norm: Any
+    value: Any
+
+
+@record
+class Setting:
+    """A problem, its class form and the current bias; everything a bound needs besides the dual point."""
+
+    problem: Problem
+    form: ClassForm
+    bias: Any
+    is_ce: bool = static()
+    held: bool = static()
+
+
+# ------------------------------------------------------------------ the search for good dual points
+
+
+def best_bound(problem: Problem, form: ClassForm, params: Params, candidates: int) -> Bound:
+    """The best proven bound over the scaled dual point and ``candidates`` snapped ones, and the trivial one.
+
+    Args:
+        problem: one problem.
+        form: its class form.
+        params: class-mean parameters, features d x K.
+        candidates: number of snapped dual points; 0 leaves the scaled one alone.
+    """
+    is_ce = isinstance(problem.loss, CrossEntropy)
+    setting = Setting(problem, form, params.bias, is_ce, is_held(problem))
+    if _is_diagonal(setting) and candidates > 0:
+        points, frame = _diagonal_point(setting)[None], basis(jnp.eye(problem.num_classes))
+    else:
+        points, frame = _snapped_points(setting, _start(setting, params, candidates > 0), candidates)
+    prove = _prove_ce if is_ce else _prove_mse
+    proven = jax.vmap(lambda point: prove(setting, point, frame))(points)
+    values = jnp.where(jnp.isfinite(proven.value), proven.value, -jnp.inf)
+    best = jnp.argmax(values)
+    found = jax.tree.map(lambda leaf: leaf[best], proven)
+    zero = _zero_bound(setting)
+    use = values[best] > zero
+    return Bound(
+        jnp.where(use, found.residual, 0.0),
+        jnp.where(use, found.norm, 0.0),
+        jnp.where(use, found.value, zero),
+    )
+
+
+def _is_diagonal(setting: Setting) -> bool:
+    """MSE without bias and with decayed factors: the best dual point is diagonal and known."""
+    return not setting.is_ce and not setting.held and setting.problem.model.bias == "none"
+
+
+def _diagonal_point(setting: Setting) -> Any:
+    """R_kk = -min(1, N lambda_Z / (omega_k sqrt(n_k))): singular-value clipping of a diagonal matrix."""
+    return -jnp.diag(jnp.minimum(1.0, 1.0 / setting.form.columns))
+
+
+def _start(setting: Setting, params: Params, project: bool) -> Any:
+    """The residual at the parameters, shifted to the bias condition: R, K x K with its own entries."""
+    problem, form = setting.problem, setting.form
+    k = problem.num_classes
+    classes = problem.labels.by_class() if problem.labels.classes is not None else problem.labels
+    eye = jnp.eye(k, dtype=bool)
+    if setting.is_ce:
+        residual = problem.loss.residual(problem.model.logits(params), classes)[0]  # type: ignore[union-attr]
+        residual = jnp.where(eye, -jnp.sum(residual, axis=0)[None, :], residual)
+    elif problem.model.bias == "free" and problem.loss.class_weight is None and project and not setting.held:
+        # MSE, free bias: clipping the centred targets is the optimum itself; no iterate is needed.
+        residual = (form.counts / form.total)[:, None] - eye
+    else:
+        residual = problem.model.logits(params) - eye
+    if problem.model.bias == "free" or (problem.model.bias == "decay" and project):
+        residual = _shift(setting, residual)
+    return residual
+
+
+def _target(setting: Setting) -> Any:
+    """tau_c = sum_k w_k R_ck at a stationary bias: 0 for a free bias, -lambda_b b_c N / delta_c for a decayed one."""
+    problem, form = setting.problem, setting.form
+    if problem.model.bias != "decay":
+        return jnp.zeros(problem.num_classes)
+    target = -problem.decay.bias * setting.bias * form.total / form.rows
+    return target - jnp.mean(target) if setting.is_ce else target
+
+
+def _shift(setting: Setting, residual: Any) -> Any:
+    """R - (1/N) (sum_k w_k R_ck - tau_c) / (omega_k kappa_k): the rank-one projection onto the bias condition."""
+    form = setting.form
+    excess = (residual @ form.weight - _target(setting)) / form.total
+    return residual - excess[:, None] * (form.counts / form.weight)[None, :]
+
+
+def _snapped_points(setting: Setting, residual: Any, candidates: int) -> tuple[Any, Basis]:
+    """Scaled and snapped residuals, (1 + candidates, K, K), and a basis that nearly diagonalises all of them.
+
+    With G = U diag(sigma) V^T a snapped point is G V diag(level_j / sigma_j) V^T: the singular values of a set are
+    moved to the level, all others are kept (cut at the level).  The sets are the prefixes of the spectrum that end
+    at its widest relative gaps.
+    """
+    form, k = setting.form, setting.problem.num_classes
+    factor = form.rows[:, None] * form.columns[None, :]
+    matrix = factor * residual
+    finite = jnp.all(jnp.isfinite(matrix))
+    matrix = jnp.where(finite, matrix, jnp.zeros_like(matrix))
+    _, vectors = jnp.linalg.eigh(matrix.T @ matrix, symmetrize_input=False)
+    frame = basis(vectors)
+    columns = matrix @ vectors
+    sigma = jnp.sqrt(jnp.sum(columns**2, axis=0))[::-1]  # descending, up to rounding
+    top = jnp.max(sigma)
+    level = top if setting.held else jnp.ones(())
+    scaled = residual if setting.held else residual * jnp.minimum(1.0, 1.0 / top)
+    if candidates == 0:
+        return scaled[None], frame
+    distance = jnp.clip(1.0 - sigma / level, LEVEL_FLOOR, 1.0)
+    distance = jnp.concatenate([jnp.full(1, LEVEL_FLOOR), distance, jnp.ones(1)])
+    _, sizes = jax.lax.top_k(jnp.diff(jnp.log(distance)), min(candidates, k + 1))
+    snap = jnp.arange(k)[None, :] < sizes[:, None]  # (candidates, K)
+    if setting.held:
+        mean = jnp.sum(jnp.where(snap, sigma[None, :], 0.0), axis=1) / jnp.maximum(sizes, 1)
+        levels = jnp.where(sizes > 0, mean, top)[:, None]
+    else:
+        levels = jnp.ones((len(sizes), 1))
+    safe = jnp.where(sigma > 0, sigma, 1.0)[None, :]
+    gain = jnp.where(snap, levels / safe, jnp.minimum(1.0, levels / safe))[:, ::-1]
+    snapped = (gain[:, None, :] * columns[None, :, :]) @ vectors.T / factor[None, :, :]
+    points = jnp.concatenate([scaled[None], snapped])
+    return jnp.where(finite, points, jnp.nan), frame
+
+
+# ------------------------------------------------------------------ cross-entropy
+
+
+def _prove_ce(setting: Setting, point: Any, frame: Basis) -> Bound:
+    """Repair a residual to a feasible one and bound the dual value from below."""
+    residual = _repair_ce(setting, point)
+    lower, norm = _data_ce(setting, residual, frame)
+    return Bound(residual, norm, _with_penalty(setting, lower, norm))
+
+
+def _imbalance(setting: Setting, residual: Any) -> tuple[Any, Any]:
+    """(sum_k w_k R_ck, and the sum of the absolute terms) with the own entries implied; off-diagonal input."""
+    flow = residual * setting.form.weight[None, :]
+    balance = jnp.sum(flow, axis=1) - jnp.sum(flow, axis=0)
+    return balance, jnp.sum(jnp.abs(flow), axis=1) + jnp.sum(jnp.abs(flow), axis=0)
+
+
+def _hub(setting: Setting) -> Any:
+    """Indicator of the hub: the class with the largest count."""
+    return jnp.arange(setting.problem.num_classes) == jnp.argmax(setting.form.counts)
+
+
+def _route(setting: Setting, residual: Any, excess: Any) -> Any:
+    """Cancel an imbalance by adding nonnegative mass, routed through the hub class."""
+    hub, weight = _hub(setting), setting.form.weight
+    excess = jnp.where(hub, 0.0, excess)
+    into = jnp.where(hub[None, :], (jnp.maximum(-excess, 0.0)[:, None] / weight[None, :]), 0.0)
+    out = jnp.where(hub[:, None], (jnp.maximum(excess, 0.0) / weight)[None, :], 0.0)
+    return residual + into + out
+
+
+def _repair_ce(setting: Setting, point: Any) -> Any:
+    """Nonnegative probabilities, balanced flows up to rounding, own probability positive; zero diagonal."""
+    form, k = setting.form, setting.problem.num_classes
+    eye = jnp.eye(k, dtype=bool)
+    raw = jnp.where(eye, 0.0, point)
+    residual = jnp.where(eye, 0.0, jnp.maximum(raw, -form.floor * (1 - 4 * UNIT)))
+    if setting.problem.model.bias != "none":
+        excess = _imbalance(setting, residual)[0]
+        if setting.problem.model.bias == "decay":
+            excess = excess - _imbalance(setting, raw)[0]
+        residual = _route(setting, residual, excess)
+    room = 1.0 - (k - 1) * form.floor - 128 * (k + 8) * UNIT
+    mass = jnp.max(jnp.sum(residual, axis=0))
+    return residual * jnp.where(mass > room, room / jnp.where(mass > room, mass, 1.0), 1.0)
+
+
+def _data_ce(setting: Setting, residual: Any, frame: Basis) -> tuple[Any, Any]:
+    """Verified (lower bound of L, upper bound of ||G||_2) at the exact repaired dual point of a float residual.
+
+    L = (1/N) sum_k n_k omega_k [ Ent(T_k + R_k) + <R_k, iota_k> ] - bias term
+    """
+    problem, form = setting.problem, setting.form
+    k, smoothing = problem.num_classes, problem.loss.smoothing is not None  # type: ignore[union-attr]
+    eye = jnp.eye(k, dtype=bool)
+    size = jnp.abs(residual)
+    own, own_size = jnp.sum(residual, axis=0), jnp.sum(size, axis=0)
+
+    # 1. mass added on paper to make the flows balance exactly
+    added, norm_added = _paper_mass(setting, residual)
+
+    # 2. entropies
+    if smoothing:
+        off = residual + form.floor
+        doubt = gamma(3) * (size + form.floor)
+        logs = jnp.log(jnp.where(eye | (off <= 4 * doubt), 1.0, off))
+        terms = -off * logs * (1 - gamma(ELEMENTARY + 4)) - doubt * (jnp.abs(logs) + 3)
+        terms = jnp.where(eye | (off <= 4 * doubt), 0.0, terms)
+    else:
+        off = residual
+        logs = jnp.log(jnp.where(off > 0, off, 1.0))
+        terms = -off * logs * (1 - gamma(ELEMENTARY + 4))
+    mass = own + (k - 1) * form.floor
+    mass_doubt = gamma(k + 6) * (own_size + (k - 1) * form.floor) + TINY
+    own_term = jnp.minimum(_own_entropy(mass - mass_doubt), _own_entropy(mass + mass_doubt + added))
+    entropy = jnp.sum(terms, axis=0) + own_term
+    entropy_doubt = gamma(k + 4) * (jnp.sum(jnp.abs(terms), axis=0) + jnp.abs(own_term)) + added
+
+    # 3. shifts: <R_k, iota_k> = sum_{c != k} R_ck (iota_c - iota_k + m_k)
+    has_shift = problem.loss.logit_shift is not None or problem.loss.own_margin is not None  # type: ignore[union-attr]
+    if has_shift:
+        difference = form.lift[:, None] + (form.margin - form.lift)[None, :]
+        reach = jnp.abs(form.lift)[:, None] + (jnp.abs(form.margin) + jnp.abs(form.lift))[None, :]
+        entropy = entropy + jnp.sum(residual * difference, axis=0)
+        entropy_doubt = entropy_doubt + gamma(k + 4) * jnp.sum(size * reach, axis=0)
+        entropy_doubt = entropy_doubt + added * jnp.max(reach) * SLACK + gamma(2) * jnp.abs(entropy)
+
+    lower = _weighted_sum(form, entropy, entropy_doubt)
+    if problem.model.bias == "decay":
+        balance, terms_size = _imbalance(setting, residual)
+        lower = lower - _bias_cost(setting, balance, (gamma(k + 6) + 4 * form.doubt) * terms_size)
+
+    # 4. the spectral norm
+    factor = form.rows[:, None] * form.columns[None, :]
+    own_factor = form.rows * form.columns
+    matrix = jnp.where(eye, -(own_factor * own)[None, :], factor * residual)
+    drift = (gamma(FACTOR_ROUNDINGS) + 4 * form.doubt) * absolute_norm(
+        jnp.where(eye, (own_factor * own_size)[None, :], jnp.abs(matrix))
+    )
+    drift = drift + gamma(k) * jnp.max(own_factor * own_size) + norm_added
+    return lower, verified_norm(matrix, frame, drift)
+
+
+def _own_entropy(mass: Any) -> Any:
+    """Lower bound of -(1 - t) log(1 - t) at t = mass, as (1 - t) log1p(t / (1 - t)); -inf if t is not below 1."""
+    mass = jnp.maximum(mass, 0.0)
+    rest = 1.0 - mass
+    safe = jnp.where(rest > 0, rest, 1.0)
+    value = safe * jnp.log1p(mass / safe) * (1 - gamma(ELEMENTARY + 8))
+    return jnp.where(rest > 0, value, jnp.where(jnp.isnan(mass), jnp.nan, -jnp.inf))
+
+
+def _paper_mass(setting: Setting, residual: Any) -> tuple[Any, Any]:
+    """What the exact balancing of a free bias adds: (mass per column, norm of the change of G); upper bounds."""
+    k, form = setting.problem.num_classes, setting.form
+    if setting.problem.model.bias != "free":
+        return jnp.zeros(k), jnp.zeros(())
+    hub = _hub(setting)
+    balance, terms_size = _imbalance(setting, residual)
+    excess = SLACK * jnp.abs(balance) + (gamma(k + 8) + 4 * form.doubt) * terms_size
+    excess = jnp.where(hub, 0.0, excess)
+    per_column = excess / form.weight
+    at_hub = jnp.sum(excess) * jnp.sum(jnp.where(hub, 1.0 / form.weight, 0.0))
+    added = SLACK * (per_column + jnp.where(hub, at_hub, 0.0))
+    hub_column = jnp.sum(jnp.where(hub, form.columns, 0.0))
+    norm = 1.5 * jnp.sqrt(jnp.sum((form.columns * per_column) ** 2)) + 2.0 * hub_column * at_hub
+    return added, SLACK * jnp.max(form.rows) * norm
+
+
+# ------------------------------------------------------------------ mean squared error
+
+
+def _prove_mse(setting: Setting, point: Any, frame: Basis) -> Bound:
+    """Bound the dual value of an MSE residual from below.
+
+    L = -(1/N) sum_k n_k omega_k [ R_kk + ||R_k||^2 / 2 ] - bias term.
+    """
+    problem, form = setting.problem, setting.form
+    k = problem.num_classes
+    residual = _shift(setting, point) if problem.model.bias == "free" else point
+    own = -jnp.diagonal(residual)
+    half = 0.5 * jnp.sum(residual**2, axis=0)
+    doubt = gamma(k + 4) * (jnp.abs(own) + half)
+    factor = form.columns[None, :] * jnp.ones((k, 1))
+    matrix = factor * residual
+    drift = (gamma(FACTOR_ROUNDINGS) + 4 * form.doubt) * absolute_norm(matrix)
+    if problem.model.bias == "free":
+        # On paper R_ck loses excess_c / omega_k, with |excess_c| at most:
+        flow = residual * form.weight[None, :]
+        excess = SLACK * jnp.abs(jnp.sum(flow, axis=1))
+        excess = excess + (gamma(k + 8) + 4 * form.doubt) * jnp.sum(jnp.abs(flow), axis=1)
+        excess = excess * SLACK / form.total
+        per_entry = excess[:, None] * (form.counts / form.weight)[None, :] * SLACK
+        doubt = doubt + SLACK * jnp.diagonal(per_entry)
+        doubt = doubt + SLACK * jnp.sum(jnp.abs(residual) * per_entry + per_entry**2, axis=0)
+        drift = drift + absolute_norm(per_entry * form.columns[None, :])
+    norm = verified_norm(matrix, frame, drift)
+    lower = _weighted_sum(form, own - half, doubt)
+    if problem.model.bias == "decay":
+        flow = residual * form.weight[None, :]
+        error = (gamma(k + 6) + 4 * form.doubt) * jnp.sum(jnp.abs(flow), axis=1)
+        lower = lower - _bias_cost(setting, jnp.sum(flow, axis=1), error)
+    return Bound(residual, norm, _with_penalty(setting, lower, norm))
+
+
+# ------------------------------------------------------------------ shared parts of the bounds
+
+
+def _weighted_sum(form: ClassForm, values: Any, errors: Any) -> Any:
+    """Lower bound of (1/N) sum_k n_k omega_k v_k for v_k >= values - errors."""
+    k = values.shape[-1]
+    low = values - SLACK * errors
+    slack = (gamma(k + 16) + 4 * form.doubt) * jnp.sum(form.share * jnp.abs(low))
+    return jnp.sum(form.share * low) - SLACK * slack - TINY
+
+
+def _bias_cost(setting: Setting, balance: Any, error: Any) -> Any:
+    """Upper bound of ||r'||^2 / (2 lambda_b), r'_c = delta_c (sum_k w_k R_ck) / N."""
+    form = setting.form
+    size = form.rows * (jnp.abs(balance) + error) / form.total
+    return jnp.sum(size**2) / (2 * setting.problem.decay.bias) * (1 + gamma(size.shape[0] + 16) + 4 * form.doubt)
+
+
+def _with_penalty(setting: Setting, lower: Any, norm: Any) -> Any:
+    """From a bound of the data part to a bound of F.
+
+    Decayed factors: with s = min(1, 1/norm) the point s R is feasible, and L is concave with L(0) >= zero, so
+    L(s R) >= s L(R) + (1 - s) zero.  Held factors: the cost of the norm is subtracted.
+    """
+    form = setting.form
+    if setting.held:
+        gradient = norm * (1 + gamma(4))
+        if setting.problem.model.scale is not None:
+            gradient = gradient * setting.problem.model.scale * (1 + gamma(2))
+        total = lower + held_cost(setting.problem, form, gradient)
+        return total - gamma(4) * (jnp.abs(lower) + jnp.abs(total))
+    scale = jnp.where(norm <= 1, 1.0, (1 - gamma(4)) / jnp.where(norm <= 1, 1.0, norm))
+    value = scale * lower + (1 - scale) * (1 - gamma(4)) * _zero_data(setting)
+    return value - gamma(4) * (jnp.abs(lower) + _zero_data(setting))
+
+
+def _zero_data(setting: Setting) -> Any:
+    """Lower bound of L(0): the entropy of the smoothed targets; 0 for MSE."""
+    problem, form = setting.problem, setting.form
+    if not setting.is_ce or problem.loss.smoothing is None:  # type: ignore[union-attr]
+        return 0.0 * form.total
+    k, floor = problem.num_classes, form.floor
+    own = (k - 1) * floor
+    safe = jnp.where(floor > 0, floor, 1.0)
+    entropy = jnp.where(floor > 0, -own * jnp.log(safe), 0.0) + _own_entropy(own)
+    return jnp.sum(form.share) * entropy * (1 - gamma(k + ELEMENTARY + 32) - 4 * form.doubt)
+
+
+def _zero_bound(setting: Setting) -> Any:
+    """The bound of the dual point R = 0."""
+    return _with_penalty(setting, _zero_data(setting), 0.0 * setting.form.total)

@@ -1,0 +1,146 @@
+"""The class form of a problem: the numbers that the dual bound needs (docs/certificates.md, section 2).
+
+    f(Z, b) = (1/N) sum_k n_k omega_k loss(delta kappa_k * (z_k + b) + iota_k, T_k),     penalty >= phi(||Z M^{1/2}||_*)
+
+with M = diag(m), m = n for decayed, spherical and ball features and m = 1 for a budget on the class means.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from .._numerics import record
+from ..problem import CrossEntropy, Problem
+from .rounding import gamma, is_whole
+
+
+@record
+class ClassForm:
+    """Numbers per class, and the roundings in them.
+
+    Attributes:
+        counts: n_k.
+        total: N.
+        weight: w_k = n_k omega_k kappa_k, the weight of column k in the bias constraint sum_k w_k R_ck = 0.
+        share: n_k omega_k / N.
+        rows: delta_c, the logit scale of each row.
+        columns: n_k omega_k kappa_k / (N sqrt(m_k) unit): the dual matrix is G_ck = rows_c columns_k R_ck.
+        floor: eps / K, the target off the own class.
+        lift: iota_c, the shift of each logit.
+        margin: m_k, taken off the own logit.
+        unit: lambda_Z for decayed factors (G must have norm <= 1); 1 for held ones.
+        doubt: relative error of counts and N as floats; 0 for whole numbers.
+    """
+
+    counts: Any
+    total: Any
+    weight: Any
+    share: Any
+    rows: Any
+    columns: Any
+    floor: Any
+    lift: Any
+    margin: Any
+    unit: Any
+    doubt: Any
+
+
+FACTOR_ROUNDINGS = 16
+"""Roundings in an entry of G: at most 10 in ``columns``, 1 in rows * columns, 1 in the product with R; spare 4."""
+
+
+def class_form(problem: Problem) -> ClassForm:
+    """The class form of one problem (no batch axis)."""
+    k, labels, loss = problem.num_classes, problem.labels, problem.loss
+    ones = jnp.ones(k)
+
+    def per_class(value: Any, default: float) -> Any:
+        return default * ones if value is None else jnp.broadcast_to(jnp.asarray(value), (k,))
+
+    counts = jnp.asarray(labels.counts)
+    total = jnp.sum(counts)
+    terms = k if labels.classes is None else labels.num_columns + k
+    doubt = jnp.where(is_whole(jnp.asarray(labels.weights)), 0.0, gamma(terms))
+    omega = per_class(loss.class_weight, 1.0)
+    ce = loss if isinstance(loss, CrossEntropy) else CrossEntropy()
+    weight = counts * omega * per_class(ce.sample_scale, 1.0)
+    root = ones if problem.model.features == "budget" else jnp.sqrt(counts)
+    unit = jnp.ones(()) if is_held(problem) else lambda_z(problem)
+    return ClassForm(
+        counts=counts,
+        total=total,
+        weight=weight,
+        share=counts * omega / total,
+        rows=per_class(ce.logit_scale, 1.0),
+        columns=weight / (total * root) / unit,
+        floor=jnp.zeros(()) if ce.smoothing is None else jnp.asarray(ce.smoothing) / k,
+        lift=per_class(ce.logit_shift, 0.0),
+        margin=per_class(ce.own_margin, 0.0),
+        unit=unit,
+        doubt=doubt,
+    )
+
+
+def is_held(problem: Problem) -> bool:
+    """Whether a factor is held by a sphere, a ball or a budget in place of a decay."""
+    return problem.model.classifier != "free" or problem.model.features not in ("free", "nonnegative")
+
+
+def lambda_z(problem: Problem) -> Any:
+    """lambda_Z = sqrt(lambda_W) sqrt(lambda_H) / s; the product of the roots cannot underflow."""
+    root = jnp.sqrt(problem.decay.weight) * jnp.sqrt(problem.decay.feature)
+    return root if problem.model.scale is None else root / problem.model.scale
+
+
+# ------------------------------------------------------------------ what the factors cost
+
+
+def held_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
+    """Rigorous lower bound of  min (lambda_W/2) w^2 + (lambda_H/2) h^2 - g w h  for g <= norm, held factors.
+
+    w = ||W||_F and h = ||M m^{1/2}||_F are at most their radii B (exactly B for the classifier on spheres; the decay
+    of features on spheres is a constant).  For g^2 > lambda_W lambda_H the minimum lies on the edge w = B_W or
+    h = B_H, otherwise at 0; both edges are minimised in closed form (docs/certificates.md, section 6).
+
+    Args:
+        problem: the problem.
+        form: its class form.
+        norm: upper bound of s ||A m^{-1/2}||_2, with A the gradient of the data bound in Z and s the model scale.
+    """
+    k, model = problem.num_classes, problem.model
+    radius = jnp.sqrt(form.total)
+
+    def bound(kind: str, given: Any, sphere_size: Any) -> Any:
+        if kind in ("free", "nonnegative"):
+            return None
+        given = 1.0 if given is None else given
+        return jnp.sqrt(k * given) if kind == "budget" else sphere_size * given
+
+    w_max = bound(model.classifier, model.classifier_radius, jnp.sqrt(1.0 * k))
+    h_max = bound(model.features, model.feature_radius, radius)
+    decay_w = jnp.asarray(problem.decay.weight)
+    # The decay of features weighs classes by counts, a budget does not: n >= min n makes them comparable.
+    weakest = jnp.min(form.counts) if model.features == "budget" else 1.0
+    decay_h = problem.decay.feature * weakest
+
+    def edge(own: Any, own_decay: Any, other: Any, other_decay: Any, other_fixed: bool) -> Any:
+        best = norm * own / jnp.where(other_decay > 0, other_decay, 1.0)
+        if other is None:
+            size = jnp.where(other_decay > 0, best, jnp.inf)
+        else:
+            size = other if other_fixed else jnp.where(other_decay > 0, jnp.minimum(best, other), other)
+        gain = 0.5 * own_decay * own**2 + 0.5 * other_decay * size**2
+        return gain * (1 - gamma(32) - 4 * form.doubt) - norm * own * size * (1 + gamma(32) + 4 * form.doubt)
+
+    fixed_w, fixed_h = model.classifier == "sphere", model.features == "sphere"
+    on_w = None if w_max is None else edge(w_max, decay_w, h_max, decay_h, fixed_h)
+    on_h = None if h_max is None else edge(h_max, decay_h, w_max, decay_w, fixed_w)
+    if fixed_w:
+        return on_w
+    if fixed_h:
+        return on_h
+    edges = [value for value in (on_w, on_h) if value is not None]
+    lowest = edges[0] if len(edges) == 1 else jnp.minimum(*edges)
+    return jnp.minimum(0.0, lowest)

@@ -1,0 +1,91 @@
+"""The objective at given parameters with a proven bound of its rounding error (docs/certificates.md, section 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem
+from ..problem.losses import log_sum_of_gaps, own_mask
+from .rounding import ELEMENTARY, SLACK, TINY, gamma, long_sum
+
+
+def value_with_error(problem: Problem, params: Params) -> tuple[Any, Any]:
+    """(F, e) with  |F - exact value| <= e, for one problem."""
+    weights = jnp.asarray(problem.labels.weights)
+    losses, errors = _losses(problem, params)
+    data, steps = long_sum(weights * losses)
+    errors, _ = long_sum(weights * errors)
+    total, total_steps = long_sum(weights)
+    penalty, penalty_steps = _penalty(problem, params)
+    value = data / total + penalty
+    rounding = gamma(steps + total_steps + 6) * jnp.abs(data) / total + gamma(penalty_steps) * penalty
+    error = SLACK * (SLACK * errors / total + rounding + gamma(2) * jnp.abs(value)) + TINY
+    return value, error
+
+
+def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
+    """The decay terms and the number of roundings of a term; all terms are nonnegative."""
+    w, h, weights = params.classifier, params.features, jnp.asarray(problem.labels.weights)
+    rows, row_steps = long_sum(jnp.sum(w**2, axis=1))
+    columns, column_steps = long_sum(weights * jnp.sum(h**2, axis=0))
+    total = 0.5 * problem.decay.weight * rows + 0.5 * problem.decay.feature * columns
+    if params.bias is not None and problem.model.bias == "decay":
+        total = total + 0.5 * problem.decay.bias * jnp.sum(params.bias**2)
+    longest = max(row_steps, column_steps, w.shape[0])
+    return total, longest + w.shape[1] + 8
+
+
+def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
+    """Loss of each column and a bound of its error."""
+    w, h, labels, loss = params.classifier, params.features, problem.labels, problem.loss
+    d, k = w.shape[1], problem.num_classes
+    logits = problem.model.logits(params)
+    size = jnp.abs(w) @ jnp.abs(h)
+    if problem.model.scale is not None:
+        size = problem.model.scale * size
+    if params.bias is not None:
+        size = size + jnp.abs(params.bias)[:, None]
+    values = loss.per_column(logits, labels)
+    if isinstance(loss, MeanSquaredError):
+        apart = jnp.abs(logits - own_mask(labels))
+        move = gamma(d + 4) * size + gamma(1) * apart
+        errors = jnp.sum(apart * move + move**2, axis=0)
+        weight = loss.column_weight(labels)
+        errors = errors if weight is None else weight * errors
+        return values, SLACK * errors + gamma(k + 6) * values
+    if isinstance(loss, CrossEntropy):
+        inner = loss.inner_logits(logits, labels)
+        scale, shift, weight = loss.scale(labels), loss.shift(labels), loss.column_weight(labels)
+        size = size if scale is None else scale * size
+        size = size if shift is None else size + _shift_size(loss, labels, shift)
+    else:
+        inner, weight = logits, None
+    plain, gaps = log_sum_of_gaps(inner, labels)
+    # Both logits of a gap err by at most gamma(d + 10) size; the loss moves by at most its slope 1 - p <= loss.
+    move = 2 * gamma(d + 10) * jnp.max(size, axis=0) + gamma(1) * jnp.max(jnp.abs(gaps), axis=0)
+    errors = SLACK * move * jnp.exp(2 * move) * jnp.minimum(1.0, plain) + gamma(4 * (k + 64)) * plain
+    if isinstance(loss, Focal):
+        return values, _focal_error(loss, labels, plain, errors, values)
+    if loss.smoothing is not None:
+        spread = jnp.sum(jnp.abs(gaps), axis=0)
+        part = loss.smoothing / k
+        errors = errors + SLACK * part * (k * move + gamma(k + 4) * spread) + gamma(4) * jnp.abs(plain)
+    return (values, errors) if weight is None else (values, weight * errors + gamma(2) * jnp.abs(values))
+
+
+def _shift_size(loss: CrossEntropy, labels: Any, shift: Any) -> Any:
+    """Sum of the absolute values of the parts of the shift."""
+    size = jnp.abs(shift)
+    if loss.own_margin is not None and loss.logit_shift is not None:
+        size = size + 2 * jnp.abs(jnp.asarray(loss.logit_shift)).max()
+    return size
+
+
+def _focal_error(loss: Focal, labels: Any, plain: Any, errors: Any, values: Any) -> Any:
+    """Relative error of (1 - e^{-l})^gamma l for a relative error of l; |d log / d log l| <= 1 + gamma."""
+    safe = jnp.where(plain > 0, plain, 1.0)
+    exponent = loss.gamma * jnp.abs(jnp.log(jnp.where(plain > 0, -jnp.expm1(-safe), 1.0)))
+    relative = (1 + loss.gamma) * errors / safe * SLACK + gamma(4 * ELEMENTARY) * (1 + loss.gamma + exponent)
+    return jnp.where(plain > 0, SLACK * relative * jnp.abs(values), errors)
