@@ -2,7 +2,7 @@
 
 from ._numerics import float64
 from .problem import Labels, Params, Problem, labels, losses, shallow, stack
-from .solve import Result, Status, solve
+from .solve import Result, Status, solve, solve_many
 
 __version__ = "0.1.0"
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "losses",
     "shallow",
     "solve",
+    "solve_many",
     "stack",
 ]

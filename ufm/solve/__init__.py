@@ -1,5 +1,6 @@
 """How it is answered: methods, one loop, results."""
 
+from .lanes import solve_many
 from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Adam, GradientDescent, Method, Newton, SpectralGradient
@@ -22,4 +23,5 @@ __all__ = [
     "minimize",
     "minimize_logits",
     "solve",
+    "solve_many",
 ]

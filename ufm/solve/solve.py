@@ -14,6 +14,7 @@ from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
 from .result import Result
+from .start import geometric_start
 
 
 def solve(
@@ -37,7 +38,8 @@ def solve(
         method: a method object or its name (lbfgs, spectral, newton, gd, adam, or logits for the convex program in
             the logits). Default: logits for MSE with free factors, L-BFGS for other free factors, spectral projected
             gradient with constraints.
-        start: where to start; a random point by default. Leading axis for a stack.
+        start: where to start. Default: the expected geometry for a reduced convex problem (where every start leads
+            to the same value), a random point otherwise. Leading axis for a stack.
         seed: seed of the random start. Every problem of a stack gets the same draw, so no answer depends on its
             position in the stack.
         restarts: number of random starts; the result with the lowest value is returned.
@@ -144,8 +146,13 @@ def _solve_seed(
     reduction = problem.reduce(dim=True) if reduce else None
     small = reduction.problem if reduction else problem
     keys = jax.random.split(jax.random.key(seed), restarts)
-    run = lambda key: minimize(small, small.init(key), method, gtol, max_steps)  # noqa: E731
-    result = run(keys[0]) if restarts == 1 else best_of(jax.vmap(run)(keys))
+    run = lambda params: minimize(small, params, method, gtol, max_steps)  # noqa: E731
+    if restarts > 1:
+        result = best_of(jax.vmap(lambda key: run(small.init(key)))(keys))
+    elif reduction and small.loss.name == "ce" and has_logit_program(small) is None:
+        result = run(geometric_start(small))
+    else:
+        result = run(small.init(keys[0]))
     if reduction is None:
         return result
     return dataclasses.replace(result, params=reduction.lift(result.params))
