@@ -33,8 +33,8 @@ from .start import geometric_factors, geometric_start
 LARGEST_LANE_CLASSES = 24
 """Above this many classes one problem fills the vector unit by itself and the matrix library is faster."""
 
-_MEMORY = 6
-_CHUNK = 6
+_MEMORY = 3
+_ROUNDS = 2
 _SLACK = 1e-11
 
 
@@ -191,7 +191,7 @@ def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any]:
 
 @record
 class _Lanes:
-    """State of all lanes; rings have the pair axis first and share one slot counter."""
+    """State of all lanes; the rings of pairs are tuples, written in the same slot by all lanes."""
 
     y: Any
     value: Any
@@ -218,7 +218,7 @@ def _begin(y: Any, numbers: _Numbers, k: int) -> _Lanes:
     value, gradient = _evaluate(y, numbers, k)
     square = _dot(gradient, gradient)
     size = jnp.minimum(1.0, 0.3 * jnp.sqrt(_dot(y, y) / jnp.where(square > 0, square, 1.0)))
-    rings = jnp.zeros((_MEMORY, *y.shape))
+    ring = (jnp.zeros_like(y),) * _MEMORY
     lanes = y.shape[-1]
     zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
     least = jnp.full(lanes, jnp.inf)
@@ -229,9 +229,9 @@ def _begin(y: Any, numbers: _Numbers, k: int) -> _Lanes:
         -gradient,
         -square,
         size,
-        rings,
-        rings,
-        jnp.zeros((_MEMORY, lanes)),
+        ring,
+        ring,
+        (jnp.zeros(lanes),) * _MEMORY,
         zero + 1.0,
         count,
         count,
@@ -241,8 +241,12 @@ def _begin(y: Any, numbers: _Numbers, k: int) -> _Lanes:
     )
 
 
-def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: Any) -> _Lanes:
-    """One trial in every lane."""
+def _put(ring: tuple[Any, ...], slot: int, item: Any) -> tuple[Any, ...]:
+    return (*ring[:slot], item, *ring[slot + 1 :])
+
+
+def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: int) -> _Lanes:
+    """One trial in every lane; a new pair goes to the given slot, which is known at compile time."""
     s = state.size * state.direction
     trial_y = state.y + s
     trial_value, trial_gradient = _evaluate(trial_y, numbers, k)
@@ -257,9 +261,9 @@ def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: Any) -> _Lanes:
     square = _dot(change, change)
     good = accept & (curvature > 0) & (square > 0)
     # A lane without a new pair stores an empty one in the shared slot; it acts as the identity.
-    ring_s = state.s.at[slot].set(jnp.where(good, s, 0.0))
-    ring_c = state.change.at[slot].set(jnp.where(good, change, 0.0))
-    rho = state.rho.at[slot].set(jnp.where(good, 1.0 / jnp.where(good, curvature, 1.0), 0.0))
+    ring_s = _put(state.s, slot, jnp.where(good, s, 0.0))
+    ring_c = _put(state.change, slot, jnp.where(good, change, 0.0))
+    rho = _put(state.rho, slot, jnp.where(good, 1.0 / jnp.where(good, curvature, 1.0), 0.0))
     gamma = jnp.where(good, curvature / jnp.where(good, square, 1.0), state.gamma)
 
     y = jnp.where(accept, trial_y, state.y)
@@ -330,8 +334,6 @@ class _Queue:
     numbers: _Numbers
     index: Any
     head: Any
-    slot: Any
-    rounds: Any
     answers: Any
 
 
@@ -364,15 +366,15 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
             return jax.tree.map(take, fresh, lanes), jax.tree.map(take, numbers, queue.numbers)
 
         lanes, numbers = jax.lax.cond(jnp.any(done), start_over, lambda: (lanes, queue.numbers))
-        return _Queue(lanes, numbers, index, head, queue.slot, queue.rounds + 1, answers)
+        return _Queue(lanes, numbers, index, head, answers)
 
     def body(queue: _Queue) -> _Queue:
-        def step(_: Any, carry: tuple[_Lanes, Any]) -> tuple[_Lanes, Any]:
-            lanes, slot = carry
-            return _advance(lanes, queue.numbers, k, slot), (slot + 1) % _MEMORY
+        def once_around(_: Any, lanes: _Lanes) -> _Lanes:
+            for slot in range(_MEMORY):
+                lanes = _advance(lanes, queue.numbers, k, slot)
+            return lanes
 
-        lanes, slot = jax.lax.fori_loop(0, _CHUNK, step, (queue.lanes, queue.slot))
-        return refill(dataclasses.replace(queue, lanes=lanes, slot=slot))
+        return refill(dataclasses.replace(queue, lanes=jax.lax.fori_loop(0, _ROUNDS, once_around, queue.lanes)))
 
     index = jnp.minimum(jnp.arange(width), n)
     numbers = load(index)
@@ -384,9 +386,8 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
         jnp.zeros(n, jnp.int32),
         jnp.full((n, size), jnp.nan),
     )
-    zero = jnp.zeros((), jnp.int32)
     head = jnp.asarray(min(width, n))
-    queue = _Queue(_begin(numbers.start, numbers, k), numbers, index, head, zero, zero, answers)
+    queue = _Queue(_begin(numbers.start, numbers, k), numbers, index, head, answers)
     end = jax.lax.while_loop(lambda q: jnp.any(q.index < n), body, queue)
     return _unpack(problem, end.answers)
 
