@@ -1,0 +1,77 @@
+"""One root of one scalar equation, to the last digit, without a solver package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Function = Callable[[float], float]
+
+
+def root(function: Function, low: float, high: float, tolerance: float = 4e-16) -> float:
+    """Root of a continuous function between two points where its signs differ.
+
+    Chandrupatla's method: inverse quadratic steps where they are safe, bisection otherwise.
+
+    Args:
+        function: a continuous function of one variable.
+        low: one end of the bracket.
+        high: the other end.
+        tolerance: relative width of the final bracket.
+
+    Raises:
+        ValueError: the signs at the ends agree.
+
+    >>> root(lambda x: x**2 - 2, 0.0, 2.0)
+    1.4142135623730951
+    """
+    a, b = high, low
+    value_a, value_b = function(a), function(b)
+    if value_a == 0 or value_b == 0:
+        return a if value_a == 0 else b
+    if (value_a > 0) == (value_b > 0):
+        raise ValueError(f"root: no sign change between {low!r} and {high!r}")
+    step = 0.5
+    for _ in range(300):
+        trial = a + step * (b - a)
+        value = function(trial)
+        if (value > 0) == (value_a > 0):
+            c, value_c = a, value_a
+        else:
+            c, value_c, b, value_b = b, value_b, a, value_a
+        a, value_a = trial, value
+        best = a if abs(value_a) < abs(value_b) else b
+        reach = tolerance * abs(best) + 1e-300
+        width = abs(b - a)
+        if value_a == 0 or width <= 2 * reach:
+            return best
+        step = _next_step((a, b, c), (value_a, value_b, value_c))
+        edge = min(0.5, reach / width)
+        step = min(max(step, edge), 1 - edge)
+    return best
+
+
+def _next_step(points: tuple[float, float, float], values: tuple[float, float, float]) -> float:
+    """Fraction of the bracket to go: by inverse quadratic interpolation where it is monotone, else one half."""
+    (a, b, c), (f_a, f_b, f_c) = points, values
+    xi, phi = (a - b) / (c - b), (f_a - f_b) / (f_c - f_b)
+    if not (phi * phi < xi and (1 - phi) ** 2 < 1 - xi):
+        return 0.5
+    return f_a / (f_b - f_a) * f_c / (f_b - f_c) + (c - a) / (b - a) * f_a / (f_c - f_a) * f_b / (f_c - f_b)
+
+
+def widen(function: Function, start: float, step: float) -> float:
+    """First of start, start + step, start + 3 step, start + 7 step, ... where the sign differs from that at the start.
+
+    Args:
+        function: a monotone function with one root on that side of the start.
+        start: where to begin.
+        step: first step, with its direction.
+    """
+    positive = function(start) > 0
+    point = start
+    for _ in range(60):
+        point += step
+        if (function(point) > 0) != positive:
+            return point
+        step *= 2
+    raise ValueError(f"widen: no sign change from {start!r} on")
