@@ -1,19 +1,37 @@
-"""ufm: the numerical laboratory for unconstrained features models of neural collapse."""
+"""ufm: the numerical laboratory for unconstrained features models of neural collapse.
+
+State a problem with :func:`shallow`, solve it with :func:`solve` or :func:`solve_many`, judge it with :func:`certify`,
+ask theory with :func:`predict`, or do all of it with :func:`answer`.
+"""
 
 from ._numerics import float64
+from ._version import __version__
+from .answer import Answer, Comparison, answer, certified_many
+from .certify import Certificate, certify
+from .measure import measure
 from .problem import Labels, Params, Problem, labels, losses, shallow, stack
 from .solve import Result, Status, solve, solve_many
+from .theory import Prediction, predict
 
-__version__ = "0.1.0"
 __all__ = [
+    "Answer",
+    "Certificate",
+    "Comparison",
     "Labels",
     "Params",
+    "Prediction",
     "Problem",
     "Result",
     "Status",
+    "__version__",
+    "answer",
+    "certified_many",
+    "certify",
     "float64",
     "labels",
     "losses",
+    "measure",
+    "predict",
     "shallow",
     "solve",
     "solve_many",

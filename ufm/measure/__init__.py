@@ -54,10 +54,12 @@ from ufm.measure.geometry import (
     stable_rank,
     unit_columns,
 )
+from ufm.measure.phase import PHASES, collapse_phase, group_modes
 from ufm.measure.report import GLOSSARY, measure, measure_arrays
 
 __all__ = [
     "GLOSSARY",
+    "PHASES",
     "ClassStatistics",
     "LabelledFeatures",
     "angles",
@@ -69,6 +71,7 @@ __all__ = [
     "centre",
     "class_statistics",
     "coherence",
+    "collapse_phase",
     "condition_number",
     "configuration_distance",
     "cosine_matrix",
@@ -81,6 +84,7 @@ __all__ = [
     "gram_to_of",
     "group_average",
     "group_cosines",
+    "group_modes",
     "load_npz",
     "measure",
     "measure_arrays",

@@ -1,0 +1,312 @@
+"""An answer: a problem solved, judged, measured, and held against every oracle that speaks of it.
+
+:func:`answer` does this for one problem, :func:`certified_many` solves and certifies a stack, with a second pass for
+the problems whose gap is still too large.  This is where the three independent witnesses (solver, certificate, theory)
+meet; none of them knows the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import time
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+
+from ._version import __version__
+from .certify import Certificate, certify
+from .measure import gram_distance, measure, numerical_rank
+from .problem import Params, Problem
+from .solve import Result, Status, solve, solve_many
+from .theory import Prediction, predict
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One oracle's prediction beside the solution.
+
+    Attributes:
+        prediction: what the oracle says.
+        difference: value found minus value predicted; ``None`` if it predicts none.
+        gram_distance: distance of the class-mean Gram matrix to the predicted one, modulo scale; ``None`` likewise.
+    """
+
+    prediction: Prediction
+    difference: float | None
+    gram_distance: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A solved and judged problem.
+
+    Attributes:
+        problem: what was asked.
+        result: how it was answered.
+        certificate: how it is judged.
+        comparisons: what theory says, one entry per oracle that speaks of such problems.
+        measures: neural-collapse measures of the solution (see ``ufm.measure.GLOSSARY``).
+        seconds: wall time of the solve and certificate, compilation included.
+    """
+
+    problem: Problem
+    result: Result
+    certificate: Certificate
+    comparisons: tuple[Comparison, ...]
+    measures: dict[str, float]
+    seconds: float
+
+    @property
+    def class_means(self) -> np.ndarray:
+        """M, the class means of the features, d x K."""
+        return class_means(self.problem, self.result.params)
+
+    @property
+    def class_means_gram(self) -> np.ndarray:
+        """M^T M, K x K."""
+        return self.class_means.T @ self.class_means
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Class logits s W M without bias, K x K; column k is a class mean of class k."""
+        return class_logits(self.problem, self.result.params)
+
+    @property
+    def singular_values(self) -> np.ndarray:
+        """Singular values of Z D^{1/2}, whose sum the decay penalises; descending."""
+        return np.linalg.svd(self.logits * np.sqrt(np.asarray(self.problem.labels.counts)), compute_uv=False)
+
+    @property
+    def rank(self) -> int:
+        """Number of singular values above 1e-6 of the largest; 0 where all logits are below 1e-6."""
+        return numerical_rank(self.logits, rtol=1e-6) if np.max(np.abs(self.logits)) > 1e-6 else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as the command's ``--json`` object (keys are an interface; see docs/command.md)."""
+        c, r = self.certificate, self.result
+        return _jsonable(
+            {
+                "problem": describe(self.problem),
+                "value": float(r.value),
+                "gradient_norm": float(r.gradient_norm),
+                "relative_gradient": float(r.relative_gradient),
+                "status": r.status_name,
+                "lower_bound": float(c.lower_bound),
+                "gap": float(c.gap),
+                "relative_gap": float(c.relative_gap),
+                "verdict": c.words,
+                "assumes": list(c.assumes),
+                "class_means_gram": self.class_means_gram,
+                "logits": self.logits,
+                "bias": r.params.bias,
+                "singular_values": self.singular_values,
+                "rank": self.rank,
+                "predictions": [
+                    {
+                        "name": x.prediction.name,
+                        "value": x.prediction.value,
+                        "holds": x.prediction.holds,
+                        "failed_hypothesis": x.prediction.failed_hypothesis,
+                        "status": x.prediction.status,
+                        "citation": x.prediction.citation,
+                        "difference": x.difference,
+                        "gram_distance": x.gram_distance,
+                        "quantities": dict(x.prediction.quantities),
+                    }
+                    for x in self.comparisons
+                ],
+                "measures": self.measures,
+                "steps": int(r.steps),
+                "seconds": self.seconds,
+                "dtype": str(np.asarray(r.value).dtype),
+                "versions": versions(),
+            }
+        )
+
+
+def class_means(problem: Problem, params: Params) -> np.ndarray:
+    """Class means of the features, (..., d, K)."""
+    features = np.asarray(params.features)
+    if problem.labels.classes is None:
+        return features
+    classes = np.asarray(problem.labels.classes)
+    onehot = classes[..., :, None] == np.arange(problem.num_classes)
+    weights = np.asarray(problem.labels.weights)[..., :, None] * onehot
+    return features @ (weights / weights.sum(-2, keepdims=True))
+
+
+def class_logits(problem: Problem, params: Params) -> np.ndarray:
+    """Class logits s W M without bias, (..., K, K)."""
+    logits = np.asarray(params.classifier) @ class_means(problem, params)
+    scale = problem.model.scale
+    return logits if scale is None else np.asarray(scale)[..., None, None] * logits
+
+
+def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
+    """Solve one problem, certify it, measure it, and compare it with theory.
+
+    Where the certificate does not close at the first attempt and it could (a convex program with d large enough), the
+    solve is repeated with a tighter stop rule.
+
+    Args:
+        problem: one problem.
+        gap: largest relative gap that is called ``global``.
+        **options: passed to :func:`ufm.solve` (method, restarts, seed, gtol, max_steps, ...).
+
+    Returns:
+        An :class:`Answer`.
+
+    Example:
+        >>> import ufm
+        >>> ufm.answer(ufm.shallow([40, 40, 4], weight_decay=1e-2, feature_decay=1e-3)).certificate.words
+        'global'
+    """
+    if problem.batch_shape:
+        raise ValueError("problem: answer takes one problem; use ufm.certified_many for a stack")
+    begin = time.perf_counter()
+    result = solve(problem, **options)
+    certificate = certify(problem, result.params, tolerance=gap)
+    if certificate.words != "global" and result.converged and "gtol" not in options:
+        again = solve(problem, **{**options, "gtol": 1e-13})
+        second = certify(problem, again.params, tolerance=gap)
+        if second.gap < certificate.gap:
+            result, certificate = again, second
+    seconds = time.perf_counter() - begin
+    params = result.params
+    # A pseudo-inverse or a cosine at a collapsed point is undefined; the measures say nan or inf there.
+    measures = measure(
+        np.asarray(params.features),
+        np.asarray(problem.labels.column_classes),
+        np.asarray(params.classifier),
+        None if params.bias is None else np.asarray(params.bias),
+        np.asarray(problem.labels.weights),
+        problem.num_classes,
+    )
+    found = class_means(problem, params)
+    comparisons = tuple(_compare(p, float(result.value), found.T @ found) for p in predict(problem))
+    return Answer(problem, result, certificate, comparisons, measures, seconds)
+
+
+def _compare(prediction: Prediction, value: float, gram: np.ndarray) -> Comparison:
+    difference = None if prediction.value is None else value - prediction.value
+    distance = None
+    if prediction.class_means_gram is not None and np.any(prediction.class_means_gram) and np.any(gram):
+        distance = gram_distance(gram, prediction.class_means_gram)
+    return Comparison(prediction, difference, distance)
+
+
+def certified_many(
+    problem: Problem,
+    *,
+    gap: float = 1e-10,
+    gtol: float = 1e-6,
+    width: int = 64,
+    max_steps: int = 5000,
+) -> tuple[Result, Certificate]:
+    """Solve and certify a stack of problems.
+
+    The bound is second order in the gradient, so a first pass at a loose gradient certifies nearly all; the rest is
+    solved again, a thousand times tighter, twice at most.
+
+    Args:
+        problem: a stacked problem.
+        gap: relative gap to certify; also what the verdict ``global`` means.
+        gtol: relative gradient norm of the first pass. Take 1e-9 if you read phases off the solution, because modes
+            that have died shrink with the gradient.
+        width: lanes of the engine (see :func:`ufm.solve_many`).
+        max_steps: evaluations per problem and pass.
+
+    Returns:
+        (result, certificate), stacked.
+    """
+    result = solve_many(problem, gtol=gtol, width=width, max_steps=max_steps)
+    certificate = certify(problem, result.params, tolerance=gap, candidates=1)
+    for tighter in (1e-3, 1e-6):
+        left = np.flatnonzero(~(np.asarray(certificate.relative_gap) <= gap) & (result.status != Status.NONFINITE))
+        if not left.size or gtol * tighter < 1e-14:
+            break
+        # Padded to a power of two, so that few shapes are ever compiled.
+        padded = np.resize(left, 1 << max(3, int(left.size - 1).bit_length()))
+        again = solve_many(problem[padded], gtol=gtol * tighter, width=width, max_steps=max_steps)
+        judged = certify(problem[padded], again.params, tolerance=gap)
+        better = np.asarray(judged.gap)[: left.size] < np.asarray(certificate.gap)[left]
+        better |= ~np.isfinite(np.asarray(certificate.gap)[left])
+        result = _replace(result, left[better], again, np.flatnonzero(better))
+        certificate = _replace(certificate, left[better], judged, np.flatnonzero(better))
+    return result, certificate
+
+
+def _replace(old: Any, rows: np.ndarray, new: Any, source: np.ndarray) -> Any:
+    def put(a: Any, b: Any) -> Any:
+        a = np.array(a)
+        a[rows] = np.asarray(b)[source]
+        return a
+
+    new = dataclasses.replace(new, **{k: getattr(old, k) for k in ("history", "assumes") if hasattr(old, k)})
+    if hasattr(old, "history"):
+        blank = dataclasses.replace(new, history=())
+        return dataclasses.replace(jax.tree.map(put, dataclasses.replace(old, history=()), blank), history=old.history)
+    return jax.tree.map(put, old, new)
+
+
+# ------------------------------------------------------------------ words and numbers for people and files
+
+
+def describe(problem: Problem) -> dict[str, Any]:
+    """The problem in plain words and numbers, as in the command's JSON."""
+    model, loss = problem.model, problem.loss
+    parameters = {
+        f.name: getattr(loss, f.name) for f in dataclasses.fields(loss) if getattr(loss, f.name) is not None
+    }
+    out: dict[str, Any] = {
+        "loss": loss.name,
+        "loss_parameters": parameters,
+        "counts": problem.labels.counts,
+        "classes": problem.num_classes,
+        "samples": problem.labels.total,
+        "columns": problem.labels.num_columns,
+        "dim": model.dim,
+        "constraint": model.features,
+        "classifier_constraint": model.classifier,
+        "bias": model.bias,
+        "weight_decay": problem.decay.weight,
+        "feature_decay": problem.decay.feature,
+        "bias_decay": problem.decay.bias if model.bias == "decay" else None,
+        "scale": model.scale,
+        "feature_radius": model.feature_radius,
+        "classifier_radius": model.classifier_radius,
+    }
+    return _jsonable(out)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a number depends on."""
+    return {
+        "ufm": __version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+    }
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain lists, numbers and strings; nan and infinities become ``None`` (strict JSON has no word for them)."""
+    if isinstance(value, dict):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return _jsonable(np.asarray(value).tolist())
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str) else str(value)
