@@ -24,6 +24,7 @@ FLOORS = (
     ("landscape", "sweep", "networks"),
     ("__init__",),
     ("plot",),
+    ("quickstart",),
     ("cli",),
     ("__main__",),
 )

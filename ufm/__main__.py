@@ -1,0 +1,5 @@
+"""``python -m ufm`` is the ``ufm`` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,450 @@
+"""The ``ufm`` command.
+
+Each subcommand prints a readable table, or with ``--json`` one JSON object on standard output and nothing else there.
+Progress and warnings go to standard error.  Exit codes: 0 done, 2 bad input (one line that names the argument), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ._version import __version__
+from .answer import Answer, answer
+from .problem import Labels, Problem, labels, shallow
+from .solve import Status
+
+# ------------------------------------------------------------------ the words
+
+
+@dataclasses.dataclass
+class Solve:
+    """Solve one shallow unconstrained features model, certify it, and compare it with theory.
+
+    State the classes by --counts, by --counts-file, or by --classes with --samples and --imbalance.
+    """
+
+    counts: str | None = None
+    """Samples per class, comma-separated: 100,100,10."""
+    counts_file: Path | None = None
+    """File of counts (.csv, .txt, .npy, .npz) or of labels (.npy, .npz)."""
+    classes: int | None = None
+    """Number of classes K, with --samples."""
+    samples: float | None = None
+    """Samples of the largest class, with --classes."""
+    imbalance: float = 1.0
+    """Ratio R of the largest to the smallest count."""
+    profile: Literal["step", "exponential"] = "step"
+    """How counts fall from the largest to the smallest."""
+    minority: float = 0.5
+    """Fraction of minority classes of the step profile."""
+
+    loss: str = "ce"
+    """ce, mse, focal, la, ldam, cdt, ldt, vs or wce."""
+    smoothing: float | None = None
+    """Label smoothing of the cross-entropy losses, in [0, 1)."""
+    gamma: float | None = None
+    """Focusing parameter of focal."""
+    tau: float | None = None
+    """Strength of the logit adjustment of la and vs."""
+    exponent: float | None = None
+    """Exponent of cdt, ldt, vs (scales) and wce (class weights)."""
+    largest_margin: float | None = None
+    """Largest own-class margin of ldam."""
+
+    dim: int | None = None
+    """Feature dimension d; K by default."""
+    constraint: str = "none"
+    """Constraint on the features: none, sphere, ball, nonnegative or budget (class average of squared norms)."""
+    classifier_constraint: str = "none"
+    """Constraint on the rows of the classifier: none, sphere, ball or budget."""
+    feature_radius: float | None = None
+    """Radius of the features' sphere or ball, or their budget; 1 by default."""
+    classifier_radius: float | None = None
+    """Radius of the classifier's sphere or ball, or its budget; 1 by default."""
+    temperature: float | None = None
+    """Logits are divided by this."""
+    weight_decay: float | None = None
+    """lambda_W; 5e-3 by default where the classifier is free."""
+    feature_decay: float | None = None
+    """lambda_H, per sample; lambda_W K/N by default where the features are free."""
+    bias: Annotated[tuple[str, ...], tyro.conf.arg(metavar="none|free|decay VALUE")] = ("none",)
+    """Bias: none, free, or decay with its lambda_b."""
+
+    solver: str | None = None
+    """lbfgs, newton, spectral, gd, adam or logits; by default the one that suits the problem."""
+    restarts: int = 1
+    """Random starts; the best is reported."""
+    seed: int = 0
+    """Seed of the random starts."""
+    gtol: float | None = None
+    """Relative gradient norm to reach; 1e-10 by default."""
+    max_steps: int | None = None
+    """Limit of evaluations."""
+    gap: float = 1e-8
+    """Largest proven relative gap that is called global."""
+    save: Path | None = None
+    """Write the solution (W, H, b, counts) to this .npz file."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Solve and print."""
+        found = answer(self.problem(), gap=self.gap, **self.options())
+        if self.save is not None:
+            _save_solution(found, self.save)
+        if self.json:
+            print(json.dumps(found.to_json()))
+        else:
+            _print_answer(found)
+
+    def problem(self) -> Problem:
+        """The problem that the flags state."""
+        bias, bias_decay = _bias(self.bias)
+        named = ("smoothing", "gamma", "tau", "exponent", "largest_margin")
+        parameters = {name: value for name in named if (value := getattr(self, name)) is not None}
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"temperature: {self.temperature:g} is not allowed; give a positive number")
+        return shallow(
+            labels=_labels(self),
+            dim=self.dim,
+            loss=self.loss,
+            weight_decay=self.weight_decay,
+            feature_decay=self.feature_decay,
+            bias=bias,
+            bias_decay=bias_decay,
+            features=_constraint("constraint", self.constraint),
+            classifier=_constraint("classifier-constraint", self.classifier_constraint),
+            scale=None if self.temperature is None else 1.0 / self.temperature,
+            feature_radius=self.feature_radius,
+            classifier_radius=self.classifier_radius,
+            **parameters,
+        )
+
+    def options(self) -> dict[str, Any]:
+        """Options of the solver that were given."""
+        chosen = {"method": self.solver, "gtol": self.gtol, "max_steps": self.max_steps}
+        if not 0 < self.gap < 1:
+            raise ValueError(f"gap: {self.gap:g} must lie strictly between 0 and 1")
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return {"restarts": self.restarts, "seed": self.seed, **given}
+
+
+@dataclasses.dataclass
+class Quickstart:
+    """Solve and certify a phase diagram of imbalanced cross-entropy, and the long-tailed CIFAR counts."""
+
+    out: Path = Path("ufm-quickstart")
+    """Folder for the figure (PNG, PDF) and the dataset (netCDF)."""
+    cells: int = 96
+    """Grid points along each axis."""
+    classes: int = 10
+    """Number of classes K."""
+    minority: float = 0.5
+    """Fraction of minority classes."""
+    minority_samples: float = 100.0
+    """Samples n_B of a minority class."""
+    bias: Annotated[tuple[str, ...], tyro.conf.arg(metavar="none|free|decay VALUE")] = ("none",)
+    """Bias: none, free, or decay with its lambda_b."""
+    counts_file: Path | None = None
+    """Also solve the counts (or labels) of this file."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Compute, draw, save and print."""
+        from . import quickstart
+
+        if self.cells < 2:
+            raise ValueError(f"cells: {self.cells} is too few; give at least 2")
+        bias, bias_decay = _bias(self.bias)
+        extra = None if self.counts_file is None else {self.counts_file.name: labels.from_file(self.counts_file)}
+        with _progress() as (bar, task):
+
+            def report(done: int, total: int, tally: dict[str, int]) -> None:
+                words = ", ".join(f"{n} {name}" for name, n in tally.items())
+                bar.update(task, completed=done, total=total, statuses=words)
+
+            found = quickstart.run(
+                self.out,
+                cells=self.cells,
+                classes=self.classes,
+                minority=self.minority,
+                minority_samples=self.minority_samples,
+                bias=bias,
+                bias_decay=bias_decay,
+                extra=extra,
+                progress=report,
+            )
+        if self.json:
+            print(json.dumps(dataclasses.asdict(found)))
+        else:
+            _print_quickstart(found)
+
+
+@dataclasses.dataclass
+class Cite:
+    """Print the references of the oracles, or of one oracle."""
+
+    oracle: tyro.conf.Positional[str | None] = None
+    """Name of an oracle, as in the output of solve; all of them by default."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Print."""
+        from .theory import REGISTRY
+
+        if self.oracle is not None and self.oracle not in REGISTRY:
+            raise ValueError(f"oracle: {self.oracle!r} is not known; choose one of {', '.join(REGISTRY)}")
+        chosen = [REGISTRY[self.oracle]] if self.oracle else list(REGISTRY.values())
+        if self.json:
+            rows = [{n: getattr(o, n) for n in ("name", "status", "statement", "citation")} for o in chosen]
+            print(json.dumps({"oracles": rows}))
+            return
+        for entry in chosen:
+            out = Console(highlight=False)
+            out.print(f"[bold]{entry.name}[/bold] ({entry.status})")
+            out.print(textwrap.indent(textwrap.fill(entry.statement, 96), "  "), markup=False)
+            out.print(f"  {entry.citation}\n", markup=False)
+
+
+# ------------------------------------------------------------------ from words to problems
+
+
+def _labels(flags: Solve) -> Labels:
+    ways = [flags.counts is not None, flags.counts_file is not None, flags.classes is not None]
+    if sum(ways) != 1:
+        stated = "none of them" if not any(ways) else "several of them"
+        raise ValueError(f"counts: give --counts, --counts-file or --classes (got {stated})")
+    if flags.counts is not None:
+        pieces = [piece.strip() for piece in flags.counts.split(",") if piece.strip()]
+        try:
+            return labels.from_counts([float(piece) for piece in pieces])
+        except ValueError as error:
+            if str(error).startswith("could not convert"):
+                raise ValueError(f"counts: {flags.counts!r} is not a comma-separated list of numbers") from None
+            raise
+    if flags.counts_file is not None:
+        return labels.from_file(flags.counts_file)
+    assert flags.classes is not None
+    if flags.samples is None or not (np.isfinite(flags.samples) and flags.samples > 0):
+        raise ValueError(f"samples: {flags.samples} with --classes; give the samples of the largest class, above 0")
+    if flags.profile == "exponential":
+        return labels.exponential(flags.classes, flags.samples, flags.imbalance)
+    if flags.imbalance == 1.0:
+        return labels.balanced(flags.classes, flags.samples)
+    return labels.step(flags.classes, flags.samples, flags.imbalance, flags.minority)
+
+
+def _bias(words: tuple[str, ...]) -> tuple[str, float | None]:
+    if words in (("none",), ("free",)):
+        return words[0], None
+    if len(words) == 2 and words[0] == "decay":
+        with contextlib.suppress(ValueError):
+            return "decay", float(words[1])
+    raise ValueError(f"bias: {' '.join(words)!r} is not known; say none, free, or decay VALUE")
+
+
+def _constraint(flag: str, word: str) -> str:
+    allowed = ["none", "sphere", "ball", "budget"] + (["nonnegative"] if flag == "constraint" else [])
+    if word not in allowed:
+        raise ValueError(f"{flag}: {word!r} is not known; choose one of {', '.join(allowed)}")
+    return "free" if word == "none" else word
+
+
+# ------------------------------------------------------------------ to tables
+
+
+def _number(value: float | None, digits: int = 10) -> str:
+    return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}g}"
+
+
+def _print_answer(found: Answer) -> None:
+    out = Console(highlight=False)
+    j = found.to_json()
+    p = j["problem"]
+    out.print(
+        f"[bold]{p['loss']}[/bold], K = {p['classes']}, N = {p['samples']:g}, d = {p['dim']}, bias {p['bias']}, "
+        f"features {p['constraint']}, lambda_W = {p['weight_decay']:g}, lambda_H = {p['feature_decay']:g}"
+    )
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    status = Status[j["status"]]
+    for name, text in (
+        ("value", _number(j["value"], 15)),
+        ("lower bound", _number(j["lower_bound"], 15)),
+        ("relative gap", f"{_number(j['relative_gap'], 3)}   verdict: [bold]{j['verdict']}[/bold]"),
+        ("status", f"{status.name}: {status.sentence}"),
+        ("gradient", f"{j['gradient_norm']:.3g}   (relative {j['relative_gradient']:.3g}), {j['steps']} steps"),
+        ("rank", f"{j['rank']}   singular values of Z D^1/2: {_short(j['singular_values'])}"),
+        ("time", f"{j['seconds']:.2f} s with compilation, {j['dtype']}"),
+    ):
+        table.add_row(name, text)
+    for sentence in j["assumes"]:
+        table.add_row("bound rests on", sentence)
+    out.print(table)
+    _print_predictions(out, j["predictions"])
+    measures = Table("measure", "", box=None, padding=(0, 2, 0, 0))
+    for name in (
+        "nc1_quotient",
+        "nc2_gram_etf_centred_means",
+        "nc2_gram_of_means",
+        "nc2_equinorm_centred_means",
+        "nc3_papyan",
+        "nc4_mismatch",
+    ):
+        measures.add_row(name, _number(j["measures"].get(name), 6))
+    out.print(measures)
+
+
+def _short(values: Sequence[float], limit: int = 6) -> str:
+    return ", ".join(f"{v:.4g}" for v in values[:limit]) + (", ..." if len(values) > limit else "")
+
+
+def _print_predictions(out: Console, predictions: list[dict[str, Any]]) -> None:
+    for row in predictions:
+        out.print(f"[bold]{row['name']}[/bold] ({row['status']})", end=" ")
+        if not row["holds"]:
+            out.print(f"silent: needs {row['failed_hypothesis']}", markup=False)
+            continue
+        if row["value"] is not None:
+            out.print(f"value {_number(row['value'], 15)}, found - predicted {row['difference']:.2g}", end=" ")
+        if row["gram_distance"] is not None:
+            out.print(f"(class-mean Gram off by {row['gram_distance']:.2g})", end="")
+        out.print()
+        for name, value in row["quantities"].items():
+            if isinstance(value, (str, bool, int, float)):
+                text = value if isinstance(value, (str, bool)) else _number(value, 10)
+                out.print(f"    {name} = {text}", markup=False)
+
+
+def _print_quickstart(found: Any) -> None:
+    out = Console(highlight=False)
+    out.print(
+        f"{found.cells} cells: [bold]{100 * found.certified_share:.2f} %[/bold] proven optimal within a relative gap "
+        f"of {found.certified_gap:g} (largest {found.largest_gap:.2g}); {found.wrong_phases} cells disagree with the "
+        f"exact phase boundaries; {', '.join(f'{n} {name}' for name, n in found.statuses.items())}"
+    )
+    table = Table(
+        "counts", "K", "largest", "smallest", "value", "proven gap", "rank", "norm ratio", "to ETF", box=None
+    )
+    for row in found.long_tails:
+        table.add_row(
+            row.name,
+            str(row.classes),
+            f"{row.largest:g}",
+            f"{row.smallest:g}",
+            f"{row.value:.10g}",
+            f"{row.relative_gap:.2g}",
+            str(row.rank),
+            f"{row.norm_ratio:.3f}",
+            f"{row.distance_to_etf:.4f}",
+        )
+    out.print(table)
+    out.print("norm ratio: longest over shortest class mean; to ETF: distance of their Gram matrix to the simplex ETF")
+    out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress() -> Any:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[statuses]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        yield bar, bar.add_task("cells", total=None, statuses="compiling")
+
+
+def _save_solution(found: Answer, path: Path) -> None:
+    params = found.result.params
+    arrays = {"W": params.classifier, "H": params.features, "counts": found.problem.labels.weights}
+    arrays["y"] = found.problem.labels.column_classes
+    if params.bias is not None:
+        arrays["b"] = params.bias
+    try:
+        with path.open("wb") as handle:
+            np.savez(handle, **{name: np.asarray(value) for name, value in arrays.items()})
+    except OSError as error:
+        raise ValueError(f"save: {path} cannot be written ({error.strerror}); give another path") from None
+
+
+# ------------------------------------------------------------------ the door
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``ufm`` command."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments in (["--version"], ["-V"]):
+        print(f"ufm {__version__}")
+        return
+    try:
+        _parse(arguments).run()
+    except ValueError as error:
+        # Python names use underscores, flags use dashes; the first word of a message is the argument.
+        name, colon, rest = str(error).partition(":")
+        message = (name.replace("_", "-") + colon + rest) if colon else str(error)
+        print("ufm: " + " ".join(message.split()), file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("ufm: interrupted; nothing was half-written", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+def _parse(arguments: Sequence[str]) -> Solve | Quickstart | Cite:
+    commands = (
+        Annotated[Solve, tyro.conf.subcommand("solve")]
+        | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+        | Annotated[Cite, tyro.conf.subcommand("cite")]
+    )
+    said = io.StringIO()
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                commands,  # type: ignore[arg-type]
+                prog="ufm",
+                description=f"ufm {__version__}: the numerical laboratory for unconstrained features models.",
+                args=list(arguments),
+                config=config,
+            )
+    except SystemExit as stop:
+        if stop.code == 2:
+            print("ufm: " + _one_line(said.getvalue()), file=sys.stderr)
+        raise
+
+
+def _one_line(boxed: str) -> str:
+    """The parser's boxed message as one line: what was wrong and what would be right."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
+    plain = " ".join(re.sub(r"[╭╮╰╯│─┃━]+", " ", plain).split())
+    help_of = next((m for m in re.findall(r"run (ufm[\w ]*? --help)", plain)), "ufm --help")
+    if unknown := re.search(r"Unrecognized options: (.+?)(?: Perhaps| Similar| Available| For full)", plain):
+        return f"{unknown[1]}: not a command or option; see {help_of}"
+    if value := re.search(r"Error parsing (--[\w-]+)(?:.*?\['(.*?)'\])?", plain):
+        kind = "a number" if "float" in plain else "a whole number" if "int" in plain else "what it takes"
+        return f"{value[1].lstrip('-')}: {value[2]!r} is not {kind}; see {help_of}"
+    return plain or "the arguments cannot be read; see ufm --help"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Figures from datasets; computes nothing.
+
+Colours are from Crameri's scientific maps, readable in greyscale and by colour-blind readers (Crameri 2018); lines
+differ in dash as well as in shade.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from cmcrameri import cm
+from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "figure.dpi": 120,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+}
+
+_BOUNDARIES = {
+    "minority": ("-", r"minority collapse, $\sqrt{n_B}/N$"),
+    "between": ("--", r"between-cluster collapse, $\lambda_s$"),
+    "complete": (":", r"complete collapse"),
+}
+
+
+def collapse_diagram(dataset: xr.Dataset) -> Figure:
+    """Phases read off the solutions with the exact boundaries over them, and the certified gap beside them."""
+    with plt.rc_context(_STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
+        _phase_panel(left, dataset)
+        _gap_panel(figure, right, dataset)
+        left.set_ylabel(r"regularisation $\lambda_Z=\sqrt{\lambda_W\lambda_H}$")
+        few, classes = dataset.attrs["minority_classes"], dataset.attrs["classes"]
+        figure.suptitle(
+            f"Imbalanced cross-entropy UFM, {classes - few} majority and {few} minority classes, "
+            f"$n_B={dataset.attrs['minority_samples']:g}$, bias {dataset.attrs['bias']}"
+        )
+        return figure
+
+
+def _phase_panel(axes: Any, dataset: xr.Dataset) -> None:
+    phases = json.loads(dataset.attrs["phases"])
+    names = [phases[str(code)] for code in range(len(phases))]
+    colours = [cm.batlow(x) for x in (0.95, 0.68, 0.38, 0.05)]
+    shades = ListedColormap(["white", *colours])
+    norm = BoundaryNorm(np.arange(-1.5, len(names)), shades.N)
+    axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, dataset.phase, cmap=shades, norm=norm, shading="nearest")
+    handles: list[Any] = [Patch(facecolor=c, edgecolor="0.3", label=n) for c, n in zip(colours, names, strict=True)]
+    if bool((dataset.phase < 0).any()):
+        handles.append(Patch(facecolor="white", edgecolor="0.3", label="unclassified"))
+    for name, (dash, label) in _BOUNDARIES.items():
+        line = dataset[f"threshold_{name}"]
+        axes.plot(dataset.imbalance, line, color="white", linewidth=3.2)
+        axes.plot(dataset.imbalance, line, color="black", linewidth=1.5, linestyle=dash)
+        handles.append(Line2D([], [], color="black", linewidth=1.5, linestyle=dash, label=label))
+    _log_axes(axes, dataset)
+    axes.set_title("phase found (colour) and exact boundary (line)")
+    axes.legend(handles=handles, loc="lower left", framealpha=0.95)
+
+
+def _gap_panel(figure: Figure, axes: Any, dataset: xr.Dataset) -> None:
+    gap = dataset.relative_gap.where(dataset.relative_gap > 0)
+    low, high = float(gap.min()), float(gap.max())
+    norm = LogNorm(low, max(high, 10 * low))
+    mesh = axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, gap, cmap=cm.lapaz, norm=norm, shading="nearest")
+    figure.colorbar(mesh, ax=axes, label="proven relative gap (rounding included)")
+    _log_axes(axes, dataset)
+    certified = float((dataset.relative_gap <= dataset.attrs["certified_gap"]).mean())
+    axes.set_title(f"{100 * certified:.2f} % of cells proven within {dataset.attrs['certified_gap']:g}")
+
+
+def _log_axes(axes: Any, dataset: xr.Dataset) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(float(dataset.imbalance[0]), float(dataset.imbalance[-1]))
+    axes.set_ylim(float(dataset.lambda_Z[0]), float(dataset.lambda_Z[-1]))
+    axes.set_xlabel(r"imbalance ratio $R=n_A/n_B$")
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write PNG and PDF beside each other; returns their paths."""
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
+    for path in paths:
+        figure.savefig(path)
+    plt.close(figure)
+    return paths
