@@ -303,6 +303,10 @@ def _prove_mse(setting: Setting, point: Any, frame: Basis) -> Bound:
     """
     problem, form = setting.problem, setting.form
     k = problem.num_classes
+    # The best point on the ray: s L - s^2 Q is largest at s = L / (2 Q); floats need no proof here.
+    linear = jnp.sum(form.share * -jnp.diagonal(point))
+    square = jnp.sum(form.share * jnp.sum(point**2, axis=0))
+    point = point * jnp.clip(jnp.where(square > 0, linear / jnp.where(square > 0, square, 1.0), 1.0), 0.0, 1.0)
     residual = _shift(setting, point) if problem.model.bias == "free" else point
     own = -jnp.diagonal(residual)
     half = 0.5 * jnp.sum(residual**2, axis=0)

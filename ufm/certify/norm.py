@@ -68,7 +68,7 @@ def verified_norm(matrix: Any, frame: Basis, perturbation: Any) -> Any:
     # ||fl(G V) - G V||_F <= gamma_K || |G| ||_2 ||V||_F,  ||V||_F^2 <= K (1 + departure)
     product_error = gamma(size + 1) * coarse * jnp.sqrt(size * (1 + frame.departure))
     norm = jnp.sqrt(jnp.max(rows)) * (1 + gamma(4)) + product_error
-    # 1 / sqrt(1 - x) <= 1 + x for 0 <= x <= 1/2
-    norm = norm * (1 + frame.departure) * (1 + gamma(4))
+    # 1 / sqrt(1 - x) <= 1 + x/2 + x^2 for 0 <= x <= 1/2
+    norm = norm * (1 + 0.5 * frame.departure + frame.departure**2) * (1 + gamma(6))
     usable = (frame.departure <= 0.5) & jnp.isfinite(norm)
     return jnp.where(usable, jnp.minimum(norm, coarse), coarse) * (1 + gamma(4)) + SLACK * perturbation + TINY
