@@ -440,6 +440,12 @@ def _one_line(boxed: str) -> str:
     help_of = next((m for m in re.findall(r"run (ufm[\w ]*? --help)", plain)), "ufm --help")
     if unknown := re.search(r"Unrecognized options: (.+?)(?: Perhaps| Similar| Available| For full)", plain):
         return f"{unknown[1]}: not a command or option; see {help_of}"
+    if missing := re.search(r"Missing value for argument '(--[\w-]+)", plain):
+        return f"{missing[1].lstrip('-')}: no value was given; see {help_of}"
+    if choice := re.search(r"[Ii]nvalid choice '?(.*?)'? for argument '(--[\w-]+)'\. Expected one of \((.*?)\)", plain):
+        return f"{choice[2].lstrip('-')}: {choice[1]!r} is not known; choose one of {choice[3].replace(chr(39), '')}"
+    if "Missing subcommand" in plain:
+        return "no command was given; choose one of solve, quickstart, cite, or see ufm --help"
     if value := re.search(r"Error parsing (--[\w-]+)(?:.*?\['(.*?)'\])?", plain):
         kind = "a number" if "float" in plain else "a whole number" if "int" in plain else "what it takes"
         return f"{value[1].lstrip('-')}: {value[2]!r} is not {kind}; see {help_of}"

@@ -213,7 +213,8 @@ def shallow(
         loss: a name (ce, mse, focal, la, ldam, cdt, ldt, vs, wce) or a loss object.
         weight_decay: lambda_W, a number or (batch,). Default 5e-3 for a free classifier, 0 for a constrained one.
         feature_decay: lambda_H, a number or (batch,). Default lambda_W / n with n = N/K for free or nonnegative
-            features (so that c_0 = lambda_W when balanced), 0 for constrained ones.
+            features (so that c_0 = lambda_W when balanced; 5e-3 / n under a constrained classifier), 0 for
+            constrained ones.
         bias: ``none``, ``free`` or ``decay`` (then ``bias_decay`` is lambda_b > 0).
         features: constraint on the features: free, nonnegative, sphere, ball, budget.
         classifier: constraint on the rows of W: free, sphere, ball, budget.
@@ -267,7 +268,8 @@ def shallow(
     if weight_decay is None:
         weight_decay = 0.0 if held_w else 5e-3
     if feature_decay is None:
-        feature_decay = 0.0 if held_h else _default_feature_decay(weight_decay, labels)
+        like = 5e-3 if held_w else weight_decay
+        feature_decay = 0.0 if held_h else np.asarray(like) * labels.num_classes / np.asarray(labels.total)
     if bias == "decay" and bias_decay is None:
         raise ValueError("bias_decay: bias 'decay' needs a decay; give bias_decay > 0, or bias='free' for none")
     if bias != "decay" and bias_decay is not None:
@@ -340,10 +342,6 @@ def _align(problem: Problem) -> Problem:
         return np.array(np.broadcast_to(array, (*shape, *core)))
 
     return jax.tree.map(fit, problem)
-
-
-def _default_feature_decay(weight_decay: Any, labels: Labels) -> Any:
-    return np.asarray(weight_decay) * labels.num_classes / np.asarray(labels.total)
 
 
 def _array(value: Any) -> Any:
