@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import re
 import sys
 import textwrap
@@ -396,7 +397,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"ufm {__version__}")
         return
     try:
-        _parse(arguments).run()
+        command = _parse(arguments)
+        _keep_compiled_programs()
+        command.run()
     except ValueError as error:
         # Python names use underscores, flags use dashes; the first word of a message is the argument.
         name, colon, rest = str(error).partition(":")
@@ -408,6 +411,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+
+
+def _keep_compiled_programs() -> None:
+    """Let JAX keep this command's compiled programs in the user's cache folder; the second start is then faster.
+
+    Set ``UFM_CACHE`` to another folder, or to the empty string to keep nothing.
+    """
+    import jax
+
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ufm"
+    folder = os.environ.get("UFM_CACHE", str(default))
+    if folder and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _parse(arguments: Sequence[str]) -> Solve | Quickstart | Cite:
@@ -442,7 +459,7 @@ def _one_line(boxed: str) -> str:
         return f"{unknown[1]}: not a command or option; see {help_of}"
     if missing := re.search(r"Missing value for argument '(--[\w-]+)", plain):
         return f"{missing[1].lstrip('-')}: no value was given; see {help_of}"
-    if choice := re.search(r"[Ii]nvalid choice '?(.*?)'? for argument '(--[\w-]+)'\. Expected one of \((.*?)\)", plain):
+    if choice := re.search(r"invalid choice '(.*?)' for argument '(--[\w-]+)'\. Expected one of \((.*?)\)", plain):
         return f"{choice[2].lstrip('-')}: {choice[1]!r} is not known; choose one of {choice[3].replace(chr(39), '')}"
     if "Missing subcommand" in plain:
         return "no command was given; choose one of solve, quickstart, cite, or see ufm --help"
