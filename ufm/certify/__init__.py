@@ -3,6 +3,8 @@
 :func:`certify` turns any parameters of a problem into a :class:`Certificate`: an upper bound of F there, a lower
 bound of the minimum, their gap and a verdict.  Both bounds hold with all rounding errors counted
 (docs/certificates.md).
+:func:`curvature` shows the Hessian's spectrum and what symmetry explains of it; :func:`saddle_escape` the way out of a
+rank-deficient saddle.
 """
 
 from .certificate import (
@@ -15,6 +17,7 @@ from .certificate import (
     certify,
     why_unknown,
 )
+from .curvature import Curvature, Escape, curvature, saddle_escape
 
 __all__ = [
     "GLOBAL",
@@ -22,7 +25,11 @@ __all__ = [
     "WITHIN_GAP",
     "WORDS",
     "Certificate",
+    "Curvature",
+    "Escape",
     "bound_known",
     "certify",
+    "curvature",
+    "saddle_escape",
     "why_unknown",
 ]

@@ -11,10 +11,9 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
 from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem
-from ..problem.labels import class_mean_matrix
 from .closed import closed_bound, has_closed_bound
 from .dual import best_bound
-from .form import class_form, is_held
+from .form import class_form, class_indicator, is_held
 from .primal import value_with_error
 
 GLOBAL, WITHIN_GAP, UNKNOWN = 0, 1, 2
@@ -83,10 +82,9 @@ def why_unknown(problem: Problem) -> str | None:
 
 
 def _maybe_balanced(problem: Problem) -> bool:
-    counts = problem.labels.counts
-    if is_traced(counts):
+    if is_traced(problem.labels):
         return True
-    counts = np.asarray(counts)
+    counts = np.asarray(problem.labels.counts)
     return bool(np.any(np.all(counts == counts[..., :1], axis=-1)))
 
 
@@ -198,7 +196,9 @@ def _many_params(problem: Problem, params: Params, tolerance: Any, candidates: i
 def _class_means(problem: Problem, params: Params) -> Params:
     if problem.labels.classes is None:
         return params
-    return Params(params.weights, params.features @ class_mean_matrix(problem.labels), params.bias)
+    labels = problem.labels
+    weights = jnp.where(class_indicator(labels), jnp.asarray(labels.weights)[None, :], 0.0)
+    return Params(params.weights, params.features @ (weights / jnp.sum(weights, axis=1)[:, None]).T, params.bias)
 
 
 def _is_feasible(problem: Problem, params: Params) -> Any:

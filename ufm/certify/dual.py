@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._numerics import record, static
-from ..problem import CrossEntropy, Params, Problem
+from ..problem import CrossEntropy, Labels, Params, Problem
 from .form import FACTOR_ROUNDINGS, ClassForm, held_cost, is_held
 from .norm import Basis, absolute_norm, basis, verified_norm
 from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma
@@ -96,7 +96,7 @@ def _start(setting: Setting, params: Params, project: bool) -> Any:
     """The residual at the parameters, shifted to the bias condition: R, K x K with its own entries."""
     problem, form = setting.problem, setting.form
     k = problem.num_classes
-    classes = problem.labels.by_class() if problem.labels.classes is not None else problem.labels
+    classes = Labels(form.counts, None, k)
     eye = jnp.eye(k, dtype=bool)
     if setting.is_ce:
         residual = problem.loss.residual(problem.model.logits(params), classes)[0]  # type: ignore[union-attr]

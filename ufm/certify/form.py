@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._numerics import record
-from ..problem import CrossEntropy, Problem
+from ..problem import CrossEntropy, Labels, Problem
 from .rounding import gamma, is_whole
 
 
@@ -59,7 +59,9 @@ def class_form(problem: Problem) -> ClassForm:
     def per_class(value: Any, default: float) -> Any:
         return default * ones if value is None else jnp.broadcast_to(jnp.asarray(value), (k,))
 
-    counts = jnp.asarray(labels.counts)
+    counts = jnp.asarray(labels.weights)
+    if labels.classes is not None:
+        counts = jnp.sum(jnp.where(class_indicator(labels), counts[None, :], 0.0), axis=1)
     total = jnp.sum(counts)
     terms = k if labels.classes is None else labels.num_columns + k
     doubt = jnp.where(is_whole(jnp.asarray(labels.weights)), 0.0, gamma(terms))
@@ -81,6 +83,11 @@ def class_form(problem: Problem) -> ClassForm:
         unit=unit,
         doubt=doubt,
     )
+
+
+def class_indicator(labels: Labels) -> Any:
+    """K x n matrix of truth values: whether a column is of a class."""
+    return jnp.arange(labels.num_classes)[:, None] == jnp.asarray(labels.column_classes)[None, :]
 
 
 def is_held(problem: Problem) -> bool:

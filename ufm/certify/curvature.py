@@ -1,0 +1,181 @@
+"""Curvature at a point: Hessian spectrum, zero modes and those that symmetry explains, and a way out of a saddle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from .._numerics import in_float64, record
+from ..problem import CrossEntropy, Params, Problem
+from .form import class_indicator, lambda_z
+
+LARGEST = 1500
+"""Parameters up to which the dense Hessian is built."""
+
+
+@record
+class Curvature:
+    """Second-order picture of F at the parameters.
+
+    Attributes:
+        eigenvalues: the smallest eigenvalues of the Hessian, ascending.
+        residuals: ||H v - mu v|| of each of them; an eigenvalue of H lies within it.
+        norm: ||H||_2, the largest absolute eigenvalue.
+        gradient_norm: ||grad F||; away from a critical point the counts below mean little.
+        tolerance: absolute values up to it count as zero: relative * ||H|| + 8 ||grad F|| / ||x||. A rotation
+            direction A x has H A x = A grad F, so the second term is what a zero mode can show off a critical point.
+        zero_modes: eigenvalues within the tolerance.
+        symmetry_modes: dimension of the orbit of the symmetry group at the point; so many zero modes are explained.
+        morse_index: eigenvalues below minus the tolerance.
+    """
+
+    eigenvalues: Any
+    residuals: Any
+    norm: Any
+    gradient_norm: Any
+    tolerance: Any
+    zero_modes: Any
+    symmetry_modes: Any
+    morse_index: Any
+
+
+@record
+class Escape:
+    """A direction of negative curvature at a rank-deficient critical point (shallow theory 1.6).
+
+    Attributes:
+        direction: dW, dH and a zero bias.
+        curvature: second derivative of F along it, 2 s (lambda_Z - sigma_1) in logit units; exact at critical points.
+        spare: smallest singular value of [W^T, H] over the largest; must be (near) 0 for the direction to exist.
+        valid: whether the curvature is negative and the rank is below d.
+    """
+
+    direction: Params
+    curvature: Any
+    spare: Any
+    valid: Any
+
+
+@in_float64
+def curvature(problem: Problem, params: Params, amount: int = 10, relative: float = 1e-10) -> Curvature:
+    """Smallest Hessian eigenvalues of F, zero modes and Morse index at the parameters of one problem.
+
+    Args:
+        problem: one problem without constraints.
+        params: its parameters, at most 1,500 numbers.
+        amount: how many of the smallest eigenvalues to return.
+        relative: part of ||H|| below which an eigenvalue counts as zero.
+
+    Raises:
+        ValueError: constraints, a stack, or too many parameters.
+
+    Example:
+        >>> import jax, ufm
+        >>> from ufm.certify import curvature
+        >>> problem = ufm.shallow([20, 20, 20], weight_decay=1e-3)
+        >>> zero = jax.tree.map(lambda leaf: 0 * leaf, problem.init(jax.random.key(0)))
+        >>> int(curvature(problem, zero).morse_index) > 0
+        True
+    """
+    _check(problem, params)
+    return _curvature(problem, params, min(int(amount), ravel_pytree(params)[0].size), jnp.asarray(float(relative)))
+
+
+def _check(problem: Problem, params: Params) -> None:
+    if not problem.model.is_free:
+        kind = f"{problem.model.features} features and a {problem.model.classifier} classifier"
+        raise ValueError(f"problem: {kind} have a curved domain; the Hessian of F is only for free ones")
+    if np.ndim(params.classifier) != 2 or problem.batch_shape:
+        raise ValueError("params: curvature looks at one point of one problem; use jax.vmap for stacks")
+    size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+    if size > LARGEST:
+        raise ValueError(f"params: {size} numbers are too many for a dense Hessian; reduce() to at most {LARGEST}")
+
+
+def _curvature_of(problem: Problem, params: Params, amount: int, relative: Any) -> Curvature:
+    vector, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
+
+    def objective(x: Any) -> Any:
+        return problem.objective(unravel(x))
+
+    gradient, hessian = jax.grad(objective)(vector), jax.hessian(objective)(vector)
+    values, vectors = jnp.linalg.eigh(hessian)
+    residuals = jnp.linalg.norm(hessian @ vectors[:, :amount] - vectors[:, :amount] * values[None, :amount], axis=0)
+    norm, slope, size = jnp.max(jnp.abs(values)), jnp.linalg.norm(gradient), jnp.linalg.norm(vector)
+    tolerance = relative * norm + 8 * slope / jnp.where(size > 0, size, 1.0)
+    return Curvature(
+        eigenvalues=values[:amount],
+        residuals=residuals,
+        norm=norm,
+        gradient_norm=slope,
+        tolerance=tolerance,
+        zero_modes=jnp.sum(jnp.abs(values) <= tolerance),
+        symmetry_modes=_symmetry_modes(problem, params),
+        morse_index=jnp.sum(values < -tolerance),
+    )
+
+
+_curvature = jax.jit(_curvature_of, static_argnums=2)
+
+
+def _frame(params: Params) -> Any:
+    """[W^T, H] with both blocks scaled to norm 1, d x (K + n); its row space is where features and weights live."""
+    blocks = (jnp.asarray(params.classifier).T, jnp.asarray(params.features))
+    sizes = [jnp.linalg.norm(block) for block in blocks]
+    return jnp.concatenate([b / jnp.where(s > 0, s, 1.0) for b, s in zip(blocks, sizes, strict=True)], axis=1)
+
+
+def _symmetry_modes(problem: Problem, params: Params, cut: float = 1e-7) -> Any:
+    """Dimension of the orbit: rotations W -> W Q, H -> Q^T H, and the shift b -> b + t / delta of a free bias of CE.
+
+    With r = rank [W^T, H] a rotation leaves the point alone iff it fixes the r-dimensional span, so the orbit of O(d)
+    has dimension d (d-1)/2 - (d-r) (d-r-1)/2.
+    """
+    d = problem.model.dim
+    gram = _frame(params)
+    singular = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram @ gram.T), 0.0))
+    rank = jnp.sum(singular > cut * jnp.maximum(jnp.max(singular), 1e-300))
+    rest = d - rank
+    shift = int(isinstance(problem.loss, CrossEntropy) and problem.model.bias == "free")
+    return d * (d - 1) // 2 - rest * (rest - 1) // 2 + shift
+
+
+@in_float64
+def saddle_escape(problem: Problem, params: Params) -> Escape:
+    """Direction of negative curvature at a rank-deficient critical point with ||Gamma||_2 > lambda_Z.
+
+        dW = (lambda_H/lambda_W)^{1/4} u q^T,   dm_k = -(lambda_W/lambda_H)^{1/4} q v_k / sqrt(n_k)
+
+    with (u, v) the top singular pair of Gamma = A D^{-1/2}, A the derivative of the data term in the class logits, and
+    q a unit vector orthogonal to the rows of W and to all features.
+
+    Reference: derived (ufm), shallow theory 1.6; the argument is the standard one of low-rank optimisation.
+    """
+    _check(problem, params)
+    return _escape(problem, params)
+
+
+@jax.jit
+def _escape(problem: Problem, params: Params) -> Escape:
+    labels, decay = problem.labels, problem.decay
+    indicator = class_indicator(labels)
+    weights = jnp.where(indicator, jnp.asarray(labels.weights)[None, :], 0.0)
+    counts = jnp.sum(weights, axis=1)
+    slope = jax.grad(problem.data_term)(problem.model.logits(params))  # K x n, column weights included
+    gamma = slope @ indicator.T.astype(slope.dtype) / jnp.sqrt(counts)[None, :]
+    left, sigma, right = jnp.linalg.svd(gamma)
+    frame = _frame(params)
+    spectrum, directions = jnp.linalg.eigh(frame @ frame.T)
+    q = directions[:, 0]
+    ratio = (decay.feature / decay.weight) ** 0.25
+    means = -q[:, None] * (right[0] / jnp.sqrt(counts))[None, :] / ratio
+    spare = jnp.sqrt(jnp.maximum(spectrum[0], 0.0) / jnp.maximum(spectrum[-1], 1e-300))
+    scale = 1.0 if problem.model.scale is None else problem.model.scale
+    bend = 2 * scale * (lambda_z(problem) - sigma[0])
+    bias = None if params.bias is None else jnp.zeros_like(jnp.asarray(params.bias))
+    direction = Params((ratio * left[:, 0][:, None] * q[None, :],), means @ indicator.astype(means.dtype), bias)
+    return Escape(direction, bend, spare, (bend < 0) & (spare < 1e-7))
