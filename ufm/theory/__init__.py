@@ -1,6 +1,20 @@
 """What theory says: one oracle per statement, with its hypotheses, its numbers and its citation."""
 
-from . import cross_entropy, frames, imbalance, mse, spectral
+from . import (
+    codes,
+    cross_entropy,
+    frames,
+    hard_margin,
+    imbalance,
+    mse,
+    multilabel,
+    nonnegative,
+    peeled,
+    references,
+    regression,
+    spectral,
+    sphere,
+)
 from .oracle import REGISTRY, Hypothesis, Oracle, Prediction, predict
 
 __all__ = [
@@ -8,10 +22,18 @@ __all__ = [
     "Hypothesis",
     "Oracle",
     "Prediction",
+    "codes",
     "cross_entropy",
     "frames",
+    "hard_margin",
     "imbalance",
     "mse",
+    "multilabel",
+    "nonnegative",
+    "peeled",
     "predict",
+    "references",
+    "regression",
     "spectral",
+    "sphere",
 ]

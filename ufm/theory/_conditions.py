@@ -43,6 +43,9 @@ def plain_loss(problem: Problem, allowed: tuple[str, ...] = ("smoothing",)) -> H
     names = [name for name in (*_NEUTRAL, "smoothing") if name not in allowed]
     neutral = {**_NEUTRAL, "smoothing": 0.0}
     values = {name: getattr(problem.loss, name, None) for name in names}
+    shift = values.get("logit_shift")
+    if shift is not None:  # the same shift of every logit changes nothing
+        values["logit_shift"] = np.ptp(shift)
     found = [name for name, value in values.items() if value is not None and np.any(value != neutral[name])]
     return Hypothesis(f"no {', '.join(names)}", not found, ", ".join(found))
 

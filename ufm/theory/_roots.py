@@ -21,8 +21,8 @@ def root(function: Function, low: float, high: float, tolerance: float = 4e-16) 
     Raises:
         ValueError: the signs at the ends agree.
 
-    >>> root(lambda x: x**2 - 2, 0.0, 2.0)
-    1.4142135623730951
+    >>> round(root(lambda x: x**2 - 2, 0.0, 2.0), 14)
+    1.41421356237310
     """
     a, b = high, low
     value_a, value_b = function(a), function(b)
