@@ -26,7 +26,8 @@ class Labels:
 
     Attributes:
         weights: number of samples that each column stands for, shape (*batch, n).
-        classes: class of each column, shape (n,); ``None`` is the class-mean form, column k is class k.
+        classes: class of each column, shape (n,), with the batch axis in a stack; ``None`` is the class-mean form, column k
+            is class k.
         num_classes: K.
     """
 
@@ -54,7 +55,8 @@ class Labels:
         """Samples per class n_k, shape (*batch, K)."""
         if self.classes is None:
             return self.weights
-        onehot = self.column_classes[:, None] == np.arange(self.num_classes)
+        classes = self.column_classes[..., :, None]
+        onehot = classes == np.arange(self.num_classes).reshape((1,) * (classes.ndim - 1) + (-1,))
         return (self.weights[..., :, None] * onehot).sum(-2)
 
     @property
@@ -253,5 +255,5 @@ def _check_ratio(ratio: Any) -> None:
 
 def class_mean_matrix(labels: Labels) -> Any:
     """The n x K matrix S with H S = class means: S_ik = w_i [y_i = k] / n_k."""
-    onehot = labels.column_classes[:, None] == jnp.arange(labels.num_classes)
+    onehot = labels.column_classes[:, None] == jnp.arange(labels.num_classes)[None, :]
     return jnp.where(onehot, labels.weights[:, None] / labels.counts[None, :], 0.0)

@@ -247,7 +247,7 @@ def _put(ring: tuple[Any, ...], slot: int, item: Any) -> tuple[Any, ...]:
 
 def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: int) -> _Lanes:
     """One trial in every lane; a new pair goes to the given slot, which is known at compile time."""
-    s = state.size * state.direction
+    s = state.size[None] * state.direction
     trial_y = state.y + s
     trial_value, trial_gradient = _evaluate(trial_y, numbers, k)
     slope = _dot(trial_gradient, state.direction)
@@ -261,25 +261,25 @@ def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: int) -> _Lanes:
     square = _dot(change, change)
     good = accept & (curvature > 0) & (square > 0)
     # A lane without a new pair stores an empty one in the shared slot; it acts as the identity.
-    ring_s = _put(state.s, slot, jnp.where(good, s, 0.0))
-    ring_c = _put(state.change, slot, jnp.where(good, change, 0.0))
+    ring_s = _put(state.s, slot, jnp.where(good[None], s, 0.0))
+    ring_c = _put(state.change, slot, jnp.where(good[None], change, 0.0))
     rho = _put(state.rho, slot, jnp.where(good, 1.0 / jnp.where(good, curvature, 1.0), 0.0))
     gamma = jnp.where(good, curvature / jnp.where(good, square, 1.0), state.gamma)
 
-    y = jnp.where(accept, trial_y, state.y)
+    y = jnp.where(accept[None], trial_y, state.y)
     value = jnp.where(accept, trial_value, state.value)
-    gradient = jnp.where(accept, trial_gradient, state.gradient)
+    gradient = jnp.where(accept[None], trial_gradient, state.gradient)
 
     q, alphas = gradient, []
     for age in range(_MEMORY):
         at = (slot - age) % _MEMORY
         alpha = rho[at] * _dot(ring_s[at], q)
-        q = q - alpha * ring_c[at]
+        q = q - alpha[None] * ring_c[at]
         alphas.append(alpha)
-    q = gamma * q
+    q = gamma[None] * q
     for age in reversed(range(_MEMORY)):
         at = (slot - age) % _MEMORY
-        q = q + (alphas[age] - rho[at] * _dot(ring_c[at], q)) * ring_s[at]
+        q = q + (alphas[age] - rho[at] * _dot(ring_c[at], q))[None] * ring_s[at]
 
     denominator = 2 * (decrease - state.size * state.slope)
     quadratic = -state.slope * state.size**2 / jnp.where(denominator > 0, denominator, 1.0)
@@ -289,7 +289,7 @@ def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: int) -> _Lanes:
     restart = rejected == 8
     new_slope = -_dot(gradient, q)
     steepest = restart | (accept & ~(new_slope < 0))
-    direction = jnp.where(steepest, -gradient, jnp.where(accept, -q, state.direction))
+    direction = jnp.where(steepest[None], -gradient, jnp.where(accept[None], -q, state.direction))
     gradient_square = _dot(gradient, gradient)
     cautious = 0.1 * jnp.sqrt(_dot(y, y) / jnp.where(gradient_square > 0, gradient_square, 1.0))
     size = jnp.where(accept, 1.0, jnp.where(restart, jnp.minimum(1.0, cautious), shrunk))
@@ -362,7 +362,7 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
         def start_over() -> tuple[_Lanes, _Numbers]:
             numbers = load(index)
             fresh = _begin(numbers.start, numbers, k)
-            take = lambda new, old: jnp.where(free, new, old)  # noqa: E731
+            take = lambda new, old: jnp.where(free if new.ndim == 1 else free[None], new, old)  # noqa: E731
             return jax.tree.map(take, fresh, lanes), jax.tree.map(take, numbers, queue.numbers)
 
         lanes, numbers = jax.lax.cond(jnp.any(done), start_over, lambda: (lanes, queue.numbers))
