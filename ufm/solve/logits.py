@@ -29,6 +29,9 @@ from .methods import LBFGS
 from .result import History, Result, Status
 from .space import make_space
 
+_ZERO = 1e-12
+"""Singular values below this share of the largest one are zero."""
+
 
 def has_logit_program(problem: Problem) -> str | None:
     """Why the logit program does not give the optimum of the problem; ``None`` if it does."""
@@ -71,7 +74,7 @@ class _BiasSpace:
     def logits(self, b: Any) -> Any:
         """X at the best point for b."""
         u, s, vt, level = self.parts(b)
-        return (u * jnp.maximum(s - level, 0.0)) @ vt
+        return (u * jnp.maximum(s - level, 0.0)[None, :]) @ vt
 
     def value_and_gradient(self, b: Any) -> tuple[Any, Any]:
         """The envelope and its gradient."""
@@ -79,7 +82,7 @@ class _BiasSpace:
         u, s, vt, level = self.parts(b)
         cut = jnp.minimum(s, level)
         value = jnp.sum(cut**2) / (2 * total) + self.problem.lambda_z * jnp.sum(s - cut)
-        gradient = -((u * cut) @ (vt @ jnp.sqrt(counts))) / total
+        gradient = -((u * cut[None, :]) @ (vt @ jnp.sqrt(counts))) / total
         decay = self.problem.decay.bias
         return value + 0.5 * decay * jnp.sum(b**2), gradient + decay * b
 
@@ -142,7 +145,20 @@ def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
     k = problem.num_classes
     eliminated = problem.loss.name == "mse"
     has_b = problem.model.bias != "none" and not eliminated
-    root_m = jnp.sqrt(problem.metric().bias) if has_b else 1.0
+
+    # Curvature bound of the data term in X: 1/N for MSE; half of it, with the squared scales, for cross-entropy.
+    scale = problem.loss.scale(problem.labels) if hasattr(problem.loss, "scale") else None
+    omega = problem.loss.column_weight(problem.labels)
+    bound = (1.0 if eliminated else 0.5) * jnp.max((1.0 if omega is None else omega) * jnp.ones(k))
+    bound = bound * (1.0 if scale is None else jnp.max(scale) ** 2)
+    root_m = jnp.ones(())
+    if has_b:
+        # One step length serves both blocks, so b is measured in a unit that gives it the curvature of X, before the
+        # optimum and near it; the factor 2 pays for the cross terms, (u + v)^2 <= 2 u^2 + 2 v^2.
+        curvature = problem.metric().bias - problem.decay.bias
+        root_m = jnp.sqrt(total * (1.0 + problem.decay.bias / jnp.minimum(curvature, bound)))
+        bound = 2.0 * bound
+    first = total / bound
 
     def smooth(point: tuple[Any, Any]) -> Any:
         x, b = point
@@ -161,20 +177,13 @@ def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
         u, s, vt = jnp.linalg.svd(x, full_matrices=False)
         s = jnp.maximum(s - level, 0.0)
         s = jnp.where(jnp.arange(k) < problem.model.dim, s, 0.0)
-        return (u * s) @ vt, jnp.sum(s)
+        return (u * s[None, :]) @ vt, jnp.sum(s)
 
     def advance(point: tuple[Any, Any], gradient: tuple[Any, Any], size: Any) -> tuple[tuple[Any, Any], Any, Any]:
         x, nuclear = threshold(point[0] - size * gradient[0], size * weight)
         new = x, point[1] - size * gradient[1]
         value, new_gradient = jax.value_and_grad(smooth)(new)
         return new, value + weight * nuclear, new_gradient
-
-    # Curvature bound of the data term in X: 1/N for MSE; half of it, with the squared scales, for cross-entropy.
-    scale = problem.loss.scale(problem.labels) if hasattr(problem.loss, "scale") else None
-    omega = problem.loss.column_weight(problem.labels)
-    bound = (1.0 if eliminated else 0.5) * jnp.max((1.0 if omega is None else omega) * jnp.ones(k))
-    bound = bound * (1.0 if scale is None else jnp.max(scale) ** 2)
-    first = total / bound
 
     def body(state: _State) -> _State:
         old = state.x, state.b
@@ -240,11 +249,13 @@ def mse_bias(problem: Problem, z: Any) -> Any:
 def factor(problem: Problem, x: Any, bias: Any) -> Params:
     """W and H with s W H = Z and balanced decay terms, from X = Z D^{1/2} (shallow theory, 1.1)."""
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    # A zero singular value comes out of the SVD as rounding, and the factors would carry its square root.
+    s = jnp.where(s > _ZERO * s[0], s, 0.0)
     d, k = problem.model.dim, problem.num_classes
     keep = min(d, k)
     root = jnp.sqrt(s[:keep] if problem.model.scale is None else s[:keep] / problem.model.scale)
     ratio = (problem.decay.feature / problem.decay.weight) ** 0.25
-    w = ratio * u[:, :keep] * root
+    w = ratio * u[:, :keep] * root[None, :]
     h = root[:, None] * vt[:keep] / jnp.sqrt(problem.labels.weights)[None, :] / ratio
     if d > k:
         w = jnp.concatenate([w, jnp.zeros((k, d - k))], axis=1)
