@@ -27,10 +27,36 @@ from rich.table import Table
 
 from ._version import __version__
 from .answer import Answer, answer
-from .problem import Labels, Problem, labels, shallow
+from .problem import Labels, Problem, labels, losses, shallow
 from .solve import Status
 
 # ------------------------------------------------------------------ the words
+
+_COMMANDS = ("solve", "quickstart", "cite")
+_SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits")
+
+_LOSSES_WITH = {
+    "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce"),
+    "gamma": ("focal",),
+    "tau": ("la", "vs"),
+    "exponent": ("cdt", "ldt", "vs", "wce"),
+    "largest_margin": ("ldam",),
+}
+"""The parameters of losses, each with the losses that take it."""
+
+_FLAG_OF = {
+    "method": "solver",
+    "scale": "temperature",
+    "features": "constraint",
+    "classifier": "classifier-constraint",
+    "bias_decay": "bias",
+    "logit_shift": "tau",
+    "logit_scale": "exponent",
+    "sample_scale": "exponent",
+    "class_weight": "exponent",
+    "own_margin": "largest-margin",
+}
+"""Names in Python that differ from the flag by more than an underscore."""
 
 
 @dataclasses.dataclass
@@ -106,7 +132,10 @@ class Solve:
 
     def run(self) -> None:
         """Solve and print."""
-        found = answer(self.problem(), gap=self.gap, **self.options())
+        problem, options = self.problem(), self.options()
+        if self.save is not None and (self.save.is_dir() or not self.save.parent.is_dir()):
+            raise ValueError(f"save: {self.save} cannot be written; give a file name in a folder that exists")
+        found = answer(problem, gap=self.gap, **options)
         if self.save is not None:
             _save_solution(found, self.save)
         if self.json:
@@ -117,10 +146,9 @@ class Solve:
     def problem(self) -> Problem:
         """The problem that the flags state."""
         bias, bias_decay = _bias(self.bias)
-        named = ("smoothing", "gamma", "tau", "exponent", "largest_margin")
-        parameters = {name: value for name in named if (value := getattr(self, name)) is not None}
-        if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"temperature: {self.temperature:g} is not allowed; give a positive number")
+        temperature = self.temperature
+        if temperature is not None and not (0 < temperature < np.inf and np.isfinite(1.0 / temperature)):
+            raise ValueError(f"temperature: {temperature:g} is not allowed; give a positive number")
         return shallow(
             labels=_labels(self),
             dim=self.dim,
@@ -131,14 +159,35 @@ class Solve:
             bias_decay=bias_decay,
             features=_constraint("constraint", self.constraint),
             classifier=_constraint("classifier-constraint", self.classifier_constraint),
-            scale=None if self.temperature is None else 1.0 / self.temperature,
+            scale=None if temperature is None else 1.0 / temperature,
             feature_radius=self.feature_radius,
             classifier_radius=self.classifier_radius,
-            **parameters,
+            **self.loss_parameters(),
         )
+
+    def loss_parameters(self) -> dict[str, float]:
+        """Parameters of the loss that were given."""
+        given = {name: value for name in _LOSSES_WITH if (value := getattr(self, name)) is not None}
+        for name, value in given.items():
+            if not np.isfinite(value):
+                raise ValueError(f"{name}: {value:g} is not a finite number; give one")
+            if self.loss in losses.NAMED and self.loss not in _LOSSES_WITH[name]:
+                raise ValueError(
+                    f"{name}: {value:g} has no effect with --loss {self.loss}; drop it, or choose --loss "
+                    f"{' or '.join(_LOSSES_WITH[name])}"
+                )
+        return given
 
     def options(self) -> dict[str, Any]:
         """Options of the solver that were given."""
+        for name, value, least, most in (
+            ("seed", self.seed, -(2**63), 2**63 - 1),
+            ("max_steps", self.max_steps or 0, 0, 2**31 - 1),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name}: {value} is out of range; give a whole number from {least} to {most}")
+        if self.solver is not None and self.solver not in _SOLVERS:
+            raise ValueError(f"solver: {self.solver!r} is not known; choose one of {', '.join(_SOLVERS)}")
         chosen = {"method": self.solver, "gtol": self.gtol, "max_steps": self.max_steps}
         if not 0 < self.gap < 1:
             raise ValueError(f"gap: {self.gap:g} must lie strictly between 0 and 1")
@@ -173,8 +222,13 @@ class Quickstart:
 
         if self.cells < 2:
             raise ValueError(f"cells: {self.cells} is too few; give at least 2")
+        if not 0 < self.minority_samples < np.inf:
+            raise ValueError(f"minority-samples: {self.minority_samples:g} is not allowed; give a positive number")
+        _check_minority(self.minority)
+        labels.step(self.classes, self.minority_samples, 1.0, self.minority)  # says what is wrong with these
         bias, bias_decay = _bias(self.bias)
-        extra = None if self.counts_file is None else {self.counts_file.name: labels.from_file(self.counts_file)}
+        extra = None if self.counts_file is None else {self.counts_file.name: _from_file(self.counts_file)}
+        quickstart.make_folder(self.out)
         with _progress() as (bar, task):
 
             def report(done: int, total: int, tally: dict[str, int]) -> None:
@@ -233,19 +287,30 @@ def _labels(flags: Solve) -> Labels:
     if sum(ways) != 1:
         stated = "none of them" if not any(ways) else "several of them"
         raise ValueError(f"counts: give --counts, --counts-file or --classes (got {stated})")
+    if flags.classes is None:
+        unused = (("samples", None), ("imbalance", 1.0), ("profile", "step"), ("minority", 0.5))
+        for name, default in unused:
+            if (value := getattr(flags, name)) != default:
+                raise ValueError(f"{name}: {value} has no effect without --classes; drop it, or give --classes")
     if flags.counts is not None:
         pieces = [piece.strip() for piece in flags.counts.split(",") if piece.strip()]
         try:
             return labels.from_counts([float(piece) for piece in pieces])
         except ValueError as error:
             if str(error).startswith("could not convert"):
-                raise ValueError(f"counts: {flags.counts!r} is not a comma-separated list of numbers") from None
+                raise ValueError(
+                    f"counts: {flags.counts!r} is not a list of numbers; give such as 100,100,10"
+                ) from None
             raise
     if flags.counts_file is not None:
-        return labels.from_file(flags.counts_file)
+        return _from_file(flags.counts_file)
     assert flags.classes is not None
     if flags.samples is None or not (np.isfinite(flags.samples) and flags.samples > 0):
-        raise ValueError(f"samples: {flags.samples} with --classes; give the samples of the largest class, above 0")
+        given = "is missing" if flags.samples is None else f"{flags.samples:g} is not allowed"
+        raise ValueError(f"samples: {given}; with --classes give the samples of the largest class, above 0")
+    if not 1 <= flags.imbalance < np.inf:
+        raise ValueError(f"imbalance: {flags.imbalance:g} is not allowed; give a ratio of at least 1")
+    _check_minority(flags.minority)
     if flags.profile == "exponential":
         return labels.exponential(flags.classes, flags.samples, flags.imbalance)
     if flags.imbalance == 1.0:
@@ -253,12 +318,37 @@ def _labels(flags: Solve) -> Labels:
     return labels.step(flags.classes, flags.samples, flags.imbalance, flags.minority)
 
 
+def _check_minority(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"minority: {fraction:g} is not a fraction of the classes; give one strictly between 0 and 1")
+
+
+def _from_file(path: Path) -> Labels:
+    """Labels of a file; whatever is wrong with them, the message names the flag and the file."""
+    try:
+        found = labels.from_file(path)
+    except ValueError as error:
+        if str(error).startswith("counts-file"):
+            raise
+        raise ValueError(f"counts-file: {path}: {error}") from None
+    if np.ndim(found.weights) != 1:
+        raise ValueError(f"counts-file: {path} holds a table of counts; give one list, one number per class")
+    return found
+
+
 def _bias(words: tuple[str, ...]) -> tuple[str, float | None]:
     if words in (("none",), ("free",)):
         return words[0], None
+    if words == ("decay",):
+        raise ValueError("bias: decay needs a value; give for instance --bias decay 0.02")
     if len(words) == 2 and words[0] == "decay":
-        with contextlib.suppress(ValueError):
-            return "decay", float(words[1])
+        try:
+            decay = float(words[1])
+        except ValueError:
+            decay = np.nan
+        if not 0 < decay < np.inf:
+            raise ValueError(f"bias: {words[1]!r} cannot be its decay; give a positive number")
+        return "decay", decay
     raise ValueError(f"bias: {' '.join(words)!r} is not known; say none, free, or decay VALUE")
 
 
@@ -341,9 +431,7 @@ def _print_quickstart(found: Any) -> None:
         f"of {found.certified_gap:g} (largest {found.largest_gap:.2g}); {found.wrong_phases} cells disagree with the "
         f"exact phase boundaries; {', '.join(f'{n} {name}' for name, n in found.statuses.items())}"
     )
-    table = Table(
-        "counts", "K", "largest", "smallest", "value", "proven gap", "rank", "norm ratio", "to ETF", box=None
-    )
+    table = Table("counts", "K", "largest", "smallest", "value", "proven gap", "rank", "norm ratio", "to ETF", box=None)
     for row in found.long_tails:
         table.add_row(
             row.name,
@@ -401,9 +489,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _keep_compiled_programs()
         command.run()
     except ValueError as error:
-        # Python names use underscores, flags use dashes; the first word of a message is the argument.
+        # The first word of a message is the argument, by its name in Python.
         name, colon, rest = str(error).partition(":")
-        message = (name.replace("_", "-") + colon + rest) if colon else str(error)
+        message = (_FLAG_OF.get(name, name.replace("_", "-")) + colon + rest) if colon else str(error)
         print("ufm: " + " ".join(message.split()), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -446,24 +534,27 @@ def _parse(arguments: Sequence[str]) -> Solve | Quickstart | Cite:
             )
     except SystemExit as stop:
         if stop.code == 2:
-            print("ufm: " + _one_line(said.getvalue()), file=sys.stderr)
+            named = " ".join(["ufm", *(word for word in arguments[:1] if word in _COMMANDS), "--help"])
+            print("ufm: " + _one_line(said.getvalue(), named), file=sys.stderr)
         raise
 
 
-def _one_line(boxed: str) -> str:
+def _one_line(boxed: str, help_of: str) -> str:
     """The parser's boxed message as one line: what was wrong and what would be right."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    plain = " ".join(re.sub(r"[╭╮╰╯│─┃━]+", " ", plain).split())
-    help_of = next((m for m in re.findall(r"run (ufm[\w ]*? --help)", plain)), "ufm --help")
+    plain = re.sub(r"[╭╮╰╯│─┃━]+|-{3,}|^[+|]|[+|]$", " ", plain, flags=re.MULTILINE)
+    plain = " ".join(plain.split())
     if unknown := re.search(r"Unrecognized options: (.+?)(?: Perhaps| Similar| Available| For full)", plain):
-        return f"{unknown[1]}: not a command or option; see {help_of}"
+        near = re.search(r"Perhaps you meant: (--[\w-]+)", plain)
+        advice = f"did you mean {near[1]}? see" if near else "see"
+        return f"{unknown[1]}: not a command or option; {advice} {help_of}"
     if missing := re.search(r"Missing value for argument '(--[\w-]+)", plain):
         return f"{missing[1].lstrip('-')}: no value was given; see {help_of}"
     if choice := re.search(r"invalid choice '(.*?)' for argument '(--[\w-]+)'\. Expected one of \((.*?)\)", plain):
         return f"{choice[2].lstrip('-')}: {choice[1]!r} is not known; choose one of {choice[3].replace(chr(39), '')}"
     if "Missing subcommand" in plain:
-        return "no command was given; choose one of solve, quickstart, cite, or see ufm --help"
-    if value := re.search(r"Error parsing (--[\w-]+)(?:.*?\['(.*?)'\])?", plain):
+        return f"no command was given; choose one of {', '.join(_COMMANDS)}, or see ufm --help"
+    if value := re.search(r"Error parsing (--[\w-]+)(?:.*?(?:\[|: )'(.*?)')?", plain):
         kind = "a number" if "float" in plain else "a whole number" if "int" in plain else "what it takes"
         return f"{value[1].lstrip('-')}: {value[2]!r} is not {kind}; see {help_of}"
     return plain or "the arguments cannot be read; see ufm --help"

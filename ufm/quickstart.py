@@ -100,6 +100,18 @@ class Quickstart:
     files: list[str]
 
 
+def make_folder(out: Path) -> None:
+    """Make the folder for the results.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out: {out} cannot be a folder ({error.strerror}); give another path") from None
+
+
 def run(
     out: Path,
     *,
@@ -128,10 +140,7 @@ def run(
         progress: see :func:`ufm.sweep.collapse_diagram`.
     """
     begin = time.perf_counter()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"out: {out} cannot be a folder ({error.strerror}); give another path") from None
+    make_folder(out)
     ratios = np.geomspace(1.0, 100.0, cells)
     # From half the smallest threshold to three times the largest, so that all phases are in view.
     few = round(minority * classes)
@@ -167,4 +176,3 @@ def run(
         time.perf_counter() - begin,
         [str(path) for path in [*files, stem.with_suffix(".nc")]],
     )
-
