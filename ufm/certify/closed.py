@@ -44,7 +44,11 @@ def closed_bound(problem: Problem, form: ClassForm) -> Any:
     omega = form.share * form.total / form.counts
     slope = slope / omega
     if isinstance(problem.loss, Focal):
-        minima = jax.vmap(lambda a: _focal_minimum(problem.loss.gamma, a, k))(slope)  # type: ignore[union-attr]
+        power = problem.loss.gamma
+        if problem.model.features == "nonnegative" or problem.loss.class_weight is not None:
+            minima = jax.lax.map(lambda a: _focal_minimum(power, a, k), slope)
+        else:  # equal counts: one minimum serves all classes
+            minima = jnp.full(k, _focal_minimum(power, slope[0], k))
     else:
         minima = _cross_entropy_minimum(problem, form, slope, k)
     total = jnp.sum(form.share * minima)
@@ -82,7 +86,7 @@ def _focal(gamma_power: Any, t: Any, k: int) -> tuple[Any, Any, Any]:
     return wrong, surprise, loss
 
 
-def _focal_minimum(power: Any, slope: Any, k: int, cells: int = 64, keep: int = 8, levels: int = 14) -> Any:
+def _focal_minimum(power: Any, slope: Any, k: int, cells: int = 256, keep: int = 32, levels: int = 9) -> Any:
     """Lower bound of min_{t >= 0} phi(t) + a t for the focal loss, by branch and bound on a grid.
 
     On a cell [l, r] with middle m both  phi(r) + a l  and  f(m) - (r - l)/2 max |f'|  are lower bounds; f' = a - S with

@@ -51,7 +51,7 @@ class Escape:
         direction: dW, dH and a zero bias.
         curvature: second derivative of F along it, 2 s (lambda_Z - sigma_1) in logit units; exact at critical points.
         spare: smallest singular value of [W^T, H] over the largest; must be (near) 0 for the direction to exist.
-        valid: whether the curvature is negative and the rank is below d.
+        valid: whether the curvature is clearly negative (1e-8 lambda_Z) and the rank is below d.
     """
 
     direction: Params
@@ -178,4 +178,5 @@ def _escape(problem: Problem, params: Params) -> Escape:
     bend = 2 * scale * (lambda_z(problem) - sigma[0])
     bias = None if params.bias is None else jnp.zeros_like(jnp.asarray(params.bias))
     direction = Params((ratio * left[:, 0][:, None] * q[None, :],), means @ indicator.astype(means.dtype), bias)
-    return Escape(direction, bend, spare, (bend < 0) & (spare < 1e-7))
+    clear = bend < -1e-8 * scale * lambda_z(problem)
+    return Escape(direction, bend, spare, clear & (spare < 1e-7))
