@@ -10,6 +10,9 @@ Class counts are array leaves: a sweep over imbalance is one compiled program.
 from __future__ import annotations
 
 import csv
+import math
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,8 @@ class Labels:
 
     Attributes:
         weights: number of samples that each column stands for, shape (*batch, n).
-        classes: class of each column, shape (n,), with the batch axis in a stack; ``None`` is the class-mean form, column k
-            is class k.
+        classes: class of each column, shape (n,), in a stack (batch, n); ``None`` is the class-mean form, column k is
+            class k.
         num_classes: K.
     """
 
@@ -80,6 +83,20 @@ class Labels:
         return Labels(np.ones(len(classes)), classes, self.num_classes)
 
 
+def show(value: Any, limit: int = 60) -> str:
+    """A value in a message: one line, not too long."""
+    text = _short(value) if isinstance(value, np.ndarray) else " ".join(repr(value).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """The value as an int, or a ValueError that names the argument."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value != int(value) or value < least:
+        raise ValueError(f"{name}: {show(value)} is not a whole number of at least {least}")
+    return int(value)
+
+
 def _short(values: Any, limit: int = 6) -> str:
     flat = np.ravel(np.asarray(values))
     text = ", ".join(f"{v:g}" if isinstance(v, (float, np.floating)) else str(v) for v in flat[:limit])
@@ -103,9 +120,11 @@ def from_counts(counts: Any) -> Labels:
     try:
         array = np.asarray(counts, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"counts: {counts!r} is not a list of numbers; give one number per class") from None
+        raise ValueError(f"counts: {show(counts)} is not a list of numbers; give one number per class") from None
     if array.ndim == 0 or array.shape[-1] < 2:
-        raise ValueError(f"counts: {counts!r} has fewer than two classes; give at least two counts")
+        raise ValueError(f"counts: {show(counts)} has fewer than two classes; give at least two counts")
+    if array.ndim > 2:
+        raise ValueError(f"counts: shape {array.shape} has too many axes; give (K,), or (batch, K) for a stack")
     bad = ~np.isfinite(array) | (array <= 0)
     if bad.any():
         where = int(np.argwhere(bad)[0][-1])
@@ -126,30 +145,32 @@ def from_labels(labels: Any, num_classes: int | None = None) -> Labels:
     Raises:
         ValueError: labels are not whole numbers, out of range, or a class is empty.
     """
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError:
+        raise ValueError(f"labels: {show(labels)} is not one list of class indices; give shape (N,)") from None
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"labels: shape {array.shape} is not one list of class indices; give shape (N,)")
     if not np.issubdtype(array.dtype, np.integer):
         if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array) & (array == np.round(array))):
             raise ValueError(f"labels: {_short(array)} are not whole numbers; give class indices 0..K-1")
         array = array.astype(np.int64)
-    classes = int(array.max()) + 1 if num_classes is None else int(num_classes)
+    classes = int(array.max()) + 1 if num_classes is None else whole_number("num_classes", num_classes, 2)
     if array.min() < 0 or array.max() >= classes:
         raise ValueError(f"labels: class {array.min() if array.min() < 0 else array.max()} is outside 0..{classes - 1}")
-    counts = np.bincount(array, minlength=classes)
     if classes < 2:
-        raise ValueError("labels: only one class occurs; a classification problem needs at least two")
-    if (counts == 0).any():
-        raise ValueError(
-            f"labels: class {int(np.argmin(counts))} has no sample; relabel the classes 0..K-1 without gaps"
-        )
+        raise ValueError(f"labels: {_short(array)} has only one class; a classification problem needs at least two")
+    present = np.unique(array)
+    if present.size < classes:
+        empty = int(np.argmax(np.append(present, classes) != np.arange(present.size + 1)))
+        raise ValueError(f"labels: class {empty} has no sample; relabel the classes 0..K-1 without gaps")
     return Labels(np.ones(array.size), array, classes)
 
 
-def balanced(num_classes: int, samples: float) -> Labels:
-    """K classes of n samples each, in class-mean form."""
-    _check_classes(num_classes)
-    return from_counts(np.full(num_classes, float(samples)))
+def balanced(num_classes: int, samples: Any) -> Labels:
+    """K classes of n samples each, in class-mean form; n may be an array (a batch)."""
+    num_classes = whole_number("classes", num_classes, 2)
+    return from_counts(_at_least("samples", samples, 0.0)[..., None] * np.ones(num_classes))
 
 
 def step(num_classes: int, samples: Any, ratio: Any, minority: float = 0.5) -> Labels:
@@ -161,15 +182,15 @@ def step(num_classes: int, samples: Any, ratio: Any, minority: float = 0.5) -> L
         ratio: imbalance ratio R = n_majority / n_minority >= 1; may be an array (a batch). Not rounded.
         minority: fraction rho of minority classes, strictly between 0 and 1; rho K is rounded to a whole number.
     """
-    _check_classes(num_classes)
-    _check_ratio(ratio)
-    few = round(minority * num_classes)
+    num_classes = whole_number("classes", num_classes, 2)
+    n, r = _samples_and_ratio(samples, ratio)
+    is_fraction = isinstance(minority, (int, float, np.integer, np.floating)) and 0 < minority < 1
+    few = round(minority * num_classes) if is_fraction else 0
     if not 0 < few < num_classes:
         raise ValueError(
-            f"minority: {minority:g} of {num_classes} classes leaves an empty group; "
+            f"minority: {show(minority)} of {num_classes} classes leaves an empty group; "
             f"give a fraction between {1 / num_classes:.3g} and {1 - 1 / num_classes:.3g}"
         )
-    n, r = np.broadcast_arrays(np.asarray(samples, float)[..., None], np.asarray(ratio, float)[..., None])
     is_minority = np.arange(num_classes) >= num_classes - few
     return from_counts(np.where(is_minority, n / r, n))
 
@@ -188,9 +209,8 @@ def exponential(num_classes: int, samples: Any, ratio: Any, whole: bool = True) 
     >>> exponential(10, 5000, 100).counts.astype(int).tolist()
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
-    _check_classes(num_classes)
-    _check_ratio(ratio)
-    n, r = np.asarray(samples, float)[..., None], np.asarray(ratio, float)[..., None]
+    num_classes = whole_number("classes", num_classes, 2)
+    n, r = _samples_and_ratio(samples, ratio)
     counts = n * r ** (-np.arange(num_classes) / (num_classes - 1.0))
     # The published code multiplies by (1/R) ** (k/(K-1)) and truncates; a last count of 49.999... is 50 there too.
     return from_counts(np.floor(counts * (1 + 1e-12)) if whole else counts)
@@ -210,10 +230,7 @@ def from_file(path: str | Path) -> Labels:
     if not path.is_file():
         raise ValueError(f"counts-file: {path} does not exist; give a .csv of counts or a .npy/.npz of labels")
     if path.suffix in (".npy", ".npz"):
-        try:
-            data = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"counts-file: {path} is not a readable NumPy file ({error})") from None
+        data = _load_arrays(path)
         if isinstance(data, np.ndarray):
             return from_labels(data) if np.issubdtype(data.dtype, np.integer) else from_counts(data)
         for name, build in (("counts", from_counts), ("labels", from_labels)):
@@ -221,13 +238,18 @@ def from_file(path: str | Path) -> Labels:
                 return build(data[name])
         raise ValueError(f"counts-file: {path} has arrays {list(data)}; it needs one named 'counts' or 'labels'")
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
+        with path.open(newline="", encoding="utf-8-sig") as handle:  # a spreadsheet may write a byte-order mark
             rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(handle)]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise ValueError(f"counts-file: {path} is not a text file ({error}); give a .csv of counts") from None
     rows = [row for row in rows if row]
     if rows and _number(rows[0][-1]) is None:
         rows = rows[1:]
+    wrong = next((row for row in rows if len(row) != len(rows[0]) or (len(rows) > 1 and len(row) > 2)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"counts-file: {path} has the line {show(','.join(wrong))}; give one count, or name,count, per line"
+        )
     cells = rows[0] if len(rows) == 1 else [row[-1] for row in rows]
     numbers = [_number(cell) for cell in cells]
     if not numbers or None in numbers:
@@ -243,14 +265,39 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _check_classes(num_classes: Any) -> None:
-    if int(num_classes) != num_classes or num_classes < 2:
-        raise ValueError(f"classes: {num_classes!r} is not a whole number of at least 2")
+def _load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of a .npy file, or all arrays of a .npz file."""
+    try:
+        data = np.load(path, allow_pickle=False)
+        if isinstance(data, np.ndarray):
+            return data
+        with data:
+            return {name: data[name] for name in data}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"counts-file: {path} is not a readable NumPy file ({' '.join(str(error).split())})") from None
 
 
-def _check_ratio(ratio: Any) -> None:
-    if not np.all(np.asarray(ratio, float) >= 1):
-        raise ValueError(f"imbalance: ratio {_short(ratio)} must be at least 1 (largest count over smallest count)")
+def _at_least(name: str, value: Any, least: float) -> np.ndarray:
+    """The value as a float array of finite numbers: above 0, or at least ``least`` where that is positive."""
+    try:
+        array = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {show(value)} is not a number") from None
+    good = np.isfinite(array) & ((array >= least) if least > 0 else (array > 0))
+    if not good.all():
+        words = f"of at least {least:g}" if least > 0 else "above 0"
+        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give a finite number {words}")
+    return array
+
+
+def _samples_and_ratio(samples: Any, ratio: Any) -> tuple[Any, Any]:
+    """n of the largest class and R = largest count / smallest count, each with a last axis for the classes."""
+    n, r = _at_least("samples", samples, 0.0), _at_least("imbalance", ratio, 1.0)
+    try:
+        n, r = np.broadcast_arrays(n, r)
+    except ValueError:
+        raise ValueError(f"imbalance: shape {r.shape} does not fit samples of shape {n.shape}; give one size") from None
+    return n[..., None], r[..., None]
 
 
 def class_mean_matrix(labels: Labels) -> Any:

@@ -27,8 +27,8 @@ class CrossEntropy:
         T_y = (1 - eps) e_y + (eps/K) 1,   (s_y)_c = delta_c kappa_y,   (iota_y)_c = iota_c - m_y [c = y].
 
     Class weights (omega), logit adjustment LA (iota = tau log prior; Menon et al. 2021), LDAM (own-class margin m;
-    Cao et al. 2019), CDT (delta; Ye et al. 2020), VS (delta, iota; Kini et al. 2021) and LDT (kappa; Behnia et al. 2023)
-    are members of this family. It is convex in z.
+    Cao et al. 2019), CDT (delta; Ye et al. 2020), VS (delta, iota; Kini et al. 2021) and LDT (kappa; Behnia et al.
+    2023) are members of this family. It is convex in z.
 
     Attributes (each ``None``, a number or an array of shape (K,)):
         smoothing: eps in [0, 1), a number.
@@ -197,19 +197,25 @@ def logit_adjusted(labels: Labels, tau: Any = 1.0, **others: Any) -> CrossEntrop
 def ldam(labels: Labels, largest_margin: Any = 0.5, **others: Any) -> CrossEntropy:
     """LDAM: own-class margin m_k proportional to n_k^{-1/4}, the largest one given (Cao et al. 2019)."""
     shape = np.asarray(labels.counts) ** -0.25
-    return CrossEntropy(own_margin=np.asarray(largest_margin)[..., None] * shape / shape.max(-1, keepdims=True), **others)
+    return CrossEntropy(
+        own_margin=np.asarray(largest_margin)[..., None] * shape / shape.max(-1, keepdims=True), **others
+    )
 
 
 def cdt(labels: Labels, exponent: Any = 0.3, **others: Any) -> CrossEntropy:
     """CDT: logit of class c scaled by delta_c = (n_c / n_max)^exponent (Ye et al. 2020)."""
     counts = np.asarray(labels.counts)
-    return CrossEntropy(logit_scale=(counts / counts.max(-1, keepdims=True)) ** np.asarray(exponent)[..., None], **others)
+    return CrossEntropy(
+        logit_scale=(counts / counts.max(-1, keepdims=True)) ** np.asarray(exponent)[..., None], **others
+    )
 
 
 def ldt(labels: Labels, exponent: Any = 0.5, **others: Any) -> CrossEntropy:
     """LDT: all logits of a sample of class k scaled by kappa_k = (n_k / n_max)^exponent (Behnia et al. 2023)."""
     counts = np.asarray(labels.counts)
-    return CrossEntropy(sample_scale=(counts / counts.max(-1, keepdims=True)) ** np.asarray(exponent)[..., None], **others)
+    return CrossEntropy(
+        sample_scale=(counts / counts.max(-1, keepdims=True)) ** np.asarray(exponent)[..., None], **others
+    )
 
 
 def vs(labels: Labels, exponent: Any = 0.3, tau: Any = 1.0, **others: Any) -> CrossEntropy:
@@ -262,4 +268,6 @@ def check_loss(loss: Loss, num_classes: int) -> None:
             raise ValueError(f"{name}: {array[~good].ravel()[0]:g} {words}")
         per_class = name not in ("smoothing", "gamma")
         if per_class and array.ndim and array.shape[-1] not in (1, num_classes):
-            raise ValueError(f"{name}: shape {array.shape} does not fit K = {num_classes} classes; give one value per class")
+            raise ValueError(
+                f"{name}: shape {array.shape} does not fit K = {num_classes} classes; give one value per class"
+            )

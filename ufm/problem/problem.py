@@ -18,8 +18,8 @@ import numpy as np
 
 from .._numerics import is_traced, record, static
 from . import labels as labels_module
-from .labels import Labels
-from .losses import NAMED, Loss, check_loss
+from .labels import Labels, show, whole_number
+from .losses import NAMED, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss
 from .models import BIASES, CLASSIFIERS, FEATURES, Model, Params
 
 
@@ -215,7 +215,8 @@ def shallow(
         feature_decay: lambda_H, a number or (batch,). Default lambda_W / n with n = N/K for free or nonnegative
             features (so that c_0 = lambda_W when balanced; 5e-3 / n under a constrained classifier), 0 for
             constrained ones.
-        bias: ``none``, ``free`` or ``decay`` (then ``bias_decay`` is lambda_b > 0).
+        bias: ``none``, ``free`` or ``decay``.
+        bias_decay: lambda_b > 0, a number or (batch,), with bias ``decay`` only.
         features: constraint on the features: free, nonnegative, sphere, ball, budget.
         classifier: constraint on the rows of W: free, sphere, ball, budget.
         scale: s, the factor of the logits (1/temperature).
@@ -236,13 +237,14 @@ def shallow(
         4
     """
     if (counts is None) == (labels is None):
-        raise ValueError("counts: give either counts or labels, and not both")
+        given = "neither is given" if counts is None else "both are given"
+        raise ValueError(f"counts: {given}, counts and labels; give one of the two")
     if labels is None:
         labels = labels_module.from_counts(counts)
+    if not isinstance(labels, Labels):
+        raise ValueError(f"labels: {show(labels)} is not a Labels; make one with ufm.labels.from_labels or from_counts")
     k = labels.num_classes
-    dim = k if dim is None else dim
-    if isinstance(dim, bool) or int(dim) != dim or dim < 1:
-        raise ValueError(f"dim: {dim!r} is not a whole number of at least 1")
+    dim = k if dim is None else whole_number("dim", dim, 1)
     for name, value, allowed in (
         ("features", features, FEATURES),
         ("classifier", classifier, CLASSIFIERS),
@@ -257,9 +259,16 @@ def shallow(
             loss = NAMED[loss](labels, **loss_parameters)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
+    elif not isinstance(loss, (CrossEntropy, Focal, MeanSquaredError)):
+        raise ValueError(
+            f"loss: {show(loss)} is not a loss; give one of {', '.join(NAMED)}, or an object of ufm.losses"
+        )
     elif loss_parameters:
-        raise ValueError(f"{next(iter(loss_parameters))}: a loss object already holds its parameters; drop it")
-    loss = dataclasses.replace(loss, **{f.name: _array(getattr(loss, f.name)) for f in dataclasses.fields(loss)})
+        name, value = next(iter(loss_parameters.items()))
+        raise ValueError(f"{name}: {show(value)} has no place, a loss object already holds its parameters; drop it")
+    loss = dataclasses.replace(
+        loss, **{f.name: _array(getattr(loss, f.name), f.name) for f in dataclasses.fields(loss)}
+    )
     check_loss(loss, k)
     if "budget" in (features, classifier) and labels.classes is not None:
         labels = labels.by_class()
@@ -267,14 +276,14 @@ def shallow(
     held_w, held_h = classifier != "free", features not in ("free", "nonnegative")
     if weight_decay is None:
         weight_decay = 0.0 if held_w else 5e-3
+    _check_number("weight_decay", weight_decay, positive=not held_w)
     if feature_decay is None:
         like = 5e-3 if held_w else weight_decay
         feature_decay = 0.0 if held_h else np.asarray(like) * labels.num_classes / np.asarray(labels.total)
     if bias == "decay" and bias_decay is None:
         raise ValueError("bias_decay: bias 'decay' needs a decay; give bias_decay > 0, or bias='free' for none")
     if bias != "decay" and bias_decay is not None:
-        raise ValueError(f"bias_decay: {bias_decay!r} has no effect with bias '{bias}'; say bias='decay'")
-    _check_number("weight_decay", weight_decay, positive=not held_w)
+        raise ValueError(f"bias_decay: {show(bias_decay)} has no effect with bias '{bias}'; say bias='decay'")
     _check_number("feature_decay", feature_decay, positive=not held_h)
     if bias == "decay":
         _check_number("bias_decay", bias_decay, positive=True)
@@ -290,7 +299,9 @@ def shallow(
         ("classifier_radius", classifier_radius, classifier),
     ):
         if value is not None and constraint in ("free", "nonnegative"):
-            raise ValueError(f"{name}: {value!r} has no effect when that factor is '{constraint}'; drop it or constrain")
+            raise ValueError(
+                f"{name}: {show(value)} has no effect when that factor is '{constraint}'; drop it or constrain"
+            )
 
     radii = _array(feature_radius), _array(classifier_radius)
     model = Model(int(dim), features, classifier, bias, _array(scale), *radii)
@@ -301,12 +312,18 @@ def shallow(
 
 def stack(problems: list[Problem]) -> Problem:
     """One stacked problem from single problems of the same structure (same K, dimension, loss, constraints)."""
-    if not problems:
-        raise ValueError("problems: the list is empty; give at least one problem")
+    if isinstance(problems, Problem) or not problems:
+        raise ValueError(f"problems: {show(problems)} is no list of problems; give at least one problem in a list")
     first = jax.tree.structure(problems[0])
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(problems[0])]
     for index, problem in enumerate(problems):
-        if jax.tree.structure(problem) != first:
-            raise ValueError(f"problems: number {index} differs in structure from number 0; stack equal structures only")
+        if not isinstance(problem, Problem) or problem.batch_shape:
+            kind = "is stacked already" if isinstance(problem, Problem) else f"({show(problem)}) is no problem"
+            raise ValueError(f"problems: number {index} {kind}; give single problems")
+        if jax.tree.structure(problem) != first or [np.shape(leaf) for leaf in jax.tree.leaves(problem)] != shapes:
+            raise ValueError(
+                f"problems: number {index} differs in structure from number 0; stack equal structures only"
+            )
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *problems)
 
 
@@ -332,7 +349,11 @@ def _align(problem: Problem) -> Problem:
         shape = np.broadcast_shapes(*(batch_of(leaf) for leaf in leaves))
     except ValueError:
         sizes = sorted({batch_of(leaf) for leaf in leaves} - {()})
-        raise ValueError(f"batch: the arguments have different batch sizes {sizes}; give one size or single values") from None
+        raise ValueError(
+            f"batch: the arguments have different batch sizes {sizes}; give one size or single values"
+        ) from None
+    if len(shape) > 1:
+        raise ValueError(f"batch: the arguments make a batch of shape {shape}; give one batch axis (flatten a grid)")
 
     def fit(leaf: Any) -> Any:
         if id(leaf) == keep:
@@ -344,9 +365,14 @@ def _align(problem: Problem) -> Problem:
     return jax.tree.map(fit, problem)
 
 
-def _array(value: Any) -> Any:
+def _array(value: Any, name: str = "") -> Any:
     """Lists and numbers as float64 arrays; None and traced values as they are."""
-    return value if value is None or is_traced(value) else np.asarray(value, dtype=np.float64)
+    if value is None or is_traced(value):
+        return value
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {show(value)} is not a number, nor one number per class") from None
 
 
 def _check_number(name: str, value: Any, positive: bool) -> None:
@@ -355,7 +381,7 @@ def _check_number(name: str, value: Any, positive: bool) -> None:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: {value!r} is not a number") from None
+        raise ValueError(f"{name}: {show(value)} is not a number") from None
     good = np.isfinite(array) & ((array > 0) if positive else (array >= 0))
     if not good.all():
         need = "a finite positive number" if positive else "a finite number, 0 or more"

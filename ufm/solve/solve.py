@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._numerics import in_float64, is_traced
 from ..problem import Params, Problem
+from ..problem.labels import show, whole_number
 from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
@@ -62,7 +64,8 @@ def solve(
     """
     if method is None and start is None and problem.loss.name == "mse" and has_logit_program(problem) is None:
         method = "logits"
-    if method == "logits":
+    check_limits(gtol, max_steps)
+    if isinstance(method, str) and method == "logits":
         reason = has_logit_program(problem)
         if reason or start is not None:
             raise ValueError(f"method: 'logits' cannot be used ({reason or 'it takes no start'}); use 'lbfgs'")
@@ -72,12 +75,9 @@ def solve(
     method = _method_for(problem, method)
     if max_steps is None:
         max_steps = 200 if type(method).__name__ == "Newton" else 20_000
-    if restarts < 1 or int(restarts) != restarts:
-        raise ValueError(f"restarts: {restarts!r} is not a whole number of at least 1")
-    if not is_traced(gtol) and not 0 < gtol < 1:
-        raise ValueError(f"gtol: {gtol!r} must lie strictly between 0 and 1")
-    if not is_traced(max_steps) and max_steps < 0:
-        raise ValueError(f"max_steps: {max_steps!r} must be at least 0")
+    restarts = whole_number("restarts", restarts, 1)
+    if not is_traced(seed):
+        seed = whole_number("seed", seed, 0)
     if start is not None:
         if restarts > 1:
             raise ValueError("restarts: a given start allows no restarts; drop start= or restarts=")
@@ -88,6 +88,14 @@ def solve(
     return _from_seed(problem, method, seed, gtol, max_steps, restarts=int(restarts), reduce=bool(reduce))
 
 
+def check_limits(gtol: Any, max_steps: Any) -> None:
+    """Raise a ValueError that names the limit out of its range; traced values and ``None`` pass."""
+    if not is_traced(gtol) and not (isinstance(gtol, (int, float, np.floating)) and 0 < gtol < 1):
+        raise ValueError(f"gtol: {show(gtol)} must lie strictly between 0 and 1")
+    if max_steps is not None and not is_traced(max_steps) and whole_number("max_steps", max_steps, 0) >= 2**31:
+        raise ValueError(f"max_steps: {show(max_steps)} must be below 2**31")
+
+
 def _method_for(problem: Problem, method: Method | str | None) -> Method:
     if method is None:
         return LBFGS() if problem.model.is_free else SpectralGradient()
@@ -95,6 +103,8 @@ def _method_for(problem: Problem, method: Method | str | None) -> Method:
         if method not in METHODS:
             raise ValueError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
         method = METHODS[method]()
+    if not isinstance(method, Method):
+        raise ValueError(f"method: {show(method)} is not known; give one of {', '.join(METHODS)}, or a method object")
     if not problem.model.is_free and type(method).__name__ in ("LBFGS", "Newton"):
         raise ValueError(
             f"method: {type(method).__name__} is for free factors; with a constraint use 'spectral', 'gd' or 'adam'"
@@ -104,12 +114,24 @@ def _method_for(problem: Problem, method: Method | str | None) -> Method:
 
 def _check_start(problem: Problem, start: Params) -> None:
     k, n, d = problem.num_classes, problem.labels.num_columns, problem.model.dim
+    if not isinstance(start, Params):
+        raise ValueError(
+            f"start: {show(start)} is not a ufm.Params; give the params of a result, or Params((W,), H, b)"
+        )
     if start.classifier.shape[-2:] != (k, d) or start.features.shape[-2:] != (d, n):
         raise ValueError(
             f"start: W {start.classifier.shape} and H {start.features.shape} do not fit; W is ({k}, {d}), H ({d}, {n})"
         )
     if (start.bias is None) != (problem.model.bias == "none"):
         raise ValueError(f"start: bias must be {'None' if start.bias is not None else 'given'} for this model")
+    if start.bias is not None and np.shape(start.bias)[-1:] != (k,):
+        raise ValueError(f"start: bias of shape {np.shape(start.bias)} does not fit; b is ({k},)")
+    for leaf in jax.tree.leaves(start):
+        batch = np.shape(leaf)[: -1 if leaf is start.bias else -2]
+        if batch != problem.batch_shape:
+            raise ValueError(
+                f"start: batch shape {batch} does not fit the problem's {problem.batch_shape}; give it that axis"
+            )
 
 
 @in_float64
@@ -161,8 +183,6 @@ def _solve_seed(
 _run_one = jax.jit(minimize)
 _run_stack = jax.jit(jax.vmap(minimize, in_axes=(0, 0, None, None, None)))
 _seed_one = jax.jit(_solve_seed, static_argnums=(5, 6))
-_seed_stack = jax.jit(
-    jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None)), static_argnums=(5, 6)
-)
+_seed_stack = jax.jit(jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None)), static_argnums=(5, 6))
 _logits_one = jax.jit(_solve_logits)
 _logits_stack = jax.jit(jax.vmap(_solve_logits, in_axes=(0, None, None)))
