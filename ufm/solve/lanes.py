@@ -23,11 +23,12 @@ import jax.numpy as jnp
 
 from .._numerics import in_float64, record
 from ..problem import Params, Problem
+from ..problem.labels import whole_number
 from .logits import has_logit_program
 from .loop import minimize
 from .methods import LBFGS, Method
 from .result import History, Result, Status
-from .solve import solve
+from .solve import check_limits, solve
 from .start import geometric_factors, geometric_start
 
 LARGEST_LANE_CLASSES = 24
@@ -62,8 +63,8 @@ def solve_many(
     """
     if not problem.batch_shape:
         raise ValueError("problem: solve_many needs a stacked problem; use ufm.solve for one, or ufm.stack")
-    if width < 1 or int(width) != width:
-        raise ValueError(f"width: {width!r} is not a whole number of at least 1")
+    width = whole_number("width", width, 1)
+    check_limits(gtol, max_steps)
     if problem.loss.name != "ce" or has_logit_program(problem):
         return solve(problem, gtol=gtol, max_steps=max_steps)
     if problem.num_classes > LARGEST_LANE_CLASSES:
