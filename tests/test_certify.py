@@ -15,7 +15,6 @@ from jax.flatten_util import ravel_pytree
 
 import ball
 import ufm
-from ufm import certify as room
 from ufm.certify import GLOBAL, UNKNOWN, WITHIN_GAP, bound_known, certify, curvature, saddle_escape, why_unknown
 from ufm.problem import Params
 
@@ -63,7 +62,7 @@ def minimise(problem, seed=0, newton=40):
         key = jax.tree.structure(problem)
         unravel = _unravels.setdefault((key, len(vector)), unravel)
         value, gradient, hessian = _derivatives(key, unravel)
-        options = {"maxiter": 300, "maxfun": 600, "ftol": 0.0, "gtol": 1e-9, "maxcor": 30}
+        options = {"maxiter": 150, "maxfun": 300, "ftol": 0.0, "gtol": 1e-9, "maxcor": 30}
         v = scipy.optimize.minimize(
             lambda x: tuple(np.asarray(a) for a in value(x, problem)),
             np.asarray(vector),
@@ -73,6 +72,8 @@ def minimise(problem, seed=0, newton=40):
         ).x
         g = np.asarray(gradient(v, problem))
         for _ in range(newton):
+            if np.linalg.norm(g) < 1e-15:
+                break
             size, basis = np.linalg.eigh(np.asarray(hessian(v, problem)))
             keep = np.abs(size) > 1e-9 * np.abs(size).max()
             step = basis @ (np.where(keep, basis.T @ g, 0) / np.where(keep, np.abs(size), 1.0))
@@ -154,40 +155,50 @@ def random_instance(name, rng):
     return family(name, counts, weight_decay=level * ratio * 10, feature_decay=level / ratio / 10)
 
 
-def random_point(problem, rng):
-    """A minimiser, a point near it, or a bad point."""
-    kind = rng.choice(["minimum", "near", "far", "random"])
-    if kind in ("minimum", "near", "far"):
-        params = minimise(problem, int(rng.integers(1000)))[0]
-        size = {"minimum": 0.0, "near": 10 ** rng.uniform(-9, -4), "far": 10 ** rng.uniform(-3, 0)}[kind]
-        return perturbed(params, size, int(rng.integers(1 << 30)))
+def points_of(problem, rng):
+    """The minimiser, points near it and far from it, and two bad points."""
+    best = minimise(problem, int(rng.integers(1000)))[0]
     with ufm.float64():
-        params = jax.tree.map(np.asarray, problem.init(jax.random.key(int(rng.integers(1 << 30)))))
-    return perturbed(params, 10 ** rng.uniform(-2, 2), int(rng.integers(1 << 30)))
+        start = jax.tree.map(np.asarray, problem.init(jax.random.key(int(rng.integers(1 << 30)))))
+    seed = int(rng.integers(1 << 30))
+    return [
+        best,
+        perturbed(best, 10 ** rng.uniform(-9, -4), seed),
+        perturbed(best, 10 ** rng.uniform(-3, 0), seed + 1),
+        perturbed(start, 10 ** rng.uniform(-2, 0), seed + 2),
+        perturbed(start, 10 ** rng.uniform(0, 2), seed + 3),
+    ]
 
 
 def run_audit(name, amount, seed):
+    """Audit 5 points of each of ``amount`` random problems of a family."""
     rng = np.random.default_rng(seed)
-    problems = [random_instance(name, rng) for _ in range(amount)]
-    points = [random_point(problem, rng) for problem in problems]
-    certificates = certify(ufm.stack(problems), jax.tree.map(lambda *x: np.stack(x), *points))
-    for index, (problem, params) in enumerate(zip(problems, points, strict=True)):
+    pairs = []
+    for _ in range(amount):
+        problem = random_instance(name, rng)
+        pairs += [(problem, point) for point in points_of(problem, rng)]
+    certificates = certify(
+        ufm.stack([problem for problem, _ in pairs]),
+        jax.tree.map(lambda *x: np.stack(x), *[point for _, point in pairs]),
+    )
+    for index, (problem, params) in enumerate(pairs):
         certificate = jax.tree.map(lambda leaf, i=index: leaf[i], certificates)
         result = ball.audit(problem, params, certificate)
         assert result.ok, (name, seed, index, result)
-        assert certificate.lower_bound > -np.inf
+        assert certificate.gap >= 0
+    return len(pairs)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_audit(name):
-    run_audit(name, 3, seed=1)
+    run_audit(name, 1, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3])
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_audit_many(name, seed):
-    run_audit(name, 25, seed)
+    run_audit(name, 5, seed)
 
 
 # ------------------------------------------------------------------ the assumption on elementary functions
@@ -251,8 +262,8 @@ def test_scaled_bound_golden(given, golden):
 def test_tight_at_minima_and_second_order_near_them(name):
     problem = family(name)
     params, _ = minimise(problem)
-    points = [params, perturbed(params, 1e-6), perturbed(params, 1e-2)]
-    found = certify(ufm.stack([problem] * 3), jax.tree.map(lambda *x: np.stack(x), *points))
+    points = [params, perturbed(params, 1e-6), perturbed(params, 1e-2), params, params]
+    found = certify(ufm.stack([problem] * 5), jax.tree.map(lambda *x: np.stack(x), *points))
     assert np.all(found.relative_gap >= 0)
     assert found.relative_gap[0] < 2e-13
     assert found.relative_gap[1] < 2e-9
@@ -460,17 +471,17 @@ def test_audit_catches_a_leak_on_the_diagonal(audited, monkeypatch):
     """An own entry that is not minus the others' sum: the bound then uses another matrix than the one it proves."""
     problem, params, _ = audited
     from ufm.certify import dual
+    from ufm.certify.certificate import _certify
 
-    honest = dual._data_ce
+    honest = dual.verified_norm
 
-    def leaky(setting, residual, frame):
-        lower, norm = honest(setting, residual, frame)
-        return lower + 1e-9, norm
+    def leaky(matrix, frame, perturbation):
+        return honest(matrix * (1 - 1e-9 * jnp.eye(len(matrix))), frame, perturbation)
 
-    monkeypatch.setattr(dual, "_data_ce", leaky)
+    monkeypatch.setattr(dual, "verified_norm", leaky)
     with ufm.float64():
-        broken = jax.tree.map(np.asarray, room.certificate._certify(problem, params, 1e-8, 3))
-    assert not ball.audit(problem, params, broken).ok
+        broken = jax.tree.map(np.asarray, _certify(problem, params, 1e-8, 3))
+    assert not ball.audit(problem, params, broken).norm_ok
 
 
 def test_audit_catches_a_missing_bias_repair():
