@@ -44,13 +44,9 @@ def answer(name, problem):
 
 def golden_prediction(p):
     if p.get("features") == "nonnegative":
-        problem = ufm.shallow(
-            p["nk"], weight_decay=p["lam_W"], feature_decay=p["lam_H"], features="nonnegative"
-        )
+        problem = ufm.shallow(p["nk"], weight_decay=p["lam_W"], feature_decay=p["lam_H"], features="nonnegative")
         return answer("nonnegative_ce", problem)
-    problem = ufm.shallow(
-        [3] * p["K"], dim=p["dim"], features="sphere", classifier="sphere", scale=p["scale"]
-    )
+    problem = ufm.shallow([3] * p["K"], dim=p["dim"], features="sphere", classifier="sphere", scale=p["scale"])
     return answer("sphere_etf", problem)
 
 
@@ -333,9 +329,7 @@ def test_row_norm_solves_its_equation_by_another_root_finder():
     def excess(r):
         return s * rho / (math.exp(s * rho * r * k / (k - 1)) + k - 1) - lam * r
 
-    np.testing.assert_allclose(
-        sphere.decayed_norm(k, rho, lam, s), brentq(excess, 1e-9, 10, xtol=1e-15), rtol=1e-13
-    )
+    np.testing.assert_allclose(sphere.decayed_norm(k, rho, lam, s), brentq(excess, 1e-9, 10, xtol=1e-15), rtol=1e-13)
 
 
 def test_sphere_loss_does_not_underflow():
@@ -347,17 +341,13 @@ def test_sphere_loss_does_not_underflow():
     problem = ufm.shallow([2] * k, features="sphere", classifier="sphere", scale=1000.0)
     prediction = answer("sphere_etf", problem)
     assert prediction.value == 0.0
-    np.testing.assert_allclose(
-        prediction.quantities["log_value"], math.log(k - 1) - 1000 * k / (k - 1), rtol=1e-15
-    )
+    np.testing.assert_allclose(prediction.quantities["log_value"], math.log(k - 1) - 1000 * k / (k - 1), rtol=1e-15)
     assert sphere.equal_gap_loss(-1000.0, k) == pytest.approx(1000 + math.log(k - 1), rel=1e-15)
 
 
 @pytest.mark.parametrize(("k", "scale"), [(4, 2.0), (5, 0.7), (6, 3.0), (7, 8.0)])
 def test_polygon(k, scale):
-    problem = ufm.shallow(
-        [2] * k, dim=2, features="sphere", classifier="sphere", scale=scale, classifier_radius=0.9
-    )
+    problem = ufm.shallow([2] * k, dim=2, features="sphere", classifier="sphere", scale=scale, classifier_radius=0.9)
     value = minimise(problem, starts=25)[0]
     np.testing.assert_allclose(answer("sphere_polygon", problem).value, value, rtol=1e-9)
     if k == 4:
@@ -435,9 +425,7 @@ def test_two_groups_against_the_minimiser():
     assert prediction.quantities["weight_norm_ratio_BA"] == pytest.approx(norms, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "e_h", "e_w"), [((7, 3), 5.0, 1.0), ((2, 3), 1.0, 2.0), ((1, 4), 2.0, 1.0)]
-)
+@pytest.mark.parametrize(("sizes", "e_h", "e_w"), [((7, 3), 5.0, 1.0), ((2, 3), 1.0, 2.0), ((1, 4), 2.0, 1.0)])
 def test_finite_collapse_ratio_is_bracketed(sizes, e_h, e_w):
     ratio = math.exp(peeled.log_collapse_ratio(sizes, e_h, e_w))
     for factor, collapsed in ((0.98, False), (1.02, True)):
@@ -445,9 +433,7 @@ def test_finite_collapse_ratio_is_bracketed(sizes, e_h, e_w):
         z = answer("layer_peeled_two_groups", problem).logits
         budget = sum(sizes) * math.sqrt(e_h * e_w)
         counts = np.asarray(problem.labels.counts)
-        np.testing.assert_allclose(
-            budget_bound(z, counts, budget), loss_and_gradient(z, counts, "ce")[0], rtol=1e-11
-        )
+        np.testing.assert_allclose(budget_bound(z, counts, budget), loss_and_gradient(z, counts, "ce")[0], rtol=1e-11)
         gap = np.ptp(z[sizes[0] :, -1])
         assert (gap < 1e-12) == collapsed
         cosine = answer("layer_peeled_two_groups", problem).quantities["minority_cosine"]
@@ -556,9 +542,7 @@ def test_nonnegative_value_is_the_minimum_of_its_convex_relaxation():
     k = len(counts)
     gram = cvxpy.Variable((2 * k, 2 * k), PSD=True)  # of the rows of W and the class means
     logits = gram[:k, k:]
-    loss = sum(
-        n / counts.sum() * (cvxpy.log_sum_exp(logits[:, i]) - logits[i, i]) for i, n in enumerate(counts)
-    )
+    loss = sum(n / counts.sum() * (cvxpy.log_sum_exp(logits[:, i]) - logits[i, i]) for i, n in enumerate(counts))
     penalty = lam_w / 2 * cvxpy.trace(gram[:k, :k]) + lam_h / 2 * (counts @ cvxpy.diag(gram[k:, k:]))
     program = cvxpy.Problem(cvxpy.Minimize(loss + penalty), [gram[k:, k:] >= 0])
     value = program.solve(solver="CLARABEL")
@@ -570,9 +554,7 @@ def test_nonnegative_value_is_the_minimum_of_its_convex_relaxation():
 def test_class_vanishes_at_its_threshold(smoothing):
     counts, ratio = np.array([12.0, 4.0, 30.0]), 3.0
     threshold = nonnegative.nonnegative_ce(counts, 1.0, smoothing).thresholds[1]
-    np.testing.assert_allclose(
-        threshold, (1 - smoothing) * math.sqrt(counts[1] * 2 / 3) / counts.sum(), rtol=1e-14
-    )
+    np.testing.assert_allclose(threshold, (1 - smoothing) * math.sqrt(counts[1] * 2 / 3) / counts.sum(), rtol=1e-14)
     for factor, dead in ((0.97, False), (1.03, True)):
         lam_z = factor * threshold
         problem = ufm.shallow(
@@ -772,9 +754,7 @@ def test_small_decay_turns_towards_the_hard_margin_direction(arguments):
     x = np.random.default_rng(0).standard_normal(18)
     for lam in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
         for _ in range(3):
-            x = minimize(
-                objective, x, (lam,), jac=True, method="L-BFGS-B", options={"ftol": 1e-16, "gtol": 1e-12}
-            ).x
+            x = minimize(objective, x, (lam,), jac=True, method="L-BFGS-B", options={"ftol": 1e-16, "gtol": 1e-12}).x
         logits.append(x[:9].reshape(3, 3) @ x[9:].reshape(3, 3))
     distances = [
         np.linalg.norm(z / np.linalg.norm(z) - limit / np.linalg.norm(limit))
@@ -879,9 +859,7 @@ def regression_directly(y, lam_w, lam_h, dim, starts=4):
         residual = w @ h + b[:, None] - y
         value = np.sum(residual**2) / (2 * n) + lam_w / 2 * np.sum(w**2) + lam_h / 2 * np.sum(h**2)
         g = residual / n
-        return value, np.concatenate(
-            [(g @ h.T + lam_w * w).ravel(), (w.T @ g + lam_h * h).ravel(), g.sum(axis=1)]
-        )
+        return value, np.concatenate([(g @ h.T + lam_w * w).ravel(), (w.T @ g + lam_h * h).ravel(), g.sum(axis=1)])
 
     random = np.random.default_rng(0)
     results = [
@@ -1096,9 +1074,7 @@ def test_oracles_speak_of_the_sample_form_too(name):
         counts = [2, 2, 6, 6]
     labels = ufm.labels.from_labels(np.repeat(np.arange(len(counts)), counts))
     arguments = special.get(name, by_name)
-    one, other = (
-        answer(name, ufm.shallow(**given, **arguments)) for given in ({"counts": counts}, {"labels": labels})
-    )
+    one, other = (answer(name, ufm.shallow(**given, **arguments)) for given in ({"counts": counts}, {"labels": labels}))
     assert one.value == other.value
 
 

@@ -194,9 +194,7 @@ def softmax_code(dim: int, num_classes: int, starts: int = 20, seed: int = 0) ->
             vectors = _spread(vectors, exponent)
             exponent *= 4
         found.append(vectors)
-    polish = (
-        _refine if num_classes * dim <= 500 else _sharpen
-    )  # a linear program of 1000 variables takes 20 s
+    polish = _refine if num_classes * dim <= 500 else _sharpen  # a linear program of 1000 variables takes 20 s
     return max(map(polish, sorted(found, key=tammes_bound)[-_REFINED:]), key=one_vs_rest_margin)
 
 

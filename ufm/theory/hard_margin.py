@@ -143,9 +143,7 @@ class StepGeometry:
         return math.sqrt(self.feature_norm_sq[0] / self.feature_norm_sq[1])
 
 
-def seli_step(
-    num_classes: int, imbalance: float, minority: float = 0.5, samples: float = 1.0
-) -> StepGeometry:
+def seli_step(num_classes: int, imbalance: float, minority: float = 0.5, samples: float = 1.0) -> StepGeometry:
     """SELI geometry of (R, ρ)-STEP imbalance: (1-ρ)K classes with R n_min samples and ρK classes with n_min.
 
         σ = √((n_A K_B + n_B K_A)/K);   singular values √n_A (K_A - 1 times), √n_B (K_B - 1 times), σ, 0
@@ -172,13 +170,10 @@ def seli_step(
     sigma = math.sqrt((counts[0] * sizes[1] + counts[1] * sizes[0]) / k)
     shares = tuple(other / (k * own) for own, other in (sizes, sizes[::-1]))  # K_B/(K K_A) and reversed
 
-    def entries(
-        inside: tuple[float, ...], between: float
-    ) -> tuple[tuple[float, float], tuple[float, float, float]]:
+    def entries(inside: tuple[float, ...], between: float) -> tuple[tuple[float, float], tuple[float, float, float]]:
         square = [v * (1 - 1 / own) + between * s for v, own, s in zip(inside, sizes, shares, strict=True)]
         product = [
-            between * s - v / own if own > 1 else math.nan
-            for v, own, s in zip(inside, sizes, shares, strict=True)
+            between * s - v / own if own > 1 else math.nan for v, own, s in zip(inside, sizes, shares, strict=True)
         ]
         return (square[0], square[1]), (product[0], product[1], -between / k)
 
@@ -187,9 +182,7 @@ def seli_step(
     return StepGeometry(norm, *entries(roots, sigma), *entries(tuple(1 / r for r in roots), 1 / sigma))
 
 
-def _cosines(
-    squares: tuple[float, float], products: tuple[float, float, float]
-) -> tuple[float, float, float]:
+def _cosines(squares: tuple[float, float], products: tuple[float, float, float]) -> tuple[float, float, float]:
     a, b = squares
     return products[0] / a, products[1] / b, products[2] / math.sqrt(a * b)
 

@@ -63,9 +63,7 @@ def pick_all_labels(
     """
     k = num_classes
     if any(not 1 <= m <= k or n < 0 for m, n in samples_per_set.items()):
-        raise ValueError(
-            f"samples_per_set: {dict(samples_per_set)} needs sizes from 1 to {k} and no negative counts"
-        )
+        raise ValueError(f"samples_per_set: {dict(samples_per_set)} needs sizes from 1 to {k} and no negative counts")
     samples = {m: n * math.comb(k, m) for m, n in samples_per_set.items() if n > 0}
     total = sum(samples.values())
     sizes = [m for m in samples if m < k]

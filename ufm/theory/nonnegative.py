@@ -62,9 +62,7 @@ class NonnegativeOptimum(NamedTuple):
     thresholds: np.ndarray
 
 
-def nonnegative_ce(
-    counts: Any, lam_z: float, smoothing: float = 0.0, class_weight: Any = 1.0
-) -> NonnegativeOptimum:
+def nonnegative_ce(counts: Any, lam_z: float, smoothing: float = 0.0, class_weight: Any = 1.0) -> NonnegativeOptimum:
     """Optimum of cross-entropy without bias with nonnegative features, for any counts.
 
         a_k = N λ_Z √((K-1)/(K n_k))/ω_k + ε (K-1)/K
@@ -106,8 +104,9 @@ def nonnegative_focal(counts: Any, lam_z: float, gamma: float, class_weight: Any
     """
     n, omega, c = _class_problems(counts, lam_z, class_weight)
     k = len(n)
-    margins = np.array([focal_margin(k, price, gamma) for price in c / omega])
-    values = np.array([focal_value(k, price, gamma) for price in c / omega])
+    prices, which = np.unique(c / omega, return_inverse=True)
+    margins = np.array([focal_margin(k, price, gamma) for price in prices])[which]
+    values = np.array([focal_value(k, price, gamma) for price in prices])[which]
     thresholds = lam_z * omega * focal_transition(k, gamma).global_c0 / c
     return NonnegativeOptimum(float(np.sum(omega * n / n.sum() * values)), margins, thresholds)
 
@@ -152,9 +151,7 @@ def nonnegative_norms(
     return t * balance, t / balance
 
 
-def _class_problems(
-    counts: Any, lam_z: float, class_weight: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _class_problems(counts: Any, lam_z: float, class_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n_k, ω_k, c_k) with c_k = N λ_Z / √(n_k K (K-1))."""
     n = np.asarray(counts, dtype=np.float64)
     omega = np.broadcast_to(np.asarray(class_weight, dtype=np.float64), n.shape)
@@ -176,17 +173,13 @@ def _weight(problem: Problem) -> Any:
 def _solve(problem: Problem) -> NonnegativeOptimum:
     counts, lam_z = counts_of(problem), float(problem.lambda_z)
     if problem.loss.name == "focal":
-        return nonnegative_focal(
-            counts, lam_z, number(getattr(problem.loss, "gamma", None), 0.0), _weight(problem)
-        )
+        return nonnegative_focal(counts, lam_z, number(getattr(problem.loss, "gamma", None), 0.0), _weight(problem))
     return nonnegative_ce(counts, lam_z, smoothing_of(problem), _weight(problem))
 
 
 def _enough_room(problem: Problem) -> Hypothesis:
     alive = int(np.sum(_solve(problem).margins > 0))
-    return Hypothesis(
-        "d >= number of classes that do not vanish", problem.model.dim >= alive, _room(problem, alive)
-    )
+    return Hypothesis("d >= number of classes that do not vanish", problem.model.dim >= alive, _room(problem, alive))
 
 
 def _room(problem: Problem, alive: int) -> str:

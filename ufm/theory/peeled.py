@@ -43,9 +43,7 @@ from .sphere import equal_gap_loss, equal_gap_peak, log_equal_gap_loss
 # ------------------------------------------------------------------ balanced
 
 
-def balanced_margin(
-    num_classes: int, feature_budget: float, classifier_budget: float, scale: float = 1.0
-) -> float:
+def balanced_margin(num_classes: int, feature_budget: float, classifier_budget: float, scale: float = 1.0) -> float:
     """Margin z_own - z_other of the balanced layer-peeled model: t = (K/(K-1)) s sqrt(E_H E_W).
 
     Args:
@@ -241,10 +239,10 @@ def _at_multiplier(
     k_a, k_b = sizes
     mu_b = math.inf if minority_collapsed else mu * ratio
     root_q = math.sqrt(1 / k_a + 1 / k_b)
-    # At s = 0: the contrast stays zero if its gradient is no longer than mu.
+    # At s = 0: the contrast stays zero if its gradient is no longer than mu (at R = 1 and mu = 1 they are equal).
     alphas = _gap(k_a, k_b, 0.0, mu), _gap(k_b, k_a, 0.0, mu_b)
     pulls = _probabilities(k_a, k_b, alphas[0], 0.0)[2], _probabilities(k_b, k_a, alphas[1], 0.0)[2] / ratio
-    if root_q * math.hypot(math.sqrt(k_a) * pulls[0], math.sqrt(k_b) * pulls[1]) <= mu:
+    if root_q * math.hypot(math.sqrt(k_a) * pulls[0], math.sqrt(k_b) * pulls[1]) <= mu * (1 + 1e-14):
         return alphas, (0.0, 0.0)
 
     def groups(log_kappa: float) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -35,9 +35,7 @@ class RegressionOptimum(NamedTuple):
     unique: bool
 
 
-def regression(
-    targets: Any, weight_decay: float, feature_decay: float, dim: int | None = None
-) -> RegressionOptimum:
+def regression(targets: Any, weight_decay: float, feature_decay: float, dim: int | None = None) -> RegressionOptimum:
     """Optimum of multivariate regression with unconstrained features and a free bias.
 
         b = ybar,   W H = (Σ^{1/2} - √c I)_+ Σ^{-1/2} Y_c,   W W^T = √(N λ_H/λ_W) (Σ^{1/2} - √c I)_+

@@ -89,9 +89,7 @@ def bounded_margin(
     return scale * feature_radius * classifier_radius * num_classes / (num_classes - 1)
 
 
-def decayed_norm(
-    num_classes: int, radius: float, decay: float, scale: float = 1.0, smoothing: float = 0.0
-) -> float:
+def decayed_norm(num_classes: int, radius: float, decay: float, scale: float = 1.0, smoothing: float = 0.0) -> float:
     """Norm r of the decayed factor's rows when the other factor is held at a radius (balanced, d >= K - 1).
 
         s rho (1/(e^x + K - 1) - eps/K) = lambda r,   x = s rho r K/(K-1)
