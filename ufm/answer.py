@@ -17,11 +17,12 @@ import jax
 import jaxlib
 import numpy as np
 
+from ._numerics import in_float64
 from ._version import __version__
 from .certify import Certificate, certify
 from .measure import gram_distance, measure, numerical_rank
 from .problem import Params, Problem
-from .solve import Result, Status, solve, solve_many
+from .solve import Result, balance, has_logit_program, solve, solve_many
 from .theory import Prediction, predict
 
 
@@ -209,8 +210,8 @@ def certified_many(
 ) -> tuple[Result, Certificate]:
     """Solve and certify a stack of problems.
 
-    The bound is second order in the gradient, so a first pass at a loose gradient certifies nearly all; the rest is
-    solved again, a thousand times tighter, twice at most.
+    The bound is second order in the gradient, so a first pass at a loose gradient certifies nearly all; the rest goes
+    on from there with a tighter stop rule.
 
     Args:
         problem: a stacked problem.
@@ -225,32 +226,47 @@ def certified_many(
     """
     result = solve_many(problem, gtol=gtol, width=width, max_steps=max_steps)
     certificate = certify(problem, result.params, tolerance=gap, candidates=1)
-    for tighter in (1e-3, 1e-6):
-        left = np.flatnonzero(~(np.asarray(certificate.relative_gap) <= gap) & (result.status != Status.NONFINITE))
-        if not left.size or gtol * tighter < 1e-14:
-            break
+    relative_gap = np.asarray(certificate.relative_gap)
+    left = np.flatnonzero(np.isfinite(relative_gap) & (relative_gap > gap))
+    if left.size:
         # Padded to a power of two, so that few shapes are ever compiled.
-        padded = np.resize(left, 1 << max(3, int(left.size - 1).bit_length()))
-        again = solve_many(problem[padded], gtol=gtol * tighter, width=width, max_steps=max_steps)
-        judged = certify(problem[padded], again.params, tolerance=gap)
-        better = np.asarray(judged.gap)[: left.size] < np.asarray(certificate.gap)[left]
-        better |= ~np.isfinite(np.asarray(certificate.gap)[left])
-        result = _replace(result, left[better], again, np.flatnonzero(better))
-        certificate = _replace(certificate, left[better], judged, np.flatnonzero(better))
+        rows = np.resize(left, 1 << max(3, int(left.size - 1).bit_length()))
+        again = _solve_again(problem[rows], jax.tree.map(lambda leaf: leaf[rows], result.params), gtol, max_steps)
+        judged = certify(problem[rows], again.params, tolerance=gap)
+        better = np.flatnonzero(np.asarray(judged.gap)[: left.size] < np.asarray(certificate.gap)[left])
+        result = _replace(result, left[better], again, better)
+        certificate = _replace(certificate, left[better], judged, better)
     return result, certificate
 
 
+def _solve_again(problem: Problem, params: Params, gtol: float, max_steps: int) -> Result:
+    """Go on from where the first pass ended, with balanced factors where that is possible, and a tighter stop rule."""
+    tight = max(1e-4 * gtol, 1e-13)
+    if has_logit_program(problem) is None and problem.labels.classes is None:
+        params = _balance_stack(problem, params)
+    return solve(problem, start=params, gtol=tight, max_steps=max_steps)
+
+
+@in_float64
+def _balance_stack(problem: Problem, params: Params) -> Params:
+    return _balance_jit(problem, jax.tree.map(jax.numpy.asarray, params))
+
+
+_balance_jit = jax.jit(jax.vmap(balance))
+
+
 def _replace(old: Any, rows: np.ndarray, new: Any, source: np.ndarray) -> Any:
+    """A stacked record with some rows taken from another; histories differ in length and stay the old ones."""
+
     def put(a: Any, b: Any) -> Any:
         a = np.array(a)
         a[rows] = np.asarray(b)[source]
         return a
 
-    new = dataclasses.replace(new, **{k: getattr(old, k) for k in ("history", "assumes") if hasattr(old, k)})
-    if hasattr(old, "history"):
-        blank = dataclasses.replace(new, history=())
-        return dataclasses.replace(jax.tree.map(put, dataclasses.replace(old, history=()), blank), history=old.history)
-    return jax.tree.map(put, old, new)
+    if not isinstance(old, Result):
+        return jax.tree.map(put, old, new)
+    bare = dataclasses.replace(old, history=None), dataclasses.replace(new, history=None)
+    return dataclasses.replace(jax.tree.map(put, *bare), history=old.history)
 
 
 # ------------------------------------------------------------------ words and numbers for people and files

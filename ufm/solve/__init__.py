@@ -1,7 +1,7 @@
 """How it is answered: methods, one loop, results."""
 
 from .lanes import solve_many
-from .logits import has_logit_program, minimize_logits
+from .logits import balance, has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Adam, GradientDescent, Method, Newton, SpectralGradient
 from .result import History, Result, Status
@@ -18,6 +18,7 @@ __all__ = [
     "Result",
     "SpectralGradient",
     "Status",
+    "balance",
     "best_of",
     "has_logit_program",
     "minimize",

@@ -116,7 +116,8 @@ def _numbers(problem: Problem) -> _Numbers:
     k, loss = problem.num_classes, problem.loss
     counts = problem.labels.counts
     omega = 1.0 if loss.class_weight is None else loss.class_weight
-    w, m = geometric_factors(problem.lambda_z, counts)
+    # Only label smoothing makes the data term stiff enough for an exactly balanced start to pay for its SVD.
+    w, m = geometric_factors(problem.lambda_z, counts, balanced=loss.smoothing is not None)
     has_bias = problem.model.bias != "none"
     root = jnp.sqrt(problem.metric().bias)[None] if has_bias else None
     decay = problem.decay.bias if problem.model.bias == "decay" else jnp.zeros(())

@@ -263,6 +263,16 @@ def factor(problem: Problem, x: Any, bias: Any) -> Params:
     return Params((w,), h, bias)
 
 
+def balance(problem: Problem, params: Params) -> Params:
+    """The cheapest factors with the same logits, of a class-mean problem with free, decayed factors.
+
+    At every critical point lambda_W W^T W = lambda_H H D H^T.  Away from one, making it so lowers F at no cost, and
+    takes out the soft directions (W A, A^{-1} H) along which descent is slow when the data term is stiff.
+    """
+    logits = problem.model.logits_without_bias(params)
+    return factor(problem, logits * jnp.sqrt(problem.labels.weights)[None, :], params.bias)
+
+
 def _as_result(problem: Problem, x: Any, bias: Any, status: Any, steps: Any, gtol: Any) -> Result:
     params = factor(problem, x, bias)
     space = make_space(problem, params)
