@@ -87,9 +87,8 @@ def solve_sweeps(points: int) -> list[list[dict[str, Any]]]:
         few = grid.num_classes - grid.majority_classes
         counts.append([float(n_a)] * grid.majority_classes + [grid.minority_count] * few)
         lam.append(float(lam_z))
-    problems = shallow(
-        counts, weight_decay=lam, feature_decay=lam, bias="decay", bias_decay=PUBLISHED_GRIDS[0].bias_decay
-    )
+    decays = {"weight_decay": lam, "feature_decay": lam, "bias_decay": PUBLISHED_GRIDS[0].bias_decay}
+    problems = shallow(counts, dim=len(counts[0]) - 1, bias="decay", **decays)  # K - 1 dimensions hold every optimum
     result, certificate = certified_many(problems, gap=GAP, gtol=GRADIENT)
     logits = class_logits(problems, result.params)
     alpha_a, alpha_b, between = group_modes(logits, counts)

@@ -514,13 +514,15 @@ def stack_of(name, amount=4):
 
 @pytest.mark.parametrize("name", ["ce free", "mse decay"])
 def test_stack_equals_singles(name):
-    problems, points, stacked, params = stack_of(name)
-    many = certify(stacked, params)
+    # At minima: far from them the choice of the dual point may turn on a rounding error.
+    problems = [family(name, counts) for counts in ([9.0, 5, 4, 2, 1], [8.0, 8, 8, 2, 2])]
+    points = [minimise(problem)[0] for problem in problems]
+    many = certify(ufm.stack(problems), jax.tree.map(lambda *x: np.stack(x), *points))
     for index, (problem, point) in enumerate(zip(problems, points, strict=True)):
         one = certify(problem, point)
         assert many.lower_bound[index] == pytest.approx(one.lower_bound, rel=1e-12)
         assert many.value[index] == pytest.approx(one.value, rel=1e-13)
-    assert list(many.words) == ["within gap"] * 4
+    assert list(many.words) == ["global"] * 2
 
 
 def test_a_nan_lane_harms_no_other():

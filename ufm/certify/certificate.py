@@ -114,7 +114,7 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
 
 
 @in_float64
-def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates: int = 3) -> Certificate:
+def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates: int = 2) -> Certificate:
     """Prove how far parameters are from a global minimum.
 
         lower_bound <= min F <= F(params) <= value,     gap = value - lower_bound

@@ -93,16 +93,13 @@ class Problem:
         """Curvature of the data term in one bias entry, near the optimum.
 
         MSE: 1. Cross-entropy: at the optimum the own-class miss of class k is about N lambda_Z / sqrt(n_k) (logit
-        program, 1.5), so the mean curvature is about lambda_Z sum_k sqrt(n_k) / K; label smoothing leaves at least eps/K;
-        at zero logits it is 1/K.
+        program, 1.5), so the mean curvature is about lambda_Z sum_k sqrt(n_k) / K, and 1/K at zero logits.  (Under label
+        smoothing it is larger, but so is that of the factors, in the same ratio: the metric only compares the two.)
         """
         if self.loss.name == "mse":
             return jnp.ones(())
         k = self.num_classes
         near_optimum = self.lambda_z * jnp.sum(jnp.sqrt(self.labels.counts)) / k
-        smoothing = getattr(self.loss, "smoothing", None)
-        if smoothing is not None:
-            near_optimum = near_optimum + smoothing / k
         return jnp.where(near_optimum > 0, jnp.minimum(near_optimum, 1.0 / k), 1.0 / k)
 
     # -------------------------------------------------------------- questions about itself
