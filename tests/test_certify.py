@@ -185,7 +185,8 @@ def run_audit(name, amount, seed):
         certificate = jax.tree.map(lambda leaf, i=index: leaf[i], certificates)
         result = ball.audit(problem, params, certificate)
         assert result.ok, (name, seed, index, result)
-        assert certificate.gap >= 0
+        # Perturbed points break a held constraint; F may lie below the minimum there.
+        assert certificate.gap >= 0 or name not in FREE
     return len(pairs)
 
 
