@@ -1,0 +1,323 @@
+"""The command: what it prints, what it writes, and one clear line for every kind of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ufm
+from ufm import cli, quickstart
+from ufm.problem.losses import NAMED
+from ufm.theory import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[1]
+# Three classes, dimension 3, no bias: one compiled program for all that solve.
+SOLVE = "solve --weight-decay 0.02 --feature-decay 3e-4"
+
+
+def run(capsys, line, code=0):
+    """What a command writes to standard output and standard error."""
+    words = line.split() if isinstance(line, str) else line
+    if code == 0:
+        cli.main(words)
+    else:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == code
+    return capsys.readouterr()
+
+
+def number_of(capsys, line):
+    """The JSON object that a command prints: one object on one line, nothing else on either stream."""
+    said = run(capsys, line)
+    assert said.err == ""
+    assert said.out.count("\n") == 1
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    return json.loads(said.out, parse_constant=refuse)
+
+
+# ------------------------------------------------------------------ solve
+
+
+def test_table_names_what_was_found(capsys):
+    said = run(capsys, f"{SOLVE} --counts 7,7,7")
+    assert said.err == ""
+    for word in ("ce, K = 3, N = 21, d = 3", "lower bound", "verdict: global", "CONVERGED", "rank", "ce_simplex_etf"):
+        assert word in " ".join(said.out.split()), word
+
+
+def test_json_is_one_object_with_the_promised_keys(capsys):
+    out = number_of(capsys, f"{SOLVE} --counts 7,7,7 --json")
+    promised = "problem value gradient_norm status lower_bound gap verdict class_means_gram logits singular_values"
+    assert set(out) >= {*promised.split(), "rank", "predictions", "measures", "steps", "seconds", "dtype", "versions"}
+    keys = {"name", "value", "holds", "failed_hypothesis", "citation", "difference"}
+    assert all(keys <= set(row) for row in out["predictions"])
+    etf = next(row for row in out["predictions"] if row["name"] == "ce_simplex_etf")
+    assert etf["holds"]
+    assert abs(etf["difference"]) < 1e-9
+    assert out["verdict"] == "global"
+    assert out["problem"]["counts"] == [7.0, 7.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--classes 3 --samples 20 --imbalance 4 --minority 0.34",
+        "--counts-file counts.csv",
+        "--counts-file counts.txt",
+        "--counts-file named.csv",
+        "--counts-file row.csv",
+        "--counts-file counts.npy",
+        "--counts-file counts.npz",
+    ],
+)
+def test_ways_to_state_the_counts(capsys, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    Path("counts.csv").write_text("20\n20\n5\n")
+    Path("counts.txt").write_text("20\n20\n\n5")
+    Path("named.csv").write_text("class,count\ncat,20\ndog,20\nemu,5\n")
+    Path("row.csv").write_text("20, 20, 5\n")
+    np.save("counts.npy", np.array([20.0, 20.0, 5.0]))
+    np.savez("counts.npz", counts=np.array([20, 20, 5]))
+    out = number_of(capsys, f"{SOLVE} {flags} --json")
+    assert out["problem"]["counts"] == [20.0, 20.0, 5.0]
+    assert out["problem"]["columns"] == 3
+
+
+def test_labels_file_is_laid_out_as_samples(capsys, tmp_path):
+    np.save(tmp_path / "labels.npy", np.repeat([0, 1, 2], [3, 2, 2]))
+    out = number_of(capsys, [*SOLVE.split(), "--counts-file", str(tmp_path / "labels.npy"), "--json"])
+    assert out["problem"]["counts"] == [3.0, 2.0, 2.0]
+    assert out["problem"]["columns"] == 7
+    direct = ufm.answer(ufm.shallow([3, 2, 2], weight_decay=0.02, feature_decay=3e-4))
+    assert out["value"] == pytest.approx(float(direct.result.value), rel=1e-12)
+
+
+def test_exponential_profile_and_temperature(capsys):
+    line = "solve --classes 3 --samples 100 --imbalance 25 --profile exponential --json"
+    assert number_of(capsys, line)["problem"]["counts"] == [100.0, 20.0, 4.0]
+    problem = cli._parse(
+        ["solve", "--counts", "5,4", "--temperature", "0.25", "--bias", "decay", "0.1", "--dim", "7"]
+    ).problem()
+    assert float(problem.model.scale) == 4.0
+    assert (problem.model.dim, problem.model.bias, float(problem.decay.bias)) == (7, "decay", 0.1)
+
+
+def test_solution_is_saved(capsys, tmp_path):
+    path = tmp_path / "solution.npz"
+    out = number_of(capsys, [*SOLVE.split(), "--counts", "20,20,5", "--save", str(path), "--json"])
+    with np.load(path) as saved:
+        assert set(saved) == {"W", "H", "counts", "y"}
+        np.testing.assert_array_equal(saved["counts"], [20.0, 20.0, 5.0])
+        np.testing.assert_allclose(saved["W"] @ saved["H"], out["logits"], atol=1e-14)
+
+
+def test_flags_of_a_loss_are_the_parameters_that_it_takes():
+    """The table of the command against the builders themselves."""
+    counts = ufm.labels.from_counts([5, 4, 3])
+    for name, losses in cli._LOSSES_WITH.items():
+        assert set(losses) <= set(NAMED)
+        for loss, build in NAMED.items():
+            if loss in losses:
+                assert (
+                    name in cli._parse(f"solve --loss {loss} --{name.replace('_', '-')} 0.5".split()).loss_parameters()
+                )
+                build(counts, **{name: 0.5})
+            else:
+                with pytest.raises(TypeError):
+                    build(counts, **{name: 0.5})
+
+
+# ------------------------------------------------------------------ the others
+
+
+def test_quickstart_writes_figure_and_dataset(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "LONG_TAILS", ())
+    (tmp_path / "mine.csv").write_text("60\n20\n7\n")
+    out = tmp_path / "new" / "folder"
+    words = ["quickstart", "--cells", "4", "--out", str(out), "--counts-file", str(tmp_path / "mine.csv"), "--json"]
+    said = run(capsys, words)
+    found = json.loads(said.out)
+    assert said.out.count("\n") == 1
+    assert (found["cells"], found["certified_share"], found["wrong_phases"]) == (16, 1.0, 0)
+    assert 0 <= found["largest_gap"] <= found["certified_gap"] == 1e-10
+    assert found["statuses"] == {"CONVERGED": 16}
+    assert [(row["name"], row["classes"], row["rank"]) for row in found["long_tails"]] == [("mine.csv", 3, 2)]
+    assert sorted(Path(name).name for name in found["files"]) == [f"collapse_diagram.{x}" for x in ("nc", "pdf", "png")]
+    for name, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("nc", b"\x89HDF")):
+        assert (out / f"collapse_diagram.{name}").read_bytes().startswith(magic)
+    assert not list(out.glob("*.part"))
+
+
+@pytest.mark.slow
+def test_quickstart_table_with_the_real_long_tails(capsys, tmp_path):
+    said = run(capsys, ["quickstart", "--cells", "5", "--out", str(tmp_path)])
+    assert "25 cells: 100.00 % proven optimal" in " ".join(said.out.split())
+    for name, *_ in quickstart.LONG_TAILS:
+        assert name in said.out
+
+
+def test_cite_one_and_all(capsys):
+    everything = number_of(capsys, "cite --json")["oracles"]
+    assert [row["name"] for row in everything] == list(REGISTRY)
+    assert all(set(row) == {"name", "status", "statement", "citation"} and all(row.values()) for row in everything)
+    assert [row["name"] for row in number_of(capsys, "cite group_collapse --json")["oracles"]] == ["group_collapse"]
+    text = run(capsys, "cite").out
+    assert all(name in text for name in REGISTRY)
+
+
+def test_version(capsys):
+    for flag in ("--version", "-V"):
+        assert run(capsys, flag).out == f"ufm {ufm.__version__}\n"
+
+
+@pytest.mark.parametrize("line", ["--help", "solve --help", "quickstart --help", "cite --help"])
+def test_help(capsys, line):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(line.split())
+    assert stop.value.code == 0
+    assert "usage: ufm" in capsys.readouterr().out
+
+
+def module(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "ufm", *words], cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_module_prints_one_json_object():
+    done = module(*SOLVE.split(), "--counts", "7,7,7", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["verdict"] == "global"
+
+
+def test_module_fails_with_one_line():
+    done = module("solve", "--counts", "7,x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ufm: counts: '7,x' is not a list of numbers; give such as 100,100,10\n"
+
+
+# ------------------------------------------------------------------ bad input
+
+THREE = "solve --counts 9,9,3"
+STEP = "solve --classes 4 --samples 10 --imbalance 4"
+QUICK = "quickstart --cells 2 --out new"
+BAD = [  # command, the argument that the message begins with, a word of the remedy
+    ("solve", "counts", "--classes"),
+    ("solve --counts 5,5 --classes 3 --samples 5", "counts", "several"),
+    ("solve --counts", "counts", "no value"),
+    ("solve --counts 100,a", "counts", "100,100,10"),
+    ("solve --counts 5", "counts", "at least two"),
+    ("solve --counts ,", "counts", "at least two"),
+    ("solve --counts 5,-3", "counts", "positive"),
+    ("solve --counts 5,0", "counts", "drop empty classes"),
+    ("solve --counts 5,nan", "counts", "positive"),
+    ("solve --counts 5,5 --samples 3", "samples", "drop it"),
+    ("solve --counts 5,5 --imbalance 3", "imbalance", "drop it"),
+    ("solve --counts-file words.csv --profile exponential", "profile", "drop it"),
+    ("solve --classes x --samples 3", "classes", "whole number"),
+    ("solve --classes 2.5 --samples 3", "classes", "'2.5' is not a whole number"),
+    ("solve --classes 1 --samples 3", "classes", "at least 2"),
+    ("solve --classes 3", "samples", "above 0"),
+    ("solve --classes 3 --samples 0", "samples", "above 0"),
+    ("solve --classes 3 --samples nan", "samples", "above 0"),
+    ("solve --classes 3 --samples 9 --imbalance 0.5", "imbalance", "at least 1"),
+    ("solve --classes 3 --samples 9 --imbalance inf", "imbalance", "at least 1"),
+    (f"{STEP} --minority 0", "minority", "between 0 and 1"),
+    (f"{STEP} --minority nan", "minority", "between 0 and 1"),
+    (f"{STEP} --minority 0.01", "minority", "between 0.25 and 0.75"),
+    (f"{STEP} --profile linear", "profile", "step, exponential"),
+    (f"{THREE} --loss nope", "loss", "ce, mse, focal"),
+    (f"{THREE} --smoothing 1", "smoothing", "[0, 1)"),
+    (f"{THREE} --loss mse --smoothing 0.1", "smoothing", "drop it"),
+    (f"{THREE} --gamma 2", "gamma", "--loss focal"),
+    (f"{THREE} --loss focal --gamma -1", "gamma", "at least 0"),
+    (f"{THREE} --loss la --tau nan", "tau", "finite"),
+    (f"{THREE} --loss ldam --largest-margin inf", "largest-margin", "finite"),
+    (f"{THREE} --loss vs --exponent nan", "exponent", "finite"),
+    (f"{THREE} --loss cdt --exponent 1e6", "exponent", "positive"),
+    (f"{THREE} --dim 0", "dim", "at least 1"),
+    (f"{THREE} --dim 2.5", "dim", "'2.5' is not a whole number"),
+    (f"{THREE} --constraint cube", "constraint", "none, sphere"),
+    (f"{THREE} --classifier-constraint nonnegative", "classifier-constraint", "none, sphere"),
+    (f"{THREE} --feature-radius 2", "feature-radius", "drop it"),
+    (f"{THREE} --constraint sphere --feature-radius 0", "feature-radius", "positive"),
+    (f"{THREE} --classifier-radius 2", "classifier-radius", "drop it"),
+    (f"{THREE} --temperature 0", "temperature", "positive"),
+    (f"{THREE} --temperature inf", "temperature", "positive"),
+    (f"{THREE} --weight-decay -1", "weight-decay", "positive"),
+    (f"{THREE} --weight-decay x", "weight-decay", "'x' is not a number"),
+    (f"{THREE} --feature-decay inf", "feature-decay", "positive"),
+    (f"{THREE} --bias maybe", "bias", "none, free, or decay VALUE"),
+    (f"{THREE} --bias decay", "bias", "--bias decay 0.02"),
+    (f"{THREE} --bias decay 0", "bias", "positive"),
+    (f"{THREE} --bias decay x", "bias", "positive"),
+    (f"{THREE} --solver foo", "solver", "lbfgs"),
+    (f"{THREE} --constraint sphere --solver newton", "solver", "'spectral'"),
+    (f"{THREE} --restarts 0", "restarts", "at least 1"),
+    (f"{THREE} --restarts 1.5", "restarts", "'1.5' is not a whole number"),
+    (f"{THREE} --seed x", "seed", "'x' is not a whole number"),
+    (f"{THREE} --seed 99999999999999999999", "seed", "from -9223372036854775808"),
+    (f"{THREE} --gtol 0", "gtol", "between 0 and 1"),
+    (f"{THREE} --max-steps -1", "max-steps", "from 0"),
+    (f"{THREE} --max-steps 99999999999", "max-steps", "to 2147483647"),
+    (f"{THREE} --gap 2", "gap", "between 0 and 1"),
+    (f"{THREE} --save no/such/folder.npz", "save", "folder that exists"),
+    (f"{THREE} --save .", "save", "file name"),
+    (f"{THREE} --bogus 3", "--bogus", "ufm solve --help"),
+    ("solve --countz 3,3", "--countz", "did you mean --counts?"),
+    ("solve --counts-file none.csv", "counts-file", "does not exist"),
+    ("solve --counts-file words.csv", "counts-file", "one number per class"),
+    ("solve --counts-file empty.csv", "counts-file", "one number per class"),
+    ("solve --counts-file binary.csv", "counts-file", "not a text file"),
+    ("solve --counts-file half.csv", "counts-file", "one number per class"),
+    ("solve --counts-file negative.csv", "counts-file", "positive"),
+    ("solve --counts-file nonsense.npz", "counts-file", "not a readable NumPy file"),
+    ("solve --counts-file other.npz", "counts-file", "'counts' or 'labels'"),
+    ("solve --counts-file gap.npy", "counts-file", "without gaps"),
+    ("solve --counts-file table.npy", "counts-file", "one number per class"),
+    ("quickstart --cells 1", "cells", "at least 2"),
+    ("quickstart --cells x", "cells", "'x' is not a whole number"),
+    ("quickstart --cells 2 --out words.csv", "out", "another path"),
+    (f"{QUICK} --classes 1", "classes", "at least 2"),
+    (f"{QUICK} --minority 0", "minority", "between 0 and 1"),
+    (f"{QUICK} --minority nan", "minority", "between 0 and 1"),
+    (f"{QUICK} --minority 0.01", "minority", "between 0.1 and 0.9"),
+    (f"{QUICK} --minority-samples 0", "minority-samples", "positive"),
+    (f"{QUICK} --minority-samples inf", "minority-samples", "positive"),
+    (f"{QUICK} --bias decay 0", "bias", "positive"),
+    (f"{QUICK} --counts-file none.csv", "counts-file", "does not exist"),
+    ("cite nope", "oracle", "ce_simplex_etf"),
+    ("cite ce_simplex_etf again", "again", "ufm cite --help"),
+    ("frobnicate", "frobnicate", "ufm --help"),
+    ("", "no command was given", "solve, quickstart, cite"),
+]
+
+
+@pytest.mark.parametrize(("line", "argument", "remedy"), BAD, ids=[line or "nothing" for line, _, _ in BAD])
+def test_bad_input_is_one_line_that_names_the_argument(capsys, tmp_path, monkeypatch, line, argument, remedy):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("words.csv").write_text("a\nb\n")
+    Path("empty.csv").write_text("")
+    Path("binary.csv").write_bytes(b"\xff\xfe\x00\x01")
+    Path("half.csv").write_text("name,count\na,5\nb,x\n")
+    Path("negative.csv").write_text("5\n-3\n")
+    Path("nonsense.npz").write_bytes(b"nonsense")
+    np.savez("other.npz", x=np.ones(3))
+    np.save("gap.npy", np.array([0, 0, 2]))
+    np.save("table.npy", np.ones((2, 3)))
+    said = run(capsys, line, code=2)
+    assert said.out == ""
+    assert said.err.endswith("\n")
+    assert said.err.count("\n") == 1
+    assert said.err.startswith(f"ufm: {argument}"), said.err
+    assert remedy in said.err, said.err
+    assert not Path("new").exists()
