@@ -74,7 +74,7 @@ def in_float64(function: F) -> F:
         if is_traced((args, kwargs)):
             if not jax.config.jax_enable_x64:
                 raise ValueError(
-                    f"{function.__name__} was called under a JAX transformation in single precision; "
+                    "precision: a ufm function was called under vmap, jit or grad in single precision; "
                     "enter `with ufm.float64():` around the transformed call"
                 )
             return function(*args, **kwargs)

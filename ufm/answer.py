@@ -272,6 +272,10 @@ def _replace(old: Any, rows: np.ndarray, new: Any, source: np.ndarray) -> Any:
 # ------------------------------------------------------------------ words and numbers for people and files
 
 
+_NONE = {"free": "none"}
+"""The command's word for a factor without constraint."""
+
+
 def describe(problem: Problem) -> dict[str, Any]:
     """The problem in plain words and numbers, as in the command's JSON."""
     model, loss = problem.model, problem.loss
@@ -286,8 +290,8 @@ def describe(problem: Problem) -> dict[str, Any]:
         "samples": problem.labels.total,
         "columns": problem.labels.num_columns,
         "dim": model.dim,
-        "constraint": model.features,
-        "classifier_constraint": model.classifier,
+        "constraint": _NONE.get(model.features, model.features),
+        "classifier_constraint": _NONE.get(model.classifier, model.classifier),
         "bias": model.bias,
         "weight_decay": problem.decay.weight,
         "feature_decay": problem.decay.feature,

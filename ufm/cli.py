@@ -264,6 +264,7 @@ class Cite:
     def run(self) -> None:
         """Print."""
         from .theory import REGISTRY
+        from .theory.references import references_in
 
         if self.oracle is not None and self.oracle not in REGISTRY:
             raise ValueError(f"oracle: {self.oracle!r} is not known; choose one of {', '.join(REGISTRY)}")
@@ -276,7 +277,10 @@ class Cite:
             out = Console(highlight=False)
             out.print(f"[bold]{entry.name}[/bold] ({entry.status})")
             out.print(textwrap.indent(textwrap.fill(entry.statement, 96), "  "), markup=False)
-            out.print(f"  {entry.citation}\n", markup=False)
+            out.print(f"  {entry.citation}", markup=False)
+            for reference in references_in(entry.citation):
+                out.print(f"    {reference}", markup=False)
+            out.print()
 
 
 # ------------------------------------------------------------------ from words to problems
@@ -370,10 +374,18 @@ def _print_answer(found: Answer) -> None:
     out = Console(highlight=False)
     j = found.to_json()
     p = j["problem"]
-    out.print(
-        f"[bold]{p['loss']}[/bold], K = {p['classes']}, N = {p['samples']:g}, d = {p['dim']}, bias {p['bias']}, "
-        f"features {p['constraint']}, lambda_W = {p['weight_decay']:g}, lambda_H = {p['feature_decay']:g}"
-    )
+    words = [f"K = {p['classes']}", f"N = {p['samples']:g}", f"d = {p['dim']}", f"bias {p['bias']}"]
+    numbers = {
+        "lambda_W": p["weight_decay"],
+        "lambda_H": p["feature_decay"],
+        "lambda_b": p["bias_decay"],
+        "temperature": None if p["scale"] is None else 1 / p["scale"],
+        **{name: value for name, value in p["loss_parameters"].items() if not isinstance(value, list)},
+    }
+    words += [f"features: {p['constraint']}", f"classifier: {p['classifier_constraint']}"]
+    words += [f"{name} = {value:g}" for name, value in numbers.items() if value is not None]
+    words += [f"{name} per class" for name, value in p["loss_parameters"].items() if isinstance(value, list)]
+    out.print(f"[bold]{p['loss']}[/bold], " + ", ".join(words))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     status = Status[j["status"]]
     for name, text in (
@@ -387,7 +399,7 @@ def _print_answer(found: Answer) -> None:
     ):
         table.add_row(name, text)
     for sentence in j["assumes"]:
-        table.add_row("bound rests on", sentence)
+        table.add_row("bound rests on" if j["lower_bound"] is not None else "no bound", sentence)
     out.print(table)
     _print_predictions(out, j["predictions"])
     measures = Table("measure", "", box=None, padding=(0, 2, 0, 0))
@@ -419,9 +431,17 @@ def _print_predictions(out: Console, predictions: list[dict[str, Any]]) -> None:
             out.print(f"(class-mean Gram off by {row['gram_distance']:.2g})", end="")
         out.print()
         for name, value in row["quantities"].items():
-            if isinstance(value, (str, bool, int, float)):
-                text = value if isinstance(value, (str, bool)) else _number(value, 10)
-                out.print(f"    {name} = {text}", markup=False)
+            out.print(f"    {name} = {_brief(value)}", markup=False, soft_wrap=True)
+
+
+def _brief(value: Any) -> str:
+    """A quantity on one line; long arrays by their shape."""
+    if isinstance(value, list):
+        array = np.ravel(np.asarray(value, dtype=object))
+        if len(array) > 12 or any(isinstance(item, list) for item in array):
+            return f"{len(value)} entries, see --json"
+        return "[" + ", ".join(_brief(item) for item in array) + "]"
+    return _number(value, 10) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def _print_quickstart(found: Any) -> None:

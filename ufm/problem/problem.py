@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import is_traced, record, static
+from .._numerics import in_float64, is_traced, record, static
 from . import labels as labels_module
 from .labels import Labels, show, whole_number
 from .losses import NAMED, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss
@@ -58,10 +58,12 @@ class Problem:
             total = total + 0.5 * self.decay.bias * jnp.sum(params.bias**2)
         return total
 
+    @in_float64
     def objective(self, params: Params) -> Any:
         """F at the parameters."""
         return self.data_term(self.model.logits(params)) + self.penalty(params)
 
+    @in_float64
     def init(self, key: Any, size: Any = None) -> Params:
         """Random feasible start (see :meth:`Model.init`); by default W and H start with balanced decay terms."""
         params = self.model.init(key, self.labels, 1.0 if size is None else size)
