@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import minority_collapse
+from experiments import collapse_diagram, minority_collapse
 from ufm.theory.imbalance import PUBLISHED_GRIDS, two_group_thresholds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,3 +128,12 @@ def test_finished_figure_agrees_with_a_run_today(minority):
             for mode in ("alpha_A", "between", "alpha_B"):
                 left, right = (np.nan if r[mode] is None else r[mode] for r in (x, y))
                 np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_collapse_diagram_holds(tmp_path):
+    """The diagram on 7 x 7 cells."""
+    found = collapse_diagram.main(["--out", str(tmp_path), "--cells", "7"])
+    assert found["cells"] == 49
+    assert found["wrong_phases"] == 0
+    assert found["largest_relative_gap"] <= 1e-10
+    assert all(number > 0 for number in found["cells_by_phase"].values())

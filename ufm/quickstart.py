@@ -17,8 +17,7 @@ from .answer import certified_many, class_logits, class_means
 from .measure import gram_distance, norms, numerical_rank, simplex_etf_gram
 from .problem import Labels, Problem, labels, shallow, stack
 from .solve import Status
-from .sweep import collapse_diagram, save_dataset
-from .theory.imbalance import two_group_thresholds
+from .sweep import axes_in_view, collapse_diagram, save_dataset
 
 LONG_TAILS = tuple(
     (f"{name} R={ratio}", classes, samples, ratio)
@@ -141,11 +140,7 @@ def run(
     """
     begin = time.perf_counter()
     make_folder(out)
-    ratios = np.geomspace(1.0, 100.0, cells)
-    # From half the smallest threshold to three times the largest, so that all phases are in view.
-    few = round(minority * classes)
-    ends = [two_group_thresholds(classes - few, few, minority_samples * r, minority_samples) for r in (1.0, 100.0)]
-    decays = np.geomspace(0.5 * float(ends[1].minority), 3.0 * float(ends[0].complete), cells)
+    ratios, decays = axes_in_view(cells, classes=classes, minority=minority, minority_samples=minority_samples)
     dataset = collapse_diagram(
         ratios,
         decays,

@@ -31,6 +31,18 @@ def two_group_counts(classes: int, minority: float, minority_samples: Any, ratio
     return np.asarray(labels.step(classes, minority_samples * ratio, ratio, minority).counts)
 
 
+def axes_in_view(
+    cells: int, *, classes: int, minority: float, minority_samples: float, largest_ratio: float = 100.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-spaced (ratios, decays) that show every phase: from half the smallest threshold to three times the largest."""
+    few = round(minority * classes)
+    groups = (classes - few, few)
+    low = two_group_thresholds(*groups, minority_samples * largest_ratio, minority_samples)
+    high = two_group_thresholds(*groups, minority_samples, minority_samples)
+    smallest = np.nanmin([low.minority, low.between])
+    return np.geomspace(1.0, largest_ratio, cells), np.geomspace(0.5 * smallest, 3.0 * float(high.complete), cells)
+
+
 def collapse_diagram(
     ratios: Any,
     decays: Any,
