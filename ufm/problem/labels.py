@@ -268,11 +268,9 @@ def _number(text: str) -> float | None:
 def _load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """The array of a .npy file, or all arrays of a .npz file."""
     try:
-        data = np.load(path, allow_pickle=False)
-        if isinstance(data, np.ndarray):
-            return data
-        with data:
-            return {name: data[name] for name in data}
+        with path.open("rb") as handle:  # np.load leaves a damaged archive open
+            data = np.load(handle, allow_pickle=False)
+            return data if isinstance(data, np.ndarray) else {name: data[name] for name in data}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"counts-file: {path} is not a readable NumPy file ({' '.join(str(error).split())})") from None
 

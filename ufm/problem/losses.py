@@ -53,7 +53,7 @@ class CrossEntropy:
         """s, broadcastable to K x n: the factor of each logit; ``None`` if it is 1."""
         if self.logit_scale is None and self.sample_scale is None:
             return None
-        rows = 1.0 if self.logit_scale is None else jnp.asarray(self.logit_scale)[:, None]
+        rows = 1.0 if self.logit_scale is None else _by_row(self.logit_scale, labels)
         columns = 1.0 if self.sample_scale is None else _by_column(self.sample_scale, labels)[None, :]
         return jnp.broadcast_to(rows * columns, (labels.num_classes, labels.num_columns))
 
@@ -63,7 +63,7 @@ class CrossEntropy:
             return None
         total = jnp.zeros((labels.num_classes, labels.num_columns))
         if self.logit_shift is not None:
-            total = total + jnp.asarray(self.logit_shift)[:, None]
+            total = total + _by_row(self.logit_shift, labels)
         if self.own_margin is not None:
             total = total - own_mask(labels) * _by_column(self.own_margin, labels)[None, :]
         return total
@@ -177,6 +177,11 @@ def off_diagonal_softmax(u: Any, labels: Labels) -> tuple[Any, Any]:
     others = jnp.where(own_mask(labels), 0.0, jnp.exp(gaps - top[None, :]))
     probabilities = others / (jnp.exp(-top) + jnp.sum(others, axis=0))[None, :]
     return probabilities, jnp.sum(probabilities, axis=0)
+
+
+def _by_row(per_class: Any, labels: Labels) -> Any:
+    """Values per class (K,) or one number, one per logit: a column (K, 1)."""
+    return jnp.broadcast_to(jnp.asarray(per_class), (labels.num_classes,))[:, None]
 
 
 def _by_column(per_class: Any, labels: Labels) -> Any:

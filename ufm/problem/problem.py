@@ -95,8 +95,9 @@ class Problem:
         """Curvature of the data term in one bias entry, near the optimum.
 
         MSE: 1. Cross-entropy: at the optimum the own-class miss of class k is about N lambda_Z / sqrt(n_k) (logit
-        program, 1.5), so the mean curvature is about lambda_Z sum_k sqrt(n_k) / K, and 1/K at zero logits.  (Under label
-        smoothing it is larger, but so is that of the factors, in the same ratio: the metric only compares the two.)
+        program, 1.5), so the mean curvature is about lambda_Z sum_k sqrt(n_k) / K, and 1/K at zero logits.  (Under
+        label smoothing it is larger, but so is that of the factors, in the same ratio: the metric only compares the
+        two.)
         """
         if self.loss.name == "mse":
             return jnp.ones(())
