@@ -437,10 +437,8 @@ def _print_predictions(out: Console, predictions: list[dict[str, Any]]) -> None:
 def _brief(value: Any) -> str:
     """A quantity on one line; long arrays by their shape."""
     if isinstance(value, list):
-        array = np.ravel(np.asarray(value, dtype=object))
-        if len(array) > 12 or any(isinstance(item, list) for item in array):
-            return f"{len(value)} entries, see --json"
-        return "[" + ", ".join(_brief(item) for item in array) + "]"
+        text = "[" + ", ".join(_brief(item) for item in value) + "]"
+        return text if len(text) <= 100 else f"{len(value)} entries, see --json"
     return _number(value, 10) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 

@@ -61,7 +61,7 @@ def _phase_panel(axes: Any, dataset: xr.Dataset) -> None:
     colours = [cm.batlow(x) for x in (0.95, 0.68, 0.38, 0.05)]
     shades = ListedColormap(["white", *colours])
     norm = BoundaryNorm(np.arange(-1.5, len(names)), shades.N)
-    axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, dataset.phase, cmap=shades, norm=norm, shading="nearest")
+    axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, dataset.phase, cmap=shades, norm=norm, shading="nearest", rasterized=True)
     handles: list[Any] = [Patch(facecolor=c, edgecolor="0.3", label=n) for c, n in zip(colours, names, strict=True)]
     if bool((dataset.phase < 0).any()):
         handles.append(Patch(facecolor="white", edgecolor="0.3", label="unclassified"))
@@ -79,7 +79,7 @@ def _gap_panel(figure: Figure, axes: Any, dataset: xr.Dataset) -> None:
     gap = dataset.relative_gap.where(dataset.relative_gap > 0)
     low, high = float(gap.min()), float(gap.max())
     norm = LogNorm(low, max(high, 10 * low))
-    mesh = axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, gap, cmap=cm.lapaz, norm=norm, shading="nearest")
+    mesh = axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, gap, cmap=cm.lapaz, norm=norm, shading="nearest", rasterized=True)
     figure.colorbar(mesh, ax=axes, label="proven relative gap (rounding included)")
     _log_axes(axes, dataset)
     certified = float((dataset.relative_gap <= dataset.attrs["certified_gap"]).mean())
