@@ -449,21 +449,22 @@ def _print_quickstart(found: Any) -> None:
         f"of {found.certified_gap:g} (largest {found.largest_gap:.2g}); {found.wrong_phases} cells disagree with the "
         f"exact phase boundaries; {', '.join(f'{n} {name}' for name, n in found.statuses.items())}"
     )
-    table = Table("counts", "K", "largest", "smallest", "value", "proven gap", "rank", "norm ratio", "to ETF", box=None)
+    table = Table("counts", "from .. to", "value", "gap", "rank", "norm ratio", "to ETF", box=None)
+    for column in table.columns:
+        column.no_wrap = True
     for row in found.long_tails:
         table.add_row(
             row.name,
-            str(row.classes),
-            f"{row.largest:g}",
-            f"{row.smallest:g}",
-            f"{row.value:.10g}",
-            f"{row.relative_gap:.2g}",
+            f"{row.largest:g} .. {row.smallest:g}",
+            f"{row.value:.8f}",
+            f"{row.relative_gap:.1e}",
             str(row.rank),
             f"{row.norm_ratio:.3f}",
             f"{row.distance_to_etf:.4f}",
         )
     out.print(table)
-    out.print("norm ratio: longest over shortest class mean; to ETF: distance of their Gram matrix to the simplex ETF")
+    out.print("gap: proven, relative. norm ratio: longest over shortest class mean.")
+    out.print("to ETF: distance of the class means' Gram matrix to the simplex ETF, both scaled to norm 1.")
     out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)
 
 
