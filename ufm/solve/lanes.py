@@ -44,7 +44,7 @@ def solve_many(
     *,
     gtol: float = 1e-8,
     max_steps: int = 5000,
-    width: int = 64,
+    width: int = 32,
 ) -> Result:
     """Solve a stack of problems fast, each from the same deterministic start.
 
@@ -55,7 +55,7 @@ def solve_many(
         problem: a stacked problem.
         gtol: relative gradient norm to reach; 1e-8 leaves a relative certified gap near 1e-15.
         max_steps: limit of evaluations per problem.
-        width: number of lanes; 64 suits a processor core's cache, thousands suit a GPU. Part of the provenance:
+        width: number of lanes; 32 suits a processor core's cache, thousands suit a GPU. Part of the provenance:
             another width may differ in the last bits.
 
     Returns:

@@ -54,7 +54,7 @@ def collapse_diagram(
     bias_decay: float | None = None,
     gap: float = 1e-10,
     block: int = 1024,
-    width: int = 64,
+    width: int = 32,
     progress: Callable[[int, int, dict[str, int]], None] | None = None,
 ) -> xr.Dataset:
     """Solve, certify and classify a grid of (R, lambda_Z).
