@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -20,6 +21,9 @@ RECORDED_STEPS = np.unique(np.round(2.0 ** (np.arange(56) / 2)).astype(np.int64)
 _PATIENCE = 200
 """Steps without any progress (of value or gradient norm) after which a lane counts as stalled."""
 
+_FLOOR = 1e-13
+"""Values of F that differ by less than this share of it are equal: rounding decides between them."""
+
 
 @record
 class _Carry:
@@ -28,7 +32,10 @@ class _Carry:
     status: Any
     best_y: Any
     best_value: Any
-    least_gradient: Any
+    best_gradient: Any
+    lowest: Any
+    marked_value: Any
+    marked_gradient: Any
     last_progress: Any
     history: History
     recorded: Any
@@ -52,10 +59,15 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
         _, metric_norm = space.stationarity(point.y, point.gradient)
         relative = space.relative(metric_norm, point.value)
         finite = jnp.isfinite(point.value) & jnp.isfinite(metric_norm)
-        better = finite & (point.value < carry.best_value)
-        progress = (finite & (point.value < carry.best_value - 1e-13 * jnp.abs(carry.best_value))) | (
-            relative < 0.9 * carry.least_gradient
-        )
+        slack = _FLOOR * jnp.abs(point.value)
+        # Among values that are equal to rounding the better point is the one with the smaller gradient.
+        lowest = jnp.where(finite, jnp.minimum(point.value, carry.lowest), carry.lowest)
+        lower = finite & (point.value < carry.best_value - slack)
+        flatter = finite & (point.value <= lowest + slack) & (relative < carry.best_gradient)
+        # Progress is measured from the last mark, so that many small steps count as well as a large one.
+        progress = finite & ((point.value < carry.marked_value - slack) | (relative < 0.9 * carry.marked_gradient))
+        marked_value = jnp.where(progress, jnp.minimum(point.value, carry.marked_value), carry.marked_value)
+        marked_gradient = jnp.where(progress, jnp.minimum(relative, carry.marked_gradient), carry.marked_gradient)
         last_progress = jnp.where(progress, carry.steps, carry.last_progress)
         status = jnp.where(carry.steps >= max_steps, Status.MAX_STEPS, Status.RUNNING)
         stalled = carry.state.floor | (carry.steps - last_progress > _PATIENCE)
@@ -63,7 +75,7 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
         status = jnp.where(relative <= gtol, Status.CONVERGED, status)
         status = jnp.where(finite, status, Status.NONFINITE)
         # A converged point is the answer even where a non-monotone method saw a slightly lower value before.
-        take = better | (status == Status.CONVERGED)
+        take = lower | flatter | (status == Status.CONVERGED)
         hit = carry.steps == schedule[carry.recorded]
         row = carry.recorded
         log = carry.history
@@ -78,7 +90,10 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
             status.astype(jnp.int32),
             jnp.where(take, point.y, carry.best_y),
             jnp.where(take, point.value, carry.best_value),
-            jnp.where(finite, jnp.minimum(relative, carry.least_gradient), carry.least_gradient),
+            jnp.where(take, relative, carry.best_gradient),
+            lowest,
+            marked_value,
+            marked_gradient,
             last_progress,
             history,
             carry.recorded + hit,
@@ -86,7 +101,7 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
 
     def body(carry: _Carry) -> _Carry:
         state = method.step(space, carry.state)
-        return judge(_replace_state(carry, state, carry.steps + 1))
+        return judge(dataclasses.replace(carry, state=state, steps=carry.steps + 1))
 
     y = space.from_params(params)
     state = method.init(space, space.project(y))
@@ -94,23 +109,9 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
     history = History(jnp.full(schedule.shape, -1, jnp.int32), empty, empty)
     zero = jnp.zeros((), jnp.int32)
     inf = jnp.asarray(jnp.inf)
-    start = judge(_Carry(state, zero, zero, state.point.y, inf, inf, zero, history, zero))
+    start = judge(_Carry(state, zero, zero, state.point.y, inf, inf, inf, inf, inf, zero, history, zero))
     end = jax.lax.while_loop(lambda c: c.status == Status.RUNNING, body, start)
     return _finish(space, end)
-
-
-def _replace_state(carry: _Carry, state: Any, steps: Any) -> _Carry:
-    return _Carry(
-        state,
-        steps,
-        carry.status,
-        carry.best_y,
-        carry.best_value,
-        carry.least_gradient,
-        carry.last_progress,
-        carry.history,
-        carry.recorded,
-    )
 
 
 def _finish(space: Any, end: _Carry) -> Result:
@@ -132,5 +133,3 @@ def best_of(results: Result) -> Result:
     """The lane of a stacked result with the lowest finite value."""
     lane = jnp.argmin(jnp.where(jnp.isfinite(results.value), results.value, jnp.inf))
     return jax.tree.map(lambda leaf: leaf[lane], results)
-
-
