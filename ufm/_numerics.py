@@ -13,6 +13,7 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import register_dataclass
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def float64() -> Any:
 
 def is_traced(tree: Any) -> bool:
     """Whether a leaf of the tree is an abstract value of a transformation (vmap, jit, grad)."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def in_float64(function: F) -> F:
@@ -72,7 +73,7 @@ def in_float64(function: F) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if is_traced((args, kwargs)):
-            if not jax.config.jax_enable_x64:
+            if not jax.config.read("jax_enable_x64"):
                 raise ValueError(
                     "precision: a ufm function was called under vmap, jit or grad in single precision; "
                     "enter `with ufm.float64():` around the transformed call"

@@ -14,8 +14,8 @@ import time
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
+from jaxlib import version as jaxlib_version
 
 from ._numerics import in_float64
 from ._version import __version__
@@ -311,9 +311,7 @@ _NONE = {"free": "none"}
 def describe(problem: Problem) -> dict[str, Any]:
     """The problem in plain words and numbers, as in the command's JSON."""
     model, loss = problem.model, problem.loss
-    parameters = {
-        f.name: getattr(loss, f.name) for f in dataclasses.fields(loss) if getattr(loss, f.name) is not None
-    }
+    parameters = {f.name: getattr(loss, f.name) for f in dataclasses.fields(loss) if getattr(loss, f.name) is not None}
     out: dict[str, Any] = {
         "loss": loss.name,
         "loss_parameters": parameters,
@@ -340,7 +338,7 @@ def versions() -> dict[str, str]:
     return {
         "ufm": __version__,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": jaxlib_version.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "backend": jax.default_backend(),

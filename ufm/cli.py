@@ -489,7 +489,7 @@ def _save_solution(found: Answer, path: Path) -> None:
         arrays["b"] = params.bias
     try:
         with path.open("wb") as handle:
-            np.savez(handle, **{name: np.asarray(value) for name, value in arrays.items()})
+            np.savez(handle, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
     except OSError as error:
         raise ValueError(f"save: {path} cannot be written ({error.strerror}); give another path") from None
 
@@ -529,7 +529,7 @@ def _keep_compiled_programs() -> None:
 
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ufm"
     folder = os.environ.get("UFM_CACHE", str(default))
-    if folder and jax.config.jax_compilation_cache_dir is None:
+    if folder and jax.config.read("jax_compilation_cache_dir") is None:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

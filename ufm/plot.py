@@ -17,13 +17,14 @@ matplotlib.use("Agg", force=False)
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from cmcrameri import cm
+from cmcrameri import cm as crameri
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-_STYLE = {
+_COLOURS: Any = crameri.cmaps
+_STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -33,7 +34,7 @@ _STYLE = {
     "pdf.fonttype": 42,
 }
 
-_BOUNDARIES = {
+_BOUNDARIES: dict[str, tuple[Any, str]] = {
     "minority": ("-", r"minority collapse, $\sqrt{n_B}/N$"),
     "between": ("--", r"between-cluster collapse, $\lambda_s$"),
     "complete": (":", r"complete collapse"),
@@ -58,10 +59,11 @@ def collapse_diagram(dataset: xr.Dataset) -> Figure:
 def _phase_panel(axes: Any, dataset: xr.Dataset) -> None:
     phases = json.loads(dataset.attrs["phases"])
     names = [phases[str(code)] for code in range(len(phases))]
-    colours = [cm.batlow(x) for x in (0.95, 0.68, 0.38, 0.05)]
+    colours = [_COLOURS["batlow"](x) for x in (0.95, 0.68, 0.38, 0.05)]
     shades = ListedColormap(["white", *colours])
     norm = BoundaryNorm(np.arange(-1.5, len(names)), shades.N)
-    axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, dataset.phase, cmap=shades, norm=norm, shading="nearest", rasterized=True)
+    cells: Any = {"shading": "nearest", "rasterized": True}
+    axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, dataset.phase, cmap=shades, norm=norm, **cells)
     handles: list[Any] = [Patch(facecolor=c, edgecolor="0.3", label=n) for c, n in zip(colours, names, strict=True)]
     if bool((dataset.phase < 0).any()):
         handles.append(Patch(facecolor="white", edgecolor="0.3", label="unclassified"))
@@ -79,7 +81,8 @@ def _gap_panel(figure: Figure, axes: Any, dataset: xr.Dataset) -> None:
     gap = dataset.relative_gap.where(dataset.relative_gap > 0)
     low, high = float(gap.min()), float(gap.max())
     norm = LogNorm(low, max(high, 10 * low))
-    mesh = axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, gap, cmap=cm.lapaz, norm=norm, shading="nearest", rasterized=True)
+    cells: Any = {"shading": "nearest", "rasterized": True}
+    mesh = axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, gap, cmap=_COLOURS["lapaz"], norm=norm, **cells)
     figure.colorbar(mesh, ax=axes, label="proven relative gap (rounding included)")
     _log_axes(axes, dataset)
     certified = float((dataset.relative_gap <= dataset.attrs["certified_gap"]).mean())

@@ -16,11 +16,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import record, static
+from .._numerics import is_traced, record, static
 
 
 @record
@@ -115,7 +114,7 @@ def from_counts(counts: Any) -> Labels:
     >>> from_counts([100, 100, 10]).total
     np.float64(210.0)
     """
-    if isinstance(counts, jax.core.Tracer):
+    if is_traced(counts):
         return Labels(counts, None, counts.shape[-1])
     try:
         array = np.asarray(counts, dtype=np.float64)

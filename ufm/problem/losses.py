@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import power, record
+from .._numerics import is_traced, power, record
 from .labels import Labels
 
 
@@ -264,7 +264,7 @@ def check_loss(loss: Loss, num_classes: int) -> None:
     }
     for name, (valid, words) in rules.items():
         value = getattr(loss, name, None)
-        if value is None or isinstance(value, jax.core.Tracer):
+        if value is None or is_traced(value):
             continue
         array = np.asarray(value, dtype=float)
         with np.errstate(invalid="ignore"):

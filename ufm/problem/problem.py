@@ -40,7 +40,7 @@ class Problem:
     """
 
     labels: Labels
-    loss: Loss
+    loss: Any  # a Loss; its parameters differ from kind to kind
     model: Model
     decay: Decay
 
@@ -270,6 +270,7 @@ def shallow(
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
         raise ValueError(f"{name}: {show(value)} has no place, a loss object already holds its parameters; drop it")
+    assert not isinstance(loss, str)
     loss = dataclasses.replace(
         loss, **{f.name: _array(getattr(loss, f.name), f.name) for f in dataclasses.fields(loss)}
     )
@@ -339,7 +340,7 @@ def _align(problem: Problem) -> Problem:
     if is_traced(problem):
         return problem
     vectors = {id(problem.labels.weights)} | {
-        id(getattr(problem.loss, name, None)) for name in _PER_CLASS if np.ndim(getattr(problem.loss, name, None)) > 0
+        id(value) for name in _PER_CLASS if (value := getattr(problem.loss, name, None)) is not None and np.ndim(value)
     }
     keep = id(problem.labels.classes)
 

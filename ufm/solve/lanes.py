@@ -15,7 +15,9 @@ It serves cross-entropy with all its parameters, free decayed factors, and d >= 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+import functools
+import operator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -144,8 +146,9 @@ def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any]:
     own = jnp.arange(k)[:, None, None] == jnp.arange(k)[None, :, None]
 
     # Logits, then gaps to the own class.  Scales and shifts act on rows (classes c) and columns (samples of k).
-    z = sum(w[:, None, j] * m[None, :, j] for j in range(r)) * numbers.column_factor[None]
-    own_z = sum(w[:, j] * m[:, j] for j in range(r)) * numbers.column_factor
+    z = _sum(w[:, None, j] * m[None, :, j] for j in range(r)) * numbers.column_factor[None]
+    own_z = _sum(w[:, j] * m[:, j] for j in range(r)) * numbers.column_factor
+    bias = None
     if numbers.bias_root is not None:
         bias = y[2 * k * r :] / numbers.bias_root
         z, own_z = z + bias[:, None], own_z + bias
@@ -175,12 +178,12 @@ def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any]:
     if numbers.row_scale is not None:
         residual = residual * numbers.row_scale[:, None]
     inner = residual * numbers.column_factor[None]
-    grad_w = sum(inner[:, j, None] * m[None, j] for j in range(k))
-    grad_m = sum(inner[j, :, None] * w[j][None] for j in range(k))
+    grad_w = _sum(inner[:, j, None] * m[None, j] for j in range(k))
+    grad_m = _sum(inner[j, :, None] * w[j][None] for j in range(k))
     factors = y[: 2 * k * r]
     value = jnp.sum(numbers.probability * loss, axis=0) + 0.5 * jnp.sum(factors * factors, axis=0)
     gradient = [grad_w.reshape(k * r, lanes), grad_m.reshape(k * r, lanes)]
-    if numbers.bias_root is None:
+    if bias is None:
         return value, jnp.concatenate(gradient) + y
     decay = numbers.bias_decay
     value = value + 0.5 * decay[0] * jnp.sum(bias * bias, axis=0)
@@ -210,6 +213,11 @@ class _Lanes:
     least: Any
     last_progress: Any
     floor: Any
+
+
+def _sum(terms: Iterable[Any]) -> Any:
+    """Sum of arrays as a chain of additions, which the compiler turns into multiply-adds."""
+    return functools.reduce(operator.add, terms)
 
 
 def _dot(a: Any, b: Any) -> Any:
@@ -339,7 +347,7 @@ class _Queue:
     answers: Any
 
 
-@partial(jax.jit, static_argnames=("width",))
+@functools.partial(jax.jit, static_argnames=("width",))
 def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Result:
     k, n = problem.num_classes, problem.labels.weights.shape[0]
     table = jax.vmap(_numbers)(problem)
@@ -354,9 +362,7 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
         # Answers of lanes that are not done, or idle, fall outside of the table and are dropped.
         row = jnp.where(done, queue.index, n)
         record_of = (lanes.y.T, lanes.value, relative, status, lanes.steps, lanes.gradient.T)
-        answers = tuple(
-            old.at[row].set(new, mode="drop") for old, new in zip(queue.answers, record_of, strict=True)
-        )
+        answers = tuple(old.at[row].set(new, mode="drop") for old, new in zip(queue.answers, record_of, strict=True))
         free = done | (queue.index >= n)
         index = jnp.where(free, jnp.minimum(queue.head + jnp.cumsum(free) - 1, n), queue.index)
         head = jnp.minimum(queue.head + jnp.sum(free), n)

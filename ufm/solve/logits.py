@@ -7,11 +7,11 @@ proximal step is a singular value threshold.  For MSE without class weights the 
 single step from anywhere is exact (no bias, or a free one); this is also the best rank-d solution for any d.  For
 cross-entropy it is an independent second way to the answer of the factored solvers, which are faster.
 
-With a decayed bias, MSE is a smooth convex problem in the K numbers b alone: for given b one threshold solves the rest,
-and the value is a Moreau envelope.  L-BFGS solves that.
+With a decayed bias, MSE is a smooth convex problem in the K numbers b alone: for given b one threshold solves the
+rest, and the value is a Moreau envelope.  L-BFGS solves that.
 
-General method: proximal gradient with Barzilai-Borwein steps and a non-monotone rule (SpaRSA; Wright, Nowak & Figueiredo
-2009).  The bias of MSE is eliminated; the one of cross-entropy is a second block of variables.
+General method: proximal gradient with Barzilai-Borwein steps and a non-monotone rule (SpaRSA; Wright, Nowak and
+Figueiredo 2009).  The bias of MSE is eliminated; the one of cross-entropy is a second block of variables.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def is_envelope(problem: Problem) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _BiasSpace:
-    """The Moreau envelope g(b) = min_X (1/2N)||X - T||^2 + lambda_Z ||X||_* + (lambda_b/2)||b||^2, T = (I - b 1^T) D^{1/2}.
+    """The Moreau envelope in b, T = (I - b 1^T) D^{1/2}.
+
+        g(b) = min_X (1/2N)||X - T||^2 + lambda_Z ||X||_* + (lambda_b/2)||b||^2
 
     Its gradient is lambda_b b - (1/N) clip(T) sqrt(n), clip(T) = T - X the part of T with singular values cut at
     N lambda_Z.
@@ -205,8 +207,10 @@ def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
         status = jnp.where(since > 500, Status.STALLED, status)
         status = jnp.where(accept & (residual <= gtol), Status.CONVERGED, status)
         status = jnp.where(jnp.isfinite(value), status, Status.NONFINITE)
+        x, b = tree_where(accept, new, old)
         return _State(
-            *tree_where(accept, new, old),
+            x,
+            b,
             jnp.where(accept, value, state.value),
             tree_where(accept, gradient, state.gradient),
             jnp.where(accept, size, jnp.maximum(0.25 * state.size, first)),

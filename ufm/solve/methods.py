@@ -16,7 +16,7 @@ from .._numerics import record, static, tree_where
 from .space import Space
 
 _SLACK = 1e-11
-"""Relative rise of F that a step may show when the slopes say it is a descent (approximate Wolfe, Hager & Zhang 2005)."""
+"""Relative rise of F that a step may show when slopes say it descends (approximate Wolfe, Hager & Zhang 2005)."""
 
 
 @record

@@ -34,7 +34,7 @@ def two_group_counts(classes: int, minority: float, minority_samples: Any, ratio
 def axes_in_view(
     cells: int, *, classes: int, minority: float, minority_samples: float, largest_ratio: float = 100.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-spaced (ratios, decays) that show every phase: from half the smallest threshold to three times the largest."""
+    """Log-spaced (ratios, decays) that show every phase: half the smallest threshold to three times the largest."""
     few = round(minority * classes)
     groups = (classes - few, few)
     low = two_group_thresholds(*groups, minority_samples * largest_ratio, minority_samples)
@@ -101,7 +101,7 @@ def collapse_diagram(
     theory = phase_of(decays[:, None], type(thresholds)(*(np.asarray(t)[None, :] for t in thresholds)))
     codes = np.vectorize(PHASES.index, otypes=[int])(theory)
     dims = ("lambda_Z", "imbalance")
-    data = {name: (dims, array) for name, array in found.items()}
+    data: dict[str, Any] = {name: (dims, array) for name, array in found.items()}
     data["phase_theory"] = (dims, codes.astype(np.int8))
     for name, array in zip(("minority", "between", "complete"), thresholds, strict=True):
         data[f"threshold_{name}"] = (("imbalance",), np.asarray(array))
