@@ -529,7 +529,7 @@ def _keep_compiled_programs() -> None:
 
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ufm"
     folder = os.environ.get("UFM_CACHE", str(default))
-    if folder and jax.config.read("jax_compilation_cache_dir") is None:
+    if folder and not getattr(jax.config, "jax_compilation_cache_dir", None):
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
