@@ -261,6 +261,27 @@ def geometry(case: Case, params: ufm.Params) -> Geometry:
     return Geometry(scale * w @ m, w @ w.T, m.T @ m)
 
 
+def feasible(problem: ufm.Problem, params: ufm.Params, slack: float = 1e-14) -> bool:
+    """Whether the parameters satisfy the constraints of the model, to rounding."""
+    model, k = problem.model, problem.num_classes
+    h, w = np.asarray(params.features), np.asarray(params.classifier)
+    rho_h = 1.0 if model.feature_radius is None else float(model.feature_radius)
+    rho_w = 1.0 if model.classifier_radius is None else float(model.classifier_radius)
+    return all(
+        {
+            "free": True,
+            "nonnegative": np.all(factor >= 0),
+            "sphere": np.allclose(norms, rho, rtol=slack, atol=0),
+            "ball": np.all(norms <= rho * (1 + slack)),
+            "budget": np.sum(norms**2) / k <= rho * (1 + slack),
+        }[kind]
+        for kind, factor, norms, rho in (
+            (model.features, h, np.linalg.norm(h, axis=0), rho_h),
+            (model.classifier, w, np.linalg.norm(w, axis=1), rho_w),
+        )
+    )
+
+
 def gaps(logits: Any) -> Any:
     """z_own - z_other of class column k: K x (K-1), the others in class order."""
     k = logits.shape[0]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ufm
-from catalogue import BIASES, CASES, CONSTRAINTS, GOLDEN, GOLDEN_CASES, READ, golden_counts
+from catalogue import BIASES, CASES, CONSTRAINTS, GOLDEN, GOLDEN_CASES, READ, feasible, golden_counts
 from ufm import labels as labels_module
 from ufm import losses
 from ufm.problem import Decay
@@ -460,27 +460,6 @@ def test_focal_without_focus_is_cross_entropy():
 
 def squared_distance(a, b):
     return sum(np.sum((x - y) ** 2) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-
-def feasible(problem, params, slack=1e-14):
-    """Whether the parameters satisfy the constraints of the model, to rounding."""
-    model, k = problem.model, problem.num_classes
-    h, w = np.asarray(params.features), np.asarray(params.classifier)
-    rho_h = 1.0 if model.feature_radius is None else float(model.feature_radius)
-    rho_w = 1.0 if model.classifier_radius is None else float(model.classifier_radius)
-    return all(
-        {
-            "free": True,
-            "nonnegative": np.all(factor >= 0),
-            "sphere": np.allclose(norms, rho, rtol=slack, atol=0),
-            "ball": np.all(norms <= rho * (1 + slack)),
-            "budget": np.sum(norms**2) / k <= rho * (1 + slack),
-        }[kind]
-        for kind, factor, norms, rho in (
-            (model.features, h, np.linalg.norm(h, axis=0), rho_h),
-            (model.classifier, w, np.linalg.norm(w, axis=1), rho_w),
-        )
-    )
 
 
 CONSTRAINED = [
