@@ -2,8 +2,9 @@
 
 ``vmap`` of a ``while_loop`` runs until its slowest lane ends.  Here a lane that is done writes its answer out and takes
 the next problem.  The lane axis comes last, so that a processor's vector unit works on several problems and the small
-matrix products are plain multiply-adds.  The method is L-BFGS with one trial per step, as in :mod:`.methods`; the
-variables are those of the decay metric, in which the problem is
+matrix products are plain multiply-adds.  The method is L-BFGS with one trial per step, as in :mod:`.methods`.  Its
+recursion runs on inner products: a step costs one evaluation, 2 m + 1 inner products with the new gradient and one
+linear combination.  The variables are those of the decay metric, in which the problem is
 
     F = sum_k p_k loss_k(z_k) + ||w||^2/2 + ||m||^2/2 + (lambda_b/2)||b||^2,   z_ck = (w m)_ck / (lambda_Z sqrt(n_k)),
 
@@ -36,8 +37,9 @@ from .start import geometric_factors, geometric_start
 LARGEST_LANE_CLASSES = 24
 """Above this many classes one problem fills the vector unit by itself and the matrix library is faster."""
 
-_MEMORY = 3
-_ROUNDS = 2
+_MEMORY = 2
+_SLOTS = _MEMORY + 1
+_ROUNDS = 1
 _SLACK = 1e-11
 
 
@@ -102,7 +104,7 @@ class _Numbers:
     """The numbers of the problems: (n, .) in the table, (., lanes) in the lanes. ``None`` where a loss lacks one."""
 
     probability: Any
-    column_factor: Any
+    column_root: Any
     row_scale: Any
     column_scale: Any
     shift: Any
@@ -127,7 +129,7 @@ def _numbers(problem: Problem) -> _Numbers:
     per_class = lambda v: None if v is None else jnp.broadcast_to(v, (k,))  # noqa: E731
     return _Numbers(
         omega * counts / jnp.sum(counts),
-        1.0 / (problem.lambda_z * jnp.sqrt(counts)),
+        problem.lambda_z * jnp.sqrt(counts),
         per_class(loss.logit_scale),
         per_class(loss.sample_scale),
         per_class(loss.logit_shift),
@@ -139,15 +141,16 @@ def _numbers(problem: Problem) -> _Numbers:
     )
 
 
-def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any]:
-    """F and its gradient for every lane; y is (P, lanes), the features stored class first."""
+def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any, Any]:
+    """F, its gradient and ||(w, m)||^2 for every lane; y is (P, lanes), the features stored class first."""
     lanes, r = y.shape[-1], k - 1
     w, m = y[: k * r].reshape(k, r, lanes), y[k * r : 2 * k * r].reshape(k, r, lanes)
     own = jnp.arange(k)[:, None, None] == jnp.arange(k)[None, :, None]
 
     # Logits, then gaps to the own class.  Scales and shifts act on rows (classes c) and columns (samples of k).
-    z = _sum(w[:, None, j] * m[None, :, j] for j in range(r)) * numbers.column_factor[None]
-    own_z = _sum(w[:, j] * m[:, j] for j in range(r)) * numbers.column_factor
+    # XLA repeats cheap arithmetic inside each of its consumers, but not a division: z is computed once.
+    z = _sum(w[:, None, j] * m[None, :, j] for j in range(r)) / numbers.column_root[None]
+    own_z = jnp.sum(jnp.where(own, z, 0.0), axis=0)
     bias = None
     if numbers.bias_root is not None:
         bias = y[2 * k * r :] / numbers.bias_root
@@ -177,18 +180,19 @@ def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any]:
     residual = residual * back[None]
     if numbers.row_scale is not None:
         residual = residual * numbers.row_scale[:, None]
-    inner = residual * numbers.column_factor[None]
+    inner = residual / numbers.column_root[None]
     grad_w = _sum(inner[:, j, None] * m[None, j] for j in range(k))
     grad_m = _sum(inner[j, :, None] * w[j][None] for j in range(k))
     factors = y[: 2 * k * r]
-    value = jnp.sum(numbers.probability * loss, axis=0) + 0.5 * jnp.sum(factors * factors, axis=0)
+    square = jnp.sum(factors * factors, axis=0)
+    value = jnp.sum(numbers.probability * loss, axis=0) + 0.5 * square
     gradient = [grad_w.reshape(k * r, lanes), grad_m.reshape(k * r, lanes)]
     if bias is None:
-        return value, jnp.concatenate(gradient) + y
+        return value, jnp.concatenate(gradient) + y, square
     decay = numbers.bias_decay
     value = value + 0.5 * decay[0] * jnp.sum(bias * bias, axis=0)
     bias_gradient = (jnp.sum(residual, axis=1) + decay * bias) / numbers.bias_root
-    return value, jnp.concatenate([jnp.concatenate(gradient) + factors, bias_gradient])
+    return value, jnp.concatenate([jnp.concatenate(gradient) + factors, bias_gradient]), square
 
 
 # ------------------------------------------------------------------ L-BFGS over lanes
@@ -196,18 +200,24 @@ def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any]:
 
 @record
 class _Lanes:
-    """State of all lanes; the rings of pairs are tuples, written in the same slot by all lanes."""
+    """State of all lanes.
+
+    The last gradients g and directions d sit in rings whose slots all lanes write at the same time.  With g_0, d_0 the
+    youngest, ``gg[i][j]`` is g_i.g_(i+j) and ``dg[i][j]`` is d_i.g_j for j <= i + 1.  The pairs of L-BFGS are
+    s_i = length_i d_i and g_i - g_(i+1); an empty pair has rho = 0 and acts as the identity.
+    """
 
     y: Any
     value: Any
-    gradient: Any
-    direction: Any
-    slope: Any
-    size: Any
-    s: Any
-    change: Any
+    g: Any
+    d: Any
+    gg: Any
+    dg: Any
+    length: Any
     rho: Any
     gamma: Any
+    slope: Any
+    size: Any
     rejected: Any
     steps: Any
     least: Any
@@ -216,38 +226,39 @@ class _Lanes:
 
 
 def _sum(terms: Iterable[Any]) -> Any:
-    """Sum of arrays as a chain of additions, which the compiler turns into multiply-adds."""
-    return functools.reduce(operator.add, terms)
+    """Sum of arrays as a chain of additions, which the compiler turns into multiply-adds; 0.0 of nothing."""
+    return functools.reduce(operator.add, terms, 0.0)
 
 
 def _dot(a: Any, b: Any) -> Any:
     return jnp.sum(a * b, axis=0)
 
 
-def _begin(y: Any, numbers: _Numbers, k: int) -> _Lanes:
-    value, gradient = _evaluate(y, numbers, k)
-    square = _dot(gradient, gradient)
-    size = jnp.minimum(1.0, 0.3 * jnp.sqrt(_dot(y, y) / jnp.where(square > 0, square, 1.0)))
-    ring = (jnp.zeros_like(y),) * _MEMORY
-    lanes = y.shape[-1]
+def _begin(y: Any, g: Any, d: Any) -> _Lanes:
+    """Lanes that have not been evaluated: the first step, of length 0, is accepted from the value infinity.
+
+    The rings may hold what an earlier problem left there, as long as it is finite: all pairs are empty.
+    """
+    lanes, m = y.shape[-1], _MEMORY
     zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
-    least = jnp.full(lanes, jnp.inf)
+    infinity = jnp.full(lanes, jnp.inf)
     return _Lanes(
         y,
-        value,
-        gradient,
-        -gradient,
-        -square,
-        size,
-        ring,
-        ring,
-        (jnp.zeros(lanes),) * _MEMORY,
+        infinity,
+        g,
+        d,
+        tuple((zero,) * (m - i) for i in range(m)),
+        tuple((zero,) * (i + 2) for i in range(m - 1)),
+        (zero,) * (m - 1),
+        (zero,) * (m - 1),
         zero + 1.0,
+        zero,
+        zero,
         count,
         count,
-        least,
+        infinity,
         count,
-        square == 0,
+        jnp.zeros(lanes, bool),
     )
 
 
@@ -256,40 +267,33 @@ def _put(ring: tuple[Any, ...], slot: int, item: Any) -> tuple[Any, ...]:
 
 
 def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: int) -> _Lanes:
-    """One trial in every lane; a new pair goes to the given slot, which is known at compile time."""
-    s = state.size[None] * state.direction
-    trial_y = state.y + s
-    trial_value, trial_gradient = _evaluate(trial_y, numbers, k)
-    slope = _dot(trial_gradient, state.direction)
-    decrease = trial_value - state.value
+    """One trial in every lane; the youngest gradient and direction are in the given slot, known at compile time."""
+    g = [state.g[(slot - age) % _SLOTS] for age in range(_MEMORY)]
+    d = [state.d[(slot - age) % _SLOTS] for age in range(_MEMORY)]
+    y = state.y + state.size[None] * d[0]
+    value, gradient, length_square = _evaluate(y, numbers, k)
+    square, by_g, by_d = _dot(gradient, gradient), [_dot(gradient, v) for v in g], [_dot(gradient, v) for v in d]
+
+    slope, old_square = by_d[0], state.gg[0][0]
+    decrease = value - state.value
     armijo = decrease <= 1e-4 * state.size * state.slope
     flat = (decrease <= _SLACK * jnp.abs(state.value)) & (slope <= -0.98 * state.slope)
-    accept = (armijo | flat) & jnp.isfinite(trial_value)
-
-    change = trial_gradient - state.gradient
+    accept = (armijo | flat) & jnp.isfinite(value) & jnp.isfinite(square)
+    first = accept & jnp.isinf(state.value)
     curvature = state.size * (slope - state.slope)
-    square = _dot(change, change)
-    good = accept & (curvature > 0) & (square > 0)
-    # A lane without a new pair stores an empty one in the shared slot; it acts as the identity.
-    ring_s = _put(state.s, slot, jnp.where(good[None], s, 0.0))
-    ring_c = _put(state.change, slot, jnp.where(good[None], change, 0.0))
-    rho = _put(state.rho, slot, jnp.where(good, 1.0 / jnp.where(good, curvature, 1.0), 0.0))
-    gamma = jnp.where(good, curvature / jnp.where(good, square, 1.0), state.gamma)
+    change = square - 2 * by_g[0] + old_square
+    good = accept & ~first & (curvature > 0) & (change > 0)
 
-    y = jnp.where(accept[None], trial_y, state.y)
-    value = jnp.where(accept, trial_value, state.value)
-    gradient = jnp.where(accept[None], trial_gradient, state.gradient)
-
-    q, alphas = gradient, []
-    for age in range(_MEMORY):
-        at = (slot - age) % _MEMORY
-        alpha = rho[at] * _dot(ring_s[at], q)
-        q = q - alpha[None] * ring_c[at]
-        alphas.append(alpha)
-    q = gamma[None] * q
-    for age in reversed(range(_MEMORY)):
-        at = (slot - age) % _MEMORY
-        q = q + (alphas[age] - rho[at] * _dot(ring_c[at], q))[None] * ring_s[at]
+    # A rejected trial repeats the old point, with an empty pair.
+    new = lambda a, b: jnp.where(accept, a, b)  # noqa: E731
+    newest = [new(square, old_square)] + [new(by_g[j], state.gg[0][j]) for j in range(_MEMORY)]
+    gg = (tuple(newest), *state.gg)
+    rows = [(new(by_d[i + 1], state.dg[i][0]), *state.dg[i]) for i in range(_MEMORY - 1)]
+    dg = ((new(slope, state.slope), state.slope), *rows)
+    length = (state.size, *state.length)
+    rho = (jnp.where(good, 1.0 / jnp.where(good, curvature, 1.0), 0.0), *state.rho)
+    gamma = jnp.where(good, curvature / jnp.where(good, change, 1.0), state.gamma)
+    on_g, on_d, new_slope = _two_loops(gg, dg, length, rho, gamma)
 
     denominator = 2 * (decrease - state.size * state.slope)
     quadratic = -state.slope * state.size**2 / jnp.where(denominator > 0, denominator, 1.0)
@@ -297,23 +301,34 @@ def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: int) -> _Lanes:
     shrunk = jnp.where(jnp.isfinite(shrunk) & (denominator > 0), shrunk, 0.1 * state.size)
     rejected = jnp.where(accept, 0, state.rejected + 1)
     restart = rejected == 8
-    new_slope = -_dot(gradient, q)
-    steepest = restart | (accept & ~(new_slope < 0))
-    direction = jnp.where(steepest[None], -gradient, jnp.where(accept[None], -q, state.direction))
-    gradient_square = _dot(gradient, gradient)
-    cautious = 0.1 * jnp.sqrt(_dot(y, y) / jnp.where(gradient_square > 0, gradient_square, 1.0))
-    size = jnp.where(accept, 1.0, jnp.where(restart, jnp.minimum(1.0, cautious), shrunk))
+    downhill = (new_slope < 0) & jnp.isfinite(new_slope)
+    steepest = restart | (accept & ~downhill)
+    cautious = jnp.sqrt(length_square / jnp.where(gg[0][0] > 0, gg[0][0], 1.0))
+    cautious = jnp.where(restart, 0.1 * jnp.minimum(10.0, cautious), 0.3 * cautious)
+    size = jnp.where(first | restart, jnp.minimum(1.0, cautious), jnp.where(accept, 1.0, shrunk))
+
+    # The new direction as a combination of what the rings hold.  Without a division by a 1 that XLA cannot see, it
+    # would repeat all of the arithmetic of the coefficients for every variable.
+    one = jnp.where(state.steps < 0, 0.5, 1.0)
+    pick = lambda q, down, same: jnp.where(steepest, down, jnp.where(accept, q, same)) / one  # noqa: E731
+    on_g = [pick(on_g[0], -1.0, 0.0)] + [pick(x, 0.0, 0.0) for x in on_g[1:]]
+    on_d = [pick(on_d[0], 0.0, 1.0)] + [pick(x, 0.0, 0.0) for x in on_d[1:]]
+    gradient = jnp.where(accept[None], gradient, g[0])
+    vectors = zip([*on_g, *on_d], [gradient, *g, *d], strict=True)
+    direction = _sum(x[None] * v for x, v in vectors)
+    after = (slot + 1) % _SLOTS
     return _Lanes(
-        y,
-        value,
-        gradient,
-        direction,
-        jnp.where(steepest, -gradient_square, jnp.where(accept, new_slope, state.slope)),
-        size,
-        ring_s,
-        ring_c,
-        rho,
+        jnp.where(accept[None], y, state.y),
+        new(value, state.value),
+        _put(state.g, after, gradient),
+        _put(state.d, after, direction),
+        tuple(row[: _MEMORY - i] for i, row in enumerate(gg[:_MEMORY])),
+        dg[: _MEMORY - 1],
+        length[: _MEMORY - 1],
+        rho[: _MEMORY - 1],
         gamma,
+        jnp.where(steepest, -gg[0][0], new(new_slope, state.slope)),
+        size,
         rejected,
         state.steps + 1,
         state.least,
@@ -322,10 +337,29 @@ def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: int) -> _Lanes:
     )
 
 
+def _two_loops(gg: Any, dg: Any, length: Any, rho: Any, gamma: Any) -> tuple[list[Any], list[Any], Any]:
+    """The two-loop recursion in coordinates: (a, b, slope) of the direction sum_j a_j g_j + sum_i b_i d_i."""
+    inner = lambda i, j: gg[min(i, j)][abs(i - j)]  # noqa: E731
+    m, zero = _MEMORY, jnp.zeros_like(gamma)
+    a, b, alphas = [zero + 1.0] + [zero] * m, [zero] * m, []
+    for i in range(m):
+        alpha = rho[i] * length[i] * _sum(a[j] * dg[i][j] for j in range(i + 1))
+        a[i], a[i + 1] = a[i] - alpha, a[i + 1] + alpha
+        alphas.append(alpha)
+    a = [gamma * x for x in a]
+    for i in reversed(range(m)):
+        beta = _sum(a[j] * (inner(i, j) - inner(i + 1, j)) for j in range(m + 1))
+        beta = beta + _sum(b[h] * (dg[h][i] - dg[h][i + 1]) for h in range(i + 1, m))
+        b[i] = length[i] * (alphas[i] - rho[i] * beta)
+    a, b = [-x for x in a], [-x for x in b]
+    slope = _sum(a[j] * inner(0, j) for j in range(m + 1)) + _sum(b[i] * dg[i][0] for i in range(m))
+    return a, b, slope
+
+
 def _judge(state: _Lanes, gtol: Any, max_steps: Any) -> tuple[_Lanes, Any, Any]:
     """(state with its progress noted, status, relative gradient) of every lane."""
     value = jnp.maximum(jnp.abs(state.value), jnp.finfo(jnp.float64).tiny)
-    relative = jnp.sqrt(_dot(state.gradient, state.gradient) / value)
+    relative = jnp.sqrt(state.gg[0][0] / value)
     progress = relative < 0.7 * state.least
     last = jnp.where(progress, state.steps, state.last_progress)
     state = dataclasses.replace(state, least=jnp.where(progress, relative, state.least), last_progress=last)
@@ -361,7 +395,7 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
         done = (status != Status.RUNNING) & (queue.index < n)
         # Answers of lanes that are not done, or idle, fall outside of the table and are dropped.
         row = jnp.where(done, queue.index, n)
-        record_of = (lanes.y.T, lanes.value, relative, status, lanes.steps, lanes.gradient.T)
+        record_of = (lanes.y.T, lanes.value, relative, status, lanes.steps, lanes.g[0].T)
         answers = tuple(old.at[row].set(new, mode="drop") for old, new in zip(queue.answers, record_of, strict=True))
         free = done | (queue.index >= n)
         index = jnp.where(free, jnp.minimum(queue.head + jnp.cumsum(free) - 1, n), queue.index)
@@ -369,16 +403,18 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
 
         def start_over() -> tuple[_Lanes, _Numbers]:
             numbers = load(index)
-            fresh = _begin(numbers.start, numbers, k)
+            fresh = _begin(numbers.start, lanes.g, lanes.d)
             take = lambda new, old: jnp.where(free if new.ndim == 1 else free[None], new, old)  # noqa: E731
-            return jax.tree.map(take, fresh, lanes), jax.tree.map(take, numbers, queue.numbers)
+            mixed = jax.tree.map(take, dataclasses.replace(fresh, g=(), d=()), dataclasses.replace(lanes, g=(), d=()))
+            mixed = dataclasses.replace(mixed, g=lanes.g, d=lanes.d)
+            return mixed, jax.tree.map(take, numbers, queue.numbers)
 
         lanes, numbers = jax.lax.cond(jnp.any(done), start_over, lambda: (lanes, queue.numbers))
         return _Queue(lanes, numbers, index, head, answers)
 
     def body(queue: _Queue) -> _Queue:
         def once_around(_: Any, lanes: _Lanes) -> _Lanes:
-            for slot in range(_MEMORY):
+            for slot in range(_SLOTS):
                 lanes = _advance(lanes, queue.numbers, k, slot)
             return lanes
 
@@ -395,7 +431,8 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
         jnp.full((n, size), jnp.nan),
     )
     head = jnp.asarray(min(width, n))
-    queue = _Queue(_begin(numbers.start, numbers, k), numbers, index, head, answers)
+    ring = (jnp.zeros((size, width)),) * _SLOTS
+    queue = _Queue(_begin(numbers.start, ring, ring), numbers, index, head, answers)
     end = jax.lax.while_loop(lambda q: jnp.any(q.index < n), body, queue)
     return _unpack(problem, end.answers)
 
@@ -417,7 +454,7 @@ def _unpack(problem: Problem, answers: tuple[Any, ...]) -> Result:
 
     def one(single: Problem, flat: Any, flat_gradient: Any) -> tuple[Params, Any]:
         params = split(single, flat, -1.0)
-        plain = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(split(single, flat_gradient, 1.0))))
+        plain = jnp.sqrt(_sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(split(single, flat_gradient, 1.0))))
         if single.labels.classes is not None:
             params = dataclasses.replace(params, features=params.features[:, single.labels.classes])
         return params, plain
