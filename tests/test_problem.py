@@ -471,6 +471,26 @@ CONSTRAINED = [
 ]
 
 
+def random_feasible(problem, seed):
+    """A random point of the constraint set, by scaling, often on its boundary."""
+    rng, model, point = np.random.default_rng(seed), problem.model, random_params(problem, seed)
+
+    def onto(kind, x, radius, share):
+        norms = np.linalg.norm(x, axis=0, keepdims=True)
+        return {
+            "free": x,
+            "nonnegative": np.abs(x) * rng.integers(0, 2, size=x.shape),
+            "sphere": radius * x / norms,
+            "ball": share * radius * x / norms,
+            "budget": share * x * np.sqrt(radius * problem.num_classes / np.sum(x * x)),
+        }[kind]
+
+    share = rng.choice([0.3, 1.0])
+    h = onto(model.features, point.features, 1.0 if model.feature_radius is None else model.feature_radius, share)
+    radius = 1.0 if model.classifier_radius is None else model.classifier_radius
+    return ufm.Params((onto(model.classifier, point.classifier.T, radius, share).T,), h, point.bias)
+
+
 @pytest.mark.parametrize("size", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("options", CONSTRAINED, ids=lambda o: "-".join(str(v) for v in o.values()))
 def test_projection_is_the_nearest_feasible_point(options, size):
@@ -483,7 +503,9 @@ def test_projection_is_the_nearest_feasible_point(options, size):
         again = jax.tree.map(np.asarray, project(nearest))
         assert squared_distance(nearest, again) <= 1e-28
         for seed in range(20):
-            other = jax.tree.map(np.asarray, project(random_params(problem, 100 + seed, size)))
+            other = random_feasible(problem, 100 + seed)
+            assert feasible(problem, other)
+            assert squared_distance(other, project(other)) <= 1e-28
             assert squared_distance(point, nearest) <= squared_distance(point, other)
             # Along the way to any other point of a convex set the distance does not fall either.
             if "sphere" not in options.values():
