@@ -86,9 +86,7 @@ def has_slow(path: Path) -> bool:
 
 def broken_links(path: Path) -> list[str]:
     """Relative link targets of a document that do not exist."""
-    prose = re.sub(
-        r"`[^`\n]*`|\$[^$\n]*\$", "", split(path.read_text(encoding="utf-8"))[1]
-    )  # code and formulas
+    prose = re.sub(r"`[^`\n]*`|\$[^$\n]*\$", "", split(path.read_text(encoding="utf-8"))[1])  # code and formulas
     targets = [hit["target"] for pattern in (LINK, REFERENCE, ATTRIBUTE) for hit in pattern.finditer(prose)]
     local = [target for target in targets if not re.match(r"[a-z][a-z0-9+.-]*:|//|#", target, re.IGNORECASE)]
     found = []
