@@ -359,13 +359,11 @@ def profile(problem: ufm.Problem, steps: np.ndarray, medians: dict[str, float]) 
     """
     repeats, k = 240, problem.num_classes
     rows = spread(len(problem), WIDTH)
-    slots = getattr(lanes, "_SLOTS", lanes._MEMORY)
+    slots = lanes._SLOTS
     with ufm.float64():
         numbers = jax.tree.map(lambda leaf: leaf.T, jax.vmap(lanes._numbers)(problem[rows]))
         ring = (np.zeros(numbers.start.shape),) * slots
-        # The second form is that of engines whose lanes are evaluated before their first step.
-        begin = (numbers.start, ring, ring) if hasattr(lanes, "_SLOTS") else (numbers.start, numbers, k)
-        state = jax.tree.map(np.asarray, lanes._begin(*begin))
+        state = jax.tree.map(np.asarray, lanes._begin(numbers.start, ring, ring))
 
         @jax.jit
         def evaluate(y: Any, numbers: Any) -> Any:
