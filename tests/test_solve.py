@@ -756,6 +756,7 @@ REFUSED = [
     (lambda: ufm.solve(ONE, restarts="many"), "restarts", "'many'"),
     (lambda: ufm.solve(ONE, seed=1.5), "seed", "1.5"),
     (lambda: ufm.solve(ONE, seed="a"), "seed", "'a'"),
+    (lambda: ufm.solve(ONE, seed=2**63), "seed", str(2**63)),
     (lambda: ufm.solve(ONE, gtol=0), "gtol", "0"),
     (lambda: ufm.solve(ONE, gtol=np.nan), "gtol", "nan"),
     (lambda: ufm.solve(ONE, gtol="small"), "gtol", "'small'"),

@@ -78,6 +78,8 @@ def solve(
     restarts = whole_number("restarts", restarts, 1)
     if not is_traced(seed):
         seed = whole_number("seed", seed, 0)
+        if seed >= 2**63:
+            raise ValueError(f"seed: {seed} must be below 2**63")
     if start is not None:
         if restarts > 1:
             raise ValueError("restarts: a given start allows no restarts; drop start= or restarts=")
