@@ -1,7 +1,7 @@
 """ufm: the numerical laboratory for unconstrained features models of neural collapse.
 
-State a problem with :func:`shallow`, solve it with :func:`solve` or :func:`solve_many`, judge it with :func:`certify`,
-ask theory with :func:`predict`, or do all of it with :func:`answer`.
+State a problem with :func:`shallow` or :func:`contrastive`, solve it with :func:`solve` or :func:`solve_many`, judge it
+with :func:`certify`, ask theory with :func:`predict`, or do all of it with :func:`answer`.
 """
 
 from ._numerics import float64
@@ -9,7 +9,7 @@ from ._version import __version__
 from .answer import Answer, Comparison, answer, certified_many
 from .certify import Certificate, certify
 from .measure import measure
-from .problem import Labels, Params, Problem, labels, losses, shallow, stack
+from .problem import Labels, Params, Problem, batches, contrastive, labels, losses, shallow, stack
 from .solve import Result, Status, solve, solve_many
 from .theory import Prediction, predict
 
@@ -25,8 +25,10 @@ __all__ = [
     "Status",
     "__version__",
     "answer",
+    "batches",
     "certified_many",
     "certify",
+    "contrastive",
     "float64",
     "labels",
     "losses",

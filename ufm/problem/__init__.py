@@ -1,15 +1,20 @@
 """What is asked: labels, losses, models and the problem they make."""
 
-from . import labels, losses, models
+from . import batches, labels, losses, models
+from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
+from .gram import GramProgram, GroupGram, gram_program, why_no_gram_program
 from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError
 from .models import Model, Params
-from .problem import Decay, Problem, Reduction, shallow, stack
+from .problem import Decay, Problem, Reduction, contrastive, shallow, stack
 
 __all__ = [
+    "BatchedSupCon",
     "CrossEntropy",
     "Decay",
     "Focal",
+    "GramProgram",
+    "GroupGram",
     "Labels",
     "Loss",
     "MeanSquaredError",
@@ -17,9 +22,17 @@ __all__ = [
     "Params",
     "Problem",
     "Reduction",
+    "Sigmoid",
+    "Spread",
+    "SupCon",
+    "batches",
+    "contrastive",
+    "convert",
+    "gram_program",
     "labels",
     "losses",
     "models",
     "shallow",
     "stack",
+    "why_no_gram_program",
 ]

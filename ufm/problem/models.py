@@ -1,10 +1,12 @@
 """Models: free features, a chain of weight matrices, a bias, and the constraints on them.
 
-Here the chain has one weight matrix (the shallow model).  Logits are  Z = s W H + b 1^T.
+Here the chain has one weight matrix (the shallow model) or none (the contrastive model, read by pairs).  What the
+loss sees is  Z = s W H + b 1^T,  or the similarities  U = s H^T H.
 
 Constraints are words; their radii and budgets are array leaves:
 
     features    free | nonnegative | sphere | ball   (every column)   | budget  (class average of ||h||^2 <= E_H)
+                nonnegative-sphere | nonnegative-ball
     classifier  free | sphere | ball                 (every row of W) | budget  (row average of ||w||^2 <= E_W)
 """
 
@@ -18,16 +20,17 @@ import jax.numpy as jnp
 from .._numerics import record, static, unit_columns
 from .labels import Labels
 
-FEATURES = ("free", "nonnegative", "sphere", "ball", "budget")
+FEATURES = ("free", "nonnegative", "sphere", "ball", "budget", "nonnegative-sphere", "nonnegative-ball")
 CLASSIFIERS = ("free", "sphere", "ball", "budget")
 BIASES = ("none", "free", "decay")
+READOUTS = ("linear", "pairs")
 
 
 @record
 class Params:
     """What is optimised: weight matrices (last one is the classifier W, K x d), features H (d x n), bias b (K,).
 
-    The bias is ``None`` in a model without one.
+    The bias is ``None`` in a model without one; a model read by pairs has no weight matrices.
     """
 
     weights: tuple[Any, ...]
@@ -52,6 +55,7 @@ class Model:
         scale: s, factor of the logits (1/temperature); ``None`` is 1.
         feature_radius: rho_H of ``sphere`` and ``ball``; E_H of ``budget``; ``None`` is 1.
         classifier_radius: rho_W of ``sphere`` and ``ball``; E_W of ``budget``; ``None`` is 1.
+        readout: ``linear`` (logits of a classifier) or ``pairs`` (similarities of the features; no classifier).
     """
 
     dim: int = static()
@@ -61,6 +65,7 @@ class Model:
     scale: Any = None
     feature_radius: Any = None
     classifier_radius: Any = None
+    readout: str = static(default="linear")
 
     @property
     def is_free(self) -> bool:
@@ -75,7 +80,10 @@ class Model:
         return z if self.scale is None else self.scale * z
 
     def logits(self, params: Params) -> Any:
-        """Z = s W H + b 1^T, K x n."""
+        """What the loss sees: Z = s W H + b 1^T, K x n, or the similarities U = s H^T H, n x n."""
+        if self.readout == "pairs":
+            u = params.features.T @ params.features
+            return u if self.scale is None else self.scale * u
         z = self.logits_without_bias(params)
         return z if params.bias is None else z + params.bias[:, None]
 
@@ -83,15 +91,21 @@ class Model:
         """The nearest feasible point (each constraint has a closed-form projection)."""
         rho_h = 1.0 if self.feature_radius is None else self.feature_radius
         rho_w = 1.0 if self.classifier_radius is None else self.classifier_radius
-        h, w = params.features, params.classifier
-        if self.features == "nonnegative":
+        h = params.features
+        if self.features.startswith("nonnegative"):
+            largest = jnp.argmax(h, axis=0)[None, :] == jnp.arange(h.shape[0])[:, None]
             h = jnp.maximum(h, 0.0)
-        elif self.features == "sphere":
+        if self.features == "nonnegative-sphere":  # a column without a positive entry goes to the nearest axis
+            h = jnp.where(jnp.sum(h * h, axis=0, keepdims=True) > 0, h, jnp.where(largest, 1.0, 0.0))
+        if self.features in ("sphere", "nonnegative-sphere"):
             h = rho_h * unit_columns(h)
-        elif self.features == "ball":
+        elif self.features in ("ball", "nonnegative-ball"):
             h = h * _shrink(jnp.sum(h * h, axis=0, keepdims=True), rho_h**2)
         elif self.features == "budget":
             h = h * _shrink(jnp.sum(h * h) / labels.num_classes, rho_h)
+        if self.readout == "pairs":
+            return Params((), h, None)
+        w = params.classifier
         if self.classifier == "sphere":
             w = rho_w * unit_columns(w.T).T
         elif self.classifier == "ball":
@@ -102,10 +116,13 @@ class Model:
 
     def tangent(self, params: Params, vector: Params) -> Params:
         """Remove from a direction its part normal to the spheres (the Riemannian gradient); other sets: as is."""
-        h, w = vector.features, vector.classifier
-        if self.features == "sphere":
+        h = vector.features
+        if self.features in ("sphere", "nonnegative-sphere"):
             unit = unit_columns(params.features)
             h = h - unit * jnp.sum(unit * h, axis=0, keepdims=True)
+        if self.readout == "pairs":
+            return Params((), h, None)
+        w = vector.classifier
         if self.classifier == "sphere":
             unit = unit_columns(params.classifier.T).T
             w = w - unit * jnp.sum(unit * w, axis=1, keepdims=True)
@@ -115,6 +132,9 @@ class Model:
         """Random feasible start: Gaussian entries of variance size^2 / d, bias 0."""
         key_w, key_h = jax.random.split(key)
         deviation = size / jnp.sqrt(self.dim)
+        if self.readout == "pairs":
+            h = deviation * jax.random.normal(key_h, (self.dim, labels.num_columns))
+            return self.project(Params((), h, None), labels)
         w = deviation * jax.random.normal(key_w, (labels.num_classes, self.dim))
         h = deviation * jax.random.normal(key_h, (self.dim, labels.num_columns))
         b = None if self.bias == "none" else jnp.zeros(labels.num_classes)

@@ -18,6 +18,15 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
 from . import labels as labels_module
+from .contrastive import (
+    CONTRASTIVE,
+    TWO_TOWER,
+    BatchedSupCon,
+    ContrastiveLoss,
+    Sigmoid,
+    Spread,
+    check_contrastive,
+)
 from .labels import Labels, show, whole_number
 from .losses import NAMED, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss
 from .models import BIASES, CLASSIFIERS, FEATURES, Model, Params
@@ -34,7 +43,7 @@ class Decay:
 
 @record
 class Problem:
-    """An unconstrained features model. Build one with :func:`shallow`.
+    """An unconstrained features model. Build one with :func:`shallow` or :func:`contrastive`.
 
     A *stacked* problem has a leading axis on every array leaf and the same structure; the solvers run over it.
     """
@@ -47,12 +56,14 @@ class Problem:
     # -------------------------------------------------------------- the objective
 
     def data_term(self, logits: Any) -> Any:
-        """(1/N) sum_i n_i loss(z_i, y_i) at a K x n matrix of logits."""
+        """(1/N) sum_i n_i loss(z_i, y_i) at a K x n matrix of logits, or the loss at an n x n one of similarities."""
+        if self.model.readout == "pairs":
+            return self.loss.mean(logits, self.labels)
         return jnp.sum(self.labels.weights * self.loss.per_column(logits, self.labels)) / jnp.sum(self.labels.weights)
 
     def penalty(self, params: Params) -> Any:
         """The decay terms."""
-        total = 0.5 * self.decay.weight * jnp.sum(params.classifier**2)
+        total = 0.5 * self.decay.weight * sum((jnp.sum(w**2) for w in params.weights), start=jnp.zeros(()))
         total = total + 0.5 * self.decay.feature * jnp.sum(self.labels.weights * jnp.sum(params.features**2, axis=0))
         if params.bias is not None and self.model.bias == "decay":
             total = total + 0.5 * self.decay.bias * jnp.sum(params.bias**2)
@@ -67,7 +78,7 @@ class Problem:
     def init(self, key: Any, size: Any = None) -> Params:
         """Random feasible start (see :meth:`Model.init`); by default W and H start with balanced decay terms."""
         params = self.model.init(key, self.labels, 1.0 if size is None else size)
-        if size is not None or not self.model.is_free:
+        if size is not None or not self.model.is_free or self.model.readout == "pairs":
             return params
         # The scale at which both decay terms weigh alike, as they do at every critical point (shallow theory, 1.1).
         metric = self.metric()
@@ -88,6 +99,8 @@ class Problem:
         feature = jnp.where(feature > 0, feature, n / total)
         if self.model.features == "budget":
             feature = jnp.full_like(feature, 1.0 / k)
+        if self.model.readout == "pairs":
+            return Params((), feature, None)
         bias = None if self.model.bias == "none" else self._bias_curvature() + self.decay.bias
         return Params((weight,), feature, bias)
 
@@ -120,7 +133,15 @@ class Problem:
 
     @property
     def sufficient_dim(self) -> int:
-        """Feature dimension from which the logit program is tight: K - 1, or K for MSE unless the bias is free."""
+        """Feature dimension from which the relaxation is tight.
+
+        K - 1; K for MSE unless the bias is free; for contrastive losses K - 1 where classes collapse (K with
+        nonnegative features) and the number of columns where they do not.
+        """
+        if self.model.readout == "pairs" and not self.loss.collapses:
+            return self.labels.num_columns
+        if self.model.readout == "pairs" and self.model.features.startswith("nonnegative"):
+            return self.num_classes
         return self.num_classes - (0 if self.loss.name == "mse" and self.model.bias != "free" else 1)
 
     @property
@@ -146,16 +167,20 @@ class Problem:
 
         Exact because F is a sum over the columns of one function of h per class: for a given W the samples of a
         class share one best feature.  Critical points carry over where the loss is convex in the feature; the
-        Morse index and minima that break the symmetry do not.
+        Morse index and minima that break the symmetry do not.  A contrastive loss is reduced where its classes collapse
+        at every optimum (SupCon without a self-supervised part, d >= K - 1); otherwise the problem stays as it is.
 
         Args:
             dim: also cut the feature dimension to the largest rank a minimiser can have (min(d, K - 1), or
-                min(d, K) for MSE with no or decayed bias). For unconstrained, decayed factors only.
+                min(d, K) for MSE with no or decayed bias; min(d, K) for contrastive losses, whose optimum has rank
+                K - 1 at most). For unconstrained, decayed factors, and for contrastive losses.
         """
+        model, pairs = self.model, self.model.readout == "pairs"
+        if pairs and not (self.loss.collapses and model.dim >= self.sufficient_dim):
+            return Reduction(self, None, model.dim)
         labels = self.labels.by_class()
-        model = self.model
-        if dim and model.is_free:
-            model = dataclasses.replace(model, dim=min(model.dim, self.sufficient_dim))
+        if dim and (model.is_free or pairs):
+            model = dataclasses.replace(model, dim=min(model.dim, self.num_classes if pairs else self.sufficient_dim))
         small = Problem(labels, self.loss, model, self.decay)
         return Reduction(small, self.labels, self.model.dim)
 
@@ -166,24 +191,24 @@ class Reduction:
 
     Attributes:
         problem: the class-mean problem.
-        labels: the original labels.
+        labels: the original labels; ``None`` if columns were not merged.
         dim: the original feature dimension.
     """
 
     problem: Problem
-    labels: Labels
+    labels: Any
     dim: int = static()
 
     def lift(self, params: Params) -> Params:
         """Parameters of the original problem with the same value: columns repeated, dimensions padded with zeros."""
-        h, w = params.features, params.classifier
-        if self.labels.classes is not None:
+        h, weights = params.features, params.weights
+        if self.labels is not None and self.labels.classes is not None:
             h = h[..., jnp.asarray(self.labels.classes)]
-        extra = self.dim - w.shape[-1]
+        extra = self.dim - h.shape[-2]
         if extra:
             h = jnp.concatenate([h, jnp.zeros((*h.shape[:-2], extra, h.shape[-1]), h.dtype)], axis=-2)
-            w = jnp.concatenate([w, jnp.zeros((*w.shape[:-1], extra), w.dtype)], axis=-1)
-        return Params((w,), h, params.bias)
+            weights = tuple(jnp.concatenate([w, jnp.zeros((*w.shape[:-1], extra), w.dtype)], axis=-1) for w in weights)
+        return Params(weights, h, params.bias)
 
 
 # ------------------------------------------------------------------ construction
@@ -214,7 +239,8 @@ def shallow(
         counts: samples per class, shape (K,), or (batch, K) for a stack. Alternatively give ``labels``.
         labels: a :class:`Labels` (from ``ufm.labels``), for the sample form or a named imbalance profile.
         dim: feature dimension d; K by default.
-        loss: a name (ce, mse, focal, la, ldam, cdt, ldt, vs, wce) or a loss object.
+        loss: a name (ce, mse, focal, la, ldam, cdt, ldt, vs, wce) or a loss object. For contrastive losses use
+            :func:`contrastive`.
         weight_decay: lambda_W, a number or (batch,). Default 5e-3 for a free classifier, 0 for a constrained one.
         feature_decay: lambda_H, a number or (batch,). Default lambda_W / n with n = N/K for free or nonnegative
             features (so that c_0 = lambda_W when balanced; 5e-3 / n under a constrained classifier), 0 for
@@ -250,13 +276,15 @@ def shallow(
     k = labels.num_classes
     dim = k if dim is None else whole_number("dim", dim, 1)
     for name, value, allowed in (
-        ("features", features, FEATURES),
+        ("features", features, tuple(word for word in FEATURES if "-" not in word)),
         ("classifier", classifier, CLASSIFIERS),
         ("bias", bias, BIASES),
     ):
         if value not in allowed:
             raise ValueError(f"{name}: {value!r} is not known; choose one of {', '.join(allowed)}")
     if isinstance(loss, str):
+        if loss in CONTRASTIVE | TWO_TOWER:
+            raise ValueError(f"loss: {loss!r} has no classifier; state the problem with ufm.contrastive")
         if loss not in NAMED:
             raise ValueError(f"loss: {loss!r} is not known; choose one of {', '.join(NAMED)}")
         try:
@@ -315,6 +343,111 @@ def shallow(
     return _align(Problem(labels, loss, model, decay))
 
 
+def contrastive(
+    counts: Any = None,
+    *,
+    labels: Labels | None = None,
+    dim: int | None = None,
+    loss: str | ContrastiveLoss = "supcon",
+    features: str = "sphere",
+    temperature: Any = None,
+    feature_decay: Any = None,
+    feature_radius: Any = None,
+    **loss_parameters: Any,
+) -> Problem:
+    """State a contrastive unconstrained features model, or a stack of them.
+
+        F = L(s H^T H) + (lambda_H/2) ||H||^2,   s = 1/temperature,   L the mean over anchors that have a positive
+
+    Args:
+        counts: samples per class, shape (K,), or (batch, K) for a stack. Alternatively give ``labels``.
+            For ``sigmoid``: the number of instances N, or ``[2] * N``.
+        labels: a :class:`Labels`; the sample form for ``mix``, ``batches`` and the losses of two towers.
+        dim: feature dimension d; by default K (the number of columns where classes need not collapse).
+        loss: ``supcon``, ``simclr`` (counts are views per instance), ``sigmoid``, ``spread``, or a loss object.
+        features: sphere, ball, free (held by a decay), nonnegative (with a decay), nonnegative-sphere or
+            nonnegative-ball.
+        temperature: tau, a number or (batch,); 1 by default. For ``sigmoid`` t = 1/tau.
+        feature_decay: lambda_H, with free and nonnegative features only; 5e-3 K/N by default.
+        feature_radius: rho of spheres and balls; 1 by default.
+        **loss_parameters: parameters of a named loss: ``class_weight``, ``mix``, ``views``, ``self_included``,
+            ``batches`` (supcon), ``offset`` (sigmoid), ``mix`` (spread).
+
+    Returns:
+        A :class:`Problem`; stacked if any of the numbers has a leading batch axis.
+
+    Raises:
+        ValueError: one sentence that names the argument, its value and what is valid.
+
+    Example:
+        >>> import ufm
+        >>> problem = ufm.contrastive([20, 20, 4, 4], temperature=0.1)
+        >>> problem.model.features, problem.sufficient_dim
+        ('sphere', 3)
+    """
+    if (counts is None) == (labels is None):
+        given = "neither is given" if counts is None else "both are given"
+        raise ValueError(f"counts: {given}, counts and labels; give one of the two")
+    known = CONTRASTIVE | TWO_TOWER
+    if isinstance(loss, str) and loss not in known:
+        raise ValueError(f"loss: {loss!r} is not a contrastive loss; choose one of {', '.join(known)}")
+    if labels is None:
+        if loss == "sigmoid" and np.ndim(counts) == 0:
+            counts = [2.0] * whole_number("counts", counts, 2)
+        labels = labels_module.from_counts(counts)
+        if loss in TWO_TOWER or isinstance(loss, Sigmoid | Spread):
+            labels = labels.by_sample()
+    if not isinstance(labels, Labels):
+        raise ValueError(f"labels: {show(labels)} is not a Labels; make one with ufm.labels.from_labels or from_counts")
+    if isinstance(loss, str):
+        try:
+            if loss == "supcon" and "batches" in loss_parameters:
+                loss = BatchedSupCon(**loss_parameters)
+            else:
+                loss = known[loss](labels, **loss_parameters)
+        except TypeError as error:
+            raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
+    elif not isinstance(loss, ContrastiveLoss):
+        raise ValueError(f"loss: {show(loss)} is not a contrastive loss; give one of {', '.join(known)}, or an object")
+    elif loss_parameters:
+        name, value = next(iter(loss_parameters.items()))
+        raise ValueError(f"{name}: {show(value)} has no place, a loss object already holds its parameters; drop it")
+    assert not isinstance(loss, str)
+    numbers = {"class_weight", "mix", "offset"} & {f.name for f in dataclasses.fields(loss)}
+    loss = dataclasses.replace(loss, **{name: _array(getattr(loss, name), name) for name in numbers})
+    check_contrastive(loss, labels)
+
+    allowed = tuple(word for word in FEATURES if word != "budget")
+    if features not in allowed:
+        raise ValueError(f"features: {features!r} is not known here; choose one of {', '.join(allowed)}")
+    held = features not in ("free", "nonnegative")
+    if held and feature_decay is not None and np.any(np.asarray(feature_decay) != 0):
+        raise ValueError(
+            f"feature_decay: {show(feature_decay)} has no use with features on a {features}; drop it, or say 'free'"
+        )
+    if feature_decay is None:
+        feature_decay = 0.0 if held else 5e-3 * labels.num_classes / np.asarray(labels.total)
+    _check_number("feature_decay", feature_decay, positive=not held)
+    if feature_radius is not None and not held:
+        raise ValueError(f"feature_radius: {show(feature_radius)} has no effect when features are '{features}'")
+    for name, value in (("temperature", temperature), ("feature_radius", feature_radius)):
+        if value is not None:
+            _check_number(name, value, positive=True)
+    if temperature is not None and not is_traced(temperature):
+        with np.errstate(over="ignore"):
+            if not np.all(np.isfinite(1.0 / np.asarray(temperature, dtype=np.float64))):
+                raise ValueError(f"temperature: {show(temperature)} is too small; its inverse overflows")
+    width = labels.num_classes if loss.collapses else labels.num_columns
+    model = Model(
+        dim=width if dim is None else whole_number("dim", dim, 1),
+        features=features,
+        scale=None if temperature is None else 1.0 / _array(temperature),
+        feature_radius=_array(feature_radius),
+        readout="pairs",
+    )
+    return _align(Problem(labels, loss, model, Decay(np.zeros(()), _array(feature_decay), np.zeros(()))))
+
+
 def stack(problems: list[Problem]) -> Problem:
     """One stacked problem from single problems of the same structure (same K, dimension, loss, constraints)."""
     if isinstance(problems, Problem) or not problems:
@@ -342,10 +475,10 @@ def _align(problem: Problem) -> Problem:
     vectors = {id(problem.labels.weights)} | {
         id(value) for name in _PER_CLASS if (value := getattr(problem.loss, name, None)) is not None and np.ndim(value)
     }
-    keep = id(problem.labels.classes)
+    keep = {id(problem.labels.classes), id(getattr(problem.loss, "batches", None))}  # integers, the same in a stack
 
     def batch_of(leaf: Any) -> tuple[int, ...]:
-        if id(leaf) == keep:
+        if id(leaf) in keep:
             return ()
         return np.shape(leaf)[:-1] if id(leaf) in vectors else np.shape(leaf)
 
@@ -361,7 +494,7 @@ def _align(problem: Problem) -> Problem:
         raise ValueError(f"batch: the arguments make a batch of shape {shape}; give one batch axis (flatten a grid)")
 
     def fit(leaf: Any) -> Any:
-        if id(leaf) == keep:
+        if id(leaf) in keep:
             return np.broadcast_to(leaf, (*shape, *np.shape(leaf))) if shape else np.asarray(leaf)
         array = np.asarray(leaf, dtype=np.float64)
         core = array.shape[-1:] if id(leaf) in vectors else ()

@@ -1,0 +1,341 @@
+"""Losses of pairs of samples, as functions of the similarity matrix of the features.
+
+A contrastive loss has no classifier.  It reads  U = s H^T H  (s = 1/temperature; n x n, column i of H is sample or
+class column i), and it is convex in U wherever U_ii is fixed (features on a sphere) or decayed.
+
+Weighted columns serve both forms of the labels by one formula: a column of weight w stands for w equal samples, so it
+meets w - 1 copies of itself.  With  c_ij = w_j - [i = j]  (or w_j where the self pair stays in the denominator),
+
+    SupCon_i = log sum_j c_ij exp(U_ij) - sum_{j: y_j = y_i} (w_j - [i = j]) U_ij / (n_{y_i} - 1),
+
+and the loss is the mean over the samples that have a positive (n_y >= 2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._numerics import is_traced, record, static
+from .labels import Labels
+
+
+@record
+class SupCon:
+    """Supervised contrastive loss (Khosla et al. 2020), the mean over anchors that have a positive.
+
+        SupCon_i = log sum_{j != i} exp(s h_i.h_j) - (1/(n_{y_i} - 1)) sum_{j != i, y_j = y_i} s h_i.h_j
+
+    SimCLR / NT-Xent (Chen et al. 2020) is the case of one class per instance, its views being the samples.
+
+    Attributes:
+        class_weight: omega_k > 0, factor of the anchors of class k; ``None`` is 1. The mean stays over their number.
+        mix: alpha in [0, 1]; the loss is (1 - alpha) L_sup + alpha L_self (Lee et al. 2025): positives of L_sup are
+            the samples of other instances of the class, those of L_self the other views of the instance.
+            ``None``: plain SupCon. Needs labels in sample form, instances in adjacent columns.
+        self_included: whether the pair (i, i) stays in the denominator (and among the positives of L_self).
+        views: p, views per instance, with ``mix``; columns i p, ..., i p + p - 1 are instance i.
+    """
+
+    class_weight: Any = None
+    mix: Any = None
+    self_included: bool = static(default=False)
+    views: int = static(default=1)
+
+    name = "supcon"
+    pairwise = True
+    convex = True
+
+    @property
+    def collapses(self) -> bool:
+        """Whether the samples of a class coincide at every optimum, so that the class-mean problem is exact."""
+        return self.mix is None
+
+    def per_column(self, similarities: Any, labels: Labels) -> Any:
+        """Loss of each anchor, shape (n,); 0 for an anchor without a positive."""
+        own, size = same_class(labels), _class_sizes(labels)
+        itself = jnp.eye(labels.num_columns)
+        weights = jnp.asarray(labels.weights)[None, :]
+        if self.mix is None:
+            positives = jnp.where(own, weights - itself, 0.0) / jnp.maximum(size - 1.0, 1.0)[:, None]
+        else:
+            instance = np.arange(labels.num_columns) // self.views
+            same = jnp.asarray(instance[:, None] == instance[None, :])
+            others = jnp.where(own & ~same, 1.0, 0.0) / jnp.maximum(size - self.views, 1.0)[:, None]
+            keep = 0.0 if self.self_included else 1.0
+            mates = jnp.where(same, 1.0 - keep * itself, 0.0) / max(self.views - keep, 1.0)
+            positives = (1.0 - self.mix) * others + self.mix * mates
+        return _anchor_losses(similarities, weights - (0.0 if self.self_included else itself), positives) * (
+            self.anchors(labels) > 0
+        )
+
+    def anchors(self, labels: Labels) -> Any:
+        """Weight of each column among the anchors: w_i where its class has a positive, else 0."""
+        return jnp.where(_class_sizes(labels) > 1.0, jnp.asarray(labels.weights), 0.0)
+
+    def mean(self, similarities: Any, labels: Labels) -> Any:
+        """The loss at a similarity matrix U."""
+        anchors = self.anchors(labels)
+        weight = anchors if self.class_weight is None else anchors * _per_column(self.class_weight, labels)
+        return jnp.sum(weight * self.per_column(similarities, labels)) / jnp.sum(anchors)
+
+
+@record
+class BatchedSupCon:
+    """SupCon over a family of mini-batches: the pooled mean over all anchors of all batches.
+
+    In a batch only its own columns are seen. An anchor without a positive in its batch does not count. A column that
+    a batch holds twice is two samples of it.
+
+    Attributes:
+        batches: column numbers, shape (B, b); -1 fills up shorter batches. See ``ufm.batches`` for makers.
+        self_included: whether the pair (i, i) stays in the denominator.
+    """
+
+    batches: Any
+    self_included: bool = static(default=False)
+
+    name = "supcon-batches"
+    pairwise = True
+    convex = True
+    collapses = False
+
+    def mean(self, similarities: Any, labels: Labels) -> Any:
+        """The pooled mean at a similarity matrix U of all columns."""
+        batches, similarities = jnp.asarray(self.batches), jnp.asarray(similarities)
+        classes = jnp.asarray(labels.column_classes)
+
+        def one(members: Any) -> tuple[Any, Any]:
+            present = members >= 0
+            rows = jnp.where(present, members, 0)
+            own = (classes[rows][:, None] == classes[rows][None, :]) & present[:, None] & present[None, :]
+            itself = jnp.eye(rows.shape[0])
+            positives = jnp.where(own, 1.0 - itself, 0.0)
+            number = jnp.sum(positives, axis=1)
+            seen = jnp.broadcast_to(jnp.where(present, 1.0, 0.0)[None, :], own.shape)
+            seen = seen if self.self_included else jnp.where(itself > 0, 0.0, seen)
+            counted = number > 0
+            seen = jnp.where(counted[:, None], seen, itself)  # a row that does not count, but has a finite loss
+            losses = _anchor_losses(
+                similarities[rows][:, rows], seen, positives / jnp.where(counted, number, 1.0)[:, None]
+            )
+            return jnp.sum(jnp.where(counted, losses, 0.0)), jnp.sum(counted)
+
+        sums, numbers = jax.vmap(one)(batches)
+        return jnp.sum(sums) / jnp.sum(numbers)
+
+
+@record
+class Sigmoid:
+    """Sigmoid loss of two towers (SigLIP; Zhai et al. 2023), with t = s the factor of the similarities.
+
+        (1/N) sum_i [ log(1 + exp(-(t u_i.v_i - b))) + sum_{j != i} log(1 + exp(t u_i.v_j - b)) ]
+
+    Column 2i is u_i, column 2i + 1 is v_i: labels in sample form, one class of two columns per instance.
+
+    Attributes:
+        offset: b (the bias of SigLIP is -b).
+    """
+
+    offset: Any = 0.0
+
+    name = "sigmoid"
+    pairwise = True
+    convex = True
+    collapses = False
+
+    def mean(self, similarities: Any, labels: Labels) -> Any:
+        """The loss at a similarity matrix U of all columns."""
+        del labels
+        cross = similarities[0::2, 1::2]
+        mates = jnp.eye(cross.shape[0], dtype=bool)
+        signed = jnp.where(mates, self.offset - cross, cross - self.offset)
+        return jnp.sum(jnp.logaddexp(0.0, signed)) / cross.shape[0]
+
+
+@record
+class Spread:
+    """Spread loss of two towers (Chen et al. 2022): a L_sup + (1 - a) L_cNCE.
+
+        L_sup_i  = mean over v_j of the class of  log(1 + sum_{v_k of other classes} exp(s u_i.v_k - s u_i.v_j)),
+        L_cNCE_i = log sum_{v_j of the class} exp(s u_i.v_j) - s u_i.v_i.
+
+    Column 2i is u_i, column 2i + 1 is v_i (two views of instance i), labels in sample form.
+
+    Attributes:
+        mix: a in [0, 1], the weight of L_sup.
+    """
+
+    mix: Any = 0.5
+
+    name = "spread"
+    pairwise = True
+    convex = True
+    collapses = False
+
+    def mean(self, similarities: Any, labels: Labels) -> Any:
+        """The loss at a similarity matrix U of all columns."""
+        cross = similarities[0::2, 1::2]
+        own = same_class(labels)[0::2, 1::2]
+        other = _log_sum(cross, jnp.where(own, 0.0, 1.0))
+        pulls = jnp.where(own, jnp.logaddexp(0.0, other[:, None] - cross), 0.0)
+        supervised = jnp.sum(pulls, axis=1) / jnp.sum(own, axis=1)
+        conditional = _log_sum(cross, jnp.where(own, 1.0, 0.0)) - jnp.diagonal(cross)
+        return jnp.mean(self.mix * supervised + (1.0 - self.mix) * conditional)
+
+
+ContrastiveLoss = SupCon | BatchedSupCon | Sigmoid | Spread
+
+
+# ------------------------------------------------------------------ pieces
+
+
+def same_class(labels: Labels) -> Any:
+    """Boolean n x n matrix: whether two columns have one class."""
+    classes = jnp.asarray(labels.column_classes)
+    return classes[:, None] == classes[None, :]
+
+
+def _class_sizes(labels: Labels) -> Any:
+    """n_{y_i} for each column."""
+    return jnp.sum(jnp.where(same_class(labels), jnp.asarray(labels.weights)[None, :], 0.0), axis=1)
+
+
+def _per_column(per_class: Any, labels: Labels) -> Any:
+    values = jnp.broadcast_to(jnp.asarray(per_class), (labels.num_classes,))
+    return values if labels.classes is None else values[jnp.asarray(labels.classes)]
+
+
+def _log_sum(u: Any, factors: Any) -> Any:
+    """log sum_j factors_ij exp(u_ij) by rows, safe for any size of u; factors >= 0, not all zero in a row."""
+    seen = factors > 0
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(seen, u, -jnp.inf), axis=1, keepdims=True))
+    return top[:, 0] + jnp.log(jnp.sum(factors * jnp.exp(jnp.where(seen, u - top, 0.0)), axis=1))
+
+
+def _anchor_losses(u: Any, factors: Any, positives: Any) -> Any:
+    """log sum_j factors_ij exp(u_ij) - sum_j positives_ij u_ij, each row taken relative to its mean positive."""
+    level = jnp.sum(positives * u, axis=1, keepdims=True)
+    return _log_sum(u - level, jnp.broadcast_to(factors, u.shape))
+
+
+# ------------------------------------------------------------------ conventions of papers and codes
+
+CONVENTIONS = ("canonical", "sum", "khosla")
+
+
+def convert(value: Any, labels: Labels, convention: str, temperature: Any = 1.0, base_temperature: Any = None) -> Any:
+    """The canonical SupCon value in another convention.
+
+    Args:
+        value: canonical value: the mean over anchors that have a positive.
+        labels: the labels it belongs to.
+        convention: ``sum``: over anchors that have a positive (Graf et al. 2021; Kini et al. 2024, with weight
+            1/(n_c - 1) per pair); ``khosla``: (tau / tau_base) times the mean over all anchors, those without a
+            positive counting zero (Khosla et al. 2020, official code); ``canonical``: as it is.
+        temperature: tau, for ``khosla``.
+        base_temperature: tau_base, for ``khosla``; tau by default.
+
+    >>> from ufm import labels
+    >>> convert(2.0, labels.from_counts([3, 3, 1]), "sum")
+    12.0
+    """
+    counts = np.asarray(labels.counts, dtype=np.float64)
+    anchors, total = np.sum(np.where(counts > 1, counts, 0.0), axis=-1), np.sum(counts, axis=-1)
+    if convention == "canonical":
+        return value
+    if convention == "sum":
+        return float(value * anchors) if np.ndim(anchors) == 0 else value * anchors
+    if convention == "khosla":
+        ratio = 1.0 if base_temperature is None else np.asarray(temperature) / np.asarray(base_temperature)
+        return value * ratio * anchors / total
+    raise ValueError(f"convention: {convention!r} is not known; choose one of {', '.join(CONVENTIONS)}")
+
+
+# ------------------------------------------------------------------ named members, from words
+
+
+def _simclr(labels: Labels, **others: Any) -> SupCon:
+    if not labels.is_balanced:
+        raise ValueError("counts: simclr needs the same number of views of every instance; give equal counts")
+    return SupCon(**others)
+
+
+CONTRASTIVE = {"supcon": lambda labels, **kw: SupCon(**kw), "simclr": _simclr}
+"""Names that work on any labels; more are in :data:`TWO_TOWER`."""
+
+TWO_TOWER = {"sigmoid": lambda labels, **kw: Sigmoid(**kw), "spread": lambda labels, **kw: Spread(**kw)}
+"""Names of losses of two towers: columns 2i and 2i + 1 are the two embeddings of instance i."""
+
+
+def check_contrastive(loss: ContrastiveLoss, labels: Labels) -> None:
+    """Raise a ValueError that names the first parameter of the loss, or the first class, that does not fit."""
+    counts = np.asarray(labels.counts)
+    sampled = labels.classes is not None
+    if isinstance(loss, SupCon):
+        if not np.any(counts > 1, axis=-1).all():
+            raise ValueError("counts: no class has two samples, so no anchor has a positive; give one class 2 or more")
+        odd = (counts < 1) | ((counts > 1) & (counts < 2))
+        if odd.any():
+            raise ValueError(f"counts: {counts[odd].ravel()[0]:g} samples have no meaning here; give 1, or 2 or more")
+        _check_range("class_weight", loss.class_weight, lambda v: v > 0, "must be positive")
+        if np.ndim(loss.class_weight) and np.shape(loss.class_weight)[-1] not in (1, labels.num_classes):
+            raise ValueError(
+                f"class_weight: shape {np.shape(loss.class_weight)} does not fit K = {labels.num_classes} classes; "
+                "give one value per class"
+            )
+    mix = getattr(loss, "mix", None)
+    if mix is not None:
+        _check_range("mix", mix, lambda v: (v >= 0) & (v <= 1), "must lie in [0, 1]")
+    if isinstance(loss, SupCon) and mix is None and loss.views != 1:
+        raise ValueError(f"views: {loss.views} has no effect without mix; drop it, or give mix")
+    if mix is not None or not isinstance(loss, SupCon):
+        if not sampled:
+            raise ValueError(f"labels: {loss.name} needs the sample form; use labels.by_sample() or from_labels")
+        if isinstance(loss, SupCon):
+            _check_instances(labels, loss.views, loss.self_included)
+        elif isinstance(loss, (Sigmoid, Spread)):
+            _check_instances(labels, 2, True)
+    if isinstance(loss, Sigmoid):
+        _check_range("offset", loss.offset, np.isfinite, "must be finite")
+    if isinstance(loss, BatchedSupCon):
+        _check_batches(loss.batches, labels)
+
+
+def _check_range(name: str, value: Any, valid: Any, words: str) -> None:
+    if value is None or is_traced(value):
+        return
+    array = np.asarray(value, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(array) & valid(array)
+    if not good.all():
+        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} {words}")
+
+
+def _check_instances(labels: Labels, views: int, alone: bool) -> None:
+    """Columns come in instances of p adjacent views of one class; one view suffices only if self pairs count."""
+    if isinstance(views, bool) or not isinstance(views, int) or views < 1 or (views == 1 and not alone):
+        raise ValueError(f"views: {views!r} leaves an instance without a positive; give 2 or more")
+    classes = np.asarray(labels.classes)
+    if classes.shape[-1] % views:
+        raise ValueError(f"views: {classes.shape[-1]} columns are not instances of {views} views; give whole instances")
+    together = classes.reshape(*classes.shape[:-1], -1, views)
+    if np.any(together != together[..., :1]):
+        raise ValueError(f"labels: columns of one instance differ in class; put its {views} views side by side")
+
+
+def _check_batches(batches: Any, labels: Labels) -> None:
+    index = np.asarray(batches)
+    if index.ndim < 2 or not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(f"batches: {index.dtype} of shape {index.shape}; give whole column numbers of shape (B, b)")
+    n = labels.num_columns
+    if index.min() < -1 or index.max() >= n:
+        worst = index.max() if index.max() >= n else index.min()
+        raise ValueError(f"batches: {worst} is no column; give numbers 0..{n - 1}, and -1 for an empty place")
+    classes = np.append(np.asarray(labels.column_classes), -1)[index]
+    members = np.sort(np.where(index < 0, -1, classes), axis=-1)
+    if not np.any((members[..., 1:] == members[..., :-1]) & (members[..., 1:] >= 0)):
+        raise ValueError("batches: no batch holds two samples of one class, so no anchor has a positive; enlarge them")

@@ -1,0 +1,210 @@
+"""The convex program in the class Gram matrix: what a supervised contrastive problem asks, without its rotations.
+
+At an optimum the samples of a class coincide (contrastive theory, section 2), so all that is left is the K x K Gram
+matrix Q of the class means.  Classes of equal size and weight are exchangeable, and the program is convex, so Q is
+constant on groups of equal classes: g groups make a program whose size does not depend on K.
+
+    min over Q >= 0 (positive semidefinite)   F(Q) = sum_c p_c log D_c + (lambda/2) sum_c n_c q_cc,
+    D_c = a_c + sum_{c' != c} n_c' exp(s (q_cc' - q_cc)),       a_c = n_c - 1 (n_c with the self pair),
+
+with q_cc = 1 (sphere or ball; the radius is in s), or lambda > 0 (ridge).
+
+A factor of the grouped matrix is one vector x_a = (v_a, t_a) per group, v_a in R^g:
+
+    q_cc = |v_a|^2 + t_a^2,   q_cc' = v_a.v_b between groups,   q_cc' = |v_a|^2 - t_a^2/(m_a - 1) within one,
+
+where t_a is how far the m_a classes of the group are spread about their mean (t_a = 0 where m_a = 1).  Every positive
+semidefinite Q of this symmetry has such a factor, so a sphere problem stays one: |x_a| = 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._numerics import in_float64, record, static
+from .contrastive import SupCon
+from .problem import Problem
+
+
+@record
+class GroupGram:
+    """A K x K Gram matrix that is constant on groups of classes.
+
+    Attributes:
+        square: q_cc of a class of each group, shape (g,).
+        within: q_cc' of two classes of one group, shape (g,); equal to ``square`` in a group of one class.
+        between: q_cc' of classes of two groups, shape (g, g), symmetric; its diagonal is ``within``.
+    """
+
+    square: Any
+    within: Any
+    between: Any
+
+    def cosines(self) -> np.ndarray:
+        """Cosines between classes of groups, (g, g); within a group on the diagonal; NaN where a class mean is 0."""
+        norm = np.sqrt(np.asarray(self.square))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.between) / (norm[..., :, None] * norm[..., None, :])
+
+    def matrix(self, group: Any) -> np.ndarray:
+        """The K x K matrix, given the group of each class."""
+        group = np.asarray(group)
+        full = np.asarray(self.between)[np.ix_(group, group)].copy()
+        np.fill_diagonal(full, np.asarray(self.square)[group])
+        return full
+
+
+@record
+class GramProgram:
+    """The convex program of a supervised contrastive problem, equal classes merged into groups.
+
+    Make one with :func:`gram_program`; a stacked one has a leading axis on every leaf.
+
+    Attributes:
+        classes: m_a, classes in each group, shape (g,).
+        counts: n_a, samples of one class of the group.
+        share: p_a, weight of one class in the mean; sum_a m_a p_a = 1 without class weights, 0 for singletons.
+        own: a_a, terms of the denominator from the own class: n_a - 1, or n_a with the self pair.
+        scale: s rho^2.
+        decay: lambda of the ridge; 0 on a sphere.
+        held: whether q_cc = 1 (sphere, ball).
+    """
+
+    classes: Any
+    counts: Any
+    share: Any
+    own: Any
+    scale: Any
+    decay: Any
+    held: bool = static()
+
+    @property
+    def groups(self) -> int:
+        """g."""
+        return int(np.shape(self.classes)[-1])
+
+    def gram(self, factor: Any) -> GroupGram:
+        """The Gram matrix of a factor X, shape (g + 1, g): column a is (v_a, t_a)."""
+        v, t = factor[:-1], jnp.where(self.classes > 1, factor[-1], 0.0)
+        length = jnp.sum(v * v, axis=0)
+        square = length + t * t
+        within = length - t * t / jnp.maximum(self.classes - 1.0, 1.0)
+        between = v.T @ v
+        group = jnp.eye(self.classes.shape[0], dtype=bool)
+        return GroupGram(square, within, jnp.where(group, within[None, :], between))
+
+    def neighbours(self) -> Any:
+        """N_ab: classes of group b that a class of group a meets, m_b - [a = b]."""
+        return self.classes[None, :] - jnp.eye(self.classes.shape[0])
+
+    def log_ratios(self, gram: GroupGram) -> Any:
+        """log( N_ab n_b exp(s (q_ab - q_aa)) / a_a ) for groups a, b; -inf where no such class exists."""
+        meets = self.neighbours()
+        own = jnp.where(self.own > 0, self.own, 1.0)
+        exponent = self.scale * (gram.between - gram.square[:, None])
+        known = jnp.log(jnp.where(meets > 0, meets, 1.0)) + jnp.log(self.counts)[None, :] - jnp.log(own)[:, None]
+        return jnp.where(meets > 0, known + exponent, -jnp.inf)
+
+    def floor(self) -> Any:
+        """sum_c p_c log a_c: what F tends to when the classes are infinitely far apart."""
+        own = jnp.where(self.own > 0, self.own, 1.0)
+        return jnp.sum(self.classes * self.share * jnp.log(own))
+
+    @in_float64
+    def log_excess(self, factor: Any) -> Any:
+        """log(F - floor) at a factor: all digits of it, also where exp(-s) underflows beside the floor.
+
+        F - floor = sum_a m_a p_a log(1 + R_a) + (lambda/2) sum_a m_a n_a q_aa,   R_a = sum_b exp(log ratio_ab)
+        """
+        gram = self.gram(factor)
+        logs = self.log_ratios(gram)
+        # log log(1 + e^r) by group, then a weighted sum in the log domain
+        top = jnp.max(logs, axis=1)
+        ratio = top + jnp.log(jnp.sum(jnp.exp(logs - top[:, None]), axis=1))
+        terms = jnp.log(jnp.where(self.share > 0, self.classes * self.share, 1.0)) + log_softplus(ratio)
+        terms = jnp.where(self.share > 0, terms, -jnp.inf)
+        if not self.held:
+            ridge = 0.5 * self.decay * self.classes * self.counts * gram.square
+            positive = ridge > 0
+            ridge = jnp.where(positive, jnp.log(jnp.where(positive, ridge, 1.0)), -jnp.inf)
+            terms = jnp.concatenate([terms, ridge])
+        top = jnp.max(terms)
+        return top + jnp.log(jnp.sum(jnp.exp(terms - top)))
+
+    @in_float64
+    def objective(self, factor: Any) -> Any:
+        """F at a factor."""
+        return self.floor() + jnp.exp(self.log_excess(factor))
+
+
+def log_softplus(x: Any) -> Any:
+    """log log(1 + e^x), without underflow (it is x for large negative x)."""
+    small = x < -36.0
+    safe = jnp.where(small, 0.0, x)
+    return jnp.where(small, x, jnp.log(jnp.logaddexp(0.0, safe)))
+
+
+def why_no_gram_program(problem: Problem) -> str | None:
+    """Why a problem has no program in the class Gram matrix; ``None`` if it has one."""
+    loss, model = problem.loss, problem.model
+    if not isinstance(loss, SupCon):
+        return f"the loss {loss.name} is no supervised contrastive loss of whole classes"
+    if not loss.collapses:
+        return "the mix with a self-supervised loss keeps the samples of a class apart"
+    if model.features not in ("free", "sphere", "ball"):
+        return f"{model.features} features are not determined by a Gram matrix"
+    if model.features != "free" and np.any(np.asarray(problem.decay.feature) > 0):
+        return "a decay of features that are held already is not covered"
+    return None
+
+
+def gram_program(problem: Problem, merge: bool = True) -> tuple[GramProgram, np.ndarray]:
+    """The convex program of a supervised contrastive problem (concrete, not stacked).
+
+    Args:
+        problem: SupCon with free (decayed), sphere or ball features.
+        merge: make one group of all classes with the same count and class weight; else every class is a group.
+
+    Returns:
+        (program, group of each class).
+
+    Raises:
+        ValueError: the problem has no such program.
+    """
+    reason = why_no_gram_program(problem)
+    if reason:
+        raise ValueError(f"problem: no Gram program, {reason}")
+    if problem.batch_shape:
+        raise ValueError("problem: gram_program takes one problem; index the stack first")
+    counts = np.asarray(problem.labels.counts, dtype=np.float64)
+    k = problem.num_classes
+    omega = problem.loss.class_weight
+    omega = np.broadcast_to(np.asarray(1.0 if omega is None else omega, dtype=np.float64), (k,))
+    if merge:
+        _, first, group, sizes = np.unique(
+            np.stack([counts, omega], axis=1), axis=0, return_index=True, return_inverse=True, return_counts=True
+        )
+        order = np.argsort(first)  # groups in the order in which they appear
+        rank = np.argsort(order)
+        first, group, sizes = first[order], rank[np.ravel(group)], sizes[order].astype(np.float64)
+    else:
+        first, group, sizes = np.arange(k), np.arange(k), np.ones(k)
+    n, weight = counts[first], omega[first]
+    anchors = np.sum(np.where(counts > 1, counts, 0.0))
+    scale = 1.0 if problem.model.scale is None else float(problem.model.scale)
+    held = problem.model.features != "free"
+    if held and problem.model.feature_radius is not None:
+        scale = scale * float(problem.model.feature_radius) ** 2
+    program = GramProgram(
+        sizes,
+        n,
+        np.where(n > 1, n * weight / anchors, 0.0),
+        n if problem.loss.self_included else n - 1.0,
+        np.asarray(scale),
+        np.asarray(0.0 if held else float(problem.decay.feature)),
+        held,
+    )
+    return program, group
