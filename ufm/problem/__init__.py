@@ -2,7 +2,7 @@
 
 from . import batches, labels, losses, models
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
-from .gram import GramProgram, GroupGram, gram_program, why_no_gram_program
+from .gram import GramProgram, GroupGram, class_program, gram_program, why_no_gram_program
 from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError
 from .models import Model, Params
@@ -26,6 +26,7 @@ __all__ = [
     "Spread",
     "SupCon",
     "batches",
+    "class_program",
     "contrastive",
     "convert",
     "gram_program",

@@ -19,6 +19,7 @@ semidefinite Q of this symmetry has such a factor, so a sphere problem stays one
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -148,7 +149,7 @@ def log_softplus(x: Any) -> Any:
 
 
 def why_no_gram_program(problem: Problem) -> str | None:
-    """Why a problem has no program in the class Gram matrix; ``None`` if it has one."""
+    """Why a problem has no program in the class Gram matrix; ``None`` if it has one. Reads the structure only."""
     loss, model = problem.loss, problem.model
     if not isinstance(loss, SupCon):
         return f"the loss {loss.name} is no supervised contrastive loss of whole classes"
@@ -156,55 +157,58 @@ def why_no_gram_program(problem: Problem) -> str | None:
         return "the mix with a self-supervised loss keeps the samples of a class apart"
     if model.features not in ("free", "sphere", "ball"):
         return f"{model.features} features are not determined by a Gram matrix"
-    if model.features != "free" and np.any(np.asarray(problem.decay.feature) > 0):
-        return "a decay of features that are held already is not covered"
     return None
 
 
-def gram_program(problem: Problem, merge: bool = True) -> tuple[GramProgram, np.ndarray]:
-    """The convex program of a supervised contrastive problem (concrete, not stacked).
+@in_float64
+def class_program(problem: Problem) -> GramProgram:
+    """The convex program of a supervised contrastive problem with every class a group of its own (traceable)."""
+    reason = why_no_gram_program(problem)
+    if reason:
+        raise ValueError(f"problem: no Gram program, {reason}")
+    counts, model = jnp.asarray(problem.labels.counts), problem.model
+    weight = 1.0 if problem.loss.class_weight is None else jnp.asarray(problem.loss.class_weight)
+    positive = counts > 1
+    anchors = jnp.sum(jnp.where(positive, counts, 0.0))
+    scale = jnp.ones(()) if model.scale is None else jnp.asarray(model.scale)
+    held = model.features != "free"
+    if held and model.feature_radius is not None:
+        scale = scale * jnp.asarray(model.feature_radius) ** 2
+    return GramProgram(
+        jnp.ones_like(counts),
+        counts,
+        jnp.where(positive, counts * weight / anchors, 0.0),
+        counts if problem.loss.self_included else counts - 1.0,
+        scale,
+        jnp.zeros(()) if held else jnp.asarray(problem.decay.feature),
+        held,
+    )
+
+
+def gram_program(problem: Problem) -> tuple[GramProgram, np.ndarray]:
+    """The convex program of one supervised contrastive problem, equal classes merged.
+
+    Exact: the program is convex and equal classes (same count, same weight) may be exchanged, so an optimum is
+    constant on groups of them.
 
     Args:
-        problem: SupCon with free (decayed), sphere or ball features.
-        merge: make one group of all classes with the same count and class weight; else every class is a group.
+        problem: SupCon with free (decayed), sphere or ball features; concrete, not stacked.
 
     Returns:
-        (program, group of each class).
+        (program, group of each class); groups are in the order in which they first appear.
 
     Raises:
         ValueError: the problem has no such program.
     """
-    reason = why_no_gram_program(problem)
-    if reason:
-        raise ValueError(f"problem: no Gram program, {reason}")
     if problem.batch_shape:
         raise ValueError("problem: gram_program takes one problem; index the stack first")
-    counts = np.asarray(problem.labels.counts, dtype=np.float64)
-    k = problem.num_classes
-    omega = problem.loss.class_weight
-    omega = np.broadcast_to(np.asarray(1.0 if omega is None else omega, dtype=np.float64), (k,))
-    if merge:
-        _, first, group, sizes = np.unique(
-            np.stack([counts, omega], axis=1), axis=0, return_index=True, return_inverse=True, return_counts=True
-        )
-        order = np.argsort(first)  # groups in the order in which they appear
-        rank = np.argsort(order)
-        first, group, sizes = first[order], rank[np.ravel(group)], sizes[order].astype(np.float64)
-    else:
-        first, group, sizes = np.arange(k), np.arange(k), np.ones(k)
-    n, weight = counts[first], omega[first]
-    anchors = np.sum(np.where(counts > 1, counts, 0.0))
-    scale = 1.0 if problem.model.scale is None else float(problem.model.scale)
-    held = problem.model.features != "free"
-    if held and problem.model.feature_radius is not None:
-        scale = scale * float(problem.model.feature_radius) ** 2
-    program = GramProgram(
-        sizes,
-        n,
-        np.where(n > 1, n * weight / anchors, 0.0),
-        n if problem.loss.self_included else n - 1.0,
-        np.asarray(scale),
-        np.asarray(0.0 if held else float(problem.decay.feature)),
-        held,
+    every = class_program(problem)
+    rows = np.stack([np.asarray(every.counts), np.asarray(every.share)], axis=1)
+    _, first, group, sizes = np.unique(rows, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    first, sizes, group = first[order], sizes[order], np.argsort(order)[np.ravel(group)]
+    pick = lambda leaf: np.asarray(leaf)[first]  # noqa: E731
+    program = dataclasses.replace(
+        every, classes=sizes.astype(np.float64), counts=pick(every.counts), share=pick(every.share), own=pick(every.own)
     )
     return program, group

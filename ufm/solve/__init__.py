@@ -1,5 +1,6 @@
 """How it is answered: methods, one loop, results."""
 
+from .gram import GramResult, features_of, has_gram_program, solve_gram
 from .lanes import solve_many
 from .logits import balance, has_logit_program, minimize_logits
 from .loop import best_of, minimize
@@ -12,6 +13,7 @@ __all__ = [
     "METHODS",
     "Adam",
     "GradientDescent",
+    "GramResult",
     "History",
     "Method",
     "Newton",
@@ -20,9 +22,12 @@ __all__ = [
     "Status",
     "balance",
     "best_of",
+    "features_of",
+    "has_gram_program",
     "has_logit_program",
     "minimize",
     "minimize_logits",
     "solve",
+    "solve_gram",
     "solve_many",
 ]

@@ -35,6 +35,8 @@ _ZERO = 1e-12
 
 def has_logit_program(problem: Problem) -> str | None:
     """Why the logit program does not give the optimum of the problem; ``None`` if it does."""
+    if problem.model.readout == "pairs":
+        return "a contrastive problem has no logits"
     if not problem.loss.convex:
         return f"the {problem.loss.name} loss is not convex"
     if not problem.model.is_free:

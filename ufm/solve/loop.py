@@ -52,6 +52,11 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
         max_steps: limit of evaluations.
     """
     space = make_space(problem, params, method.plain)
+    return walk(space, space.project(space.from_params(params)), method, gtol, max_steps)
+
+
+def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Result:
+    """Minimise over a space from feasible coordinates; ``Result.params`` is what ``space.to_params`` makes."""
     schedule = jnp.asarray(np.concatenate([[0], RECORDED_STEPS]))
 
     def judge(carry: _Carry) -> _Carry:
@@ -103,8 +108,7 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
         state = method.step(space, carry.state)
         return judge(dataclasses.replace(carry, state=state, steps=carry.steps + 1))
 
-    y = space.from_params(params)
-    state = method.init(space, space.project(y))
+    state = method.init(space, y)
     empty = jnp.full(schedule.shape, jnp.nan)
     history = History(jnp.full(schedule.shape, -1, jnp.int32), empty, empty)
     zero = jnp.zeros((), jnp.int32)

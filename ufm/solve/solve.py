@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, is_traced
-from ..problem import Params, Problem
+from ..problem import Params, Problem, class_program, gram_program
 from ..problem.labels import show, whole_number
+from .gram import has_gram_program, solve_by_gram
 from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
@@ -38,8 +39,9 @@ def solve(
     Args:
         problem: one problem, or a stacked one (then every leaf of the result has that leading axis).
         method: a method object or its name (lbfgs, spectral, newton, gd, adam, or logits for the convex program in
-            the logits). Default: logits for MSE with free factors, L-BFGS for other free factors, spectral projected
-            gradient with constraints.
+            the logits, or gram for that in the class Gram matrix of a contrastive problem). Default: logits for MSE
+            with free factors; gram for contrastive problems that have that program; L-BFGS for other free factors and
+            for contrastive problems on spheres; spectral projected gradient with other constraints.
         start: where to start. Default: the expected geometry for a reduced convex problem (where every start leads
             to the same value), a random point otherwise. Leading axis for a stack.
         seed: seed of the random start. Every problem of a stack gets the same draw, so no answer depends on its
@@ -64,7 +66,15 @@ def solve(
     """
     if method is None and start is None and problem.loss.name == "mse" and has_logit_program(problem) is None:
         method = "logits"
+    pairs = problem.model.readout == "pairs"
+    if method is None and start is None and restarts == 1 and reduce is None and pairs:
+        method = "gram" if has_gram_program(problem) is None else None
     check_limits(gtol, max_steps)
+    if isinstance(method, str) and method == "gram":
+        reason = has_gram_program(problem) if pairs else "the problem is not contrastive"
+        if reason or start is not None:
+            raise ValueError(f"method: 'gram' cannot be used ({reason or 'it takes no start'}); use 'lbfgs'")
+        return _by_gram(problem, gtol, 20_000 if max_steps is None else max_steps)
     if isinstance(method, str) and method == "logits":
         reason = has_logit_program(problem)
         if reason or start is not None:
@@ -100,17 +110,19 @@ def check_limits(gtol: Any, max_steps: Any) -> None:
 
 def _method_for(problem: Problem, method: Method | str | None) -> Method:
     if method is None:
-        return LBFGS() if problem.model.is_free else SpectralGradient()
+        on_spheres = problem.model.readout == "pairs" and problem.model.features == "sphere"
+        return LBFGS() if problem.model.is_free or on_spheres else SpectralGradient()
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
         method = METHODS[method]()
     if not isinstance(method, Method):
         raise ValueError(f"method: {show(method)} is not known; give one of {', '.join(METHODS)}, or a method object")
-    if not problem.model.is_free and type(method).__name__ in ("LBFGS", "Newton"):
-        raise ValueError(
-            f"method: {type(method).__name__} is for free factors; with a constraint use 'spectral', 'gd' or 'adam'"
-        )
+    name, words = type(method).__name__, {problem.model.features, problem.model.classifier}
+    smooth = words <= ({"free"} if name == "Newton" else {"free", "sphere"})
+    if name in ("LBFGS", "Newton") and not smooth:
+        kind = "free factors" if name == "Newton" else "factors that are free or on spheres"
+        raise ValueError(f"method: {name} is for {kind}; with other constraints use 'spectral', 'gd' or 'adam'")
     return method
 
 
@@ -120,7 +132,13 @@ def _check_start(problem: Problem, start: Params) -> None:
         raise ValueError(
             f"start: {show(start)} is not a ufm.Params; give the params of a result, or Params((W,), H, b)"
         )
-    if start.classifier.shape[-2:] != (k, d) or start.features.shape[-2:] != (d, n):
+    if problem.model.readout == "pairs":
+        if start.weights or start.bias is not None or np.shape(start.features)[-2:] != (d, n):
+            raise ValueError(
+                f"start: H {np.shape(start.features)} with {len(start.weights)} weight matrices does not fit; "
+                f"a contrastive problem has H ({d}, {n}) alone, Params((), H)"
+            )
+    elif start.classifier.shape[-2:] != (k, d) or start.features.shape[-2:] != (d, n):
         raise ValueError(
             f"start: W {start.classifier.shape} and H {start.features.shape} do not fit; W is ({k}, {d}), H ({d}, {n})"
         )
@@ -150,6 +168,21 @@ def _from_seed(
     run = _seed_stack if problem.batch_shape else _seed_one
     limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
     return run(problem, method, jnp.asarray(seed), *limits, restarts, reduce)
+
+
+@in_float64
+def _by_gram(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+    limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
+    if is_traced(problem):
+        return _gram_of_classes(problem, *limits)
+    if problem.batch_shape:
+        return _gram_stack(problem, *limits)
+    program, group = gram_program(problem)
+    return _gram_one(problem, program, jnp.asarray(group), *limits)
+
+
+def _gram_of_classes(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+    return solve_by_gram(problem, class_program(problem), jnp.arange(problem.num_classes), gtol, max_steps)
 
 
 @in_float64
@@ -186,5 +219,7 @@ _run_one = jax.jit(minimize)
 _run_stack = jax.jit(jax.vmap(minimize, in_axes=(0, 0, None, None, None)))
 _seed_one = jax.jit(_solve_seed, static_argnums=(5, 6))
 _seed_stack = jax.jit(jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None)), static_argnums=(5, 6))
+_gram_one = jax.jit(solve_by_gram)
+_gram_stack = jax.jit(jax.vmap(_gram_of_classes, in_axes=(0, None, None)))
 _logits_one = jax.jit(_solve_logits)
 _logits_stack = jax.jit(jax.vmap(_solve_logits, in_axes=(0, None, None)))

@@ -32,9 +32,17 @@ class Space:
     root_metric: Any
     unravel: Any
 
+    @property
+    def is_smooth(self) -> bool:
+        """Whether every factor is free or on spheres; then any y is feasible, its columns scaled to their radius."""
+        return {self.problem.model.features, self.problem.model.classifier} <= {"free", "sphere"}
+
     def to_params(self, y: Any) -> Params:
         """The parameters at coordinates y."""
-        return self.unravel(y / self.coordinate)
+        params = self.unravel(y / self.coordinate)
+        if self.problem.model.is_free or not self.is_smooth:
+            return params
+        return self.problem.model.project(params, self.problem.labels)
 
     def from_params(self, params: Params) -> Any:
         """The coordinates of parameters."""
@@ -63,8 +71,9 @@ class Space:
 
     def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
         """(||projected gradient|| in x, the same in the metric): both 0 exactly at stationary points."""
-        if self.problem.model.is_free:
-            plain = gradient * self.coordinate
+        if self.is_smooth:
+            # F(x / |x|) has the gradient of the sphere, divided by |x|.
+            plain = gradient * self.coordinate * self._lengths(y)
             return jnp.linalg.norm(plain), jnp.linalg.norm(plain / self.root_metric)
         gradient = self.tangent(y, gradient)
         norms = []
@@ -74,6 +83,20 @@ class Space:
             moved = (y * to_u - gradient / to_u) / to_u
             norms.append(jnp.linalg.norm((y - self.project(moved)) * to_u))
         return norms[0], norms[1]
+
+    def _lengths(self, y: Any) -> Any:
+        """|x| over the radius for entries on a sphere, 1 for the others."""
+        model, x = self.problem.model, self.unravel(y / self.coordinate)
+
+        def spread(block: Any, axis: int, held: bool, radius: Any) -> Any:
+            if not held:
+                return jnp.ones_like(block)
+            length = jnp.sqrt(jnp.sum(block * block, axis=axis, keepdims=True))
+            return jnp.broadcast_to(length / (1.0 if radius is None else radius), block.shape)
+
+        features = spread(x.features, 0, model.features == "sphere", model.feature_radius)
+        weights = tuple(spread(w, 1, model.classifier == "sphere", model.classifier_radius) for w in x.weights)
+        return ravel_pytree(Params(weights, features, None if x.bias is None else jnp.ones_like(x.bias)))[0]
 
     def relative(self, metric_norm: Any, value: Any) -> Any:
         """The dimensionless stop quantity ||g / sqrt(m)|| / sqrt(F)."""

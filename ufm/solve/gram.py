@@ -1,0 +1,235 @@
+"""The convex program in the class Gram matrix, solved in a factor of it, in the log domain.
+
+Low temperature makes the interesting part of the loss invisible beside a constant: at tau = 0.01 the loss of well
+separated classes exceeds its floor by exp(-100).  So what is minimised is log(F - floor), whose gradient is of order
+1/tau whatever the size of the excess.  On spheres the factor's columns are scaled to norm 1, which leaves L-BFGS an
+unconstrained problem.  A factor of full width has no spurious local minima worth the name (Burer & Monteiro 2005;
+Boumal, Voroninski & Bandeira 2016), and a certificate judges each answer anyway.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._numerics import in_float64, record, unit_columns
+from ..problem import GramProgram, GroupGram, Params, Problem, why_no_gram_program
+from .loop import walk
+from .methods import LBFGS
+from .result import History, Result
+from .space import make_space
+
+
+@record
+class GramResult:
+    """Outcome of a Gram program; arrays only.
+
+    Attributes:
+        gram: the grouped Gram matrix.
+        factor: X with Q = X^T X in the grouped sense, (g + 1, g).
+        value: F.
+        log_excess: log(F - floor).
+        relative_gradient: dimensionless gradient of the log excess at the factor.
+        gradient_norm: norm of the gradient of F in the factor.
+        status: :class:`~ufm.solve.Status` as an integer array.
+        steps: evaluations.
+        history: F and the relative gradient along the way.
+    """
+
+    gram: GroupGram
+    factor: Any
+    value: Any
+    log_excess: Any
+    relative_gradient: Any
+    gradient_norm: Any
+    status: Any
+    steps: Any
+    history: History
+
+
+@dataclasses.dataclass(frozen=True)
+class _Space:
+    """Coordinates y of a factor: columns y_a = c_a x_a, of any length where |x_a| is held at 1."""
+
+    program: GramProgram
+    weight: Any
+    offset: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.program.groups + 1, self.program.groups
+
+    def to_params(self, y: Any) -> Any:
+        x = y.reshape(self.shape) / self.weight[None, :]
+        if not self.program.held:
+            return x
+        own = jnp.concatenate([jnp.ones(self.shape[1])[None, :].repeat(self.shape[1], 0), self._spread()])
+        return unit_columns(x * own)
+
+    def _spread(self) -> Any:
+        """1 where a group of several classes has a spread coordinate, else 0."""
+        return jnp.where(self.program.classes > 1, 1.0, 0.0)[None, :]
+
+    def value(self, y: Any) -> Any:
+        return self.program.log_excess(self.to_params(y)) + self.offset
+
+    def value_and_gradient(self, y: Any) -> tuple[Any, Any]:
+        return jax.value_and_grad(self.value)(y)
+
+    def project(self, y: Any) -> Any:
+        return y
+
+    def tangent(self, y: Any, direction: Any) -> Any:
+        del y
+        return direction
+
+    def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
+        """(norm of the gradient of the log excess in x, dimensionless norm in the metric)."""
+        g, x = gradient.reshape(self.shape), y.reshape(self.shape) / self.weight[None, :]
+        if self.program.held:
+            length = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
+            metric = g * length
+            plain = metric * self.weight[None, :]
+            return jnp.linalg.norm(plain), jnp.linalg.norm(metric) / (1.0 + self.program.scale)
+        root = jnp.exp(0.5 * self.program.log_excess(self.to_params(y)))
+        return jnp.linalg.norm(g * self.weight[None, :]), jnp.linalg.norm(g) * root
+
+    def relative(self, metric_norm: Any, value: Any) -> Any:
+        del value
+        return metric_norm
+
+
+def minimize_gram(program: GramProgram, gtol: Any, max_steps: Any) -> GramResult:
+    """Minimise a Gram program; a pure array program (vmap it over stacked programs)."""
+    start = simplex_factor(program)
+    weight = _weights(program, start)
+    first = program.log_excess(start)
+    # L-BFGS compares values relatively: keep them away from zero.
+    space = _Space(program, weight, jnp.where(first < 0, -1.0, 20.0))
+    result = walk(space, (start * weight[None, :]).ravel(), LBFGS(), gtol, max_steps)
+    factor = result.params
+    log_excess = result.value - space.offset
+    excess = jnp.exp(log_excess)
+    return GramResult(
+        program.gram(factor),
+        factor,
+        program.floor() + excess,
+        log_excess,
+        result.relative_gradient,
+        result.gradient_norm * excess,
+        result.status,
+        result.steps,
+        dataclasses.replace(result.history, value=program.floor() + jnp.exp(result.history.value - space.offset)),
+    )
+
+
+def simplex_factor(program: GramProgram) -> Any:
+    """Factor of the simplex ETF, slightly off it in every direction so that no direction is lost by symmetry."""
+    m, g = program.classes, program.groups
+    k = jnp.sum(m)
+    radius = jnp.ones(()) if program.held else _ridge_square(program)
+    off = -1.0 / (k - 1.0)
+    block = jnp.where(jnp.eye(g, dtype=bool), ((1.0 + (m - 1.0) * off) / m)[None, :], off)
+    values, vectors = jnp.linalg.eigh(block)
+    v = vectors.T * jnp.sqrt(jnp.maximum(values, 0.0))[:, None]
+    t = jnp.sqrt(jnp.maximum(1.0 - jnp.sum(v * v, axis=0), 0.0))
+    noise = jnp.asarray(np.random.default_rng(0).normal(size=(g + 1, g)))
+    factor = jnp.concatenate([v, t[None, :]]) + 1e-3 * noise
+    factor = jnp.concatenate([factor[:-1], jnp.where(m > 1, factor[-1], 0.0)[None, :]])
+    return jnp.sqrt(radius) * unit_columns(factor)
+
+
+def _ridge_square(program: GramProgram) -> Any:
+    """|h|^2 of the balanced ridge optimum with the same K and N (contrastive theory, section 5)."""
+    k, total = jnp.sum(program.classes), jnp.sum(program.classes * program.counts)
+    n = total / k
+    eta = total * program.decay / program.scale
+    fade = eta * jnp.maximum(n - 1.0, 0.5) / (n * jnp.maximum(2 * k - eta * (k - 1.0), 1e-3))
+    spread = jnp.maximum(-jnp.log(jnp.where(fade > 0, fade, 1.0)), 0.1)
+    return spread / program.scale * (k - 1.0) / k
+
+
+def _weights(program: GramProgram, factor: Any) -> Any:
+    """Metric of the columns: root of the force on each group (sphere), or of its decay (ridge)."""
+    if not program.held:
+        return jnp.sqrt(program.decay * program.classes * program.counts)
+    logs = program.log_ratios(program.gram(factor))
+    top = jnp.max(logs, axis=1)
+    ratio = top + jnp.log(jnp.sum(jnp.exp(logs - top[:, None]), axis=1))
+    # m_a p_a d softplus(ratio_a), and how it falls to the neighbours; only ratios of forces matter
+    share = program.classes * program.share
+    force = jnp.log(jnp.where(share > 0, share, 1.0)) - jnp.logaddexp(0.0, -ratio)
+    pull = jnp.where(share[:, None] > 0, force[:, None] + logs - ratio[:, None], -jnp.inf)
+    pull = jnp.exp(pull - jnp.max(pull))
+    total = jnp.sum(pull, axis=0) + jnp.sum(pull, axis=1)
+    total = total / jnp.sum(total)
+    return jnp.sqrt(jnp.maximum(total, 1e-9))
+
+
+@in_float64
+def solve_gram(program: GramProgram, gtol: float = 1e-9, max_steps: int = 20_000) -> GramResult:
+    """Solve the convex program in the class Gram matrix; its cost depends on the number of groups, not of classes.
+
+    Args:
+        program: from :func:`ufm.problem.gram_program`, or a stacked one (a leading axis on every leaf).
+        gtol: dimensionless gradient norm of log(F - floor) at which a solve counts as CONVERGED.
+        max_steps: limit of evaluations.
+
+    Example:
+        >>> import ufm
+        >>> from ufm.problem import gram_program
+        >>> from ufm.solve import solve_gram
+        >>> million = ufm.contrastive([100.0] * 500_000 + [10.0] * 500_000, temperature=0.1)
+        >>> program, group = gram_program(million)
+        >>> solve_gram(program).gram.within.shape
+        (2,)
+    """
+    run = _many if np.ndim(program.classes) == 2 else _one
+    limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
+    return run(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), program), *limits)
+
+
+_one = jax.jit(minimize_gram)
+_many = jax.jit(jax.vmap(minimize_gram, in_axes=(0, None, None)))
+
+
+def has_gram_program(problem: Problem) -> str | None:
+    """Why the Gram program does not give the optimum of the problem; ``None`` if it does."""
+    reason = why_no_gram_program(problem)
+    if reason is None and problem.model.dim < problem.sufficient_dim:
+        return f"dim {problem.model.dim} is below {problem.sufficient_dim}, where the relaxation is only a bound"
+    return reason
+
+
+def features_of(matrix: Any, dim: int) -> Any:
+    """Features, d x K, with a K x K Gram matrix (the nearest in d dimensions if its rank is above d)."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    size = values.shape[0]
+    values = jnp.where(values > 4 * size * jnp.finfo(values.dtype).eps * values[-1], values, 0.0)
+    kept = min(dim, size)
+    features = jnp.sqrt(jnp.maximum(values, 0.0))[:, None] * vectors.T
+    return jnp.concatenate([features[size - kept :][::-1], jnp.zeros((dim - kept, size))])
+
+
+def solve_by_gram(problem: Problem, program: GramProgram, group: Any, gtol: Any, max_steps: Any) -> Result:
+    """Solve the program and map its Gram matrix back to features of the problem; a pure array program."""
+    found = minimize_gram(program, gtol, max_steps)
+    matrix = found.gram.between[group][:, group]
+    matrix = jnp.where(jnp.eye(matrix.shape[0], dtype=bool), found.gram.square[group][None, :], matrix)
+    means = features_of(matrix, problem.model.dim)
+    features = means if problem.labels.classes is None else means[:, jnp.asarray(problem.labels.classes)]
+    params = problem.model.project(Params((), features * _radius(problem), None), problem.labels)
+    space = make_space(problem, params)
+    y = space.from_params(params)
+    value, gradient = space.value_and_gradient(y)
+    plain, _ = space.stationarity(y, gradient)
+    return Result(params, value, plain, found.relative_gradient, found.status, found.steps, found.history)
+
+
+def _radius(problem: Problem) -> Any:
+    held = problem.model.features != "free" and problem.model.feature_radius is not None
+    return problem.model.feature_radius if held else 1.0
