@@ -1,7 +1,10 @@
 """What theory says: one oracle per statement, with its hypotheses, its numbers and its citation."""
 
 from . import (
+    batches,
+    class_collapse,
     codes,
+    contrastive,
     cross_entropy,
     frames,
     hard_margin,
@@ -14,6 +17,7 @@ from . import (
     regression,
     spectral,
     sphere,
+    two_tower,
 )
 from .oracle import REGISTRY, Hypothesis, Oracle, Prediction, predict
 
@@ -22,7 +26,10 @@ __all__ = [
     "Hypothesis",
     "Oracle",
     "Prediction",
+    "batches",
+    "class_collapse",
     "codes",
+    "contrastive",
     "cross_entropy",
     "frames",
     "hard_margin",
@@ -36,4 +43,5 @@ __all__ = [
     "regression",
     "spectral",
     "sphere",
+    "two_tower",
 ]

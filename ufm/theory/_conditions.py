@@ -72,3 +72,19 @@ def no_bias(problem: Problem) -> Hypothesis:
 def zero_bias(problem: Problem) -> np.ndarray | None:
     """The bias of a symmetric solution: zeros, or ``None`` in a model without one."""
     return None if problem.model.bias == "none" else np.zeros(problem.num_classes)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise a ValueError that names the argument of a formula unless it is finite and positive."""
+    array = np.asarray(value, dtype=np.float64)
+    good = np.isfinite(array) & (array > 0)
+    if not good.all():
+        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give a finite positive number")
+
+
+def check_at_least(name: str, value: Any, least: float, words: str = "") -> None:
+    """Raise a ValueError that names the argument of a formula unless it is finite and reaches the least value."""
+    array = np.asarray(value, dtype=np.float64)
+    good = np.isfinite(array) & (array >= least)
+    if not good.all():
+        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give {words or f'{least:g} or more'}")

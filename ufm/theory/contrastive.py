@@ -24,7 +24,7 @@ import numpy as np
 
 from ..problem import Problem
 from ..problem.contrastive import SupCon
-from ._conditions import balanced, counts_of, number, wide
+from ._conditions import balanced, check_at_least, check_positive, counts_of, number, wide
 from ._roots import root, widen
 from .oracle import Answer, Hypothesis, oracle
 
@@ -68,25 +68,11 @@ def collapsed_loss(
 
 
 def _classes(gram: Any, counts: Any, temperature: float, self_included: bool, class_weight: Any) -> tuple[Any, ...]:
-    _positive("temperature", temperature)
+    check_positive("temperature", temperature)
     q, n = np.array(gram, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if q.shape != (len(n), len(n)):
         raise ValueError(f"gram: shape {q.shape} does not fit {len(n)} counts; give one row and column per class")
     return q, n, np.broadcast_to(np.asarray(class_weight, dtype=np.float64), n.shape), n if self_included else n - 1.0
-
-
-def _positive(name: str, value: Any) -> None:
-    array = np.asarray(value, dtype=np.float64)
-    good = np.isfinite(array) & (array > 0)
-    if not good.all():
-        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give a finite positive number")
-
-
-def _at_least(name: str, value: Any, least: float, words: str = "") -> None:
-    array = np.asarray(value, dtype=np.float64)
-    good = np.isfinite(array) & (array >= least)
-    if not good.all():
-        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give {words or f'{least:g} or more'}")
 
 
 def _log_log1p_exp(x: Any) -> Any:
@@ -136,9 +122,9 @@ def balanced_optimum(num_classes: float, samples: float, temperature: float, sel
     >>> round(balanced_optimum(10, 10, 1.0).value, 9)
     3.653961064
     """
-    _positive("temperature", temperature)
-    _at_least("num_classes", num_classes, 2)
-    _at_least("samples", samples, 2, "2 or more per class, an anchor needs a positive")
+    check_positive("temperature", temperature)
+    check_at_least("num_classes", num_classes, 2)
+    check_at_least("samples", samples, 2, "2 or more per class, an anchor needs a positive")
     own = samples if self_included else samples - 1
     k = num_classes
     return _excess([1.0], [own], [math.log((k - 1) * samples / own) - k / ((k - 1) * temperature)])
@@ -199,15 +185,15 @@ def step_optimum(
     >>> round(step_optimum(2, 20, 2, 4).value, 10)
     3.1344708609
     """
-    _positive("temperature", temperature)
-    _positive("class_weight", class_weight)
+    check_positive("temperature", temperature)
+    check_positive("class_weight", class_weight)
     for name, value, least in (
         ("majority_classes", majority_classes, 1),
         ("majority_samples", majority_samples, 2),
         ("minority_classes", minority_classes, 1),
         ("minority_samples", minority_samples, 2),
     ):
-        _at_least(name, value, least)
+        check_at_least(name, value, least)
     m = (float(majority_classes), float(minority_classes))
     n = (float(majority_samples), float(minority_samples))
     own = n if self_included else (n[0] - 1, n[1] - 1)
@@ -276,9 +262,9 @@ def minority_collapse_ratio(majority_classes: Any, minority_classes: Any, temper
     >>> round(minority_collapse_ratio(2, 2, 1.0), 2)
     142.77
     """
-    _at_least("majority_classes", majority_classes, 1)
-    _at_least("minority_classes", minority_classes, 2, "2 or more, one class has none to merge with")
-    _positive("temperature", temperature)
+    check_at_least("majority_classes", majority_classes, 1)
+    check_at_least("minority_classes", minority_classes, 2, "2 or more, one class has none to merge with")
+    check_positive("temperature", temperature)
     given = (majority_classes, minority_classes, temperature)
     m1, m2, tau = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in given))
     several = np.where(m1 > 1, m1, 2.0)  # keeps a single majority class from dividing by zero
@@ -319,8 +305,8 @@ def minority_collapses(majority_classes: Any, temperature: Any) -> Any:
 
         E (Z + m1 E)^2 > 4 m1 e_a Z,   E = e^{-1/tau},  e_a = e^{-m1/((m1-1) tau)},  Z = 1 + (m1-1) e_a
 
-    It is the limit R -> infinity (A -> 0) of the two equations of :func:`minority_collapse_ratio`.  Two majority classes
-    always do it, because the difference of the sides is then E (1 - E)^4.
+    It is the limit R -> infinity (A -> 0) of the two equations of :func:`minority_collapse_ratio`.  It always holds for
+    two majority classes, because the difference of the sides is then E (1 - E)^4.
 
     Args:
         majority_classes: m1 >= 1, a number or an array.
@@ -396,10 +382,10 @@ def group_optimum(
     >>> round(group_optimum([1, 1, 1, 1], [20, 10, 5, 3], 0.5).value, 8)
     2.56041596
     """
-    _positive("temperature", temperature)
-    _positive("class_weight", class_weight)
-    _at_least("classes", classes, 1)
-    _at_least("samples", samples, 2, "2 or more per class, an anchor needs a positive")
+    check_positive("temperature", temperature)
+    check_positive("class_weight", class_weight)
+    check_at_least("classes", classes, 1)
+    check_at_least("samples", samples, 2, "2 or more per class, an anchor needs a positive")
     m, n = np.asarray(classes, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     return _Program(m, n, temperature, feature_decay, self_included, class_weight).solve()
 
@@ -574,10 +560,10 @@ def ridge_optimum(
     >>> round(ridge_optimum(4, 5, 0.005).spread, 9)
     4.566948973
     """
-    _positive("temperature", temperature)
-    _positive("feature_decay", feature_decay)
-    _at_least("num_classes", num_classes, 2)
-    _at_least("samples", samples, 2, "2 or more per class, an anchor needs a positive")
+    check_positive("temperature", temperature)
+    check_positive("feature_decay", feature_decay)
+    check_at_least("num_classes", num_classes, 2)
+    check_at_least("samples", samples, 2, "2 or more per class, an anchor needs a positive")
     k, n, own = num_classes, samples, samples if self_included else samples - 1
     eta = k * n * feature_decay * temperature
     limit = 2 * k * n / (own + (k - 1) * n)
@@ -659,7 +645,7 @@ def nonnegative_ridge_optimum(
     >>> nonnegative_ridge_optimum([8, 2], 0.09).norms.round(8).tolist()
     [0.0, 2.28011224]
     """
-    _positive("feature_decay", feature_decay)
+    check_positive("feature_decay", feature_decay)
     n, own, weight = _nonnegative(counts, temperature, self_included, class_weight)
     total, others = n.sum(), n.sum() - n
     price = total * feature_decay * temperature / (2 * weight)
@@ -672,9 +658,9 @@ def nonnegative_ridge_optimum(
 
 
 def _nonnegative(counts: Any, temperature: float, self_included: bool, class_weight: Any) -> tuple[Any, Any, Any]:
-    _positive("temperature", temperature)
-    _positive("class_weight", class_weight)
-    _at_least("counts", counts, 2, "2 or more per class, an anchor needs a positive")
+    check_positive("temperature", temperature)
+    check_positive("class_weight", class_weight)
+    check_at_least("counts", counts, 2, "2 or more per class, an anchor needs a positive")
     n = np.asarray(counts, dtype=np.float64)
     return n, n if self_included else n - 1, np.broadcast_to(np.asarray(class_weight, dtype=np.float64), n.shape)
 
@@ -812,7 +798,7 @@ def _few_groups(problem: Problem) -> Hypothesis:
     "supcon_groups",
     status="derived",
     citation="behnia2024supervised",
-    statement="SupCon on a sphere, in a ball or with decayed features, any counts: a convex program in the Gram matrix.",
+    statement="SupCon on a sphere, in a ball or with decayed features, any counts: a convex program in Q.",
     concerns=lambda problem: _supcon(problem, "sphere", "ball", "free"),
     hypotheses=lambda problem: (
         _few_groups(problem),

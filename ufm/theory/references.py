@@ -88,12 +88,29 @@ REFERENCES: dict[str, Reference] = {
             "2303.07608",
         ),
         Reference(
+            "behnia2024supervised",
+            "Behnia, Tina and Thrampoulidis, Christos",
+            "Supervised Contrastive Representation Learning: Landscape Analysis with Unconstrained Features",
+            2024,
+            "IEEE International Symposium on Information Theory",
+            "2402.18884",
+        ),
+        Reference(
             "cao2019learning",
             "Cao, Kaidi and Wei, Colin and Gaidon, Adrien and Arechiga, Nikos and Ma, Tengyu",
             "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
             2019,
             _NEURIPS,
             "1906.07413",
+        ),
+        Reference(
+            "chen2022perfectly",
+            "Chen, Mayee F. and Fu, Daniel Y. and Narayan, Avanika and Zhang, Michael and Song, Zhao and "
+            "Fatahalian, Kayvon and Ré, Christopher",
+            "Perfectly Balanced: Improving Transfer and Robustness of Supervised Contrastive Learning",
+            2022,
+            _ICML,
+            "2204.07596",
         ),
         Reference(
             "cui2019class",
@@ -162,12 +179,46 @@ REFERENCES: dict[str, Reference] = {
             "2310.05351",
         ),
         Reference(
+            "khosla2020supervised",
+            "Khosla, Prannay and Teterwak, Piotr and Wang, Chen and Sarna, Aaron and Tian, Yonglong and "
+            "Isola, Phillip and Maschinot, Aaron and Liu, Ce and Krishnan, Dilip",
+            "Supervised Contrastive Learning",
+            2020,
+            _NEURIPS,
+            "2004.11362",
+        ),
+        Reference(
             "kini2021label",
             "Kini, Ganesh Ramachandra and Paraskevas, Orestis and Oymak, Samet and Thrampoulidis, Christos",
             "Label-Imbalanced and Group-Sensitive Classification under Overparameterization",
             2021,
             _NEURIPS,
             "2103.01550",
+        ),
+        Reference(
+            "kini2024symmetric",
+            "Kini, Ganesh Ramachandra and Vakilian, Vala and Behnia, Tina and Gill, Jaidev and Thrampoulidis, Christos",
+            "Symmetric Neural-Collapse Representations with Supervised Contrastive Loss: The Impact of ReLU and "
+            "Batching",
+            2024,
+            _ICLR,
+            "2306.07960",
+        ),
+        Reference(
+            "lee2024analysis",
+            "Lee, Chungpa and Chang, Joonhwan and Sohn, Jy-yong",
+            "Analysis of Using Sigmoid Loss for Contrastive Learning",
+            2024,
+            "International Conference on Artificial Intelligence and Statistics",
+            "2402.12613",
+        ),
+        Reference(
+            "lee2025theoretical",
+            "Lee, Chungpa and Oh, Jeongheon and Lee, Kibok and Sohn, Jy-yong",
+            "A Theoretical Framework for Preventing Class Collapse in Supervised Contrastive Learning",
+            2025,
+            "International Conference on Artificial Intelligence and Statistics",
+            "2503.08203",
         ),
         Reference(
             "li2024neural",
@@ -257,6 +308,14 @@ REFERENCES: dict[str, Reference] = {
             2023,
             _ICML,
             "2210.16658",
+        ),
+        Reference(
+            "vock2026unified",
+            "Vock, Raphael and Duchesnay, Edouard and Dufumier, Benoit",
+            "A Unified Geometric Framework for Weighted Contrastive Learning",
+            2026,
+            ARXIV,
+            "2605.13943",
         ),
         Reference(
             "yaras2022neural",

@@ -1,0 +1,343 @@
+"""Losses of two towers u_i, v_i: the sigmoid loss and the spread loss, each with one scalar left.
+
+Both losses are convex in the products u_i.v_j and treat all instances of a class, and all classes, alike.  So an
+optimum has one product per kind of pair, and |u|, |v| <= 1 bounds the nuclear norm of the matrix (u_i.v_j) by the
+number of instances.  On the edge of that bound one scalar x in [0, 1] is left.
+
+Sigmoid (N instances): the double-constant model of Lee, Chang & Sohn 2024,
+
+    u_i, v_i = (w_i, +-delta)/sqrt(1 + delta^2),   {w_i} a simplex ETF,   x = delta^2/(1 + delta^2),
+    u_i.v_i = 1 - 2x,   u_i.v_j = -1/(N-1) - x (N-2)/(N-1),
+
+from the simplex (x = 0, u_i = v_i) to the antipodal arrangement (x = 1, u_i = -v_j).
+
+Spread (m classes of n instances): u_i = v_i and  u_i.v_j = 1 - x n/(n-1) in the class, -(1-x)/(m-1) across, where x
+is the variance within the classes; x = 0 is class collapse.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..problem import Problem
+from ..problem.contrastive import Sigmoid, Spread
+from ._conditions import balanced, check_at_least, check_positive, counts_of, number
+from ._roots import root
+from .contrastive import etf_gram, radius_squared, unit_temperature
+from .oracle import Answer, Hypothesis, oracle
+
+
+def _softplus(x: Any) -> Any:
+    return np.logaddexp(0.0, x)
+
+
+def _log_sigmoid(x: float) -> float:
+    return -float(np.logaddexp(0.0, -x))
+
+
+# ------------------------------------------------------------------ sigmoid
+
+
+class SigmoidOptimum(NamedTuple):
+    """Optimum of the sigmoid loss.
+
+    Attributes:
+        value: F*.
+        x: share of the common direction, 0 (simplex) to 1 (antipodal).
+        positive: u_i.v_i.
+        negative: u_i.v_j, j != i.
+        phase: ``simplex``, ``antipodal`` or ``between``.
+    """
+
+    value: float
+    x: float
+    positive: float
+    negative: float
+    phase: str
+
+
+def sigmoid_value(x: Any, instances: float, scale: float, offset: float) -> Any:
+    """Sigmoid loss of the double-constant model, convex in x.
+
+        f(x) = sp(b - t(1-2x)) + (N-1) sp( -t/(N-1) - t x (N-2)/(N-1) - b ),   sp = softplus
+
+    Args:
+        x: x in [0, 1], a number or an array.
+        instances: N.
+        scale: t.
+        offset: b.
+    """
+    n, x = instances, np.asarray(x, dtype=np.float64)
+    far = -scale * (1 + x * (n - 2)) / (n - 1) - offset
+    return _softplus(offset - scale * (1 - 2 * x)) + (n - 1) * _softplus(far)
+
+
+def sigmoid_optimum(instances: int, scale: float, offset: float) -> SigmoidOptimum:
+    """Optimum of the sigmoid loss over unit vectors u_i, v_i in R^d, d >= N (over the unit ball too).
+
+        x = 0  if 2 sig(b-t) >= (N-2) sig(-t/(N-1) - b);      x = 1  if t + b <= log((N-2)/2);
+        else the root of  2 sig(b - t + 2 t x) = (N-2) sig(-b - t/(N-1) - t x (N-2)/(N-1))
+
+    Args:
+        instances: N >= 3.
+        scale: t > 0 (t rho^2 for a radius rho).
+        offset: b; the bias of SigLIP is -b.
+
+    Status: derived; that the model holds an optimum is Lee, Chang & Sohn 2024.
+
+    >>> round(sigmoid_optimum(10, 1.5, 1.5).value, 9)
+    2.231100058
+    """
+    check_at_least("instances", instances, 3)
+    check_positive("scale", scale)
+    n, t, b = float(instances), float(scale), float(offset)
+
+    def excess(x: float) -> float:
+        """log of the ratio of the two sides: the sign of f'(x)."""
+        far = -b - t * (1 + x * (n - 2)) / (n - 1)
+        return math.log(2) + _log_sigmoid(b - t + 2 * t * x) - math.log(n - 2) - _log_sigmoid(far)
+
+    if excess(0.0) >= 0:
+        x, phase = 0.0, "simplex"
+    elif t + b <= math.log((n - 2) / 2):
+        x, phase = 1.0, "antipodal"
+    else:
+        x, phase = root(excess, 0.0, 1.0), "between"
+    negative = -(1 + x * (n - 2)) / (n - 1)
+    return SigmoidOptimum(float(sigmoid_value(x, n, t, b)), x, 1 - 2 * x, negative, phase)
+
+
+def simplex_offset(instances: Any, scale: Any) -> Any:
+    """Offset b_s(t) from which the simplex ETF is optimal for the sigmoid loss; it increases in t for N >= 4.
+
+        b_s = log{ [ (N-4) + sqrt( (N-4)^2 + 8 (N-2) e^{t N/(N-1)} ) ]/4 } - t/(N-1)
+
+    Args:
+        instances: N >= 3, a number or an array.
+        scale: t > 0, likewise.
+
+    Status: derived; related: Lee, Chang & Sohn 2024.
+
+    >>> round(simplex_offset(10, 1.0), 9)
+    1.555624549
+    """
+    check_at_least("instances", instances, 3)
+    check_positive("scale", scale)
+    n, t = np.asarray(instances, dtype=np.float64), np.asarray(scale, dtype=np.float64)
+    grow = np.log(8 * (n - 2)) + t * n / (n - 1)  # in the log domain, t may be large
+    with np.errstate(divide="ignore"):
+        log_root = np.logaddexp(2 * np.log(np.abs(n - 4)), grow) / 2
+    found = log_root + np.log1p((n - 4) * np.exp(-log_root)) - math.log(4) - t / (n - 1)
+    return float(found) if found.ndim == 0 else found
+
+
+def antipodal_offset(instances: Any, scale: Any) -> Any:
+    """Offset b_a(t) = log((N-2)/2) - t up to which the antipodal arrangement is optimal for the sigmoid loss.
+
+    Args:
+        instances: N >= 3, a number or an array.
+        scale: t > 0, likewise.
+
+    Status: derived; related: Lee, Chang & Sohn 2024.
+    """
+    check_at_least("instances", instances, 3)
+    check_positive("scale", scale)
+    found = np.log((np.asarray(instances, dtype=np.float64) - 2) / 2) - np.asarray(scale, dtype=np.float64)
+    return float(found) if found.ndim == 0 else found
+
+
+def tied_thresholds(instances: Any) -> tuple[Any, Any]:
+    """The case b = t: the scale up to which the antipodal arrangement, and from which the simplex is optimal.
+
+        t_a = (1/2) log((N-2)/2),   t_s = ((N-1)/N) log(N-3)
+
+    Args:
+        instances: N >= 4, a number or an array.
+
+    Reference: Lee, Chang & Sohn 2024 (official code).
+
+    >>> [round(t, 9) for t in tied_thresholds(20)]
+    [1.098612289, 2.691552677]
+    """
+    check_at_least("instances", instances, 4)
+    n = np.asarray(instances, dtype=np.float64)
+    found = np.log((n - 2) / 2) / 2, (n - 1) / n * np.log(n - 3)
+    return (float(found[0]), float(found[1])) if n.ndim == 0 else found
+
+
+# ------------------------------------------------------------------ spread
+
+
+class SpreadOptimum(NamedTuple):
+    """Optimum of the spread loss.
+
+    Attributes:
+        value: F*.
+        within_variance: x, 0 for class collapse.
+        same_class: u_i.v_j in a class, j != i.
+        other_class: u_i.v_j across classes.
+    """
+
+    value: float
+    within_variance: float
+    same_class: float
+    other_class: float
+
+
+def spread_threshold(num_classes: Any, instances: Any, temperature: Any) -> Any:
+    """Weight a of L_sup from which class collapse is optimal for the spread loss a L_sup + (1-a) L_cNCE.
+
+        a >= 1/( 1 + (1-w) m/(m-1) ),   w = 1/( 1 + (m-1) n e^{-m/((m-1) tau)} )
+
+    Args:
+        num_classes: m >= 2, a number or an array.
+        instances: n >= 2 per class, likewise.
+        temperature: tau (tau/rho^2 for a radius rho), likewise.
+
+    Status: derived; the paper's own condition on its weight is open (related: Chen et al. 2022).
+
+    >>> round(spread_threshold(2, 5, 0.5), 8)
+    0.85631802
+    """
+    check_at_least("num_classes", num_classes, 2)
+    check_at_least("instances", instances, 2, "2 or more per class")
+    check_positive("temperature", temperature)
+    m, n, tau = (np.asarray(v, dtype=np.float64) for v in (num_classes, instances, temperature))
+    log_others = np.log((m - 1) * n) - m / ((m - 1) * tau)
+    kept = np.exp(log_others - _softplus(log_others))  # 1 - w
+    found = 1 / (1 + kept * m / (m - 1))
+    return float(found) if found.ndim == 0 else found
+
+
+def spread_value(x: Any, num_classes: float, instances: float, temperature: float, mix: float) -> Any:
+    """Spread loss at within-class variance x, convex in x.
+
+        a [ sp(B + (s3 - 1)/tau) + (n-1) sp(B + (s3 - s2)/tau) ]/n + (1-a) log( 1 + (n-1) e^{(s2 - 1)/tau} )
+        s2 = 1 - x n/(n-1),   s3 = -(1-x)/(m-1),   B = log((m-1) n),   sp = softplus
+
+    Args:
+        x: x in [0, 1], a number or an array.
+        num_classes: m.
+        instances: n per class.
+        temperature: tau.
+        mix: a.
+    """
+    m, n, x = num_classes, instances, np.asarray(x, dtype=np.float64)
+    near, far, others = -x * n / (n - 1), -(1 - x) / (m - 1), math.log((m - 1) * n)
+    own, mate = _softplus(others + (far - 1) / temperature), _softplus(others + (far - 1 - near) / temperature)
+    return mix * (own + (n - 1) * mate) / n + (1 - mix) * _softplus(math.log(n - 1) + near / temperature)
+
+
+def spread_optimum(num_classes: int, instances: int, temperature: float, mix: float) -> SpreadOptimum:
+    """Optimum of the spread loss with one pair of views, over unit vectors (or the unit ball), equal counts.
+
+    x = 0 from the threshold on (:func:`spread_threshold`), else the root of the slope of :func:`spread_value`.
+
+    Args:
+        num_classes: m >= 2.
+        instances: n >= 2 per class; d >= m n - 1 is enough (m - 1 at class collapse).
+        temperature: tau (tau/rho^2 for a radius rho).
+        mix: a in [0, 1], the weight of L_sup.
+
+    Status: derived; related: Chen et al. 2022.
+    """
+    m, n, tau, a = float(num_classes), float(instances), float(temperature), float(mix)
+    if not 0 <= a <= 1:
+        raise ValueError(f"mix: {mix:g} must lie in [0, 1]")
+    threshold = spread_threshold(m, n, tau)
+    others = math.log((m - 1) * n)
+
+    def slope(x: float) -> float:
+        near, far = -x * n / (n - 1), -(1 - x) / (m - 1)
+        own = math.exp(_log_sigmoid(others + (far - 1) / tau))
+        mate = math.exp(_log_sigmoid(others + (far - 1 - near) / tau))
+        conditional = math.exp(_log_sigmoid(math.log(n - 1) + near / tau))
+        rise = 1 / (m - 1)
+        return a * (own * rise + (n - 1) * mate * (rise + n / (n - 1))) / n - (1 - a) * conditional * n / (n - 1)
+
+    x = 0.0 if a >= threshold else 1.0 if slope(1.0) <= 0 else root(slope, 0.0, 1.0)
+    return SpreadOptimum(float(spread_value(x, m, n, tau, a)), x, 1 - x * n / (n - 1), -(1 - x) / (m - 1))
+
+
+# ------------------------------------------------------------------ oracles
+
+
+def _held(problem: Problem) -> bool:
+    return problem.model.features in ("sphere", "ball")
+
+
+def _room(problem: Problem, needed: int, words: str) -> Hypothesis:
+    dim = problem.model.dim
+    return Hypothesis(f"d >= {words} = {needed}", dim >= needed, f"d = {dim}")
+
+
+@oracle(
+    "sigmoid_double_constant",
+    status="derived",
+    citation="lee2024analysis",
+    statement="Sigmoid loss on spheres or in balls: one scalar from the simplex ETF to the antipodal arrangement.",
+    concerns=lambda problem: isinstance(problem.loss, Sigmoid) and _held(problem),
+    hypotheses=lambda problem: (
+        Hypothesis("N >= 3", problem.num_classes >= 3, f"N = {problem.num_classes}"),
+        _room(problem, problem.num_classes, "N"),
+    ),
+)
+def sigmoid_double_constant(problem: Problem) -> Answer:
+    """Value, products and phase of :func:`sigmoid_optimum`; the class means are (u_i + v_i)/2."""
+    n, t, b = problem.num_classes, 1 / unit_temperature(problem), number(problem.loss.offset, 0.0)
+    found = sigmoid_optimum(n, t, b)
+    return {
+        "value": found.value,
+        "class_means_gram": etf_gram(n, radius_squared(problem) * (1 - found.x)),
+        "quantities": {
+            "x": found.x,
+            "cosine_positive": found.positive,
+            "cosine_negative": found.negative,
+            "phase": found.phase,
+            "simplex_offset": simplex_offset(n, t),
+            "antipodal_offset": antipodal_offset(n, t),
+        },
+    }
+
+
+def _spread(problem: Problem) -> SpreadOptimum:
+    instances = int(counts_of(problem)[0]) // 2
+    return spread_optimum(problem.num_classes, instances, unit_temperature(problem), number(problem.loss.mix, 0.5))
+
+
+def _spread_conditions(problem: Problem) -> tuple[Hypothesis, ...]:
+    fewest = int(counts_of(problem).min()) // 2
+    first = balanced(problem), Hypothesis("two instances per class", fewest >= 2, f"smallest {fewest}")
+    if not all(h.holds for h in first):
+        return first
+    m, n, x = problem.num_classes, fewest, _spread(problem).within_variance
+    needed = m - 1 if x == 0 else m * (n - 1) if x == 1 else m * n - 1
+    return *first, _room(problem, needed, "rank of the optimum")
+
+
+@oracle(
+    "spread_variance",
+    status="derived",
+    citation="chen2022perfectly",
+    statement="Spread loss on spheres or in balls, equal counts: one scalar, the variance within the classes; class "
+    "collapse from a weight on.",
+    concerns=lambda problem: isinstance(problem.loss, Spread) and _held(problem),
+    hypotheses=_spread_conditions,
+)
+def spread_variance(problem: Problem) -> Answer:
+    """Value, variance and threshold of :func:`spread_optimum`; the class means are those of all u_i and v_i."""
+    m, square, found = problem.num_classes, radius_squared(problem), _spread(problem)
+    instances = int(counts_of(problem)[0]) // 2
+    return {
+        "value": found.value,
+        "class_means_gram": etf_gram(m, square * (1 - found.within_variance)),
+        "quantities": {
+            "within_variance": found.within_variance,
+            "cosine_same_class": found.same_class,
+            "cosine_other_class": found.other_class,
+            "collapse_mix": spread_threshold(m, instances, unit_temperature(problem)),
+        },
+    }
