@@ -51,7 +51,7 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
         gtol: stop when the relative gradient norm at the current point is at most this.
         max_steps: limit of evaluations.
     """
-    space = make_space(problem, params, method.plain)
+    space = make_space(problem, params, method.plain, method.retracts and not problem.model.is_free)
     return walk(space, space.project(space.from_params(params)), method, gtol, max_steps)
 
 

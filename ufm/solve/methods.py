@@ -56,6 +56,7 @@ class GradientDescent:
 
     learning_rate: Any = 0.1
     plain = True
+    retracts = False
 
     def init(self, space: Space, y: Any) -> SimpleState:
         """First state."""
@@ -79,6 +80,7 @@ class Adam:
     learning_rate: Any = 1e-2
     decay: int = static(default=0)
     plain = True
+    retracts = False
 
     def _transform(self) -> Any:
         import optax
@@ -119,7 +121,9 @@ class LBFGSState:
 
 @record
 class LBFGS:
-    """Limited-memory BFGS with one trial per step (no nested line search), for unconstrained factors.
+    """Limited-memory BFGS with one trial per step (no nested line search), for factors that are free or on spheres.
+
+    On spheres it walks in columns of any length, which are scaled to the radius wherever F is evaluated.
 
     A trial is accepted by Armijo's rule, or, where F is at its rounding floor, by the approximate Wolfe rule on slopes.
     A rejected trial is interpolated; after ten rejections the memory is dropped and steepest descent tried once more.
@@ -132,6 +136,7 @@ class LBFGS:
 
     memory: int = static(default=10)
     plain = False
+    retracts = True
 
     def init(self, space: Space, y: Any) -> LBFGSState:
         """First state."""
@@ -256,6 +261,7 @@ class SpectralGradient:
 
     window: int = static(default=8)
     plain = False
+    retracts = False
 
     def init(self, space: Space, y: Any) -> SpectralState:
         """First state."""
@@ -329,6 +335,7 @@ class Newton:
 
     cut: Any = 1e-12
     plain = False
+    retracts = False
 
     def init(self, space: Space, y: Any) -> NewtonState:
         """First state."""

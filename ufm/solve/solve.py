@@ -40,8 +40,8 @@ def solve(
         problem: one problem, or a stacked one (then every leaf of the result has that leading axis).
         method: a method object or its name (lbfgs, spectral, newton, gd, adam, or logits for the convex program in
             the logits, or gram for that in the class Gram matrix of a contrastive problem). Default: logits for MSE
-            with free factors; gram for contrastive problems that have that program; L-BFGS for other free factors and
-            for contrastive problems on spheres; spectral projected gradient with other constraints.
+            with free factors; gram for contrastive problems that have that program; L-BFGS for other factors that are
+            free or on spheres; spectral projected gradient with other constraints.
         start: where to start. Default: the expected geometry for a reduced convex problem (where every start leads
             to the same value), a random point otherwise. Leading axis for a stack.
         seed: seed of the random start. Every problem of a stack gets the same draw, so no answer depends on its
@@ -110,8 +110,8 @@ def check_limits(gtol: Any, max_steps: Any) -> None:
 
 def _method_for(problem: Problem, method: Method | str | None) -> Method:
     if method is None:
-        on_spheres = problem.model.readout == "pairs" and problem.model.features == "sphere"
-        return LBFGS() if problem.model.is_free or on_spheres else SpectralGradient()
+        smooth = {problem.model.features, problem.model.classifier} <= {"free", "sphere"}
+        return LBFGS() if smooth else SpectralGradient()
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")

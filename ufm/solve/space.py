@@ -25,22 +25,20 @@ class Space:
         coordinate: factor c with y = c x, flat.
         root_metric: sqrt(m), flat.
         unravel: flat vector -> Params.
+        retract: whether columns on spheres may have any length in y and are scaled to their radius: then a method for
+            free variables works on spheres. Only where every factor is free or on spheres.
     """
 
     problem: Problem
     coordinate: Any
     root_metric: Any
     unravel: Any
-
-    @property
-    def is_smooth(self) -> bool:
-        """Whether every factor is free or on spheres; then any y is feasible, its columns scaled to their radius."""
-        return {self.problem.model.features, self.problem.model.classifier} <= {"free", "sphere"}
+    retract: bool = False
 
     def to_params(self, y: Any) -> Params:
         """The parameters at coordinates y."""
         params = self.unravel(y / self.coordinate)
-        if self.problem.model.is_free or not self.is_smooth:
+        if not self.retract:
             return params
         return self.problem.model.project(params, self.problem.labels)
 
@@ -71,7 +69,10 @@ class Space:
 
     def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
         """(||projected gradient|| in x, the same in the metric): both 0 exactly at stationary points."""
-        if self.is_smooth:
+        if self.problem.model.is_free:
+            plain = gradient * self.coordinate
+            return jnp.linalg.norm(plain), jnp.linalg.norm(plain / self.root_metric)
+        if self.retract:
             # F(x / |x|) has the gradient of the sphere, divided by |x|.
             plain = gradient * self.coordinate * self._lengths(y)
             return jnp.linalg.norm(plain), jnp.linalg.norm(plain / self.root_metric)
@@ -103,8 +104,8 @@ class Space:
         return metric_norm / jnp.sqrt(jnp.maximum(jnp.abs(value), jnp.finfo(jnp.float64).tiny))
 
 
-def make_space(problem: Problem, params: Params, plain: bool = False) -> Space:
-    """The space of a problem, in metric coordinates or plain ones."""
+def make_space(problem: Problem, params: Params, plain: bool = False, retract: bool = False) -> Space:
+    """The space of a problem, in metric coordinates or plain ones; ``retract`` for a method for free variables."""
     flat, unravel = ravel_pytree(params)
     metric = problem.metric()
     spread = Params(
@@ -113,4 +114,4 @@ def make_space(problem: Problem, params: Params, plain: bool = False) -> Space:
         None if params.bias is None else jnp.broadcast_to(metric.bias, params.bias.shape),
     )
     root = jnp.sqrt(ravel_pytree(spread)[0])
-    return Space(problem, jnp.ones_like(flat) if plain else root, root, unravel)
+    return Space(problem, jnp.ones_like(flat) if plain else root, root, unravel, retract)
