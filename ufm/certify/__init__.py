@@ -2,7 +2,7 @@
 
 :func:`certify` turns any parameters of a problem into a :class:`Certificate`: an upper bound of F there, a lower
 bound of the minimum, their gap and a verdict.  Both bounds hold with all rounding errors counted
-(docs/certificates.md).
+(docs/certificates.md).  :func:`certify_gram` does so for the class Gram matrix of a contrastive problem.
 :func:`curvature` shows the Hessian's spectrum and what symmetry explains of it; :func:`saddle_escape` the way out of a
 rank-deficient saddle.
 """
@@ -15,6 +15,7 @@ from .certificate import (
     Certificate,
     bound_known,
     certify,
+    certify_gram,
     why_unknown,
 )
 from .curvature import Curvature, Escape, curvature, saddle_escape
@@ -29,6 +30,7 @@ __all__ = [
     "Escape",
     "bound_known",
     "certify",
+    "certify_gram",
     "curvature",
     "saddle_escape",
     "why_unknown",

@@ -10,11 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
-from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem
+from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, SupCon
+from ..problem.gram import GramProgram, GroupGram
 from .closed import closed_bound, has_closed_bound
 from .dual import best_bound
 from .form import class_form, class_indicator, is_held
+from .gram import excess_with_error, floor_with_error, gram_bound
+from .pairs import floor_plus, has_frame_bound, pairs_bound
 from .primal import value_with_error
+from .rounding import gamma
 
 GLOBAL, WITHIN_GAP, UNKNOWN = 0, 1, 2
 WORDS = ("global", "within gap", "unknown")
@@ -34,8 +38,14 @@ class Certificate:
         verdict: ``GLOBAL``, ``WITHIN_GAP`` or ``UNKNOWN``; see :attr:`words`.
         dual: the dual point, K x K residuals R. Cross-entropy: off-diagonal entries (dual probabilities minus
             targets), the own entry is minus the sum of its column. MSE: all entries. Zero if another bound was best.
+            Contrastive, class level: the sub-probabilities t_cc' (of groups, g x g, from :func:`certify_gram`).
         dual_norm: proven upper bound of the dual matrix' spectral norm, in units of lambda_Z for decayed factors
             (then the point dual / max(1, dual_norm) is feasible); NaN where there is no dual point.
+        multiplier: nu of the norm constraints in a class-level contrastive bound, (K,) or (g,); empty elsewhere.
+        excess_gap: (F - min F) / (F - floor) is at most this, floor = sum_c p_c log a_c the loss of classes that are
+            infinitely far apart.  At a small temperature F is the floor but for e^{-s}, below all digits of F; this
+            number still tells how good a point is.  Features in class form; with samples it is as accurate as F.
+            Proven up to roundings like the rest.  NaN where there is no class-level bound.
         assumes: what the bound rests on, one sentence each.
     """
 
@@ -47,6 +57,8 @@ class Certificate:
     verdict: Any
     dual: Any
     dual_norm: Any
+    multiplier: Any
+    excess_gap: Any
     assumes: tuple[str, ...] = static()
 
     @property
@@ -62,6 +74,10 @@ def bound_known(problem: Problem) -> str | None:
         return None
     if isinstance(problem.loss, Focal):
         return "mean-gap bound"
+    if problem.model.readout == "pairs":
+        if _has_class_bound(problem):
+            return "orthogonal-frame bound" if has_frame_bound(problem) else "dual bound in the class Gram matrix"
+        return "tangent bound and orthogonal-frame bound" if has_frame_bound(problem) else "tangent bound"
     if has_closed_bound(problem):
         return "dual bound and mean-gap bound"
     return "dual bound"
@@ -70,7 +86,7 @@ def bound_known(problem: Problem) -> str | None:
 def why_unknown(problem: Problem) -> str | None:
     """Why no lower bound is known for a problem; ``None`` if one is known."""
     model = problem.model
-    if isinstance(problem.loss, CrossEntropy | MeanSquaredError):
+    if model.readout == "pairs" or isinstance(problem.loss, CrossEntropy | MeanSquaredError):
         return None
     if is_held(problem):
         return "no bound is known for the focal loss with spheres, balls or budgets"
@@ -88,10 +104,40 @@ def _maybe_balanced(problem: Problem) -> bool:
     return bool(np.any(np.all(counts == counts[..., :1], axis=-1)))
 
 
+ROUNDING = "float64 rounds to nearest; exp, log, expm1 and log1p err by at most 16 unit roundoffs"
+
+
+def _has_class_bound(problem: Problem) -> bool:
+    return isinstance(problem.loss, SupCon) and problem.loss.collapses
+
+
+def _pairs_assumptions(problem: Problem) -> tuple[str, ...]:
+    model, nonnegative = problem.model, problem.model.features.startswith("nonnegative")
+    if _has_class_bound(problem):
+        ground = "weak duality of the convex program in the Gram matrix of the class means"
+        said = ["nonnegative features: classes meet orthogonal ones at best" if nonnegative else ground, ROUNDING]
+    else:
+        said = [
+            "the loss is convex in the similarities: a tangent at the parameters is below it",
+            ROUNDING,
+            "the gradient by automatic differentiation has the relative errors of its softmaxes, (8 n + 16 |U|) u",
+        ]
+        if has_frame_bound(problem):
+            said.append("nonnegative features: in each batch classes meet orthogonal ones at best")
+        elif nonnegative:
+            said.append("nonnegative features: the bound ignores the sign and cannot be expected to close")
+    if model.dim < problem.sufficient_dim:
+        said.append(
+            f"d = {model.dim} is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close"
+        )
+    return tuple(said)
+
+
 def assumptions(problem: Problem) -> tuple[str, ...]:
     """What the lower bound of a problem rests on; reads its structure only."""
-    model = problem.model
-    rounding = "float64 rounds to nearest; exp, log, expm1 and log1p err by at most 16 unit roundoffs"
+    model, rounding = problem.model, ROUNDING
+    if model.readout == "pairs":
+        return _pairs_assumptions(problem)
     if isinstance(problem.loss, Focal):
         if is_held(problem) or model.bias != "none":
             return (why_unknown(problem) or "",)
@@ -142,19 +188,126 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
         >>> certify(problem, zero).words
         'global'
     """
-    depth = np.ndim(params.classifier) - 2
+    depth = np.ndim(params.features) - 2
     batch = problem.batch_shape
     if depth not in (0, 1) or len(batch) > 1 or (batch and depth == 0):
         raise ValueError(
-            f"params: W has {depth} batch axes and the problem {len(batch)}; give one stack of equal length"
+            f"params: H has {depth} batch axes and the problem {len(batch)}; give one stack of equal length"
         )
-    if batch and batch[0] != params.classifier.shape[0]:
-        raise ValueError(f"params: {params.classifier.shape[0]} sets for {batch[0]} problems; give one per problem")
+    if batch and batch[0] != params.features.shape[0]:
+        raise ValueError(f"params: {params.features.shape[0]} sets for {batch[0]} problems; give one per problem")
     program = _one if depth == 0 else (_many if batch else _many_params)
     return program(problem, params, jnp.asarray(tolerance, dtype=float), int(candidates))
 
 
+@in_float64
+def certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any = 1e-8, candidates: int = 2) -> Certificate:
+    """Prove how far a class Gram matrix is from the optimum of its convex program; see :func:`certify`.
+
+    Costs O(g^3) for g groups, whatever K is.
+
+    Args:
+        program: from ``gram_program``; its numbers are taken as those of the problem up to 8 roundings each.
+        gram: a Gram matrix, such as ``program.gram(factor)``. Leading axes on all leaves make a stack.
+        tolerance: largest relative gap that is called ``global``.
+        candidates: number of snapped dual points (structure).
+
+    Returns:
+        A :class:`Certificate` with ``dual`` of shape (g, g) and ``multiplier`` of shape (g,). ``value`` belongs to the
+        exact Gram matrix of the factor that the given one was computed from.
+
+    Example:
+        >>> import numpy as np, ufm
+        >>> from ufm.certify import certify_gram
+        >>> from ufm.problem import gram_program
+        >>> program, _ = gram_program(ufm.contrastive([50] * 1000, temperature=0.5))
+        >>> simplex = program.gram(np.array([[0.0], [1.0]]))
+        >>> certify_gram(program, simplex).words
+        'global'
+    """
+    shapes = np.ndim(program.scale), np.ndim(gram.square) - 1
+    if shapes not in ((0, 0), (1, 1)):
+        raise ValueError(f"gram: {shapes[1]} batch axes and the program {shapes[0]}; give one Gram matrix per program")
+    run = _gram_many if shapes[0] else _gram_one
+    program, gram = jax.tree.map(jnp.asarray, (program, gram))
+    return run(program, gram, jnp.asarray(tolerance, dtype=float), int(candidates))
+
+
+def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
+    length = jnp.sqrt(jnp.maximum(gram.square, 0.0))
+    doubt = gamma(2 * program.groups + 16) * length[:, None] * length[None, :]
+    doubt = jnp.where(jnp.eye(program.groups, dtype=bool) & program.held, 0.0, doubt)
+    excess, error = excess_with_error(program, gram, doubt)
+    floor, floor_error = floor_with_error(program)
+    bound = gram_bound(program, gram, candidates)
+    lower = floor_plus(floor, floor_error, bound.excess)
+    value = floor + excess
+    gaps = excess + error, bound.excess
+    error = error + floor_error + gamma(2) * value
+    said = ("weak duality of the convex program in the Gram matrix of the class means", ROUNDING)
+    said = (*said, "the Gram matrix is that of a factor, up to the roundings of its products")
+    return _judge(
+        (value, error, lower), tolerance, _is_gram(program, gram), (bound.flow, jnp.full((), jnp.nan)),
+        (bound.multiplier, *gaps), said,
+    )  # fmt: skip
+
+
+def _is_gram(program: GramProgram, gram: GroupGram) -> Any:
+    """Whether the matrix is a Gram matrix (with unit diagonal on spheres and balls) to 1e-12."""
+    eye = jnp.eye(program.groups, dtype=bool)
+    root = jnp.sqrt(program.classes)
+    largest = jnp.max(gram.square)
+    slack = 1e-12 * largest * jnp.max(program.classes) * program.groups
+    block = jnp.where(eye, 0.0, root[:, None] * root[None, :] * gram.between)
+    block = block + jnp.diag(gram.square + (program.classes - 1) * gram.within)
+    usable = jnp.all(jnp.isfinite(block))
+    least = jnp.linalg.eigvalsh(jnp.where(usable, block, jnp.zeros_like(block)), symmetrize_input=False)[0]
+    good = usable & (least >= -slack) & jnp.all(gram.square - gram.within >= -1e-12 * largest)
+    return good & jnp.all(jnp.abs(gram.square - 1) <= 1e-12) if program.held else good
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _gram_one(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
+    return _certify_gram(program, gram, tolerance, candidates)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _gram_many(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
+    return jax.vmap(lambda a, b: _certify_gram(a, b, tolerance, candidates))(program, gram)
+
+
+def _judge(
+    bounds: tuple[Any, Any, Any],
+    tolerance: Any,
+    feasible: Any,
+    dual: tuple[Any, Any],
+    contrastive: tuple[Any, Any, Any],
+    assumes: tuple[str, ...],
+) -> Certificate:
+    """The certificate of (value, error, lower), a dual point with its norm, and (nu, excess, least excess)."""
+    value, error, lower = bounds
+    multiplier, excess, least = contrastive
+    lower = jnp.where(jnp.isfinite(lower), lower, jnp.nan)
+    upper = value + error * (1 + 2.0**-20)
+    gap = upper - lower
+    relative = gap / jnp.abs(upper)
+    known = jnp.isfinite(relative) & (gap >= 0) & feasible
+    verdict = jnp.where(known, jnp.where(relative <= tolerance, GLOBAL, WITHIN_GAP), UNKNOWN)
+    excess_gap = (excess - least) / excess
+    return Certificate(upper, error, lower, gap, relative, verdict, *dual, multiplier, excess_gap, assumes)
+
+
+def _certify_pairs(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+    found = pairs_bound(problem, params, candidates)
+    return _judge(
+        (found.value, found.error, found.lower), tolerance, _is_feasible(problem, params),
+        (found.flow, jnp.full((), jnp.nan)), (found.multiplier, found.excess, found.excess_lower), assumptions(problem),
+    )  # fmt: skip
+
+
 def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+    if problem.model.readout == "pairs":
+        return _certify_pairs(problem, params, tolerance, candidates)
     value, error = value_with_error(problem, params)
     k = problem.num_classes
     form = class_form(problem)
@@ -169,13 +322,10 @@ def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) 
         lower = jnp.where(better, closed, lower)
         dual = jnp.where(better, 0.0, dual)
         norm = jnp.where(better, jnp.nan, norm)
-    lower = jnp.where(jnp.isfinite(lower), lower, jnp.nan)
-    upper = value + error * (1 + 2.0**-20)
-    gap = upper - lower
-    relative = gap / jnp.abs(upper)
-    known = jnp.isfinite(relative) & (gap >= 0) & _is_feasible(problem, params)
-    verdict = jnp.where(known, jnp.where(relative <= tolerance, GLOBAL, WITHIN_GAP), UNKNOWN)
-    return Certificate(upper, error, lower, gap, relative, verdict, dual, norm, assumptions(problem))
+    nan = jnp.full((), jnp.nan)
+    feasible = _is_feasible(problem, params)
+    none = (jnp.zeros(0), nan, nan)
+    return _judge((value, error, lower), tolerance, feasible, (dual, norm), none, assumptions(problem))
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -208,6 +358,8 @@ def _is_feasible(problem: Problem, params: Params) -> Any:
         return jnp.bool_(True)
     near = model.project(params, problem.labels)
     slack_h = 1e-12 * (1 + jnp.max(jnp.abs(near.features)))
-    slack_w = 1e-12 * (1 + jnp.max(jnp.abs(near.classifier)))
     close_h = jnp.max(jnp.abs(near.features - params.features)) <= slack_h
+    if model.readout == "pairs":
+        return close_h
+    slack_w = 1e-12 * (1 + jnp.max(jnp.abs(near.classifier)))
     return close_h & (jnp.max(jnp.abs(near.classifier - params.classifier)) <= slack_w)

@@ -1,0 +1,377 @@
+"""Lower bounds of the convex program in the class Gram matrix (docs/certificates.md, section 9).
+
+A dual point is a matrix t of sub-probabilities, t_ab for an ordered pair of classes of groups a and b, with rest
+1 - T_a, T_a = sum_b N_ab t_ab.  By Gibbs' inequality  log D_a >= log a_a + E_a + s sum_b N_ab t_ab (q_ab - q_aa),
+
+    E_a(t) = sum_b N_ab t_ab log(n_b / (a_a t_ab)) - (1 - T_a) log(1 - T_a),
+
+so with  M_ab = (s/2) (p_a t_ab + p_b t_ba)
+
+    F - floor >= sum_a m_a [p_a (E_a - s T_a) - nu_a]    if  M + diag(nu) >= 0                      (sphere, ball)
+    F - floor >= sum_a m_a p_a E_a                       if  M + diag(lambda n/2 - s p T) >= 0      (ridge)
+
+On groups such a K x K matrix with diagonal v splits: it is positive semidefinite iff the g x g matrix B with
+B_aa = v_a + (m_a - 1) M_aa, B_ab = sqrt(m_a m_b) M_ab is, and v_a >= M_aa where m_a > 1.
+
+Proof of definiteness: a factor U with B close to U U^T.  What is left, |B - U U^T| by rows, is paid on the diagonal.
+So nothing is asked of LAPACK, and every t and U prove something.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._numerics import record
+from ..problem.gram import GramProgram, GroupGram
+from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma
+
+SMALLEST = 1e-250
+"""Dual probabilities below it are dropped: their products with other numbers must not be flushed."""
+
+DATA = 8
+"""Roundings in a number of a program (share, own, scale, decay) against the exact number of its problem."""
+
+
+@record
+class GramBound:
+    """What a dual point proves.
+
+    Attributes:
+        excess: lower bound of F - floor.
+        flow: t, shape (g, g); the diagonal belongs to pairs of classes of one group.
+        multiplier: nu, shape (g,); 0 on the ridge.
+    """
+
+    excess: Any
+    flow: Any
+    multiplier: Any
+
+
+@record
+class Trial:
+    """Matrices at a trial Gram matrix.
+
+    Attributes:
+        flow: t, the softmax at the trial point.
+        mass: x_ab = s p_a t_ab.
+        pairs: M_ab = (x_ab + x_ba) / 2.
+        block: B, with the diagonal that complementarity gives (sphere, ball), or that t gives (ridge).
+        spread: whether the classes of a group stay apart.
+    """
+
+    flow: Any
+    mass: Any
+    pairs: Any
+    block: Any
+    spread: Any
+
+
+def gram_bound(program: GramProgram, gram: GroupGram, candidates: int) -> GramBound:
+    """The best proven bound over the shifted dual point, ``candidates`` snapped ones, and t = 0."""
+    trial = _trial(program, gram)
+    size = program.groups
+    flows, factors = [trial.flow[None]], [_pad(_shifted_factor(program, trial), size)[None]]
+    if candidates > 0:
+        snapped = _snapped_points(program, trial, candidates)
+        flows.append(snapped[0])
+        factors.append(snapped[1])
+    proven = jax.vmap(lambda t, u: _prove(program, t, u))(jnp.concatenate(flows), jnp.concatenate(factors))
+    values = jnp.where(jnp.isfinite(proven.excess), proven.excess, -jnp.inf)
+    best = jnp.argmax(values)
+    use = values[best] > 0
+    return jax.tree.map(lambda leaf: jnp.where(use, leaf[best], jnp.zeros_like(leaf[best])), proven)
+
+
+def floor_with_error(program: GramProgram) -> tuple[Any, Any]:
+    """(floor, e) with |floor - sum_c p_c log a_c| <= e."""
+    own = jnp.where(program.own > 0, program.own, 1.0)
+    terms = program.classes * program.share * (jnp.abs(jnp.log(own)) + 1.0 * (own != 1.0))
+    return program.floor(), gamma(program.groups + ELEMENTARY + DATA) * jnp.sum(terms)
+
+
+def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Any) -> tuple[Any, Any]:
+    """(F - floor, e) at every Gram matrix whose entries lie within ``doubt``, shape (g, g), of the given one.
+
+    The diagonal of ``doubt`` serves both the square and the pairs within a group.
+    """
+    logs = program.log_ratios(gram)
+    meets = program.neighbours() > 0
+    exponent = program.scale * (jnp.abs(gram.between) + jnp.abs(gram.square)[:, None])
+    known = jnp.where(meets, jnp.abs(logs), 0.0)
+    move = gamma(DATA) * exponent + gamma(2 * ELEMENTARY + DATA) * (known + exponent + 3.0)
+    move = move + SLACK * program.scale * (doubt + jnp.diagonal(doubt)[:, None])
+    terms = jnp.where(meets, jnp.exp(logs), 0.0)
+    ratio = jnp.sum(terms, axis=1)
+    rise = SLACK * jnp.sum(terms * jnp.where(meets, jnp.expm1(jnp.minimum(move, 700.0)), 0.0), axis=1)
+    rise = rise + gamma(program.groups + ELEMENTARY) * ratio
+    loss = jnp.log1p(ratio)
+    # |log(1 + y) - log(1 + x)| <= |y - x| / (1 + min(x, y))
+    error = SLACK * rise / (1.0 + jnp.maximum(ratio - rise, 0.0)) + gamma(ELEMENTARY + 2) * loss
+    weight = program.classes * program.share
+    value, size = (
+        jnp.sum(weight * jnp.where(weight > 0, loss, 0.0)),
+        jnp.sum(jnp.where(weight > 0, weight * error, 0.0)),
+    )
+    if not program.held:
+        cost = 0.5 * program.decay * program.classes * program.counts
+        ridge = jnp.sum(cost * gram.square)
+        value = value + ridge
+        size = size + gamma(program.groups + DATA) * ridge + SLACK * jnp.sum(cost * jnp.diagonal(doubt))
+    return value, SLACK * size + gamma(program.groups + DATA) * jnp.abs(value) + TINY
+
+
+# ------------------------------------------------------------------ the search for good dual points
+
+
+def _softmax(program: GramProgram, gram: GroupGram) -> Any:
+    """t at a trial point: n_b exp(s (q_ab - q_aa)) / D_a; 0 for anchors that do not count."""
+    logs = program.log_ratios(gram)
+    top = jnp.maximum(jnp.max(logs, axis=1), 0.0)[:, None]
+    mass = jnp.exp(logs - top)
+    mass = mass / (jnp.exp(-top) + jnp.sum(mass, axis=1, keepdims=True))
+    meets = program.neighbours()
+    flow = jnp.where((meets > 0) & (program.share > 0)[:, None], mass / jnp.where(meets > 0, meets, 1.0), 0.0)
+    return jnp.where(flow > SMALLEST, flow, 0.0)
+
+
+def _trial(program: GramProgram, gram: GroupGram) -> Trial:
+    flow = _softmax(program, gram)
+    mass = program.scale * program.share[:, None] * flow
+    pairs = 0.5 * (mass + mass.T)
+    inner = jnp.diagonal(pairs)
+    square = jnp.where(gram.square > 0, gram.square, 1.0)
+    if program.held:
+        diagonal = -jnp.sum(program.neighbours() * pairs * gram.between, axis=1) / square
+    else:
+        diagonal = _ridge_diagonal(program, mass)
+    # Strict complementarity: (v_a - M_aa)(q_aa - q_aa') = 0 at the optimum; the relatively smaller factor is the zero.
+    apart = (diagonal - inner) / jnp.where(inner > 0, diagonal + inner, 1.0)
+    spread = (program.classes > 1) & (inner > 0) & (apart < (gram.square - gram.within) / square)
+    eye = jnp.eye(program.groups, dtype=bool)
+    root = jnp.sqrt(program.classes)
+    block = jnp.where(eye, jnp.diag(diagonal + (program.classes - 1) * inner), root[:, None] * root[None, :] * pairs)
+    return Trial(flow, mass, pairs, block, spread)
+
+
+def _ridge_diagonal(program: GramProgram, mass: Any) -> Any:
+    """lambda n_a / 2 - s p_a T_a."""
+    return 0.5 * program.decay * program.counts - jnp.sum(program.neighbours() * mass, axis=1)
+
+
+def _pad(factor: Any, size: int) -> Any:
+    """The factor with zero columns added, to 2 g columns."""
+    return jnp.concatenate([factor, jnp.zeros((size, 2 * size - factor.shape[1]))], axis=1)
+
+
+def _eigh(matrix: Any) -> tuple[Any, Any]:
+    finite = jnp.all(jnp.isfinite(matrix))
+    values, vectors = jnp.linalg.eigh(jnp.where(finite, matrix, jnp.zeros_like(matrix)), symmetrize_input=False)
+    return jnp.where(finite, values, jnp.nan), vectors
+
+
+def _shifted_factor(program: GramProgram, trial: Trial) -> Any:
+    """U with U U^T = B + shift diag(n), the shift that makes it singular: the rule of contrastive theory, section 4."""
+    unit = jnp.sqrt(program.counts)
+    values, vectors = _eigh(trial.block / (unit[:, None] * unit[None, :]))
+    return unit[:, None] * vectors * jnp.sqrt(jnp.maximum(values - values[0], 0.0))[None, :]
+
+
+def _snapped_points(program: GramProgram, trial: Trial, candidates: int) -> tuple[Any, Any]:
+    """Dual points whose B has low rank: t of shape (candidates, g, g) and factors of shape (candidates, g, 2 g).
+
+    At the optimum B Q = 0, so B has low rank; generically rank 1 (Q has rank K - 1).  Groups Z that are no anchors
+    have no t of their own, so their columns of B stay as they are,
+
+        B ~ C C^T + V V^T,    C = B_{.Z} B_ZZ^{-1/2},    V the top eigenvectors of the Schur complement.
+
+    The Schur complement is scaled to unit diagonal first.  Then t is changed so that it has that B.
+    """
+    size = program.groups
+    silent, root = program.share <= 0, jnp.sqrt(program.classes)
+    eye = jnp.eye(size, dtype=bool)
+    diagonal = jnp.diagonal(trial.block)
+    silent_root = jnp.sqrt(jnp.where(silent, diagonal, 1.0))  # NaN voids the candidate
+    fixed = jnp.where(silent[None, :] & ~silent[:, None], trial.block / silent_root[None, :], 0.0)
+    fixed = fixed + jnp.where(eye & silent[None, :], silent_root[None, :], 0.0)
+    rest = jnp.where(silent[:, None] | silent[None, :], 0.0, trial.block - fixed @ fixed.T)
+    unit = jnp.diagonal(rest)
+    unit = jnp.sqrt(jnp.where(unit > 0, unit, jnp.where(diagonal > 0, diagonal, 1.0)))
+    values, vectors = _eigh(rest / (unit[:, None] * unit[None, :]))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    columns = jnp.where(silent[:, None], 0.0, unit[:, None] * vectors) * jnp.sqrt(jnp.maximum(values, 0.0))[None, :]
+    # rank 1, and the ranks at the widest relative gaps of the spectrum
+    logs = jnp.log(jnp.maximum(values / values[0], 1e-14))
+    _, ranks = jax.lax.top_k(-jnp.diff(jnp.concatenate([logs, jnp.log(jnp.full(1, 1e-14))])), min(candidates, size))
+    ranks = jnp.concatenate([jnp.zeros(1, ranks.dtype), ranks])[:candidates]
+
+    def point(last: Any) -> tuple[Any, Any]:
+        kept = jnp.where(jnp.arange(size)[None, :] <= last, columns, 0.0)
+        if not program.held:
+            total = 0.5 * program.decay * jnp.sum(program.classes * program.counts)
+            missing = total - jnp.sum((fixed.T @ root) ** 2)
+            kept = kept * jnp.sqrt(missing / jnp.sum((kept.T @ root) ** 2))
+        factor = jnp.concatenate([fixed, kept], axis=1)
+        return _matched(program, trial, factor @ factor.T), factor
+
+    return jax.vmap(point)(ranks)
+
+
+def _matched(program: GramProgram, trial: Trial, target: Any) -> Any:
+    """t whose B is the target, up to rounding: a common factor for t_ab and t_ba; on the ridge also a flow.
+
+    Where the classes of a group stay apart v_a = M_aa, so M_aa = B_aa / m_a; where they have merged M_aa is kept.
+    On the ridge the row sums of x are given too: x_ab + y_ab with y antisymmetric, a potential flow
+    y_ab = w_ab (f_a - f_b) with w_ab the harmonic mean of x_ab and x_ba, which keeps x positive best.
+    """
+    size, classes = program.groups, program.classes
+    eye, root = jnp.eye(size, dtype=bool), jnp.sqrt(classes)
+    goal = target / (root[:, None] * root[None, :])
+    inner = jnp.where(trial.spread, jnp.diagonal(target) / classes, jnp.diagonal(trial.pairs))
+    goal = jnp.where(eye, jnp.diag(inner), goal)
+    known = trial.pairs > 0
+    ratio = jnp.where(known, goal / jnp.where(known, trial.pairs, 1.0), 1.0)
+    mass = trial.mass * jnp.maximum(ratio, 0.0)
+    if not program.held:
+        own = jnp.where(trial.spread, inner, jnp.diagonal(target) - (classes - 1) * inner)
+        wanted = 0.5 * program.decay * program.counts - own - jnp.sum(program.neighbours() * mass, axis=1)
+        wanted = jnp.where(program.share > 0, wanted, 0.0)
+        both = mass + mass.T
+        conduct = jnp.where(eye | (both <= 0), 0.0, mass * (mass.T / jnp.where(both > 0, both, 1.0)))
+        flow = conduct * classes[:, None] * classes[None, :]
+        degree = jnp.sum(flow, axis=1)
+        scale = jnp.sqrt(jnp.where(degree > 0, degree, 1.0))
+        level = jnp.where(degree > 0, scale, 0.0)
+        laplace = jnp.eye(size) - flow / (scale[:, None] * scale[None, :])
+        laplace = laplace + level[:, None] * level[None, :] / jnp.maximum(jnp.sum(level**2), 1e-300)
+        potential = jnp.linalg.solve(laplace, classes * wanted / scale) / scale
+        mass = jnp.maximum(mass + conduct * (potential[:, None] - potential[None, :]), 0.0)
+    share = jnp.where(program.share > 0, program.share, 1.0)
+    flow = mass / (program.scale * share[:, None])
+    return jnp.where(flow > SMALLEST, flow, jnp.where(jnp.isnan(flow), jnp.nan, 0.0))
+
+
+# ------------------------------------------------------------------ proof
+
+
+def _prove(program: GramProgram, flow: Any, factor: Any) -> GramBound:
+    """Bound the excess from below with a multiple of the dual point t and a factor U of (nearly) B."""
+    reach = jnp.max(jnp.sum(program.neighbours() * flow, axis=1))
+    room = (1 - 128 * (program.groups + 8) * UNIT) / jnp.where(reach > 0, reach, 1.0)
+    if program.held:
+        # The multiplier scales with t.  The best multiple needs no proof.
+        multiplier = _multiplier(program, flow, factor)
+        theta = _best_multiple(program, flow, _linear(program, flow, multiplier), room)
+        flow, factor = theta * flow, jnp.sqrt(theta) * factor
+        multiplier = _multiplier(program, flow, factor)
+    else:
+        # B(theta t) = theta B(t) + (1 - theta) Lambda,  Lambda = lambda n / 2:  >= 0 for theta <= 1 / (1 + shortage)
+        shortage = _shortage(program, flow, factor)
+        most = (1 - gamma(8)) / jnp.maximum(1 + shortage, 1e-9)
+        theta = jnp.minimum(_best_multiple(program, flow, 0.0, jnp.minimum(room, most)), most)
+        flow, multiplier = theta * flow, jnp.zeros(program.groups)
+    flow = jnp.where(flow > SMALLEST, flow, jnp.where(jnp.isnan(flow), jnp.nan, 0.0))
+    entropies, size = _entropies(program, flow)
+    weight = program.classes * program.share
+    value, total = jnp.sum(weight * entropies), jnp.sum(weight * size)
+    if program.held:
+        linear = _linear(program, flow, multiplier)
+        value, total = value - linear, total + linear
+    return GramBound(value - gamma(2 * program.groups + 2 * DATA + 8) * total - TINY, flow, multiplier)
+
+
+def _linear(program: GramProgram, flow: Any, multiplier: Any) -> Any:
+    """sum_a m_a (s p_a T_a + nu_a)."""
+    reach = jnp.sum(program.neighbours() * flow, axis=1)
+    return jnp.sum(program.classes * (program.scale * program.share * reach + multiplier))
+
+
+def _best_multiple(program: GramProgram, flow: Any, linear: Any, most: Any) -> Any:
+    """theta <= most that (nearly) maximises sum_a m_a p_a E_a(theta t) - theta linear: Newton in log theta."""
+    weight = program.classes * program.share
+    meets = program.neighbours()
+    reach = jnp.sum(meets * flow, axis=1)
+    own = jnp.where(program.own > 0, program.own, 1.0)
+    logs = jnp.log(program.counts[None, :] / (own[:, None] * jnp.where(flow > 0, flow, 1.0)))
+    constant = jnp.sum(weight * jnp.sum(meets * flow * logs, axis=1)) - linear
+    total = jnp.sum(weight * reach)
+
+    def step(_: Any, x: Any) -> Any:
+        theta = jnp.exp(x)
+        rest = jnp.maximum(1 - theta * reach, 1e-13)
+        slope = constant - total * x + jnp.sum(weight * reach * jnp.log(rest))
+        bend = total + theta * jnp.sum(weight * reach**2 / rest)
+        return jnp.minimum(x + jnp.clip(slope / jnp.where(bend > 0, bend, 1.0), -4.0, 4.0), jnp.log(most))
+
+    return jnp.exp(jax.lax.fori_loop(0, 12, step, jnp.minimum(0.0, jnp.log(most))))
+
+
+def _block_error(program: GramProgram, flow: Any, factor: Any) -> tuple[Any, Any, Any]:
+    """(M_aa, upper bound of (U U^T)_aa, upper bound of sum_{b != a} |B_ab - (U U^T)_ab|)."""
+    root = jnp.sqrt(program.classes)
+    mass = program.scale * program.share[:, None] * flow
+    pairs = 0.5 * (mass + mass.T)
+    product, size = factor @ factor.T, jnp.abs(factor) @ jnp.abs(factor).T
+    terms = jnp.sum(jnp.any(factor != 0, axis=0)) + 2
+    block = root[:, None] * root[None, :] * pairs
+    error = SLACK * jnp.abs(block - product) + gamma(2 * DATA) * block + _gamma(terms) * size
+    off = jnp.where(jnp.eye(program.groups, dtype=bool), 0.0, error)
+    pad = jnp.sum(off, axis=1) * (1 + gamma(program.groups))
+    return jnp.diagonal(pairs), jnp.diagonal(product) * (1 + _gamma(terms)), pad
+
+
+def _gamma(roundings: Any) -> Any:
+    """:func:`gamma` for a number of roundings that is traced."""
+    return SLACK * roundings * UNIT / (1.0 - roundings * UNIT)
+
+
+def _multiplier(program: GramProgram, flow: Any, factor: Any) -> Any:
+    """nu with M + diag(nu) >= 0, proven: B - U U^T is diagonally dominant and nu_a >= M_aa where m_a > 1."""
+    inner, square, pad = _block_error(program, flow, factor)
+    others = (program.classes - 1) * inner
+    multiplier = square + pad - others + gamma(2 * DATA) * (square + pad + others)
+    return jnp.where(program.classes > 1, jnp.maximum(multiplier, inner * (1 + gamma(2 * DATA))), multiplier) + TINY
+
+
+def _shortage(program: GramProgram, flow: Any, factor: Any) -> Any:
+    """max_a of (what B(t) - U U^T and the spread of a group lack on the diagonal) / (lambda n_a / 2), proven."""
+    inner, square, pad = _block_error(program, flow, factor)
+    most = 0.5 * program.decay * program.counts
+    mass = jnp.sum(program.neighbours() * (program.scale * program.share[:, None] * flow), axis=1)
+    others = (program.classes - 1) * inner
+    error = gamma(program.groups + 2 * DATA) * (mass + most + others + square + pad)
+    lacking = square + pad - (most - mass) - others
+    lacking = jnp.where(program.classes > 1, jnp.maximum(lacking, inner - (most - mass)), lacking) + error
+    return jnp.max(lacking / most)
+
+
+def _entropies(program: GramProgram, flow: Any) -> tuple[Any, Any]:
+    """(lower bound of E_a(t), sum of the absolute values of its terms); -inf where T_a is not below 1."""
+    meets = program.neighbours()
+    own = jnp.where(program.own > 0, program.own, 1.0)
+    logs = jnp.log(program.counts[None, :] / (own[:, None] * jnp.where(flow > 0, flow, 1.0)))
+    terms, size = meets * flow * logs, meets * flow * (jnp.abs(logs) + 1.0)
+    reach = jnp.sum(meets * flow, axis=1)
+    doubt = gamma(program.groups + DATA) * reach
+    rest = jnp.minimum(_own_entropy(reach - doubt), _own_entropy(reach + doubt))
+    size = jnp.sum(size, axis=1) + jnp.abs(rest)
+    value = jnp.sum(terms, axis=1) + rest - gamma(program.groups + ELEMENTARY + 2 * DATA) * size
+    counted = program.share > 0
+    return jnp.where(counted, value, 0.0), jnp.where(counted, size, 0.0)
+
+
+def entropy(flow: Any, logs: Any) -> Any:
+    """Lower bound of t log(r / t) - (1 - t) log(1 - t) for t = flow and logs = log(r / t), one term each."""
+    size = flow * (jnp.abs(logs) + 1.0)
+    return flow * logs + _own_entropy(flow) - gamma(ELEMENTARY + 2 * DATA) * size
+
+
+def _own_entropy(mass: Any) -> Any:
+    """Lower bound of -(1 - T) log(1 - T) as (1 - T) log1p(T / (1 - T)); -inf if T is not below 1."""
+    mass = jnp.maximum(mass, 0.0)
+    rest = 1.0 - mass
+    safe = jnp.where(rest > 0, rest, 1.0)
+    value = safe * jnp.log1p(mass / safe) * (1 - gamma(ELEMENTARY + 8))
+    return jnp.where(rest > 0, value, jnp.where(jnp.isnan(mass), jnp.nan, -jnp.inf))

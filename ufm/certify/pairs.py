@@ -1,0 +1,306 @@
+"""Contrastive problems: values with errors, and their lower bounds (docs/certificates.md, sections 9 to 11).
+
+SupCon whose classes collapse     the class-level dual bound of :mod:`ufm.certify.gram`
+nonnegative features              orthogonal frames, in closed form
+other losses of pairs             a tangent of the loss, convex in U = s H^T H, and a definite matrix
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._numerics import record
+from ..problem import BatchedSupCon, Params, Problem, Sigmoid, SupCon
+from ..problem.gram import GramProgram, GroupGram, class_program
+from .form import class_indicator
+from .gram import DATA, GramBound, entropy, excess_with_error, floor_with_error, gram_bound
+from .rounding import ELEMENTARY, SLACK, TINY, gamma
+
+NEAR = 1e-11
+"""Columns this close to their sphere are put on it, on paper, before F is bounded."""
+
+
+@record
+class PairsBound:
+    """Value and lower bound of a contrastive problem.
+
+    Attributes:
+        value: F as computed.
+        error: bound of its error.
+        lower: lower bound of min F; NaN if there is none.
+        excess: upper bound of F - floor; NaN without a class-level bound.
+        excess_lower: lower bound of min F - floor; NaN without one.
+        flow: t, K x K, or 0 x 0.
+        multiplier: nu, (K,), or (0,).
+    """
+
+    value: Any
+    error: Any
+    lower: Any
+    excess: Any
+    excess_lower: Any
+    flow: Any
+    multiplier: Any
+
+
+def pairs_bound(problem: Problem, params: Params, candidates: int) -> PairsBound:
+    """Value and the best known lower bound of one contrastive problem."""
+    features = _placed(problem, params.features)
+    value, error = _value_with_error(problem, features)
+    if not (isinstance(problem.loss, SupCon) and problem.loss.collapses):
+        lower = _tangent_bound(problem, features, value + error)
+        if has_frame_bound(problem):
+            lower = jnp.maximum(lower, _batch_frame_bound(problem))
+        nan = jnp.full((), jnp.nan)
+        return PairsBound(value, error, lower, nan, nan, jnp.zeros((0, 0)), jnp.zeros(0))
+    program = relaxed_program(problem)
+    floor, floor_error = floor_with_error(program)
+    if problem.labels.classes is None:
+        excess, excess_error = excess_with_error(program, *_class_gram(problem, features))
+        better = excess_error + floor_error + gamma(2) * floor < error
+        better = better & jnp.isfinite(excess)
+        value = jnp.where(better, floor + excess, value)
+        error = jnp.where(better, SLACK * (excess_error + floor_error + gamma(2) * value), error)
+        excess = jnp.where(better, excess + excess_error, value + error - floor + floor_error)
+    else:
+        excess = value + error - floor + floor_error
+    if has_frame_bound(problem):
+        k = problem.num_classes
+        bound = GramBound(_frame_excess(program), jnp.zeros((k, k)), jnp.zeros(k))
+    else:
+        bound = gram_bound(program, _trial_gram(problem, features), candidates)
+    lower = floor_plus(floor, floor_error, bound.excess)
+    return PairsBound(value, error, lower, excess, bound.excess, bound.flow, bound.multiplier)
+
+
+def floor_plus(floor: Any, floor_error: Any, excess: Any) -> Any:
+    """Lower bound of the exact floor plus an excess."""
+    return floor - SLACK * floor_error + excess - gamma(3) * (floor + jnp.abs(excess)) - TINY
+
+
+def has_frame_bound(problem: Problem) -> bool:
+    """Whether the closed bound of orthogonal frames applies."""
+    if isinstance(problem.loss, BatchedSupCon):
+        return problem.model.features in ("nonnegative-sphere", "nonnegative-ball")
+    return isinstance(problem.loss, SupCon) and problem.loss.collapses and problem.model.features.startswith("nonneg")
+
+
+def relaxed_program(problem: Problem) -> GramProgram:
+    """The program in the class Gram matrix, signs of the features ignored."""
+    words = {"nonnegative": "free", "nonnegative-sphere": "sphere", "nonnegative-ball": "ball"}
+    features = words.get(problem.model.features, problem.model.features)
+    return class_program(dataclasses.replace(problem, model=dataclasses.replace(problem.model, features=features)))
+
+
+# ------------------------------------------------------------------ values
+
+
+def _radius(problem: Problem) -> Any:
+    return 1.0 if problem.model.feature_radius is None else problem.model.feature_radius
+
+
+def _scale(problem: Problem) -> Any:
+    return 1.0 if problem.model.scale is None else problem.model.scale
+
+
+def _is_held(problem: Problem) -> bool:
+    return problem.model.features.endswith(("sphere", "ball"))
+
+
+def _placed(problem: Problem, features: Any) -> Any:
+    """Features with columns that miss their sphere or ball by rounding put on it; others are left alone.
+
+    On paper they are on it exactly; the floats miss by gamma(2 d + 16) of each entry at most.
+    """
+    if not _is_held(problem):
+        return features
+    length = jnp.sqrt(jnp.sum(features**2, axis=0)) / _radius(problem)
+    near = jnp.abs(length - 1) <= NEAR
+    if problem.model.features.endswith("ball"):
+        near = near & (length > 1 - gamma(2 * features.shape[0] + 16))
+    return jnp.where(near[None, :], features / jnp.where(near, length, 1.0)[None, :], features)
+
+
+def _product(features: Any) -> tuple[Any, Any]:
+    """H^T H and a bound of the error of each entry, placing included."""
+    d = features.shape[0]
+    size = jnp.abs(features).T @ jnp.abs(features)
+    return features.T @ features, gamma(6 * d + 64) * size
+
+
+def _class_gram(problem: Problem, features: Any) -> tuple[GroupGram, Any]:
+    """Gram matrix of class columns in units of the radius, and a bound of its errors."""
+    product, doubt = _product(features)
+    if _is_held(problem):
+        square = jnp.asarray(_radius(problem)) ** 2
+        product, doubt = product / square, doubt / square + gamma(6) * jnp.abs(product) / square
+    diagonal = jnp.diagonal(product)
+    return GroupGram(diagonal, diagonal, product), doubt
+
+
+def _trial_gram(problem: Problem, features: Any) -> GroupGram:
+    """Gram matrix of the class means; on spheres and balls of their directions."""
+    labels = problem.labels
+    if labels.classes is not None:
+        weights = jnp.where(class_indicator(labels), jnp.asarray(labels.weights)[None, :], 0.0)
+        features = features @ (weights / jnp.sum(weights, axis=1, keepdims=True)).T
+    product = features.T @ features
+    diagonal = jnp.diagonal(product)
+    if _is_held(problem):
+        length = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+        product = product / (length[:, None] * length[None, :])
+        diagonal = jnp.ones_like(diagonal)
+        product = jnp.where(jnp.eye(product.shape[0], dtype=bool), 1.0, product)
+    return GroupGram(diagonal, diagonal, product)
+
+
+def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
+    """(F, e): every loss of pairs moves by at most twice (SupCon) or four times the largest error of a similarity.
+
+    The sigmoid loss moves by at most that error times itself, as the slope of a softplus is below its value.
+    """
+    n, weights = problem.labels.num_columns, jnp.asarray(problem.labels.weights)
+    product, doubt = _product(features)
+    similarities, move = _scale(problem) * product, SLACK * _scale(problem) * doubt
+    loss = problem.loss.mean(similarities, problem.labels)
+    widest, move = jnp.max(jnp.abs(similarities)), jnp.max(move)
+    if isinstance(problem.loss, Sigmoid):
+        offset = jnp.abs(problem.loss.offset)
+        move = move + gamma(4) * (widest + offset)
+        error = move * jnp.exp(move) * loss + gamma(2 * n + 4 * ELEMENTARY) * loss
+    else:
+        weight = _anchor_weight(problem)
+        error = 4 * move * weight + gamma(4 * n + 4 * ELEMENTARY) * (weight * (1.0 + 2 * widest) + jnp.abs(loss))
+    square = weights * jnp.sum(features**2, axis=0)
+    penalty = 0.5 * problem.decay.feature * jnp.sum(square)
+    value = loss + penalty
+    error = error + gamma(n + features.shape[0] + 8) * penalty + gamma(2) * jnp.abs(value)
+    return value, SLACK * error + TINY
+
+
+def _anchor_weight(problem: Problem) -> Any:
+    """Upper bound of the sum of the weights of the anchors in the mean; 1 without class weights."""
+    weight = getattr(problem.loss, "class_weight", None)
+    return jnp.ones(()) if weight is None else jnp.max(jnp.asarray(weight))
+
+
+# ------------------------------------------------------------------ nonnegative features
+
+
+def _frame_excess(program: GramProgram) -> Any:
+    """Lower bound of F - floor with nonnegative features: classes meet orthogonal others at best.
+
+        sum_c p_c log(1 + (N - n_c)/a_c e^{-s rho^2})                                    (sphere, ball)
+        sum_c min over q >= 0 of  p_c log(1 + (N - n_c)/a_c e^{-s q}) + (lambda/2) n_c q   (ridge)
+
+    The minimum is p_c E_c(t) with t = min(lambda n_c / (2 s p_c), its softmax at q = 0), by duality.
+    """
+    counted = program.share > 0
+    share, own = jnp.where(counted, program.share, 1.0), jnp.where(counted, program.own, 1.0)
+    others = jnp.sum(program.counts) - program.counts
+    others = others * (1 - gamma(program.groups + DATA))
+    if program.held:
+        odds = others / own * jnp.exp(-program.scale * (1 + gamma(DATA)))
+        excess = program.share * jnp.log1p(odds) * (1 - gamma(2 * ELEMENTARY + DATA))
+    else:
+        reach = 0.5 * program.decay * program.counts / (program.scale * share)
+        flow = jnp.minimum(reach, others / (others + own)) * (1 - gamma(DATA))
+        excess = program.share * entropy(flow, jnp.log(others / (own * flow)))
+    excess = jnp.where(counted, excess, 0.0)
+    return jnp.sum(excess) - gamma(program.groups + DATA) * jnp.sum(jnp.abs(excess)) - TINY
+
+
+def _batch_frame_bound(problem: Problem) -> Any:
+    """Lower bound over batches: an anchor with l of b columns in its class pays log(l - 1 + (b - l) e^{-s rho^2})."""
+    loss, labels = problem.loss, problem.labels
+    members = jnp.asarray(loss.batches)
+    present = members >= 0
+    classes = jnp.asarray(labels.column_classes)[jnp.where(present, members, 0)]
+    same = (classes[:, :, None] == classes[:, None, :]) & present[:, :, None] & present[:, None, :]
+    own = jnp.sum(same, axis=2)
+    counted = present & (own > 1)
+    others = jnp.sum(present, axis=1, keepdims=True) - own
+    terms = own - (0 if loss.self_included else 1)
+    terms = jnp.where(counted, terms, 1) * 1.0
+    exponent = _scale(problem) * jnp.asarray(_radius(problem)) ** 2 * (1 + gamma(4))
+    losses = jnp.log(terms) * (1 - gamma(ELEMENTARY)) + jnp.log1p(others / terms * jnp.exp(-exponent)) * (
+        1 - gamma(2 * ELEMENTARY + 8)
+    )
+    total = jnp.sum(jnp.where(counted, losses, 0.0)) / jnp.sum(counted)
+    return total * (1 - gamma(losses.size + 8)) - TINY
+
+
+# ------------------------------------------------------------------ losses convex in the similarities
+
+
+def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
+    """Lower bound of min F from the tangent of the loss at U = s H^T H (any symmetric matrix would do).
+
+        F >= L(U) - <G, U> + min over U' of <G, U'> (+ penalty),   G the symmetrised gradient.
+
+    Spheres and balls: -s rho^2 sum nu with G + diag(nu) >= 0, nu >= 0 on balls.  Free features: the trace of a better
+    point is at most 2 s F / lambda, so T min(0, mu) with mu the least eigenvalue of the weighted matrix.
+    """
+    labels, model = problem.labels, problem.model
+    n, weights = labels.num_columns, jnp.asarray(labels.weights)
+    similarities = _scale(problem) * (features.T @ features)
+    loss, slope = jax.value_and_grad(lambda u: problem.loss.mean(u, labels))(similarities)
+    slope = 0.5 * (slope + slope.T)
+    widest = jnp.max(jnp.abs(similarities))
+    steps = 8 * n + 8 * ELEMENTARY
+    # sum of |error of the gradient|: relative in each softmax and each positive, both of which sum to the weight
+    if isinstance(problem.loss, Sigmoid):
+        widest_term = widest + jnp.abs(problem.loss.offset)
+        mass = jnp.sum(jnp.abs(slope))
+        loss_error = gamma(steps) * loss + gamma(4) * widest_term * loss
+    else:
+        widest_term = widest
+        mass = 4 * _anchor_weight(problem)
+        loss_error = gamma(steps) * (_anchor_weight(problem) * (1 + 2 * widest) + jnp.abs(loss))
+    slope_error = (gamma(steps) + gamma(16) * widest_term) * mass
+    product = slope * similarities
+    inner = jnp.sum(product)
+    inner_error = gamma(2 * n + 4) * jnp.sum(jnp.abs(product))
+    diagonal = jnp.diagonal(slope)
+    if _is_held(problem):
+        radius = _scale(problem) * jnp.asarray(_radius(problem)) ** 2 * (1 + gamma(4))
+        own = jnp.diagonal(similarities)
+        multiplier = -jnp.sum(product, axis=1) / jnp.where(own > 0, own, 1.0)
+        if model.features.endswith("ball"):
+            multiplier = jnp.maximum(multiplier, 0.0)
+        square, pad = _shifted(slope + jnp.diag(multiplier), slope)
+        multiplier = square + pad - diagonal + gamma(8) * (square + pad + jnp.abs(diagonal))
+        if model.features.endswith("ball"):
+            multiplier = jnp.maximum(multiplier, 0.0)
+        total = jnp.sum(multiplier)
+        low = -radius * total - gamma(n + 8) * radius * jnp.sum(jnp.abs(multiplier))
+        largest = radius
+    else:
+        cost = 0.5 * jnp.asarray(problem.decay.feature) * weights / _scale(problem)
+        matrix = slope + jnp.diag(cost)
+        unit = jnp.sqrt(weights)
+        square, pad = _shifted(matrix / (unit[:, None] * unit[None, :]), slope / (unit[:, None] * unit[None, :]))
+        have = (diagonal + cost) / weights
+        short = jnp.max(square + pad - have + gamma(16) * (square + pad + (jnp.abs(diagonal) + cost) / weights))
+        trace = 2 * _scale(problem) * upper / problem.decay.feature * (1 + gamma(8))
+        low = -trace * jnp.maximum(short, 0.0) * (1 + gamma(4))
+        largest = trace / jnp.minimum(1.0, jnp.min(weights))
+    error = SLACK * (loss_error + inner_error + slope_error * (largest + widest))
+    value = loss - inner + low
+    return value - error - gamma(4) * (jnp.abs(loss) + jnp.abs(inner) + jnp.abs(low))
+
+
+def _shifted(matrix: Any, slope: Any) -> tuple[Any, Any]:
+    """((U U^T)_ii, sum_{j != i} |slope - U U^T|_ij), upper bounds, with U U^T the matrix shifted to be singular."""
+    n = matrix.shape[0]
+    finite = jnp.all(jnp.isfinite(matrix))
+    values, vectors = jnp.linalg.eigh(jnp.where(finite, matrix, jnp.zeros_like(matrix)), symmetrize_input=False)
+    factor = vectors * jnp.sqrt(jnp.maximum(values - values[0], 0.0))[None, :]
+    product, size = factor @ factor.T, jnp.abs(factor) @ jnp.abs(factor).T
+    error = SLACK * jnp.abs(slope - product) + gamma(n + 4) * size + gamma(8) * jnp.abs(slope)
+    off = jnp.sum(jnp.where(jnp.eye(n, dtype=bool), 0.0, error), axis=1) * (1 + gamma(n))
+    return jnp.where(finite, jnp.diagonal(product) * (1 + gamma(n + 4)), jnp.nan), off
