@@ -19,10 +19,10 @@ from jaxlib import version as jaxlib_version
 
 from ._numerics import in_float64
 from ._version import __version__
-from .certify import Certificate, certify
+from .certify import Certificate, certify, certify_gram
 from .measure import gram_distance, measure, numerical_rank
-from .problem import Params, Problem
-from .solve import Result, balance, has_logit_program, solve, solve_many
+from .problem import GroupGram, Params, Problem, gram_program
+from .solve import Result, balance, has_gram_program, has_logit_program, solve, solve_gram, solve_many
 from .theory import Prediction, predict
 
 
@@ -52,6 +52,7 @@ class Answer:
         comparisons: what theory says, one entry per oracle that speaks of such problems.
         measures: neural-collapse measures of the solution (see ``ufm.measure.GLOSSARY``).
         seconds: wall time of the solve and certificate, compilation included.
+        groups: geometry by groups of equal classes, for contrastive problems; ``None`` for others.
     """
 
     problem: Problem
@@ -60,6 +61,12 @@ class Answer:
     comparisons: tuple[Comparison, ...]
     measures: dict[str, float]
     seconds: float
+    groups: Groups | None = None
+
+    @property
+    def has_features(self) -> bool:
+        """Whether features were laid out; not so in a Gram program of very many classes."""
+        return self.result.params.features is not None
 
     @property
     def class_means(self) -> np.ndarray:
@@ -78,20 +85,32 @@ class Answer:
 
     @property
     def singular_values(self) -> np.ndarray:
-        """Singular values of Z D^{1/2}, whose sum the decay penalises; descending."""
+        """Singular values of Z D^{1/2}, whose sum the decay penalises (of M D^{1/2} in contrastive problems)."""
+        if self.problem.model.readout == "pairs":
+            means = self.class_means * np.sqrt(np.asarray(self.problem.labels.counts))
+            return np.linalg.svd(means, compute_uv=False)
         return np.linalg.svd(self.logits * np.sqrt(np.asarray(self.problem.labels.counts)), compute_uv=False)
 
     @property
     def rank(self) -> int:
-        """Number of singular values above 1e-6 of the largest; 0 where all logits are below 1e-6."""
+        """Number of singular values above 1e-6 of the largest; 0 where all logits (class means) are below 1e-6."""
+        if self.groups is not None and not self.has_features:
+            return self.groups.rank
+        if self.problem.model.readout == "pairs":
+            means = self.class_means
+            return numerical_rank(means, rtol=1e-6) if np.max(np.abs(means)) > _ZERO_LOGITS else 0
         return numerical_rank(self.logits, rtol=1e-6) if np.max(np.abs(self.logits)) > _ZERO_LOGITS else 0
 
     def to_json(self) -> dict[str, Any]:
         """The answer as the command's ``--json`` object (keys are an interface; see docs/command.md)."""
         c, r = self.certificate, self.result
+        laid_out, pairs = self.has_features, self.problem.model.readout == "pairs"
+        asked = describe(self.problem)
+        if not laid_out:  # the counts of the groups say the same
+            asked["counts"] = None
         return _jsonable(
             {
-                "problem": describe(self.problem),
+                "problem": asked,
                 "value": float(r.value),
                 "gradient_norm": float(r.gradient_norm),
                 "relative_gradient": float(r.relative_gradient),
@@ -101,10 +120,10 @@ class Answer:
                 "relative_gap": float(c.relative_gap),
                 "verdict": c.words,
                 "assumes": list(c.assumes),
-                "class_means_gram": self.class_means_gram,
-                "logits": self.logits,
+                "class_means_gram": self.class_means_gram if laid_out else None,
+                "logits": None if pairs else self.logits,
                 "bias": r.params.bias,
-                "singular_values": self.singular_values,
+                "singular_values": self.singular_values if laid_out else None,
                 "rank": self.rank,
                 "predictions": [
                     {
@@ -121,12 +140,76 @@ class Answer:
                     for x in self.comparisons
                 ],
                 "measures": self.measures,
+                "groups": None if self.groups is None else self.groups.to_json(),
+                "excess_gap": c.excess_gap,
                 "steps": int(r.steps),
                 "seconds": self.seconds,
                 "dtype": str(np.asarray(r.value).dtype),
                 "versions": versions(),
             }
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Geometry of the class means by groups of equal classes (same count, same class weight).
+
+    Attributes:
+        classes: number of classes m_a of each group, (g,).
+        counts: samples of one class, (g,).
+        norms: root mean square norm of the class means, (g,).
+        cosines: mean cosine between classes of two groups, (g, g); on the diagonal between different classes of one
+            group, NaN where there is one class only or a mean is zero.
+        rank: rank of the Gram matrix of all class means.
+    """
+
+    classes: np.ndarray
+    counts: np.ndarray
+    norms: np.ndarray
+    cosines: np.ndarray
+    rank: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as lists; whole diagonal entries of a single class are ``None``."""
+        return _jsonable(dataclasses.asdict(self))
+
+
+def groups_of_means(problem: Problem, means: np.ndarray) -> Groups:
+    """The geometry of class means, averaged over pairs of classes of two groups."""
+    counts = np.asarray(problem.labels.counts, dtype=np.float64)
+    weight = getattr(problem.loss, "class_weight", None)
+    weight = np.broadcast_to(np.asarray(1.0 if weight is None else weight, dtype=np.float64), counts.shape)
+    _, first, group = np.unique(np.stack([counts, weight], axis=1), axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    first, group = first[order], np.argsort(order)[np.ravel(group)]
+    member = (group[:, None] == np.arange(len(first))).astype(np.float64)
+    classes = member.sum(0)
+    norms = np.linalg.norm(means, axis=0)
+    alive = norms > _ZERO_LOGITS * max(float(norms.max()), _ZERO_LOGITS)
+    unit = np.where(alive, means / np.where(alive, norms, 1.0), np.nan)
+    sums = member.T @ (unit.T @ unit) @ member
+    pairs = classes[:, None] * classes[None, :] - np.diag(classes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines = (sums - np.diag(classes)) / np.where(pairs > 0, pairs, np.nan)
+        squares = member.T @ norms**2 / classes
+    rank = numerical_rank(means, rtol=1e-6) if np.max(np.abs(means)) > _ZERO_LOGITS else 0
+    return Groups(classes, counts[first], np.sqrt(squares), cosines, rank)
+
+
+def groups_of_gram(program: Any, gram: GroupGram) -> Groups:
+    """The geometry of a grouped Gram matrix, without laying out its classes."""
+    classes, square = np.asarray(program.classes), np.asarray(gram.square)
+    cosines = gram.cosines()
+    np.fill_diagonal(cosines, np.where(classes > 1, np.asarray(gram.within) / square, np.nan))
+    between, within = np.asarray(gram.between), np.asarray(gram.within)
+    root = np.sqrt(classes)
+    block = root[:, None] * between * root[None, :]
+    np.fill_diagonal(block, square + (classes - 1) * within)
+    values = np.linalg.eigvalsh(block)
+    largest = max(float(values[-1]), float(np.max(square)))
+    spread = np.where(square - within > 1e-12 * largest, classes - 1, 0.0)
+    rank = int(np.sum(values > 1e-12 * largest) + np.sum(spread)) if largest > _ZERO_LOGITS**2 else 0
+    return Groups(classes, np.asarray(program.counts), np.sqrt(square), cosines, rank)
 
 
 def class_means(problem: Problem, params: Params) -> np.ndarray:
@@ -169,37 +252,75 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
     """
     if problem.batch_shape:
         raise ValueError("problem: answer takes one problem; use ufm.certified_many for a stack")
+    pairs = problem.model.readout == "pairs"
+    if pairs and problem.num_classes > _LAID_OUT_CLASSES and has_gram_program(problem) is None:
+        return _answer_by_groups(problem, gap, options)
     begin = time.perf_counter()
     result, certificate = _solve_and_certify(problem, gap, options)
     seconds = time.perf_counter() - begin
     params = result.params
     # Logits below this are the solver's zero: of exact zeros the measures say that they are undefined.
-    alive = float(np.max(np.abs(class_logits(problem, params))) > _ZERO_LOGITS)
+    seen = params.features if pairs else class_logits(problem, params)
+    alive = float(np.max(np.abs(seen)) > _ZERO_LOGITS)
     measures = measure(
         alive * np.asarray(params.features),
         np.asarray(problem.labels.column_classes),
-        alive * np.asarray(params.classifier),
+        None if pairs else alive * np.asarray(params.classifier),
         None if params.bias is None else np.asarray(params.bias),
         np.asarray(problem.labels.weights),
         problem.num_classes,
     )
     found = class_means(problem, params)
     comparisons = tuple(_compare(p, float(result.value), found.T @ found) for p in predict(problem))
-    return Answer(problem, result, certificate, comparisons, measures, seconds)
+    groups = groups_of_means(problem, found) if pairs else None
+    return Answer(problem, result, certificate, comparisons, measures, seconds, groups)
 
 
 _ZERO_LOGITS = 1e-6
 _MANY_CLASSES = 200
+_LAID_OUT_CLASSES = 1000
+"""Classes above which a contrastive problem is answered by groups of equal classes, without a K x K matrix."""
+
+
+def _answer_by_groups(problem: Problem, gap: float, options: dict[str, Any]) -> Answer:
+    """The answer to a contrastive problem of very many classes: cost and memory by groups, not by classes."""
+    unused = {name: value for name, value in options.items() if name not in ("gtol", "max_steps", "seed", "method")}
+    if unused.get("restarts", 1) != 1 or options.get("method") not in (None, "gram"):
+        raise ValueError(
+            f"method: above {_LAID_OUT_CLASSES} classes a contrastive problem is solved as its Gram program; "
+            "drop method and restarts"
+        )
+    begin = time.perf_counter()
+    program, _ = gram_program(problem)
+    limits = {name: options[name] for name in ("gtol", "max_steps") if name in options}
+    found = solve_gram(program, **limits)
+    certificate = certify_gram(program, found.gram, tolerance=gap)
+    result = Result(
+        Params((), None, None),
+        found.value,
+        found.gradient_norm,
+        found.relative_gradient,
+        found.status,
+        found.steps,
+        found.history,
+    )
+    seconds = time.perf_counter() - begin
+    comparisons = tuple(
+        Comparison(p, None if p.value is None else float(found.value) - p.value, None) for p in predict(problem)
+    )
+    return Answer(problem, result, certificate, comparisons, {}, seconds, groups_of_gram(program, found.gram))
 
 
 def _solve_and_certify(problem: Problem, gap: float, options: dict[str, Any]) -> tuple[Result, Certificate]:
     """The first attempt that closes the gap, or the best of all of them."""
     attempts: list[dict[str, Any]] = [{}]
-    if not {"method", "restarts"} & options.keys() and has_logit_program(problem) is not None:
+    pairs = problem.model.readout == "pairs"
+    no_program = has_gram_program(problem) if pairs else has_logit_program(problem)
+    if not {"method", "restarts"} & options.keys() and no_program is not None:
         attempts.append({"restarts": 8})
     if "gtol" not in options:
         attempts.append({"gtol": 1e-13})
-        if problem.num_classes > _MANY_CLASSES:
+        if problem.num_classes > _MANY_CLASSES and not pairs:
             # Steps are dear here, and the gap is second order in the gradient.
             attempts.insert(0, {"gtol": 1e-6})
     best: tuple[Result, Certificate] | None = None
@@ -251,7 +372,7 @@ def certified_many(
     """
     result = solve_many(problem, gtol=gtol, width=width, max_steps=max_steps)
     certificate = certify(problem, result.params, tolerance=gap, candidates=1)
-    for attempt in (_go_on, _start_over):
+    for attempt in (_go_on, _start_over) if problem.model.readout == "linear" else (_start_over,):
         relative_gap = np.asarray(certificate.relative_gap)
         left = np.flatnonzero(np.isfinite(relative_gap) & (relative_gap > gap))
         if not left.size:
@@ -312,10 +433,13 @@ def describe(problem: Problem) -> dict[str, Any]:
     """The problem in plain words and numbers, as in the command's JSON."""
     model, loss = problem.model, problem.loss
     parameters = {f.name: getattr(loss, f.name) for f in dataclasses.fields(loss) if getattr(loss, f.name) is not None}
+    if "batches" in parameters:  # their shape in place of their thousands of entries
+        parameters["batches"] = f"{' x '.join(str(size) for size in np.shape(parameters['batches']))} columns"
     out: dict[str, Any] = {
+        "kind": "contrastive" if model.readout == "pairs" else "shallow",
         "loss": loss.name,
         "loss_parameters": parameters,
-        "counts": problem.labels.counts,
+        "counts": np.asarray(problem.labels.counts),
         "classes": problem.num_classes,
         "samples": problem.labels.total,
         "columns": problem.labels.num_columns,

@@ -27,20 +27,25 @@ from rich.table import Table
 
 from ._version import __version__
 from .answer import Answer, answer
-from .problem import Labels, Problem, labels, losses, shallow
+from .problem import Labels, Problem, batches, contrastive, convert, labels, losses, shallow
+from .problem.contrastive import CONTRASTIVE, CONVENTIONS, TWO_TOWER
 from .solve import Status
 
 # ------------------------------------------------------------------ the words
 
 _COMMANDS = ("solve", "quickstart", "cite")
-_SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits")
+_SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram")
 
 _LOSSES_WITH = {
     "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce"),
     "gamma": ("focal",),
     "tau": ("la", "vs"),
-    "exponent": ("cdt", "ldt", "vs", "wce"),
+    "exponent": ("cdt", "ldt", "vs", "wce", "wsupcon"),
     "largest_margin": ("ldam",),
+    "mix": ("supcon", "spread"),
+    "views": ("supcon",),
+    "self_included": ("supcon", "wsupcon", "simclr"),
+    "offset": ("sigmoid",),
 }
 """The parameters of losses, each with the losses that take it."""
 
@@ -61,9 +66,11 @@ _FLAG_OF = {
 
 @dataclasses.dataclass
 class Solve:
-    """Solve one shallow unconstrained features model, certify it, and compare it with theory.
+    """Solve one unconstrained features model, certify it, and compare it with theory.
 
-    State the classes by --counts, by --counts-file, or by --classes with --samples and --imbalance.
+    Losses with a classifier: ce, mse, focal, la, ldam, cdt, ldt, vs, wce. Contrastive losses, without one: supcon,
+    wsupcon, simclr, sigmoid, spread. State the classes by --counts, by --counts-file, or by --classes with --samples
+    and --imbalance.
     """
 
     counts: str | None = None
@@ -82,7 +89,7 @@ class Solve:
     """Fraction of minority classes of the step profile."""
 
     loss: str = "ce"
-    """ce, mse, focal, la, ldam, cdt, ldt, vs or wce."""
+    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce; supcon, wsupcon, simclr, sigmoid or spread."""
     smoothing: float | None = None
     """Label smoothing of the cross-entropy losses, in [0, 1)."""
     gamma: float | None = None
@@ -90,14 +97,38 @@ class Solve:
     tau: float | None = None
     """Strength of the logit adjustment of la and vs."""
     exponent: float | None = None
-    """Exponent of cdt, ldt, vs (scales) and wce (class weights)."""
+    """Exponent of cdt, ldt, vs (scales), wce and wsupcon (class weights)."""
     largest_margin: float | None = None
     """Largest own-class margin of ldam."""
 
+    mix: float | None = None
+    """Supcon: weight alpha of the self-supervised part, with --views. Spread: weight of the supervised part."""
+    views: int | None = None
+    """Views per instance, with --mix; the samples of a class come in instances of that many."""
+    self_included: bool = False
+    """Keep the pair of a sample with itself in the denominator of supcon."""
+    offset: float | None = None
+    """b of sigmoid (the bias of SigLIP is -b)."""
+    form: Literal["means", "samples"] = "means"
+    """Columns of a supcon problem: class means, or every sample (made so where the loss needs it)."""
+    batches: Literal["ordered", "shuffled", "stratified", "subsets", "multisets"] | None = None
+    """Supcon over mini-batches, with --batch-size: one epoch in order or shuffled, equal classes, or all sets."""
+    batch_size: int | None = None
+    """Samples per batch."""
+    epochs: int = 1
+    """Shuffled epochs, with --batches shuffled."""
+    bind: bool = False
+    """Add the first sample of every class to every batch (batch binding)."""
+    convention: str = "canonical"
+    """Also give the supcon value in another convention: sum (over anchors) or khosla (tau/tau_base, all anchors)."""
+    base_temperature: float | None = None
+    """tau_base of --convention khosla; the temperature by default."""
+
     dim: int | None = None
-    """Feature dimension d; K by default."""
-    constraint: str = "none"
-    """Constraint on the features: none, sphere, ball, nonnegative or budget (class average of squared norms)."""
+    """Feature dimension d; K by default (the number of samples where those of a class need not coincide)."""
+    constraint: str | None = None
+    """Constraint on the features: none, sphere, ball, nonnegative, nonnegative-sphere, nonnegative-ball or budget
+    (class average of squared norms). By default none with a classifier, sphere without."""
     classifier_constraint: str = "none"
     """Constraint on the rows of the classifier: none, sphere, ball or budget."""
     feature_radius: float | None = None
@@ -114,7 +145,7 @@ class Solve:
     """Bias: none, free, or decay with its lambda_b."""
 
     solver: str | None = None
-    """lbfgs, newton, spectral, gd, adam or logits; by default the one that suits the problem."""
+    """lbfgs, newton, spectral, gd, adam, logits or gram; by default the one that suits the problem."""
     restarts: int = 1
     """Random starts; the best is reported."""
     seed: int = 0
@@ -133,22 +164,37 @@ class Solve:
     def run(self) -> None:
         """Solve and print."""
         problem, options = self.problem(), self.options()
+        if self.convention not in CONVENTIONS or (self.convention != "canonical" and self.loss not in CONTRASTIVE):
+            allowed = ", ".join(CONVENTIONS) if self.loss in CONTRASTIVE else f"none with --loss {self.loss}"
+            raise ValueError(f"convention: {self.convention!r} is not one of {allowed}")
         if self.save is not None and (self.save.is_dir() or not self.save.parent.is_dir()):
             raise ValueError(f"save: {self.save} cannot be written; give a file name in a folder that exists")
         found = answer(problem, gap=self.gap, **options)
+        said = found.to_json()
+        if self.convention != "canonical":
+            bases = {"temperature": self.temperature or 1.0, "base_temperature": self.base_temperature}
+            said["converted_value"] = float(convert(said["value"], problem.labels, self.convention, **bases))
         if self.save is not None:
             _save_solution(found, self.save)
         if self.json:
-            print(json.dumps(found.to_json()))
+            print(json.dumps(said))
         else:
-            _print_answer(found)
+            _print_answer(said, self.convention)
 
     def problem(self) -> Problem:
         """The problem that the flags state."""
-        bias, bias_decay = _bias(self.bias)
         temperature = self.temperature
         if temperature is not None and not (0 < temperature < np.inf and np.isfinite(1.0 / temperature)):
             raise ValueError(f"temperature: {temperature:g} is not allowed; give a positive number")
+        if self.loss in CONTRASTIVE or self.loss in TWO_TOWER:
+            return self.contrastive_problem()
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in ("form", "batches", "batch_size", "epochs", "bind", "base_temperature"):
+            if (value := getattr(self, name)) != defaults[name]:
+                raise ValueError(
+                    f"{name}: {value} has no effect with --loss {self.loss}; drop it, or say --loss supcon"
+                )
+        bias, bias_decay = _bias(self.bias)
         return shallow(
             labels=_labels(self),
             dim=self.dim,
@@ -157,7 +203,7 @@ class Solve:
             feature_decay=self.feature_decay,
             bias=bias,
             bias_decay=bias_decay,
-            features=_constraint("constraint", self.constraint),
+            features=_constraint("constraint", self.constraint or "none"),
             classifier=_constraint("classifier-constraint", self.classifier_constraint),
             scale=None if temperature is None else 1.0 / temperature,
             feature_radius=self.feature_radius,
@@ -165,13 +211,70 @@ class Solve:
             **self.loss_parameters(),
         )
 
+    def contrastive_problem(self) -> Problem:
+        """The contrastive problem that the flags state."""
+        unused = {"weight_decay": None, "classifier_constraint": "none", "classifier_radius": None, "bias": ("none",)}
+        for name, default in unused.items():
+            if (value := getattr(self, name)) != default:
+                shown = " ".join(value) if isinstance(value, tuple) else value
+                raise ValueError(
+                    f"{name}: {shown} has no effect with --loss {self.loss}, which has no classifier; drop it"
+                )
+        if self.loss == "sigmoid" and self.classes is not None and self.samples is None:
+            self.samples = 2.0  # the two towers of an instance
+        found = _labels(self)
+        parameters: dict[str, Any] = self.loss_parameters()
+        sampled = self.form == "samples" or self.loss in TWO_TOWER or bool({"mix", "views"} & parameters.keys())
+        if self.batches is not None or self.batch_size is not None or self.bind:
+            sampled = True
+        if sampled and found.classes is None:
+            found = found.by_sample()
+        if sampled and (self.batches is not None or self.batch_size is not None or self.bind):
+            if self.loss != "supcon":
+                raise ValueError(f"batches: {self.batches} has no effect with --loss {self.loss}; say --loss supcon")
+            parameters["batches"] = self.family(found)
+        return contrastive(
+            labels=found,
+            dim=self.dim,
+            loss=self.loss,
+            features=_constraint("constraint", self.constraint or "sphere"),
+            temperature=self.temperature,
+            feature_decay=self.feature_decay,
+            feature_radius=self.feature_radius,
+            **parameters,
+        )
+
+    def family(self, found: Labels) -> np.ndarray:
+        """The family of mini-batches that the flags state."""
+        if self.batches is None or self.batch_size is None:
+            missing = "batches" if self.batches is None else "batch_size"
+            raise ValueError(f"{missing}: is missing; mini-batches need --batches and --batch-size")
+        if self.epochs != 1 and self.batches != "shuffled":
+            raise ValueError(f"epochs: {self.epochs} has no effect with --batches {self.batches}; say shuffled")
+        size = self.batch_size
+        if self.batches == "stratified" and size % found.num_classes:
+            raise ValueError(
+                f"batch_size: {size} is no multiple of {found.num_classes} classes, for --batches stratified"
+            )
+        family = {
+            "ordered": lambda: batches.partition(found, size),
+            "shuffled": lambda: batches.reshuffled(found, size, self.epochs, abs(self.seed)),
+            "stratified": lambda: batches.stratified(found, size // found.num_classes),
+            "subsets": lambda: batches.all_subsets(found, size),
+            "multisets": lambda: batches.all_multisets(found, size),
+        }[self.batches]()
+        if not self.bind:
+            return family
+        return batches.bind(family, np.unique(np.asarray(found.classes), return_index=True)[1])
+
     def loss_parameters(self) -> dict[str, float]:
         """Parameters of the loss that were given."""
-        given = {name: value for name in _LOSSES_WITH if (value := getattr(self, name)) is not None}
+        stated = {name: getattr(self, name) for name in _LOSSES_WITH}
+        given = {name: value for name, value in stated.items() if value is not None and value is not False}
         for name, value in given.items():
             if not np.isfinite(value):
                 raise ValueError(f"{name}: {value:g} is not a finite number; give one")
-            if self.loss in losses.NAMED and self.loss not in _LOSSES_WITH[name]:
+            if self.loss in (*losses.NAMED, *CONTRASTIVE, *TWO_TOWER) and self.loss not in _LOSSES_WITH[name]:
                 raise ValueError(
                     f"{name}: {value:g} has no effect with --loss {self.loss}; drop it, or choose --loss "
                     f"{' or '.join(_LOSSES_WITH[name])}"
@@ -357,7 +460,9 @@ def _bias(words: tuple[str, ...]) -> tuple[str, float | None]:
 
 
 def _constraint(flag: str, word: str) -> str:
-    allowed = ["none", "sphere", "ball", "budget"] + (["nonnegative"] if flag == "constraint" else [])
+    allowed = ["none", "sphere", "ball", "budget"]
+    if flag == "constraint":
+        allowed += ["nonnegative", "nonnegative-sphere", "nonnegative-ball"]
     if word not in allowed:
         raise ValueError(f"{flag}: {word!r} is not known; choose one of {', '.join(allowed)}")
     return "free" if word == "none" else word
@@ -370,21 +475,23 @@ def _number(value: float | None, digits: int = 10) -> str:
     return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}g}"
 
 
-def _print_answer(found: Answer) -> None:
+def _print_answer(j: dict[str, Any], convention: str) -> None:
     out = Console(highlight=False)
-    j = found.to_json()
     p = j["problem"]
-    words = [f"K = {p['classes']}", f"N = {p['samples']:g}", f"d = {p['dim']}", f"bias {p['bias']}"]
+    pairs = p["kind"] == "contrastive"
+    words = [f"K = {p['classes']}", f"N = {p['samples']:g}", f"d = {p['dim']}"]
     numbers = {
-        "lambda_W": p["weight_decay"],
+        "lambda_W": None if pairs else p["weight_decay"],
         "lambda_H": p["feature_decay"],
         "lambda_b": p["bias_decay"],
         "temperature": None if p["scale"] is None else 1 / p["scale"],
-        **{name: value for name, value in p["loss_parameters"].items() if not isinstance(value, list)},
+        **{name: value for name, value in p["loss_parameters"].items() if isinstance(value, (int, float))},
     }
-    words += [f"features: {p['constraint']}", f"classifier: {p['classifier_constraint']}"]
+    words += [] if pairs else [f"bias {p['bias']}"]
+    words += [f"features: {p['constraint']}"] + ([] if pairs else [f"classifier: {p['classifier_constraint']}"])
     words += [f"{name} = {value:g}" for name, value in numbers.items() if value is not None]
     words += [f"{name} per class" for name, value in p["loss_parameters"].items() if isinstance(value, list)]
+    words += [f"{name}: {value}" for name, value in p["loss_parameters"].items() if isinstance(value, str)]
     out.print(f"[bold]{p['loss']}[/bold], " + ", ".join(words))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     status = Status[j["status"]]
@@ -394,14 +501,24 @@ def _print_answer(found: Answer) -> None:
         ("relative gap", f"{_number(j['relative_gap'], 3)}   verdict: [bold]{j['verdict']}[/bold]"),
         ("status", f"{status.name}: {status.sentence}"),
         ("gradient", f"{j['gradient_norm']:.3g}   (relative {j['relative_gradient']:.3g}), {j['steps']} steps"),
-        ("rank", f"{j['rank']}   singular values of Z D^1/2: {_short(j['singular_values'])}"),
+        ("rank", f"{j['rank']}   singular values of {'M' if pairs else 'Z'} D^1/2: {_short(j['singular_values'])}"),
         ("time", f"{j['seconds']:.2f} s with compilation, {j['dtype']}"),
     ):
         table.add_row(name, text)
+    if j["excess_gap"] is not None:
+        table.add_row(
+            "excess gap", f"{_number(j['excess_gap'], 3)}   of the loss above its floor: how sure the geometry is"
+        )
+    if convention != "canonical":
+        table.add_row(f"value ({convention})", _number(j["converted_value"], 15))
     for sentence in j["assumes"]:
         table.add_row("bound rests on" if j["lower_bound"] is not None else "no bound", sentence)
     out.print(table)
+    if j["groups"] is not None:
+        _print_groups(out, j["groups"])
     _print_predictions(out, j["predictions"])
+    if not j["measures"]:
+        return
     measures = Table("measure", "", box=None, padding=(0, 2, 0, 0))
     for name in (
         "nc1_quotient",
@@ -411,11 +528,28 @@ def _print_answer(found: Answer) -> None:
         "nc3_papyan",
         "nc4_mismatch",
     ):
-        measures.add_row(name, _number(j["measures"].get(name), 6))
+        if name in j["measures"]:
+            measures.add_row(name, _number(j["measures"][name], 6))
     out.print(measures)
 
 
-def _short(values: Sequence[float], limit: int = 6) -> str:
+def _print_groups(out: Console, groups: dict[str, Any], limit: int = 8) -> None:
+    """Norms and cosines of the class means, by groups of equal classes."""
+    shown = range(min(limit, len(groups["classes"])))
+    heads = [f"cos to {groups['counts'][b]:g}" for b in shown]
+    table = Table("classes", "samples", "norm", *heads, box=None, padding=(0, 2, 0, 0))
+    for a in shown:
+        row = groups["cosines"][a]
+        cosines = [_number(row[b], 6) for b in shown]
+        table.add_row(f"{groups['classes'][a]:g}", f"{groups['counts'][a]:g}", _number(groups["norms"][a], 6), *cosines)
+    out.print(table)
+    if len(groups["classes"]) > limit:
+        out.print(f"{len(groups['classes'])} groups of equal classes; the first {limit} are shown, see --json")
+
+
+def _short(values: Sequence[float] | None, limit: int = 6) -> str:
+    if values is None:
+        return "not laid out"
     return ", ".join(f"{v:.4g}" for v in values[:limit]) + (", ..." if len(values) > limit else "")
 
 
@@ -483,7 +617,13 @@ def _progress() -> Any:
 
 def _save_solution(found: Answer, path: Path) -> None:
     params = found.result.params
-    arrays = {"W": params.classifier, "H": params.features, "counts": found.problem.labels.weights}
+    if not found.has_features:
+        raise ValueError(
+            "save: features of so many classes are not laid out; solve fewer than 1001 classes to save them"
+        )
+    arrays = {"H": params.features, "counts": found.problem.labels.weights}
+    if params.weights:
+        arrays["W"] = params.classifier
     arrays["y"] = found.problem.labels.column_classes
     if params.bias is not None:
         arrays["b"] = params.bias

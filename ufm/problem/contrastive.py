@@ -21,6 +21,7 @@ import numpy as np
 
 from .._numerics import is_traced, record, static
 from .labels import Labels
+from .losses import inverse_frequency_weight
 
 
 @record
@@ -264,7 +265,11 @@ def _simclr(labels: Labels, **others: Any) -> SupCon:
     return SupCon(**others)
 
 
-CONTRASTIVE = {"supcon": lambda labels, **kw: SupCon(**kw), "simclr": _simclr}
+def _weighted(labels: Labels, exponent: Any = 1.0, **others: Any) -> SupCon:
+    return SupCon(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
+
+
+CONTRASTIVE = {"supcon": lambda labels, **kw: SupCon(**kw), "wsupcon": _weighted, "simclr": _simclr}
 """Names that work on any labels; more are in :data:`TWO_TOWER`."""
 
 TWO_TOWER = {"sigmoid": lambda labels, **kw: Sigmoid(**kw), "spread": lambda labels, **kw: Spread(**kw)}

@@ -231,10 +231,14 @@ def vs(labels: Labels, exponent: Any = 0.3, tau: Any = 1.0, **others: Any) -> Cr
 
 def inverse_frequency(labels: Labels, exponent: Any = 1.0, **others: Any) -> CrossEntropy:
     """Class weights omega_k proportional to n_k^{-exponent}, scaled so that sum n_k omega_k = N."""
-    counts = np.asarray(labels.counts)
+    return CrossEntropy(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
+
+
+def inverse_frequency_weight(counts: Any, exponent: Any) -> Any:
+    """omega_k proportional to n_k^{-exponent} with sum n_k omega_k = N."""
+    counts = np.asarray(counts)
     raw = counts ** -np.asarray(exponent)[..., None]
-    weight = raw * counts.sum(-1, keepdims=True) / (counts * raw).sum(-1, keepdims=True)
-    return CrossEntropy(class_weight=weight, **others)
+    return raw * counts.sum(-1, keepdims=True) / (counts * raw).sum(-1, keepdims=True)
 
 
 NAMED = {

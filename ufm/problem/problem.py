@@ -364,14 +364,15 @@ def contrastive(
             For ``sigmoid``: the number of instances N, or ``[2] * N``.
         labels: a :class:`Labels`; the sample form for ``mix``, ``batches`` and the losses of two towers.
         dim: feature dimension d; by default K (the number of columns where classes need not collapse).
-        loss: ``supcon``, ``simclr`` (counts are views per instance), ``sigmoid``, ``spread``, or a loss object.
+        loss: ``supcon``, ``wsupcon`` (class weights proportional to n_k^{-exponent}), ``simclr`` (counts are views
+            per instance), ``sigmoid``, ``spread``, or a loss object.
         features: sphere, ball, free (held by a decay), nonnegative (with a decay), nonnegative-sphere or
             nonnegative-ball.
         temperature: tau, a number or (batch,); 1 by default. For ``sigmoid`` t = 1/tau.
         feature_decay: lambda_H, with free and nonnegative features only; 5e-3 K/N by default.
         feature_radius: rho of spheres and balls; 1 by default.
         **loss_parameters: parameters of a named loss: ``class_weight``, ``mix``, ``views``, ``self_included``,
-            ``batches`` (supcon), ``offset`` (sigmoid), ``mix`` (spread).
+            ``batches`` (supcon), ``exponent`` (wsupcon), ``offset`` (sigmoid), ``mix`` (spread).
 
     Returns:
         A :class:`Problem`; stacked if any of the numbers has a leading batch axis.
