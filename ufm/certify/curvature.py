@@ -1,4 +1,11 @@
-"""Curvature at a point: Hessian spectrum, zero modes and those that symmetry explains, and a way out of a saddle."""
+"""Curvature at a point: Hessian spectrum, zero modes and those that symmetry explains, and a way out of a saddle.
+
+On features held by spheres (contrastive problems) it is the Riemannian Hessian of the product of spheres,
+
+    T^T (Hess F) T - diag(<grad_i F, h_i> / rho^2),     the columns of T an orthonormal basis of the tangent space,
+
+so directions off the spheres do not appear.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +26,7 @@ LARGEST = 1500
 
 @record
 class Curvature:
-    """Second-order picture of F at the parameters.
+    """Second-order picture of F at the parameters; gradient and Hessian are those of the spheres where they hold H.
 
     Attributes:
         eigenvalues: the smallest eigenvalues of the Hessian, ascending.
@@ -65,7 +72,7 @@ def curvature(problem: Problem, params: Params, amount: int = 10, relative: floa
     """Smallest Hessian eigenvalues of F, zero modes and Morse index at the parameters of one problem.
 
     Args:
-        problem: one problem without constraints.
+        problem: one problem without constraints, or a contrastive one with features on spheres.
         params: its parameters, at most 1,500 numbers.
         amount: how many of the smallest eigenvalues to return.
         relative: part of ||H|| below which an eigenvalue counts as zero.
@@ -82,14 +89,24 @@ def curvature(problem: Problem, params: Params, amount: int = 10, relative: floa
         True
     """
     _check(problem, params)
-    return _curvature(problem, params, min(int(amount), ravel_pytree(params)[0].size), jnp.asarray(float(relative)))
+    size = ravel_pytree(params)[0].size
+    if _on_spheres(problem):
+        size -= problem.labels.num_columns
+        if size == 0:
+            raise ValueError("dim: spheres in one dimension are points; curvature needs d of 2 or more")
+    return _curvature(problem, params, min(int(amount), size), jnp.asarray(float(relative)))
+
+
+def _on_spheres(problem: Problem) -> bool:
+    return problem.model.readout == "pairs" and problem.model.features == "sphere"
 
 
 def _check(problem: Problem, params: Params) -> None:
-    if not problem.model.is_free:
-        kind = f"{problem.model.features} features and a {problem.model.classifier} classifier"
+    if not (problem.model.is_free or _on_spheres(problem)):
+        kind = f"{problem.model.features} features"
+        kind += "" if problem.model.readout == "pairs" else f" and a {problem.model.classifier} classifier"
         raise ValueError(f"problem: {kind} have a curved domain; the Hessian of F is only for free ones")
-    if np.ndim(params.classifier) != 2 or problem.batch_shape:
+    if np.ndim(params.features) != 2 or problem.batch_shape:
         raise ValueError("params: curvature looks at one point of one problem; use jax.vmap for stacks")
     size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
     if size > LARGEST:
@@ -103,6 +120,8 @@ def _curvature_of(problem: Problem, params: Params, amount: int, relative: Any) 
         return problem.objective(unravel(x))
 
     gradient, hessian = jax.grad(objective)(vector), jax.hessian(objective)(vector)
+    if _on_spheres(problem):
+        gradient, hessian = _on_tangents(params.features, gradient, hessian)
     values, vectors = jnp.linalg.eigh(hessian)
     residuals = jnp.linalg.norm(hessian @ vectors[:, :amount] - vectors[:, :amount] * values[None, :amount], axis=0)
     norm, slope, size = jnp.max(jnp.abs(values)), jnp.linalg.norm(gradient), jnp.linalg.norm(vector)
@@ -119,12 +138,30 @@ def _curvature_of(problem: Problem, params: Params, amount: int, relative: Any) 
     )
 
 
+def _on_tangents(features: Any, gradient: Any, hessian: Any) -> tuple[Any, Any]:
+    """Riemannian gradient and Hessian on spheres through the columns of H, in an orthonormal tangent basis.
+
+    The basis of a column h: the Householder reflection that takes e_1 to h/|h| (up to sign), its first column dropped.
+    """
+    features = jnp.asarray(features)
+    d, n = features.shape
+    square = jnp.sum(features**2, axis=0)
+    unit = features / jnp.sqrt(square)[None, :]
+    mirror = unit.at[0].add(jnp.where(unit[0] < 0, -1.0, 1.0))
+    mirror = mirror / jnp.sqrt(jnp.sum(mirror**2, axis=0))[None, :]
+    reflect = jnp.eye(d)[:, :, None] - 2 * mirror[:, None, :] * mirror[None, :, :]
+    tangent = jnp.einsum("acn,nm->ancm", reflect[:, 1:, :], jnp.eye(n)).reshape(d * n, (d - 1) * n)
+    pull = jnp.sum(gradient.reshape(d, n) * features, axis=0) / square
+    bend = jnp.diag(jnp.tile(pull, d - 1))
+    return tangent.T @ gradient, tangent.T @ hessian @ tangent - bend
+
+
 _curvature = jax.jit(_curvature_of, static_argnums=2)
 
 
 def _frame(params: Params) -> Any:
-    """[W^T, H] with both blocks scaled to norm 1, d x (K + n); its row space is where features and weights live."""
-    blocks = (jnp.asarray(params.classifier).T, jnp.asarray(params.features))
+    """[W^T, H] (or H) with blocks scaled to norm 1, d x (K + n); its row space is where features and weights live."""
+    blocks = (*(jnp.asarray(w).T for w in params.weights[-1:]), jnp.asarray(params.features))
     sizes = [jnp.linalg.norm(block) for block in blocks]
     return jnp.concatenate([b / jnp.where(s > 0, s, 1.0) for b, s in zip(blocks, sizes, strict=True)], axis=1)
 
@@ -132,8 +169,8 @@ def _frame(params: Params) -> Any:
 def _symmetry_modes(problem: Problem, params: Params, cut: float = 1e-7) -> Any:
     """Dimension of the orbit: rotations W -> W Q, H -> Q^T H, and the shift b -> b + t / delta of a free bias of CE.
 
-    With r = rank [W^T, H] a rotation leaves the point alone iff it fixes the r-dimensional span, so the orbit of O(d)
-    has dimension d (d-1)/2 - (d-r) (d-r-1)/2.
+    With r = rank [W^T, H] (rank H without a classifier) a rotation leaves the point alone iff it fixes the
+    r-dimensional span, so the orbit of O(d) has dimension d (d-1)/2 - (d-r) (d-r-1)/2.
     """
     d = problem.model.dim
     gram = _frame(params)
@@ -155,6 +192,8 @@ def saddle_escape(problem: Problem, params: Params) -> Escape:
 
     Reference: derived (ufm), shallow theory 1.6; the argument is the standard one of low-rank optimisation.
     """
+    if problem.model.readout == "pairs":
+        raise ValueError("problem: a contrastive problem has no classifier, and this escape moves one")
     _check(problem, params)
     return _escape(problem, params)
 

@@ -55,6 +55,7 @@ def pairs_bound(problem: Problem, params: Params, candidates: int) -> PairsBound
         lower = _tangent_bound(problem, features, value + error)
         if has_frame_bound(problem):
             lower = jnp.maximum(lower, _batch_frame_bound(problem))
+        lower = jnp.where(lower > 0, lower, jnp.where(jnp.isnan(value), jnp.nan, 0.0))  # every loss of pairs is >= 0
         nan = jnp.full((), jnp.nan)
         return PairsBound(value, error, lower, nan, nan, jnp.zeros((0, 0)), jnp.zeros(0))
     program = relaxed_program(problem)
