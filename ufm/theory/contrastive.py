@@ -336,7 +336,7 @@ class GroupOptimum(NamedTuple):
         square: q_cc of a class of each group, shape (g,).
         between: q_cc' of classes of two groups, shape (g, g); of two classes of one group on the diagonal, NaN where
             the group has one class.
-        gap: bound of value - min F from the barrier.
+        gap: value - min F as the barrier estimates it.
     """
 
     value: float
@@ -385,6 +385,7 @@ def group_optimum(
     check_positive("temperature", temperature)
     check_positive("class_weight", class_weight)
     check_at_least("classes", classes, 1)
+    check_at_least("classes", np.sum(classes), 2, "2 or more in all")
     check_at_least("samples", samples, 2, "2 or more per class, an anchor needs a positive")
     m, n = np.asarray(classes, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     return _Program(m, n, temperature, feature_decay, self_included, class_weight).solve()
@@ -504,7 +505,7 @@ class _Program:
         """Follow the central path down to a relative gap of the excess below 1e-12."""
         z, g = self.start, len(self.m)
         x = self.exponents @ z + self.offsets
-        scale = min(float(np.max(x)), 0.0) if self.held else 0.0
+        scale = min(max(float(np.max(x)), -600.0), 0.0) if self.held else 0.0  # e^-scale stays finite
         barriers = g + len(self.multi)
         barrier = 0.1
         while barrier * barriers > 1e-13:
@@ -724,9 +725,10 @@ def etf_gram(num_classes: int, square: float) -> np.ndarray | None:
 
 def _groups(problem: Problem) -> tuple[np.ndarray, ...]:
     """(m_a, n_a, w_a, group of each class), groups in falling order of count and weight."""
-    rows = np.stack([-counts_of(problem), -_weights(problem)], axis=1)
-    kinds, group, sizes = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-    return sizes.astype(np.float64), -kinds[:, 0], -kinds[:, 1], np.ravel(group)
+    n, count = np.unique(-counts_of(problem), return_inverse=True)
+    w, weight = np.unique(-_weights(problem), return_inverse=True)
+    kinds, group, sizes = np.unique(count * len(w) + weight, return_inverse=True, return_counts=True)
+    return sizes.astype(np.float64), -n[kinds // len(w)], -w[kinds % len(w)], group
 
 
 @oracle(
