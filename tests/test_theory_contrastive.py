@@ -404,6 +404,9 @@ def test_graf_families_by_descent_and_as_problems():
         assert "each once" in REGISTRY[other](problem).failed_hypothesis
         twice = ufm.contrastive(labels=y, batches=np.concatenate([index[1:], index[1:2]]), temperature=0.7)
         assert REGISTRY[f"batches_{family}"](twice).value is None
+    index = ufm.batches.all_subsets(y, 4)
+    index[0, 1] = index[0, 0]  # as many different batches, but one of them is no subset
+    assert REGISTRY["batches_subsets"](ufm.contrastive(labels=y, batches=index)).value is None
 
 
 BATCHES = {"batch-nonneg-disjoint": None, "batch-nonneg-bound": [0, 6, 12]}
@@ -675,6 +678,19 @@ def test_the_ratio_is_where_the_minority_starts_to_coincide(m1, m2, tau):
         assert minority(1e7) < 1
 
 
+@pytest.mark.parametrize("m1", [3, 5])
+def test_the_temperature_up_to_which_minority_classes_ever_coincide(m1):
+    def flips(coincide):
+        low, high = 0.02, 1.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if coincide(middle) else (low, middle)
+        return low
+
+    at_last = flips(lambda tau: contrastive.step_optimum(m1, 2e10, 4, 2.0, tau, self_included=True).minority == 1)
+    assert flips(lambda tau: contrastive.minority_collapses(m1, tau)) == pytest.approx(at_last, rel=1e-3)
+
+
 def test_the_ratio_over_arrays():
     m1, tau = np.arange(1, 8)[:, None], np.geomspace(0.02, 5, 30)[None, :]
     grid = contrastive.minority_collapse_ratio(m1, 3, tau)
@@ -754,6 +770,16 @@ def test_class_collapse_is_least_over_its_scalars(m, n, p, tau, alpha, inside, s
     x, y = np.random.default_rng(seed).dirichlet([1, 1, 1], size=200)[:, :2].T
     others = class_collapse.mixed_value(x, y, m, n, tau, alpha, p, inside)
     assert np.all(others >= found.value - 1e-12)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_mixed_loss_is_its_definition(inside):
+    m, n, p, tau, alpha = 3, 2, 3, 0.4, 0.3
+    for x, y in ((0.0, 0.0), (0.3, 0.1), (0.2, 0.8), (1.0, 0.0)):
+        gram = block_gram(m, n, p, *class_collapse.three_scalars(x, y, m, n, p))
+        expected = mixed_loss(m, n, p, alpha, inside)(gram / tau)[0]
+        found = class_collapse.mixed_value(x, y, m, n, tau, alpha, p, inside)
+        assert float(found) == pytest.approx(expected, rel=1e-13)
 
 
 def test_class_collapse_thresholds_are_where_the_optimum_moves():

@@ -218,9 +218,8 @@ def class_collapse_optimum(
         weights = [math.exp(value - top) for value in logs]
         same, other, mates = (w / math.fsum(weights) for w in weights[:3])
         d1 = p / (p - 1) if p > 1 else 0.0
-        gain = d1 * ((p - 1) / p if self_included else 1.0)
         in_x = -same * n / (n - 1) + other / (m - 1) + (1 - alpha) * n / (n - 1)
-        in_y = -mates * d1 - same + other / (m - 1) + alpha * gain + 1 - alpha
+        in_y = -mates * d1 - same + other / (m - 1) + alpha * d1 + 1 - alpha  # of (ii); y stays 0 in (i)
         return in_x, in_y
 
     def share(v: float) -> float:
