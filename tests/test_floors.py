@@ -25,6 +25,7 @@ FLOORS = (
     ("__init__",),
     ("plot",),
     ("quickstart",),
+    ("phase",),
     ("cli",),
     ("__main__",),
 )

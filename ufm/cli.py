@@ -33,7 +33,7 @@ from .solve import Status
 
 # ------------------------------------------------------------------ the words
 
-_COMMANDS = ("solve", "quickstart", "cite")
+_COMMANDS = ("solve", "phase", "quickstart", "cite")
 _SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram")
 
 _LOSSES_WITH = {
@@ -356,6 +356,74 @@ class Quickstart:
 
 
 @dataclasses.dataclass
+class Phase:
+    """Draw a named phase diagram: every cell solved and certified, theory overlaid.
+
+    Diagrams: class-collapse (temperature x alpha), supcon-minority (imbalance ratio x temperature), sigmoid (instances
+    x offset). Writes the figure, the dataset and the provenance.
+    """
+
+    name: tyro.conf.Positional[str | None] = None
+    """Name of the diagram; without it, all diagrams and their settings are listed."""
+    out: Path = Path("ufm-phase")
+    """Folder for the figure (PNG, PDF), the dataset (netCDF) and the provenance (JSON)."""
+    cells: int | None = None
+    """Grid points along each axis."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE...")] = ()
+    """Settings of the diagram, such as classes=3 or temperatures=[0.1,1]."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Compute, draw, save and print."""
+        from . import phase
+
+        if self.name is None:
+            listed = {name: phase.settings_of(name) for name in phase.NAMED}
+            if self.json:
+                print(json.dumps(listed))
+                return
+            out = Console(highlight=False)
+            for name, settings in listed.items():
+                out.print(f"[bold]{name}[/bold]")
+                out.print("    " + ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()), markup=False)
+            return
+        settings = dict(_setting(text) for text in self.set)
+        phase.check_settings(self.name, settings)
+        with _progress() as (bar, task):
+
+            def report(done: int, total: int, tally: dict[str, int]) -> None:
+                words = ", ".join(f"{n} {name}" for name, n in tally.items())
+                bar.update(task, completed=done, total=total, statuses=words)
+
+            found = phase.run(self.name, self.out, cells=self.cells, progress=report, **settings)
+        if self.json:
+            print(json.dumps(dataclasses.asdict(found)))
+            return
+        out = Console(highlight=False)
+        out.print(
+            f"{found.cells} cells: [bold]{100 * found.certified_share:.2f} %[/bold] proven optimal within a relative "
+            f"gap of {found.certified_gap:g} (largest {found.largest_gap:.2g}); "
+            + ", ".join(f"{number} {name}" for name, number in found.statuses.items())
+        )
+        for name, value in found.largest_difference.items():
+            out.print(f"largest difference of {name} to theory: {value:.2g}")
+        out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE as a name and a number, a list of numbers, or true or false."""
+    key, equals, value = text.partition("=")
+    try:
+        read = json.loads(value)
+    except json.JSONDecodeError:
+        read = None
+    if not equals or read is None or isinstance(read, (str, dict)):
+        raise ValueError(f"set: {text!r} is not KEY=VALUE with a number, a list [a,b] or true or false")
+    return key.strip().replace("-", "_"), tuple(read) if isinstance(read, list) else read
+
+
+@dataclasses.dataclass
 class Cite:
     """Print the references of the oracles, or of one oracle."""
 
@@ -674,9 +742,10 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _parse(arguments: Sequence[str]) -> Solve | Quickstart | Cite:
+def _parse(arguments: Sequence[str]) -> Solve | Phase | Quickstart | Cite:
     commands = (
         Annotated[Solve, tyro.conf.subcommand("solve")]
+        | Annotated[Phase, tyro.conf.subcommand("phase")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
         | Annotated[Cite, tyro.conf.subcommand("cite")]
     )

@@ -97,6 +97,51 @@ def _log_axes(axes: Any, dataset: xr.Dataset) -> None:
     axes.set_xlabel(r"imbalance ratio $R=n_A/n_B$")
 
 
+_DASHES = ("-", "--", ":")
+
+
+def phase_diagram(dataset: xr.Dataset) -> Figure:
+    """A dataset that says itself how it is drawn (attribute ``drawn``).
+
+    The quantity in colour, boundaries of theory as lines over it, and the certified gap beside it.
+    """
+    drawn = json.loads(dataset.attrs["drawn"])
+    x, y = dataset[drawn["x"][0]], dataset[drawn["y"][0]]
+    dims = (drawn["y"][0], drawn["x"][0])
+    cells: Any = {"shading": "nearest", "rasterized": True}
+    with plt.rc_context(_STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
+        name, label = drawn["colour"]
+        mesh = left.pcolormesh(x, y, dataset[name].transpose(*dims), cmap=_COLOURS["batlow"], **cells)
+        figure.colorbar(mesh, ax=left, label=label)
+        for dash, (line, text) in zip(_DASHES, drawn["boundaries"].items(), strict=False):
+            along = dataset[line]
+            points = (x, along) if along.dims == x.dims else (along, y)
+            shown = np.where(np.isfinite(along), 1.0, np.nan)
+            style: Any = {"linestyle": dash, "color": "black", "linewidth": 1.5, "label": text}
+            left.plot(points[0] * shown, points[1] * shown, color="white", linewidth=3.4)
+            left.plot(points[0] * shown, points[1] * shown, **style)
+        left.legend(loc="best", framealpha=0.95)
+        left.set_title("found (colour) and boundary of theory (line)")
+        gap = dataset.relative_gap.transpose(*dims)
+        gap = gap.where(gap > 0)
+        low, high = float(gap.min()), float(gap.max())
+        norm = LogNorm(low, max(high, 10 * low))
+        mesh = right.pcolormesh(x, y, gap, cmap=_COLOURS["lapaz"], norm=norm, **cells)
+        figure.colorbar(mesh, ax=right, label="proven relative gap (rounding included)")
+        certified = float((dataset.relative_gap <= dataset.attrs["certified_gap"]).mean())
+        right.set_title(f"{100 * certified:.2f} % of cells proven within {dataset.attrs['certified_gap']:g}")
+        for axes in (left, right):
+            axes.set_xlabel(drawn["x"][1])
+            axes.set_xscale(drawn["x"][2])
+            axes.set_xlim(float(x[0]), float(x[-1]))
+        left.set_ylabel(drawn["y"][1])
+        left.set_yscale(drawn["y"][2])
+        left.set_ylim(float(y[0]), float(y[-1]))
+        figure.suptitle(dataset.attrs["title"])
+        return figure
+
+
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write PNG and PDF beside each other; returns their paths."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]

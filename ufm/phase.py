@@ -1,0 +1,159 @@
+"""Named phase diagrams, from a name to finished files: dataset, figure and provenance.
+
+Each diagram is computed by :mod:`ufm.sweep`, drawn by :mod:`ufm.plot`, and checked against theory on the way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import plot
+from .quickstart import make_folder
+from .sweep import NAMED, save_dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseRun:
+    """What a named diagram found.
+
+    Attributes:
+        name: of the diagram.
+        cells: number of cells.
+        certified_share: share of cells proven optimal within ``certified_gap``.
+        certified_gap: relative gap to certify.
+        largest_gap: largest proven relative gap.
+        statuses: cells by status of the solver.
+        largest_difference: largest |found - theory| of the value (relative) and of the quantity in colour (absolute).
+        seconds: wall time, compilation included.
+        files: files written.
+    """
+
+    name: str
+    cells: int
+    certified_share: float
+    certified_gap: float
+    largest_gap: float
+    statuses: dict[str, int]
+    largest_difference: dict[str, float]
+    seconds: float
+    files: list[str]
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Settings of a diagram beside its number of cells, with their defaults."""
+    return {
+        key: parameter.default
+        for key, parameter in inspect.signature(_named(name)).parameters.items()
+        if key not in ("cells", "progress")
+    }
+
+
+def check_settings(name: str, settings: dict[str, Any]) -> None:
+    """Raise a ValueError that names the first setting that a diagram does not have."""
+    known = settings_of(name)
+    for key, value in settings.items():
+        if key not in known:
+            raise ValueError(f"set: {name} has no setting {key!r} (value {value!r}); choose from {', '.join(known)}")
+        if isinstance(known[key], tuple) != isinstance(value, tuple):
+            kind = "a list such as [1,2]" if isinstance(known[key], tuple) else "a single value"
+            raise ValueError(f"set: {key} = {value!r} does not fit; give {kind}")
+
+
+def _named(name: str) -> Callable[..., Any]:
+    if name not in NAMED:
+        raise ValueError(f"name: {name!r} is not a diagram; choose one of {', '.join(NAMED)}")
+    return NAMED[name]
+
+
+def run(
+    name: str,
+    out: Path,
+    *,
+    cells: int | None = None,
+    progress: Callable[[int, int, dict[str, int]], None] | None = None,
+    **settings: Any,
+) -> PhaseRun:
+    """Compute, check, draw and save a named diagram.
+
+    Args:
+        name: one of ``ufm.sweep.NAMED``.
+        out: folder for the dataset (.nc), the figure (.png, .pdf) and the provenance (.json); made if missing.
+        cells: grid points along each axis; the diagram's own default otherwise.
+        progress: called with (cells done, cells in all, cells by status).
+        **settings: of the diagram, see :func:`settings_of`.
+
+    Raises:
+        ValueError: unknown name or setting, or a folder that cannot be made.
+    """
+    make = _named(name)
+    check_settings(name, settings)
+    if cells is not None and not (isinstance(cells, int) and cells >= 2):
+        raise ValueError(f"cells: {cells!r} is not allowed; give a whole number of at least 2")
+    begin = time.perf_counter()
+    make_folder(out)
+    size = {} if cells is None else {"cells": cells}
+    dataset = make(**size, **settings, progress=progress)
+    stem = out / name.replace("-", "_")
+    files = [*plot.save_figure(plot.phase_diagram(dataset), stem), stem.with_suffix(".nc")]
+    save_dataset(dataset, files[-1])
+    gap = dataset.relative_gap.values
+    difference = {}
+    for found, theory in json.loads(dataset.attrs["theory"]).items():
+        size = np.abs(dataset[theory]) if found == "value" else 1.0
+        difference[found] = float(np.max(np.abs(dataset[found] - dataset[theory]) / size))
+    statuses = json.loads(dataset.attrs["statuses"])
+    codes, numbers = np.unique(dataset.status.values, return_counts=True)
+    summary = PhaseRun(
+        name,
+        int(gap.size),
+        float(np.mean(gap <= dataset.attrs["certified_gap"])),
+        dataset.attrs["certified_gap"],
+        float(np.max(gap)),
+        {statuses[str(int(code))]: int(number) for code, number in zip(codes, numbers, strict=True)},
+        difference,
+        time.perf_counter() - begin,
+        [str(path) for path in [*files, stem.with_suffix(".json")]],
+    )
+    stem.with_suffix(".json").write_text(json.dumps(provenance(summary, dataset), indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def provenance(found: PhaseRun, dataset: Any) -> dict[str, Any]:
+    """What a reader needs to make the figure again and to trust it."""
+    source = Path(inspect.getsourcefile(NAMED[found.name]) or "")
+    configuration = json.loads(dataset.attrs["configuration"])
+    changed = {k: v for k, v in configuration.items() if _plain(settings_of(found.name).get(k)) != v}
+    flags = "".join(f" --set {key}={json.dumps(value)}" for key, value in changed.items())
+    return {
+        "experiment": "/".join(source.parts[-3:]),
+        "diagram": found.name,
+        "source": dataset.attrs["source"],
+        "command": f"ufm phase {found.name} --cells {max(dataset.sizes.values())}{flags}",
+        "configuration": configuration,
+        "cells": found.cells,
+        "statuses": found.statuses,
+        "certified_share": found.certified_share,
+        "largest_relative_gap": found.largest_gap,
+        "largest_difference_to_theory": found.largest_difference,
+        "checks": {
+            f"every cell is proven optimal within {found.certified_gap:g}": found.certified_share == 1.0,
+            "every value agrees with theory to 1e-8": found.largest_difference["value"] <= 1e-8,
+        },
+        "dtype": dataset.attrs["dtype"],
+        "device": dataset.attrs["device"],
+        "versions": json.loads(dataset.attrs["versions"]),
+        "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
