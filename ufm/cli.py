@@ -406,6 +406,8 @@ class Phase:
             f"gap of {found.certified_gap:g} (largest {found.largest_gap:.2g}); "
             + ", ".join(f"{number} {name}" for name, number in found.statuses.items())
         )
+        phases = ", ".join(f"{number} {name}" for name, number in found.cells_by_phase.items())
+        out.print(f"phases: {phases}; {found.wrong_phases} cells on another side of a boundary than theory says")
         for name, value in found.largest_difference.items():
             out.print(f"largest difference of {name} to theory: {value:.2g}")
         out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)

@@ -32,6 +32,8 @@ class PhaseRun:
         certified_gap: relative gap to certify.
         largest_gap: largest proven relative gap.
         statuses: cells by status of the solver.
+        cells_by_phase: cells by the phase read off the solution.
+        wrong_phases: cells on another side of a boundary than theory says.
         largest_difference: largest |found - theory| of the value (relative) and of the quantity in colour (absolute).
         seconds: wall time, compilation included.
         files: files written.
@@ -43,6 +45,8 @@ class PhaseRun:
     certified_gap: float
     largest_gap: float
     statuses: dict[str, int]
+    cells_by_phase: dict[str, int]
+    wrong_phases: int
     largest_difference: dict[str, float]
     seconds: float
     files: list[str]
@@ -119,6 +123,8 @@ def run(
         dataset.attrs["certified_gap"],
         float(np.max(gap)),
         {statuses[str(int(code))]: int(number) for code, number in zip(codes, numbers, strict=True)},
+        {name: int((dataset.phase == int(code)).sum()) for code, name in json.loads(dataset.attrs["phases"]).items()},
+        int((dataset.phase != dataset.phase_theory).sum()),
         difference,
         time.perf_counter() - begin,
         [str(path) for path in [*files, stem.with_suffix(".json")]],
@@ -141,11 +147,14 @@ def provenance(found: PhaseRun, dataset: Any) -> dict[str, Any]:
         "configuration": configuration,
         "cells": found.cells,
         "statuses": found.statuses,
+        "cells_by_phase": found.cells_by_phase,
+        "wrong_phases": found.wrong_phases,
         "certified_share": found.certified_share,
         "largest_relative_gap": found.largest_gap,
         "largest_difference_to_theory": found.largest_difference,
         "checks": {
             f"every cell is proven optimal within {found.certified_gap:g}": found.certified_share == 1.0,
+            "every cell is on the side of the boundaries that theory says": found.wrong_phases == 0,
             "every value agrees with theory to 1e-8": found.largest_difference["value"] <= 1e-8,
         },
         "dtype": dataset.attrs["dtype"],

@@ -22,6 +22,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
 
 _COLOURS: Any = crameri.cmaps
 _STYLE: Any = {
@@ -114,6 +115,10 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
         name, label = drawn["colour"]
         mesh = left.pcolormesh(x, y, dataset[name].transpose(*dims), cmap=_COLOURS["batlow"], **cells)
         figure.colorbar(mesh, ax=left, label=label)
+        phase = dataset.phase.transpose(*dims)
+        levels = np.arange(int(phase.max())) + 0.5
+        if levels.size and bool((phase != phase[0, 0]).any()):
+            left.contour(x, y, phase, levels=levels, colors="white", linewidths=0.8, linestyles="solid")
         for dash, (line, text) in zip(_DASHES, drawn["boundaries"].items(), strict=False):
             along = dataset[line]
             points = (x, along) if along.dims == x.dims else (along, y)
@@ -122,7 +127,7 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
             left.plot(points[0] * shown, points[1] * shown, color="white", linewidth=3.4)
             left.plot(points[0] * shown, points[1] * shown, **style)
         left.legend(loc="best", framealpha=0.95)
-        left.set_title("found (colour) and boundary of theory (line)")
+        left.set_title("found (colour, thin white edge), theory (line)")
         gap = dataset.relative_gap.transpose(*dims)
         gap = gap.where(gap > 0)
         low, high = float(gap.min()), float(gap.max())
@@ -135,6 +140,9 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
             axes.set_xlabel(drawn["x"][1])
             axes.set_xscale(drawn["x"][2])
             axes.set_xlim(float(x[0]), float(x[-1]))
+            if np.issubdtype(x.dtype, np.integer):
+                axes.set_xticks(x.values, [str(value) for value in x.values])
+                axes.xaxis.set_minor_locator(NullLocator())
         left.set_ylabel(drawn["y"][1])
         left.set_yscale(drawn["y"][2])
         left.set_ylim(float(y[0]), float(y[-1]))
@@ -149,3 +157,52 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
         figure.savefig(path)
     plt.close(figure)
     return paths
+
+
+def landscape_table(cells: list[dict[str, Any]]) -> Figure:
+    """Share of walks that end in a strict local minimum above the best value, over temperature and dimension.
+
+    Args:
+        cells: rows of a landscape (``Landscape.rows``), each with ``K``, ``d``, ``temperature`` and ``columns`` (one
+            row of panels per kind of columns); cells that differ in nothing else are added up.
+    """
+    kinds, classes = list(dict.fromkeys(c["columns"] for c in cells)), sorted({c["K"] for c in cells})
+    with plt.rc_context(_STYLE):
+        size = (1.6 + 2.0 * len(classes), 0.9 + 2.3 * len(kinds))
+        figure, grid = plt.subplots(len(kinds), len(classes), figsize=size, squeeze=False, layout="constrained")
+        mesh = None
+        for row, columns in zip(grid, kinds, strict=True):
+            for axes, k in zip(row, classes, strict=True):
+                here = [c for c in cells if c["columns"] == columns and c["K"] == k]
+                mesh = _landscape_panel(axes, here)
+                axes.set_title(f"K = {k}, {columns}")
+                axes.set_xlabel("temperature")
+            row[0].set_ylabel("feature dimension d")
+        assert mesh is not None
+        figure.colorbar(mesh, ax=grid, label="share of walks that end in a strict local minimum", shrink=0.8)
+        hatch = Patch(facecolor="white", edgecolor="0.3", hatch="////", label="Gram matrix not resolved: F is flat")
+        rest = Line2D([], [], color="black", marker="x", linestyle="none", label="walks that did not settle")
+        line = Line2D([], [], color="black", linewidth=2.5, label="d = K - 1 and more above the line: bound is tight")
+        figure.legend(handles=[line, hatch, rest], loc="outside lower center", ncols=3, frameon=False)
+        return figure
+
+
+def _landscape_panel(axes: Any, cells: list[dict[str, Any]]) -> Any:
+    dims, temperatures = sorted({c["d"] for c in cells}), sorted({c["temperature"] for c in cells})
+    share = np.full((len(dims), len(temperatures)), np.nan)
+    for i, d in enumerate(dims):
+        for j, temperature in enumerate(temperatures):
+            here = [c for c in cells if c["d"] == d and c["temperature"] == temperature]
+            share[i, j] = sum(c["local minimum"] for c in here) / sum(c["starts"] for c in here)
+            shade = "white" if share[i, j] > 0.5 else "black"
+            axes.text(j, i, f"{100 * share[i, j]:.0f}%", ha="center", va="center", color=shade, fontsize=7)
+            if d >= here[0]["K"] - 1 and any(c["verdict"] != "held" for c in here):
+                axes.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="0.6", lw=0))
+            if any(c["undecided"] for c in here):
+                axes.plot(j + 0.32, i + 0.32, marker="x", color=shade, markersize=4)
+    mesh = axes.imshow(share, origin="lower", aspect="auto", cmap=_COLOURS["lapaz_r"], vmin=0.0, vmax=1.0)
+    few = sum(d < cells[0]["K"] - 1 for d in dims)
+    axes.axhline(few - 0.5, color="black", linewidth=2.5)
+    axes.set_xticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
+    axes.set_yticks(range(len(dims)), [str(d) for d in dims])
+    return mesh

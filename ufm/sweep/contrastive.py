@@ -3,6 +3,7 @@
 Three diagrams: class collapse of the mixed loss over (temperature, alpha), minority collapse of SupCon over
 (imbalance ratio, temperature), and the simplex-to-antipodal transition of the sigmoid loss over (instances, offset).
 Each is a dataset that says itself how it is drawn: its attributes name the axes, the colour and the boundaries.
+``phase`` is read off the solution alone, ``phase_theory`` off the thresholds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from ..solve import Status, solve_gram
 from ..theory.class_collapse import class_collapse_optimum, collapse_threshold, view_threshold
 from ..theory.contrastive import minority_collapse_ratio, step_optimum
 from ..theory.two_tower import antipodal_offset, sigmoid_optimum, simplex_offset
+
+_MERGED = 1e-6
+"""Variance, or distance of a cosine from its end, below which vectors count as one; solutions are good to 1e-7."""
 
 Progress = Callable[[int, int, dict[str, int]], None] | None
 
@@ -72,17 +76,22 @@ def class_collapse(
     points = zip(grid_alpha, grid_tau, strict=True)
     expected = [class_collapse_optimum(classes, instances, t, a, **setting) for a, t in points]
     data: dict[str, Any] = {name: (("alpha", "tau"), array.reshape(shape)) for name, array in found.items()}
+    data["phase"] = (("alpha", "tau"), _codes(data["variance"][1] <= _MERGED))
     data["value_theory"] = (("alpha", "tau"), np.array([e.value for e in expected]).reshape(shape))
     variance = np.array([e.within_variance for e in expected]).reshape(shape)
     data["variance_theory"] = (("alpha", "tau"), variance)
     data["threshold_collapse"] = (("tau",), collapse_threshold(classes, instances, tau, views, self_included))
+    merged = alpha[:, None] <= data["threshold_collapse"][1][None, :]
     boundaries = {"threshold_collapse": r"class collapse up to $\alpha^*(\tau)$"}
     if not self_included:
         data["threshold_view"] = (("tau",), view_threshold(classes, instances, tau, views))
+        merged = merged & (alpha[:, None] >= data["threshold_view"][1][None, :])
         boundaries["threshold_view"] = r"views coincide from $\alpha_{view}(\tau)$"
+    data["phase_theory"] = (("alpha", "tau"), _codes(merged))
     return _dataset(
         data,
         {"alpha": alpha, "tau": tau},
+        phases=["variance within classes", "class collapse"],
         title=f"class collapse, {classes} classes of {instances} instances with {views} views",
         drawn={
             "x": ["tau", r"temperature $\tau$", "log"],
@@ -156,9 +165,12 @@ def supcon_minority(
     }
     data: dict[str, Any] = {name: (("tau", "ratio"), np.asarray(a).reshape(shape)) for name, a in found.items()}
     data["threshold_minority"] = (("tau",), minority_collapse_ratio(majority, minority, tau))
+    data["phase"] = (("tau", "ratio"), _codes(data["cosine_minority"][1] >= 1.0 - _MERGED))
+    data["phase_theory"] = (("tau", "ratio"), _codes(ratio[None, :] >= data["threshold_minority"][1][:, None]))
     return _dataset(
         data,
         {"tau": tau, "ratio": ratio},
+        phases=["minority classes apart", "minority classes merged"],
         title=f"SupCon on the sphere, {majority} majority and {minority} minority classes",
         drawn={
             "x": ["ratio", r"imbalance ratio $R=n_1/n_2$", "log"],
@@ -230,9 +242,15 @@ def sigmoid_transition(
     numbers = np.asarray(instances)
     data["threshold_simplex"] = (("instances",), simplex_offset(numbers, scale))
     data["threshold_antipodal"] = (("instances",), antipodal_offset(numbers, scale))
+    found, high, low = data["cosine_positive"][1], data["threshold_simplex"][1], data["threshold_antipodal"][1]
+    phase = np.where(found >= 1.0 - _MERGED, 1, np.where(found <= -1.0 + _MERGED, 2, 0))
+    data["phase"] = (("offset", "instances"), _codes(phase))
+    phase = np.where(offset[:, None] >= high[None, :], 1, np.where(offset[:, None] <= low[None, :], 2, 0))
+    data["phase_theory"] = (("offset", "instances"), _codes(phase))
     return _dataset(
         data,
         {"offset": offset, "instances": numbers},
+        phases=["between", "simplex ETF", "antipodal"],
         title=f"sigmoid loss, $t={scale:g}$",
         drawn={
             "x": ["instances", "number of instances $N$", "log"],
@@ -264,6 +282,10 @@ NAMED: dict[str, Callable[..., xr.Dataset]] = {
 def _at_least(name: str, value: Any, least: int) -> None:
     if not (isinstance(value, (int, np.integer)) and value >= least):
         raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
+
+
+def _codes(phase: Any) -> np.ndarray:
+    return np.asarray(phase).astype(np.int8)
 
 
 def _tally(statuses: np.ndarray) -> dict[str, int]:
@@ -303,6 +325,7 @@ def _dataset(
     data: dict[str, Any],
     axes: dict[str, np.ndarray],
     *,
+    phases: list[str],
     title: str,
     drawn: dict[str, Any],
     theory: dict[str, str],
@@ -314,6 +337,7 @@ def _dataset(
         "title": title,
         "drawn": json.dumps(drawn),
         "theory": json.dumps(theory),
+        "phases": json.dumps(dict(enumerate(phases))),
         "certified_gap": gap,
         "source": source,
         "configuration": json.dumps(configuration),
