@@ -219,10 +219,10 @@ def certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any = 1e-8, c
     Example:
         >>> import numpy as np, ufm
         >>> from ufm.certify import certify_gram
-        >>> from ufm.problem import gram_program
+        >>> from ufm.problem import GroupGram, gram_program
         >>> program, _ = gram_program(ufm.contrastive([50] * 1000, temperature=0.5))
-        >>> simplex = program.gram(np.array([[0.0], [1.0]]))
-        >>> certify_gram(program, simplex).words
+        >>> cosine = np.full(1, -1 / 999)
+        >>> certify_gram(program, GroupGram(np.ones(1), cosine, cosine[None])).words
         'global'
     """
     shapes = np.ndim(program.scale), np.ndim(gram.square) - 1
