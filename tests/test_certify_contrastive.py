@@ -520,8 +520,8 @@ def test_symmetric_batches_have_the_simplex():
     labels = ufm.labels.from_counts([2, 2, 2]).by_sample()
     problem = ufm.contrastive(labels=labels, batches=ufm.batches.all_multisets(labels, 9), dim=3)
     found = at(problem, np.repeat(simplex(3), 2, axis=1))
-    assert found.value == pytest.approx(1.48024950886, abs=1e-10)
-    assert 0 <= found.relative_gap < 1e-10
+    assert found.value == pytest.approx(1.48024950886, abs=1e-9)
+    assert 0 <= found.relative_gap < 1e-9
     assert found.verdict == GLOBAL
 
 

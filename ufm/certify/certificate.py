@@ -120,7 +120,7 @@ def _pairs_assumptions(problem: Problem) -> tuple[str, ...]:
         said = [
             "the loss is convex in the similarities: a tangent at the parameters is below it",
             ROUNDING,
-            "the gradient by automatic differentiation has the relative errors of its softmaxes, (8 n + 16 |U|) u",
+            "the gradient by automatic differentiation has the relative errors of its softmaxes: (10 n + 128 + 16 U) u",
         ]
         if has_frame_bound(problem):
             said.append("nonnegative features: in each batch classes meet orthogonal ones at best")

@@ -26,13 +26,23 @@ import jax.numpy as jnp
 
 from .._numerics import record
 from ..problem.gram import GramProgram, GroupGram
-from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma
+from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma, is_whole
 
 SMALLEST = 1e-250
 """Dual probabilities below it are dropped: their products with other numbers must not be flushed."""
 
 DATA = 8
 """Roundings in a number of a program (share, own, scale, decay) against the exact number of its problem."""
+
+
+def data_roundings(program: GramProgram) -> Any:
+    """``DATA``, and g more where the number of anchors is a sum of counts that are not whole."""
+    return DATA + jnp.where(is_whole(program.counts), 0.0, 1.0 * program.groups)
+
+
+def traced_gamma(roundings: Any) -> Any:
+    """:func:`gamma` for a number of roundings that is traced."""
+    return SLACK * roundings * UNIT / (1.0 - roundings * UNIT)
 
 
 @record
@@ -100,8 +110,9 @@ def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Any) -> tupl
     logs = program.log_ratios(gram)
     meets = program.neighbours() > 0
     exponent = program.scale * (jnp.abs(gram.between) + jnp.abs(gram.square)[:, None])
-    known = jnp.where(meets, jnp.abs(logs), 0.0)
-    move = gamma(DATA) * exponent + gamma(2 * ELEMENTARY + DATA) * (known + exponent + 3.0)
+    sizes = jnp.log(jnp.where(program.own > 0, program.own, 1.0))[:, None] + jnp.log(program.counts)[None, :]
+    sizes = sizes + jnp.log(jnp.maximum(program.neighbours(), 1.0)) + 1.0
+    move = gamma(DATA) * exponent + gamma(ELEMENTARY + DATA) * (jnp.abs(sizes) + exponent)
     move = move + SLACK * program.scale * (doubt + jnp.diagonal(doubt)[:, None])
     terms = jnp.where(meets, jnp.exp(logs), 0.0)
     ratio = jnp.sum(terms, axis=1)
@@ -134,7 +145,12 @@ def _softmax(program: GramProgram, gram: GroupGram) -> Any:
     mass = mass / (jnp.exp(-top) + jnp.sum(mass, axis=1, keepdims=True))
     meets = program.neighbours()
     flow = jnp.where((meets > 0) & (program.share > 0)[:, None], mass / jnp.where(meets > 0, meets, 1.0), 0.0)
-    return jnp.where(flow > SMALLEST, flow, 0.0)
+    return _kept(flow)
+
+
+def _kept(flow: Any) -> Any:
+    """t without entries that are too small to compute with; NaN stays."""
+    return jnp.where(flow <= SMALLEST, 0.0, flow)
 
 
 def _trial(program: GramProgram, gram: GroupGram) -> Trial:
@@ -249,8 +265,7 @@ def _matched(program: GramProgram, trial: Trial, target: Any) -> Any:
         potential = jnp.linalg.solve(laplace, classes * wanted / scale) / scale
         mass = jnp.maximum(mass + conduct * (potential[:, None] - potential[None, :]), 0.0)
     share = jnp.where(program.share > 0, program.share, 1.0)
-    flow = mass / (program.scale * share[:, None])
-    return jnp.where(flow > SMALLEST, flow, jnp.where(jnp.isnan(flow), jnp.nan, 0.0))
+    return _kept(mass / (program.scale * share[:, None]))
 
 
 # ------------------------------------------------------------------ proof
@@ -264,15 +279,14 @@ def _prove(program: GramProgram, flow: Any, factor: Any) -> GramBound:
         # The multiplier scales with t.  The best multiple needs no proof.
         multiplier = _multiplier(program, flow, factor)
         theta = _best_multiple(program, flow, _linear(program, flow, multiplier), room)
-        flow, factor = theta * flow, jnp.sqrt(theta) * factor
+        flow, factor = _kept(theta * flow), jnp.sqrt(theta) * factor
         multiplier = _multiplier(program, flow, factor)
     else:
         # B(theta t) = theta B(t) + (1 - theta) Lambda,  Lambda = lambda n / 2:  >= 0 for theta <= 1 / (1 + shortage)
         shortage = _shortage(program, flow, factor)
         most = (1 - gamma(8)) / jnp.maximum(1 + shortage, 1e-9)
         theta = jnp.minimum(_best_multiple(program, flow, 0.0, jnp.minimum(room, most)), most)
-        flow, multiplier = theta * flow, jnp.zeros(program.groups)
-    flow = jnp.where(flow > SMALLEST, flow, jnp.where(jnp.isnan(flow), jnp.nan, 0.0))
+        flow, multiplier = _kept(theta * flow), jnp.zeros(program.groups)
     entropies, size = _entropies(program, flow)
     weight = program.classes * program.share
     value, total = jnp.sum(weight * entropies), jnp.sum(weight * size)
@@ -316,15 +330,14 @@ def _block_error(program: GramProgram, flow: Any, factor: Any) -> tuple[Any, Any
     product, size = factor @ factor.T, jnp.abs(factor) @ jnp.abs(factor).T
     terms = jnp.sum(jnp.any(factor != 0, axis=0)) + 2
     block = root[:, None] * root[None, :] * pairs
-    error = SLACK * jnp.abs(block - product) + gamma(2 * DATA) * block + _gamma(terms) * size
+    error = (
+        SLACK * jnp.abs(block - product)
+        + traced_gamma(DATA + data_roundings(program)) * block
+        + traced_gamma(terms) * size
+    )
     off = jnp.where(jnp.eye(program.groups, dtype=bool), 0.0, error)
     pad = jnp.sum(off, axis=1) * (1 + gamma(program.groups))
-    return jnp.diagonal(pairs), jnp.diagonal(product) * (1 + _gamma(terms)), pad
-
-
-def _gamma(roundings: Any) -> Any:
-    """:func:`gamma` for a number of roundings that is traced."""
-    return SLACK * roundings * UNIT / (1.0 - roundings * UNIT)
+    return jnp.diagonal(pairs), jnp.diagonal(product) * (1 + traced_gamma(terms)), pad
 
 
 def _multiplier(program: GramProgram, flow: Any, factor: Any) -> Any:
@@ -341,7 +354,7 @@ def _shortage(program: GramProgram, flow: Any, factor: Any) -> Any:
     most = 0.5 * program.decay * program.counts
     mass = jnp.sum(program.neighbours() * (program.scale * program.share[:, None] * flow), axis=1)
     others = (program.classes - 1) * inner
-    error = gamma(program.groups + 2 * DATA) * (mass + most + others + square + pad)
+    error = gamma(2 * program.groups + 3 * DATA) * (mass + most + others + square + pad)
     lacking = square + pad - (most - mass) - others
     lacking = jnp.where(program.classes > 1, jnp.maximum(lacking, inner - (most - mass)), lacking) + error
     return jnp.max(lacking / most)

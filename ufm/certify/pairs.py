@@ -12,12 +12,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._numerics import record
 from ..problem import BatchedSupCon, Params, Problem, Sigmoid, SupCon
 from ..problem.gram import GramProgram, GroupGram, class_program
 from .form import class_indicator
-from .gram import DATA, GramBound, entropy, excess_with_error, floor_with_error, gram_bound
+from .gram import (
+    DATA,
+    GramBound,
+    data_roundings,
+    entropy,
+    excess_with_error,
+    floor_with_error,
+    gram_bound,
+    traced_gamma,
+)
 from .rounding import ELEMENTARY, SLACK, TINY, gamma
 
 NEAR = 1e-11
@@ -164,7 +174,7 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
 
     The sigmoid loss moves by at most that error times itself, as the slope of a softplus is below its value.
     """
-    n, weights = problem.labels.num_columns, jnp.asarray(problem.labels.weights)
+    weights = jnp.asarray(problem.labels.weights)
     product, doubt = _product(features)
     similarities, move = _scale(problem) * product, SLACK * _scale(problem) * doubt
     loss = problem.loss.mean(similarities, problem.labels)
@@ -172,15 +182,30 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
     if isinstance(problem.loss, Sigmoid):
         offset = jnp.abs(problem.loss.offset)
         move = move + gamma(4) * (widest + offset)
-        error = move * jnp.exp(move) * loss + gamma(2 * n + 4 * ELEMENTARY) * loss
+        error = move * jnp.exp(move) * loss + gamma(sum(_terms(problem)) + 4 * ELEMENTARY) * loss
     else:
         weight = _anchor_weight(problem)
-        error = 4 * move * weight + gamma(4 * n + 4 * ELEMENTARY) * (weight * (1.0 + 2 * widest) + jnp.abs(loss))
+        error = 4 * move * weight + _sum_error(problem, weight, widest, loss)
     square = weights * jnp.sum(features**2, axis=0)
     penalty = 0.5 * problem.decay.feature * jnp.sum(square)
     value = loss + penalty
-    error = error + gamma(n + features.shape[0] + 8) * penalty + gamma(2) * jnp.abs(value)
+    error = error + gamma(features.size + 8) * penalty + gamma(2) * jnp.abs(value)
     return value, SLACK * error + TINY
+
+
+def _terms(problem: Problem) -> tuple[int, int]:
+    """Terms in a sum over one row of similarities, and in the sum over all anchors."""
+    n = problem.labels.num_columns
+    if isinstance(problem.loss, BatchedSupCon):
+        shape = np.shape(problem.loss.batches)
+        return shape[-1], int(np.prod(shape)) + shape[-1]
+    return n, max(n, n * n // 4) if isinstance(problem.loss, Sigmoid) else n
+
+
+def _sum_error(problem: Problem, weight: Any, widest: Any, loss: Any) -> Any:
+    """Rounding of a loss at float similarities: by row relative to 1 + 2 |U|, over the anchors relative to the loss."""
+    row, every = _terms(problem)
+    return gamma(4 * row + 4 * ELEMENTARY) * weight * (1.0 + 2 * widest) + gamma(4 * row + every + 64) * jnp.abs(loss)
 
 
 def _anchor_weight(problem: Problem) -> Any:
@@ -202,17 +227,18 @@ def _frame_excess(program: GramProgram) -> Any:
     """
     counted = program.share > 0
     share, own = jnp.where(counted, program.share, 1.0), jnp.where(counted, program.own, 1.0)
-    others = jnp.sum(program.counts) - program.counts
-    others = others * (1 - gamma(program.groups + DATA))
+    apart = ~jnp.eye(program.groups, dtype=bool)
+    others = jnp.sum(jnp.where(apart, program.counts[None, :], 0.0), axis=1) * (1 - gamma(program.groups))
     if program.held:
         odds = others / own * jnp.exp(-program.scale * (1 + gamma(DATA)))
         excess = program.share * jnp.log1p(odds) * (1 - gamma(2 * ELEMENTARY + DATA))
     else:
         reach = 0.5 * program.decay * program.counts / (program.scale * share)
-        flow = jnp.minimum(reach, others / (others + own)) * (1 - gamma(DATA))
+        flow = jnp.minimum(reach, others / (others + own)) * (1 - traced_gamma(4 + data_roundings(program)))
         excess = program.share * entropy(flow, jnp.log(others / (own * flow)))
     excess = jnp.where(counted, excess, 0.0)
-    return jnp.sum(excess) - gamma(program.groups + DATA) * jnp.sum(jnp.abs(excess)) - TINY
+    total = jnp.sum(excess) - gamma(2 * program.groups + DATA) * jnp.sum(jnp.abs(excess)) - TINY
+    return jnp.where(total <= 0, 0.0, total)
 
 
 def _batch_frame_bound(problem: Problem) -> Any:
@@ -252,7 +278,7 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
     loss, slope = jax.value_and_grad(lambda u: problem.loss.mean(u, labels))(similarities)
     slope = 0.5 * (slope + slope.T)
     widest = jnp.max(jnp.abs(similarities))
-    steps = 8 * n + 8 * ELEMENTARY
+    steps = 8 * _terms(problem)[0] + 2 * _terms(problem)[1] + 8 * ELEMENTARY
     # sum of |error of the gradient|: relative in each softmax and each positive, both of which sum to the weight
     if isinstance(problem.loss, Sigmoid):
         widest_term = widest + jnp.abs(problem.loss.offset)
@@ -261,7 +287,7 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
     else:
         widest_term = widest
         mass = 4 * _anchor_weight(problem)
-        loss_error = gamma(steps) * (_anchor_weight(problem) * (1 + 2 * widest) + jnp.abs(loss))
+        loss_error = _sum_error(problem, _anchor_weight(problem), widest, loss)
     slope_error = (gamma(steps) + gamma(16) * widest_term) * mass
     product = slope * similarities
     inner = jnp.sum(product)
