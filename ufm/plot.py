@@ -22,7 +22,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
 _COLOURS: Any = crameri.cmaps
 _STYLE: Any = {
@@ -140,6 +140,11 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
             axes.set_xlabel(drawn["x"][1])
             axes.set_xscale(drawn["x"][2])
             axes.set_xlim(float(x[0]), float(x[-1]))
+            for axis, values, scale in ((axes.xaxis, x, drawn["x"][2]), (axes.yaxis, y, drawn["y"][2])):
+                if scale == "log" and float(values[-1] / values[0]) < 100:  # minor labels in powers would overlap
+                    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                    axis.set_major_formatter(FormatStrFormatter("%g"))
+                    axis.set_minor_formatter(NullFormatter())
             if np.issubdtype(x.dtype, np.integer):
                 axes.set_xticks(x.values, [str(value) for value in x.values])
                 axes.xaxis.set_minor_locator(NullLocator())
@@ -168,22 +173,26 @@ def landscape_table(cells: list[dict[str, Any]]) -> Figure:
     """
     kinds, classes = list(dict.fromkeys(c["columns"] for c in cells)), sorted({c["K"] for c in cells})
     with plt.rc_context(_STYLE):
-        size = (1.6 + 2.0 * len(classes), 0.9 + 2.3 * len(kinds))
+        size = (max(2.2 + 1.9 * len(classes), 5.0), 1.2 + 2.3 * len(kinds))
         figure, grid = plt.subplots(len(kinds), len(classes), figsize=size, squeeze=False, layout="constrained")
         mesh = None
         for row, columns in zip(grid, kinds, strict=True):
             for axes, k in zip(row, classes, strict=True):
                 here = [c for c in cells if c["columns"] == columns and c["K"] == k]
+                if not here:
+                    axes.set_axis_off()
+                    continue
                 mesh = _landscape_panel(axes, here)
                 axes.set_title(f"K = {k}, {columns}")
                 axes.set_xlabel("temperature")
             row[0].set_ylabel("feature dimension d")
         assert mesh is not None
-        figure.colorbar(mesh, ax=grid, label="share of walks that end in a strict local minimum", shrink=0.8)
+        figure.colorbar(mesh, ax=grid, label="walks that end in a strict\nlocal minimum (share)")
         hatch = Patch(facecolor="white", edgecolor="0.3", hatch="////", label="Gram matrix not resolved: F is flat")
         rest = Line2D([], [], color="black", marker="x", linestyle="none", label="walks that did not settle")
-        line = Line2D([], [], color="black", linewidth=2.5, label="d = K - 1 and more above the line: bound is tight")
-        figure.legend(handles=[line, hatch, rest], loc="outside lower center", ncols=3, frameon=False)
+        line = Line2D([], [], color="black", linewidth=2.5, label="from d = K - 1 on (above) the bound is tight")
+        ncols = 3 if len(classes) > 2 else 1
+        figure.legend(handles=[line, hatch, rest], loc="outside lower center", ncols=ncols, frameon=False)
         return figure
 
 
@@ -195,8 +204,10 @@ def _landscape_panel(axes: Any, cells: list[dict[str, Any]]) -> Any:
             here = [c for c in cells if c["d"] == d and c["temperature"] == temperature]
             share[i, j] = sum(c["local minimum"] for c in here) / sum(c["starts"] for c in here)
             shade = "white" if share[i, j] > 0.5 else "black"
-            axes.text(j, i, f"{100 * share[i, j]:.0f}%", ha="center", va="center", color=shade, fontsize=7)
-            if d >= here[0]["K"] - 1 and any(c["verdict"] != "held" for c in here):
+            word = "<1%" if 0 < share[i, j] < 0.01 else f"{100 * share[i, j]:.0f}%"
+            weight = "bold" if share[i, j] > 0 else "normal"
+            axes.text(j, i, word, ha="center", va="center", color=shade, fontsize=7, weight=weight)
+            if d >= here[0]["K"] - 1 and any("not resolved" in c["verdict"] for c in here):
                 axes.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="0.6", lw=0))
             if any(c["undecided"] for c in here):
                 axes.plot(j + 0.32, i + 0.32, marker="x", color=shade, markersize=4)
@@ -206,3 +217,51 @@ def _landscape_panel(axes: Any, cells: list[dict[str, Any]]) -> Any:
     axes.set_xticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
     axes.set_yticks(range(len(dims)), [str(d) for d in dims])
     return mesh
+
+
+def batch_families(rows: list[dict[str, Any]]) -> Figure:
+    """Distance of certified optima to the geometry of the full batch, by family of batches.
+
+    Args:
+        rows: one for each family and temperature, with ``setting``, ``features``, ``temperature``, ``family``,
+            ``conditions_hold``, and for each start ``distance`` and ``optimal``; a panel for each setting and features.
+    """
+    settings, kinds = (list(dict.fromkeys(row[key] for row in rows)) for key in ("setting", "features"))
+    names = list(dict.fromkeys(row["family"] for row in rows))
+    temperatures = sorted({row["temperature"] for row in rows})
+    marks: dict[bool, Any] = {True: ("o", "graph conditions hold"), False: ("^", "a graph condition fails")}
+    shades = dict(zip(temperatures, ("black", "0.6"), strict=False))
+    with plt.rc_context(_STYLE):
+        size = (1.0 + 4.0 * len(kinds), 1.9 + 2.3 * len(settings))
+        figure, grid = plt.subplots(
+            len(settings), len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+        )
+        for (i, setting), (j, kind) in ((a, b) for a in enumerate(settings) for b in enumerate(kinds)):
+            axes = grid[i, j]
+            for row in (row for row in rows if (row["setting"], row["features"]) == (setting, kind)):
+                met, shade = row["conditions_hold"], shades[row["temperature"]]
+                side = temperatures.index(row["temperature"]) - (len(temperatures) - 1) / 2
+                shown = [d for d, optimal in zip(row["distance"], row["optimal"], strict=True) if optimal]
+                place = np.full(len(shown), names.index(row["family"]) + 0.3 * side + 0.07 * (row["seed"] or 0))
+                face = shade if met else "none"
+                axes.plot(
+                    place, np.maximum(shown, 1e-16), marks[met][0], markersize=5, color=shade, markerfacecolor=face
+                )
+            axes.set_title(f"{setting}, {kind.replace('nonnegative-sphere', 'nonnegative (ReLU) on the sphere')}")
+            axes.set_yscale("log")
+            axes.set_ylim(3e-17, 10)
+            axes.grid(axis="y", color="0.9")
+            axes.set_axisbelow(True)
+            axes.set_xticks(range(len(names)), names, rotation=50, ha="right", rotation_mode="anchor")
+            if j == 0:
+                axes.set_ylabel(r"$\|G-G_{full}\|_F\,/\,\|G_{full}\|_F$")
+        handles = [
+            Line2D([], [], color="black", marker=mark, linestyle="none", markerfacecolor=face, label=words)
+            for (mark, words), face in zip(marks.values(), ("black", "none"), strict=True)
+        ]
+        handles += [
+            Line2D([], [], color=shade, marker="s", linestyle="none", label=f"temperature {t:g}")
+            for t, shade in shades.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        return figure

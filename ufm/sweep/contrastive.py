@@ -37,7 +37,7 @@ def class_collapse(
     instances: int = 3,
     views: int = 2,
     self_included: bool = True,
-    temperatures: tuple[float, float] = (0.1, 2.0),
+    temperatures: tuple[float, float] = (0.15, 2.0),
     gap: float = 1e-8,
     progress: Progress = None,
 ) -> xr.Dataset:
@@ -51,7 +51,7 @@ def class_collapse(
         instances: n per class.
         views: p per instance.
         self_included: whether the self pair stays in the denominators (convention (i); else (ii)).
-        temperatures: range of tau.
+        temperatures: range of tau. Below 0.1 the loss is flat to rounding and gaps near 1e-8 remain.
         gap: relative gap to certify.
         progress: called after each block with (cells done, cells in all, cells by status).
 
