@@ -315,6 +315,15 @@ def test_log_excess_keeps_its_digits_where_the_loss_does_not():
     assert found == pytest.approx(float(mpmath.log(excess)), abs=1e-12)
 
 
+def test_program_computes_in_double_precision():
+    """Outside of ufm.float64() too."""
+    program = class_program(ufm.contrastive([200, 30, 7], temperature=0.3))
+    n = np.array([200.0, 30, 7])
+    assert float(program.floor()) == pytest.approx(np.sum(n / 237 * np.log(n - 1)), rel=1e-15)
+    gram = program.gram(np.concatenate([random_features(9, 3, 3), np.zeros((1, 3))]))
+    assert gram.between.dtype == program.log_ratios(gram).dtype == np.float64
+
+
 def test_who_has_a_program():
     sampled = ufm.labels.from_counts([4, 4]).by_sample()
     assert why_no_gram_program(ufm.contrastive([4, 4])) is None

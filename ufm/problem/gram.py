@@ -87,6 +87,7 @@ class GramProgram:
         """g."""
         return int(np.shape(self.classes)[-1])
 
+    @in_float64
     def gram(self, factor: Any) -> GroupGram:
         """The Gram matrix of a factor X, shape (g + 1, g): column a is (v_a, t_a)."""
         v, t = factor[:-1], jnp.where(self.classes > 1, factor[-1], 0.0)
@@ -97,10 +98,12 @@ class GramProgram:
         group = jnp.eye(self.classes.shape[0], dtype=bool)
         return GroupGram(square, within, jnp.where(group, within[None, :], between))
 
+    @in_float64
     def neighbours(self) -> Any:
         """N_ab: classes of group b that a class of group a meets, m_b - [a = b]."""
         return self.classes[None, :] - jnp.eye(self.classes.shape[0])
 
+    @in_float64
     def log_ratios(self, gram: GroupGram) -> Any:
         """log( N_ab n_b exp(s (q_ab - q_aa)) / a_a ) for groups a, b; -inf where no such class exists."""
         meets = self.neighbours()
@@ -109,6 +112,7 @@ class GramProgram:
         known = jnp.log(jnp.where(meets > 0, meets, 1.0)) + jnp.log(self.counts)[None, :] - jnp.log(own)[:, None]
         return jnp.where(meets > 0, known + exponent, -jnp.inf)
 
+    @in_float64
     def floor(self) -> Any:
         """sum_c p_c log a_c: what F tends to when the classes are infinitely far apart."""
         own = jnp.where(self.own > 0, self.own, 1.0)
