@@ -369,8 +369,8 @@ class Phase:
     """Folder for the figure (PNG, PDF), the dataset (netCDF) and the provenance (JSON)."""
     cells: int | None = None
     """Grid points along each axis."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE...")] = ()
-    """Settings of the diagram, such as classes=3 or temperatures=[0.1,1]."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A setting of the diagram, such as classes=3 or temperatures=[0.1,1]; may be repeated."""
     json: bool = False
     """Print one JSON object."""
 

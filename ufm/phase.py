@@ -104,8 +104,9 @@ def run(
         raise ValueError(f"cells: {cells!r} is not allowed; give a whole number of at least 2")
     begin = time.perf_counter()
     make_folder(out)
-    size = {} if cells is None else {"cells": cells}
-    dataset = make(**size, **settings, progress=progress)
+    if cells is None:
+        cells = inspect.signature(make).parameters["cells"].default
+    dataset = make(cells=cells, **settings, progress=progress)
     stem = out / name.replace("-", "_")
     files = [*plot.save_figure(plot.phase_diagram(dataset), stem), stem.with_suffix(".nc")]
     save_dataset(dataset, files[-1])
@@ -129,21 +130,23 @@ def run(
         time.perf_counter() - begin,
         [str(path) for path in [*files, stem.with_suffix(".json")]],
     )
-    stem.with_suffix(".json").write_text(json.dumps(provenance(summary, dataset), indent=1) + "\n", encoding="utf-8")
+    stem.with_suffix(".json").write_text(
+        json.dumps(provenance(summary, dataset, cells), indent=1) + "\n", encoding="utf-8"
+    )
     return summary
 
 
-def provenance(found: PhaseRun, dataset: Any) -> dict[str, Any]:
+def provenance(found: PhaseRun, dataset: Any, cells: Any) -> dict[str, Any]:
     """What a reader needs to make the figure again and to trust it."""
     source = Path(inspect.getsourcefile(NAMED[found.name]) or "")
     configuration = json.loads(dataset.attrs["configuration"])
     changed = {k: v for k, v in configuration.items() if _plain(settings_of(found.name).get(k)) != v}
-    flags = "".join(f" --set {key}={json.dumps(value)}" for key, value in changed.items())
+    flags = "".join(f" --set {key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items())
     return {
         "experiment": "/".join(source.parts[-3:]),
         "diagram": found.name,
         "source": dataset.attrs["source"],
-        "command": f"ufm phase {found.name} --cells {max(dataset.sizes.values())}{flags}",
+        "command": f"ufm phase {found.name} --cells {cells}{flags}",
         "configuration": configuration,
         "cells": found.cells,
         "statuses": found.statuses,
