@@ -408,12 +408,15 @@ def _relaxation(problem: Problem, gap: float) -> tuple[np.ndarray, np.ndarray, n
     """(Gram matrix of all columns, certified lower bound, value) of the convex program over the Gram matrix."""
     model = dataclasses.replace(problem.model, dim=problem.num_classes)
     relaxed = dataclasses.replace(problem, model=model, labels=problem.labels.by_class())
-    result = solve(relaxed)
-    certificate = certify(relaxed, result.params, tolerance=gap)
+    pieces = []
+    for rows, real in _blocks(len(problem), 8):  # of one size, so that every stack of K classes shares a program
+        result = solve(relaxed[rows])
+        lower = certify(relaxed[rows], result.params, tolerance=gap).lower_bound
+        pieces.append([np.asarray(x)[:real] for x in (_grams(np.asarray(result.params.features)), lower, result.value)])
+    gram, lower_bound, value = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
     classes = np.broadcast_to(problem.labels.column_classes, (len(problem), problem.labels.num_columns))
-    gram = _grams(np.asarray(result.params.features))
     full = np.stack([g[np.ix_(c, c)] for g, c in zip(gram, classes, strict=True)])
-    return full, np.asarray(certificate.lower_bound), np.asarray(result.value)
+    return full, lower_bound, value
 
 
 def _settled_best(ends: dict[str, np.ndarray]) -> np.ndarray:
