@@ -243,14 +243,14 @@ def sigmoid_transition(
     data["threshold_simplex"] = (("instances",), simplex_offset(numbers, scale))
     data["threshold_antipodal"] = (("instances",), antipodal_offset(numbers, scale))
     found, high, low = data["cosine_positive"][1], data["threshold_simplex"][1], data["threshold_antipodal"][1]
-    phase = np.where(found >= 1.0 - _MERGED, 1, np.where(found <= -1.0 + _MERGED, 2, 0))
+    phase = np.where(found >= 1.0 - _MERGED, 2, np.where(found <= -1.0 + _MERGED, 0, 1))
     data["phase"] = (("offset", "instances"), _codes(phase))
-    phase = np.where(offset[:, None] >= high[None, :], 1, np.where(offset[:, None] <= low[None, :], 2, 0))
+    phase = np.where(offset[:, None] >= high[None, :], 2, np.where(offset[:, None] <= low[None, :], 0, 1))
     data["phase_theory"] = (("offset", "instances"), _codes(phase))
     return _dataset(
         data,
         {"offset": offset, "instances": numbers},
-        phases=["between", "simplex ETF", "antipodal"],
+        phases=["antipodal", "between", "simplex ETF"],
         title=f"sigmoid loss, $t={scale:g}$",
         drawn={
             "x": ["instances", "number of instances $N$", "log"],
