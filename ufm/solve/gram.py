@@ -80,8 +80,17 @@ class _Space:
     def value_and_gradient(self, y: Any) -> tuple[Any, Any]:
         return jax.value_and_grad(self.value)(y)
 
+    @property
+    def retract(self) -> bool:
+        return self.program.held
+
     def project(self, y: Any) -> Any:
-        return y
+        return (self.to_params(y) * self.weight[None, :]).ravel() if self.program.held else y
+
+    def is_uneven(self, y: Any) -> Any:
+        x = y.reshape(self.shape) / self.weight[None, :]
+        square = jnp.sum(x * x, axis=0)
+        return (jnp.min(square) < 1 / 16) | (jnp.max(square) > 16)
 
     def tangent(self, y: Any, direction: Any) -> Any:
         del y

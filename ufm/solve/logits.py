@@ -67,6 +67,7 @@ class _BiasSpace:
     """
 
     problem: Problem
+    retract = False
 
     def parts(self, b: Any) -> tuple[Any, Any, Any, Any]:
         """(U, S, V^T, N lambda_Z) of T at b."""

@@ -116,6 +116,7 @@ class LBFGSState:
     rho: Any
     count: Any
     rejected: Any
+    fresh: Any
     floor: Any
 
 
@@ -123,7 +124,8 @@ class LBFGSState:
 class LBFGS:
     """Limited-memory BFGS with one trial per step (no nested line search), for factors that are free or on spheres.
 
-    On spheres it walks in columns of any length, which are scaled to the radius wherever F is evaluated.
+    On spheres it walks in columns of any length, which are scaled to the radius wherever F is evaluated.  Lengths far
+    from the radius spoil the metric (the gradient grows as 1/length); then, and at a restart, they are set back to it.
 
     A trial is accepted by Armijo's rule, or, where F is at its rounding floor, by the approximate Wolfe rule on slopes.
     A rejected trial is interpolated; after ten rejections the memory is dropped and steepest descent tried once more.
@@ -156,6 +158,7 @@ class LBFGS:
             zero.astype(jnp.int32),
             zero.astype(jnp.int32),
             jnp.asarray(False),
+            jnp.asarray(False),
         )
 
     def step(self, space: Space, state: LBFGSState) -> LBFGSState:
@@ -166,17 +169,17 @@ class LBFGS:
         decrease = trial.value - old.value
         armijo = decrease <= 1e-4 * state.step_size * state.slope
         flat = (decrease <= _SLACK * jnp.abs(old.value)) & (slope <= -0.98 * state.slope)
-        accept = (armijo | flat) & jnp.isfinite(trial.value)
+        accept = (armijo | flat | state.fresh) & jnp.isfinite(trial.value)
 
         # Accepted: remember the pair if its curvature is positive, and take a new direction.
         s, change = trial.y - old.y, trial.gradient - old.gradient
         curvature = jnp.vdot(s, change)
-        good = accept & (curvature > 1e-14 * jnp.linalg.norm(s) * jnp.linalg.norm(change))
+        good = accept & ~state.fresh & (curvature > 1e-14 * jnp.linalg.norm(s) * jnp.linalg.norm(change))
         slot = state.count % self.memory
         keep = lambda ring, row: ring.at[slot].set(jnp.where(good, row, ring[slot]))  # noqa: E731
         ring_s, ring_y = keep(state.s, s), keep(state.y, change)
         rho = keep(state.rho, 1.0 / jnp.where(curvature > 0, curvature, 1.0))
-        count = state.count + good
+        count = jnp.where(state.fresh, 0, state.count) + good
         new_direction = -self._apply_inverse(trial.gradient, ring_s, ring_y, rho, count)
 
         # Rejected: shrink by safeguarded quadratic interpolation; far too many rejections restart the memory.
@@ -195,8 +198,14 @@ class LBFGS:
         direction = jnp.where(uphill, -point.gradient, direction)
         norm = jnp.linalg.norm(point.gradient)
         cautious = 0.1 * jnp.linalg.norm(point.y) / jnp.where(norm > 0, norm, 1.0)
-        step_size = jnp.where(accept, 1.0, jnp.where(restart, jnp.minimum(1.0, cautious), shrunk))
+        careful = restart | (accept & state.fresh)
+        step_size = jnp.where(careful, jnp.minimum(1.0, cautious), jnp.where(accept, 1.0, shrunk))
         count = jnp.where(restart | uphill, 0, count)
+        fresh = jnp.asarray(False)
+        if space.retract:  # the next point is the same one, with columns of the right length
+            fresh = restart | (accept & space.is_uneven(point.y))
+            direction = jnp.where(fresh, space.project(point.y) - point.y, direction)
+            step_size = jnp.where(fresh, 1.0, step_size)
         return LBFGSState(
             point,
             direction,
@@ -207,6 +216,7 @@ class LBFGS:
             rho,
             count,
             rejected,
+            fresh,
             hopeless | (norm == 0),
         )
 

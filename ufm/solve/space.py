@@ -99,6 +99,11 @@ class Space:
         weights = tuple(spread(w, 1, model.classifier == "sphere", model.classifier_radius) for w in x.weights)
         return ravel_pytree(Params(weights, features, None if x.bias is None else jnp.ones_like(x.bias)))[0]
 
+    def is_uneven(self, y: Any) -> Any:
+        """Whether a column on a sphere has left its radius by a factor of four."""
+        lengths = self._lengths(y)
+        return (jnp.min(lengths) < 0.25) | (jnp.max(lengths) > 4.0)
+
     def relative(self, metric_norm: Any, value: Any) -> Any:
         """The dimensionless stop quantity ||g / sqrt(m)|| / sqrt(F)."""
         return metric_norm / jnp.sqrt(jnp.maximum(jnp.abs(value), jnp.finfo(jnp.float64).tiny))
