@@ -21,7 +21,7 @@ from cmcrameri import cm as crameri
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
 _COLOURS: Any = crameri.cmaps
@@ -208,7 +208,7 @@ def _landscape_panel(axes: Any, cells: list[dict[str, Any]]) -> Any:
             weight = "bold" if share[i, j] > 0 else "normal"
             axes.text(j, i, word, ha="center", va="center", color=shade, fontsize=7, weight=weight)
             if d >= here[0]["K"] - 1 and any("not resolved" in c["verdict"] for c in here):
-                axes.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="0.6", lw=0))
+                axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="0.6", lw=0))
             if any(c["undecided"] for c in here):
                 axes.plot(j + 0.32, i + 0.32, marker="x", color=shade, markersize=4)
     mesh = axes.imshow(share, origin="lower", aspect="auto", cmap=_COLOURS["lapaz_r"], vmin=0.0, vmax=1.0)
