@@ -1,0 +1,585 @@
+"""Deep networks written out as matrices: collapse, its linear relatives, and ReLU networks that beat collapse.
+
+Every network here has class features H (d x K, one column per class, each standing for n samples) and weights
+W_1, ..., W_L, with ReLU after W_1, ..., W_{L-1} (where a linear network has nonnegative hidden units it is its own
+ReLU network).  The objective at the matrices is the reported value, an upper bound of the optimum.
+
+Profile of hidden layers.  Fix directions of H, W_1, ..., W_{L-1}; let G = A_{L-1}^T A_{L-1} be the class Gram matrix
+of the last hidden layer and X = ||H||² ||W_1||² ... ||W_{L-1}||².  With MSE, equal counts, the best W_L (ridge) and the
+best sizes of the factors one number is left, the scale q of G:
+
+    F(q) = (λ_L/2) tr (q G + K λ_L I)^{-1} + (L/2) (n λ_H λ_1 ... λ_{L-1} X q)^{1/L}
+
+Fit and regulariser add over blocks of classes with hidden units of their own, so that structures can be composed.
+
+Reference: derived; related: Sukenik et al. 2024, whose figures show the structure of :func:`kneser`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._conditions import check_at_least
+from ._minima import lowest
+from .deep import LinearOptimum, balanced_sizes, linear_optimum, log_decay_product
+
+
+class Network(NamedTuple):
+    """A collapsed network.
+
+    Attributes:
+        value: F at the matrices.
+        weights: W_1, ..., W_L; W_l has shape (width_l, width_{l-1}), where width_0 = d and width_L = K.
+        features: H, one column per class, shape (d, K).
+    """
+
+    value: float
+    weights: tuple[np.ndarray, ...]
+    features: np.ndarray
+
+
+class Directions(NamedTuple):
+    """Hidden layers up to the sizes of their factors.
+
+    Attributes:
+        features: H, shape (d, K).
+        hidden: W_1, ..., W_{L-1}.
+    """
+
+    features: np.ndarray
+    hidden: tuple[np.ndarray, ...]
+
+    @property
+    def activations(self) -> np.ndarray:
+        """A_{L-1}, shape (width_{L-1}, K)."""
+        layer = self.features
+        for weight in self.hidden:
+            layer = np.maximum(weight @ layer, 0.0)
+        return layer
+
+    @property
+    def gram(self) -> np.ndarray:
+        """G = A_{L-1}^T A_{L-1}, shape (K, K)."""
+        return self.activations.T @ self.activations
+
+    @property
+    def log_size(self) -> float:
+        """log X, X = ||H||² ||W_1||² ... ||W_{L-1}||²."""
+        return float(sum(math.log(np.sum(factor**2)) for factor in (self.features, *self.hidden)))
+
+
+# ------------------------------------------------------------------ the one-dimensional problem
+
+
+class Profile(NamedTuple):
+    """Best scale of given directions.
+
+    Attributes:
+        value: F, or its share of a block of classes; that of the zero network if no scale is better.
+        scale: q, 0 for zero.
+        strength: t = λ_l ||W_l||² = n λ_H ||H||² for l < L.
+    """
+
+    value: float
+    scale: float
+    strength: float
+
+
+def profile(
+    eigenvalues: Any,
+    log_size: float,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    num_classes: int | None = None,
+) -> Profile:
+    """Minimum over q of (λ_L/2) sum_i 1/(q g_i + K λ_L) + (L/2) (n λ_H λ_1 ... λ_{L-1} X q)^{1/L}.
+
+    All local minima are found and compared with zero.
+
+    Args:
+        eigenvalues: g_i, eigenvalues of G with their multiplicities, one per class of the block.
+        log_size: log X.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        num_classes: K of the whole problem; the number of eigenvalues by default.
+
+    Status: derived.
+
+    >>> round(profile(np.ones(4), 3 * math.log(4), 3, [0.01, 0.02, 0.005], 0.004).value, 10)  # collapse
+    0.0828352975
+    """
+    g = np.asarray(eigenvalues, dtype=np.float64)
+    check_at_least("eigenvalues", g, 0)
+    depth, decay = len(weight_decays), float(weight_decays[-1])
+    offset = (len(g) if num_classes is None else num_classes) * decay
+    log_cost = log_decay_product(weight_decays, feature_decay, samples) - math.log(decay) + log_size
+    zero = len(g) * decay / (2 * offset)
+
+    def strength(u: Any) -> Any:
+        return np.exp((log_cost + u) / depth)
+
+    def value(u: float) -> float:
+        return float(decay / 2 * np.sum(1 / (g * math.exp(u) + offset)) + depth / 2 * strength(u))
+
+    def slope(u: Any) -> Any:
+        gq = np.multiply.outer(np.exp(u), g)
+        return strength(u) / 2 - decay / 2 * np.sum(gq / (gq + offset) ** 2, axis=-1)
+
+    # A better q has a regulariser below the loss of zero, and a fit that gains more than the regulariser costs.
+    high = depth * math.log(2 * zero / depth) - log_cost
+    low = high - 80.0
+    if depth > 1:
+        gain = math.log(float(np.sum(g)) * decay / offset**2)
+        low = (depth * (math.log(depth) - gain) + log_cost) / (depth - 1)
+    found = lowest(value, slope, low, high)
+    if found is None or found[1] >= zero:
+        return Profile(zero, 0.0, 0.0)
+    return Profile(found[1], math.exp(found[0]), float(strength(found[0])))
+
+
+def small_decay_ratio(directions: Directions) -> float:
+    """Limit of F/F_DNC as all decays vanish: (tr(G^{-1}) X/K^{L+1})^{1/(L+1)}; below 1 they beat deep neural collapse.
+
+    Infinite where G is singular.
+
+    Status: derived.
+
+    >>> round(small_decay_ratio(kneser(5, 3)), 4), round(small_decay_ratio(kneser(4, 3)), 4)
+    (0.9234, 1.0561)
+    """
+    g, depth = np.linalg.eigvalsh(directions.gram), len(directions.hidden) + 1
+    if g[0] <= 1e-12 * g[-1]:
+        return math.inf
+    log_ratio = math.log(np.sum(1 / g)) + directions.log_size - (depth + 1) * math.log(len(g))
+    return math.exp(log_ratio / (depth + 1))
+
+
+# ------------------------------------------------------------------ from directions to matrices
+
+
+def compose(
+    blocks: Sequence[Directions],
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> Network:
+    """MSE network of blocks of classes, each with hidden units of its own and at its best scale.
+
+    Classes are numbered block after block.  Units that no block needs are zero.
+
+    Args:
+        blocks: one structure per block of classes, all with L - 1 hidden weight matrices.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        widths: the L - 1 hidden widths; what the blocks need by default.
+        dim: d; what the blocks need by default.
+
+    Raises:
+        ValueError: a width is too small, or a block has another depth.
+
+    Status: derived; the value is exact for the matrices.
+
+    >>> compose([single(3)] * 2, 5, [0.02] * 3, 0.02).value.__round__(10)
+    0.1177820722
+    """
+    depth = len(weight_decays)
+    wrong = [len(block.hidden) + 1 for block in blocks if len(block.hidden) + 1 != depth]
+    if wrong:
+        raise ValueError(f"blocks: one has depth {wrong[0]}; give {depth} as there are {depth} weight decays")
+    num_classes = sum(block.features.shape[1] for block in blocks)
+    needed = [sum(rows) for rows in zip(*([len(m) for m in (b.features, *b.hidden)] for b in blocks), strict=True)]
+    shape = _room(needed, widths, dim)
+    features = np.zeros((shape[0], num_classes))
+    weights = [np.zeros((rows, cols)) for rows, cols in zip((*shape[1:], num_classes), shape, strict=True)]
+    solved: dict[int, tuple[Profile, Directions, np.ndarray]] = {}
+    corner = [0] * (depth + 1)  # next free unit of every layer, and next class
+    total = 0.0
+    for block in blocks:
+        if id(block) not in solved:
+            solved[id(block)] = _sized(block, num_classes, samples, weight_decays, feature_decay)
+        found, sized, last = solved[id(block)]
+        total += found.value
+        factors = (sized.features, *sized.hidden, last)
+        rows = [*(len(factor) for factor in factors)]
+        classes = slice(corner[-1], corner[-1] + rows[-1])
+        features[corner[0] : corner[0] + rows[0], classes] = factors[0]
+        for i, factor in enumerate(factors[1:]):
+            weights[i][corner[i + 1] : corner[i + 1] + rows[i + 1], corner[i] : corner[i] + rows[i]] = factor
+        corner = [start + more for start, more in zip(corner, rows, strict=True)]
+    return Network(total, tuple(weights), features)
+
+
+def _room(needed: Sequence[int], widths: Sequence[int] | None, dim: int | None) -> tuple[int, ...]:
+    """(d, width_1, ..., width_{L-1}) as asked, or as needed."""
+    names = ("dim", *(f"widths[{i}]" for i in range(len(needed) - 1)))
+    asked = (needed[0] if dim is None else dim, *(needed[1:] if widths is None else widths))
+    if len(asked) != len(needed):
+        raise ValueError(f"widths: {len(asked) - 1} numbers; give {len(needed) - 1}, one per hidden layer")
+    for name, have, least in zip(names, asked, needed, strict=True):
+        if have < least:
+            raise ValueError(f"{name}: {have} is too small; the network needs {least} units")
+    return asked
+
+
+def _sized(
+    block: Directions, num_classes: int, samples: float, weight_decays: Sequence[float], feature_decay: float
+) -> tuple[Profile, Directions, np.ndarray]:
+    """A block at its best scale, and its W_L = (A^T A + K λ_L I)^{-1} A^T."""
+    eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
+    found = profile(eigenvalues, block.log_size, samples, weight_decays, feature_decay, num_classes)
+    decays = (samples * feature_decay, *weight_decays[:-1])
+    sizes = [
+        math.sqrt(found.strength / decay) / np.linalg.norm(factor)
+        for decay, factor in zip(decays, (block.features, *block.hidden), strict=True)
+    ]
+    hidden = tuple(size * weight for size, weight in zip(sizes[1:], block.hidden, strict=True))
+    sized = Directions(sizes[0] * block.features, hidden)
+    a = math.sqrt(found.scale) * block.activations
+    ridge = num_classes * weight_decays[-1] * np.eye(a.shape[1])
+    return found, sized, np.linalg.solve(a.T @ a + ridge, a.T)
+
+
+def split(product: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(W_1, H) of least ||W_1||² ||H||² with a given product W_1 H: the balanced split of the singular values.
+
+    Args:
+        product: W_1 H, shape (width_1, K).
+
+    >>> [m.shape for m in split(np.ones((4, 6)))]
+    [(4, 1), (1, 6)]
+    """
+    u, s, vt = np.linalg.svd(np.asarray(product, dtype=np.float64), full_matrices=False)
+    live = s > 1e-12 * s[0]
+    half = np.sqrt(s[live])
+    return u[:, live] * half, half[:, None] * vt[live]
+
+
+# ------------------------------------------------------------------ structures of hidden layers
+
+
+def single(depth: int) -> Directions:
+    """One class on one unit per layer; K of them are deep neural collapse.
+
+    Args:
+        depth: L.
+    """
+    check_at_least("depth", depth, 1)
+    one = np.ones((1, 1))
+    return Directions(one, (one,) * (depth - 1))
+
+
+def kneser(vertices: int, depth: int) -> Directions:
+    """The strongly regular structure on the K = r(r-1)/2 edges of the complete graph on r vertices.
+
+        A_l ~ T (r x K vertex-edge incidence) for l <= L-2,   W_{L-1} ~ -(T^T - J/2),   P_{L-1} ~ J - T^T T (rank r)
+        A_{L-1} ~ adjacency of the Kneser graph KG(r, 2), of rank K:  pairs of edges that do not meet
+
+    Args:
+        vertices: r >= 4.
+        depth: L >= 3.
+
+    Status: derived; related: Sukenik et al. 2024, whose figure for r = 5, L = 4 has these ranks and entries.
+
+    >>> kneser(5, 3).gram[0]  # disjoint edges of five vertices: the Petersen graph has degree 3
+    array([3., 0., 0., 0., 0., 0., 0., 1., 1., 1.])
+    """
+    check_at_least("vertices", vertices, 4)
+    check_at_least("depth", depth, 3)
+    incidence = np.zeros((vertices, vertices * (vertices - 1) // 2))
+    ends = np.array(np.triu_indices(vertices, 1))
+    incidence[ends, np.arange(incidence.shape[1])] = 1.0
+    first, features = split(incidence)
+    return Directions(features, (first, *(np.eye(vertices),) * (depth - 3), 0.5 - incidence.T))
+
+
+def kneser_ratio(vertices: int, depth: int) -> float:
+    """ρ(r, L): :func:`kneser` beats deep neural collapse at small decays iff ρ < 1, and F/F_DNC -> ρ^{1/(L+1)}.
+
+        ρ = [1/C(r-2,2)² + (K-r) + (r-1)/(r-3)²] (K r/4) r^{L-3} (√(2(r-1)) + (r-1) √(r-2))² / K^{L+1}
+
+    Args:
+        vertices: r >= 4.
+        depth: L >= 3.
+
+    Status: derived.
+
+    >>> round(kneser_ratio(5, 3), 10)
+    0.7271598575
+    """
+    check_at_least("vertices", vertices, 4)
+    check_at_least("depth", depth, 3)
+    r, k = vertices, vertices * (vertices - 1) // 2
+    inverse = 1 / math.comb(r - 2, 2) ** 2 + (k - r) + (r - 1) / (r - 3) ** 2
+    nuclear = math.sqrt(2 * (r - 1)) + (r - 1) * math.sqrt(r - 2)
+    return inverse * r / 4 * nuclear**2 / k**3 * (r / k) ** (depth - 3)
+
+
+def fan(depth: int, spread: float, shrink: float, lift: float) -> Directions:
+    """The rank-2 fan of three classes.
+
+        A_l ~ B = [[1, b, 0], [0, b, 1]] for l <= L-2,   W_{L-1} ~ [S; (u, -u); (-u, u)]
+        S = [[1+√s, 1-√s], [1-√s, 1+√s]]/2
+
+    Args:
+        depth: L >= 3.
+        spread: b > 0.
+        shrink: s in (0, 1].
+        lift: u > 0.
+
+    Status: derived.
+
+    >>> round(small_decay_ratio(fan(4, 0.931132, 0.362179, 0.954640**0.5)), 5)
+    0.97849
+    """
+    check_at_least("depth", depth, 3)
+    pattern = np.array([[1.0, spread, 0.0], [0.0, spread, 1.0]])
+    near, far = (1 + math.sqrt(shrink)) / 2, (1 - math.sqrt(shrink)) / 2
+    last = np.array([[near, far], [far, near], [lift, -lift], [-lift, lift]])
+    first, features = split(pattern)
+    return Directions(features, (first, *(np.eye(2),) * (depth - 3), last))
+
+
+_FAN_START = (math.log(0.931132), math.log(0.362179 / (1 - 0.362179)), math.log(0.954640) / 2)
+"""Best fan at small decays as (log b, logit s, log u)."""
+
+
+def _fan_at(depth: int, x: Any) -> Directions:
+    x = np.clip(x, -30.0, 30.0)
+    return fan(depth, math.exp(x[0]), 1 / (1 + math.exp(-x[1])), math.exp(x[2]))
+
+
+def _fan_search(function: Any) -> np.ndarray:
+    """Lowest point of a function of (log b, logit s, log u), from the best fan at small decays."""
+    from scipy.optimize import minimize
+
+    options = {"xatol": 1e-8, "fatol": 1e-15, "maxiter": 2000}
+    simplex = np.array(_FAN_START) + 0.2 * np.vstack([np.zeros(3), np.eye(3)])
+    found = minimize(function, _FAN_START, method="Nelder-Mead", options={**options, "initial_simplex": simplex})
+    return found.x
+
+
+@functools.cache
+def fan_constant() -> float:
+    """X_0 = min over b, s, u of tr(G^{-1}) (√(1+2b²)+1)² (1+s+4u²): F_fan/F_DNC -> (X_0 2^{L-3}/3^{L+1})^{1/(L+1)}.
+
+    Status: derived; a numerical minimum.
+
+    >>> round(fan_constant(), 6)
+    108.984433
+    """
+    best = _fan_search(lambda x: small_decay_ratio(_fan_at(3, x)))
+    return float((3 * small_decay_ratio(_fan_at(3, best))) ** 4)
+
+
+def best_fan(samples: float, weight_decays: Sequence[float], feature_decay: float, num_classes: int = 3) -> Directions:
+    """The fan of lowest F at given decays.
+
+    Args:
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L, L >= 3.
+        feature_decay: λ_H.
+        num_classes: K of the problem whose block it is.
+
+    Status: derived; a numerical minimum over b, s and u.
+
+    >>> given = 2, [0.01] * 4, 0.01
+    >>> round(compose([best_fan(*given)], *given).value, 9)
+    0.083448228
+    """
+    depth = len(weight_decays)
+
+    def value(x: Any) -> float:
+        block = _fan_at(depth, x)
+        eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
+        return profile(eigenvalues, block.log_size, samples, weight_decays, feature_decay, num_classes).value
+
+    return _fan_at(depth, _fan_search(value))
+
+
+# ------------------------------------------------------------------ networks
+
+
+def zero_network(num_classes: int, widths: Sequence[int], dim: int) -> Network:
+    """All matrices zero; the value is that of MSE, 1/2 (log K for cross-entropy).
+
+    Args:
+        num_classes: K.
+        widths: the L - 1 hidden widths.
+        dim: d.
+
+    >>> zero_network(3, [4], 5).value
+    0.5
+    """
+    shape = (dim, *widths, num_classes)
+    weights = tuple(np.zeros((rows, cols)) for rows, cols in zip(shape[1:], shape, strict=False))
+    return Network(0.5, weights, np.zeros((dim, num_classes)))
+
+
+def collapsed_network(
+    num_classes: int,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> Network:
+    """Deep neural collapse for MSE and equal counts (:func:`ufm.theory.deep.deep_collapse`), one unit per class.
+
+    Args:
+        num_classes: K.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        widths: the L - 1 hidden widths, at least K each; K by default.
+        dim: d >= K; K by default.
+
+    >>> collapsed_network(3, 2, [0.01] * 4, 0.01, dim=5).features.shape
+    (5, 3)
+    """
+    return orthogonal_network([samples] * num_classes, weight_decays, feature_decay, widths, dim)
+
+
+def orthogonal_network(
+    counts: Any,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> Network:
+    """Optimum of the deep linear network for any counts (:func:`ufm.theory.deep.linear_optimum`), one unit per class.
+
+    All entries are nonnegative: a ReLU network has the same value there.
+
+    Args:
+        counts: n_k, shape (K,).
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        widths: the L - 1 hidden widths, at least K each; K by default.
+        dim: d >= K; K by default.
+
+    >>> orthogonal_network([200, 100, 50, 50], [5e-4] * 3, 5e-4).value.__round__(10)
+    0.0122184004
+    """
+    found: LinearOptimum = linear_optimum(counts, weight_decays, feature_decay)
+    k, depth = len(found.p), len(weight_decays)
+    shape = _room([k] * depth, widths, dim)
+    return Network(found.value, *_diagonal(found.layers, found.features, shape))
+
+
+def _diagonal(layers: np.ndarray, features: np.ndarray, shape: Sequence[int]) -> tuple[Any, np.ndarray]:
+    """Diagonal factors in zero matrices."""
+    k = len(features)
+    units = np.arange(k)
+    h = np.zeros((shape[0], k))
+    h[units, units] = features
+    weights = [np.zeros((rows, cols)) for rows, cols in zip((*shape[1:], k), shape, strict=True)]
+    for weight, sizes in zip(weights, layers, strict=True):
+        weight[units, units] = sizes
+    return tuple(weights), h
+
+
+def factored(
+    logits: Any,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Cheapest linear network with given class logits Z: balanced factors on the singular vectors of Z.
+
+        sum_l (λ_l/2) ||W_l||² + (n λ_H/2) ||H||² = ((L+1)/2) sum_i (c σ_i(Z)²)^{1/(L+1)}
+
+    Args:
+        logits: Z, shape (K, K), a column per class.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        widths: the L - 1 hidden widths, at least the rank each; the rank by default.
+        dim: d, at least the rank; the rank by default.
+
+    Returns:
+        (weights, features).  Hidden units are signed: the network is linear.
+
+    Status: derived; for equal decays published (Garrod & Keating 2025).
+
+    >>> weights, features = factored(np.diag([4.0, 0.0]), 1, [1.0], 1.0)
+    >>> weights[0] @ features
+    array([[4., 0.], [0., 0.]])
+    """
+    z = np.asarray(logits, dtype=np.float64)
+    u, s, vt = np.linalg.svd(z)
+    rank = int(np.sum(s > 1e-12 * s[0])) if s[0] > 0 else 0
+    depth, k = len(weight_decays), len(z)
+    shape = _room([rank] * depth, widths, dim)
+    layers, features = balanced_sizes(s[:rank], weight_decays, feature_decay, samples)
+    h = np.zeros((shape[0], k))
+    h[:rank] = features[:, None] * vt[:rank]
+    weights = [np.zeros((rows, cols)) for rows, cols in zip((*shape[1:], k), shape, strict=True)]
+    units = np.arange(rank)
+    for weight, sizes in zip(weights[:-1], layers[:-1], strict=True):
+        weight[units, units] = sizes
+    weights[-1][:, :rank] = u[:, :rank] * layers[-1]
+    return tuple(weights), h
+
+
+# ------------------------------------------------------------------ the best of them
+
+
+def best_relu_network(
+    num_classes: int,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> Network:
+    """The ReLU network of lowest F that can be composed of collapse, fans and :func:`kneser` structures, or zero.
+
+    Blocks add, so that a knapsack over the number of classes finds the best composition.  Other structures can be
+    better still: it is an upper bound of the optimum.
+
+    Args:
+        num_classes: K.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        widths: the L - 1 hidden widths; what the network needs by default (at most 4K/3 and K).
+        dim: d; what the network needs by default (at most K).
+
+    Status: derived.
+
+    >>> best_relu_network(10, 2, [0.005] * 3, 0.005).value.__round__(10)
+    0.1076253701
+    """
+    check_at_least("num_classes", num_classes, 2)
+    depth = len(weight_decays)
+    given = (samples, weight_decays, feature_decay)
+    items = [single(depth)]
+    if depth >= 3:
+        items += [kneser(r, depth) for r in range(4, num_classes) if r * (r - 1) // 2 <= num_classes]
+        items += [best_fan(*given, num_classes)] if num_classes >= 3 else []
+    costs = []
+    for block in items:
+        eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
+        costs.append(profile(eigenvalues, block.log_size, *given, num_classes).value)
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for k in range(1, num_classes + 1):
+        options = []
+        for i, block in enumerate(items):
+            size = block.features.shape[1]
+            if size <= k:
+                options.append((best[k - size][0] + costs[i], (*best[k - size][1], i)))
+        best.append(min(options))
+    blocks = [items[i] for i in sorted(best[num_classes][1], reverse=True)]
+    return compose(blocks, *given, widths, dim)
