@@ -198,7 +198,7 @@ def compose(
         raise ValueError(f"blocks: one has depth {wrong[0]}; give {depth} as there are {depth} weight decays")
     num_classes = sum(block.features.shape[1] for block in blocks)
     needed = [sum(rows) for rows in zip(*([len(m) for m in (b.features, *b.hidden)] for b in blocks), strict=True)]
-    shape = _room(needed, widths, dim)
+    shape = layer_sizes(needed, widths, dim)
     features = np.zeros((shape[0], num_classes))
     weights = [np.zeros((rows, cols)) for rows, cols in zip((*shape[1:], num_classes), shape, strict=True)]
     solved: dict[int, tuple[Profile, Directions, np.ndarray]] = {}
@@ -219,8 +219,20 @@ def compose(
     return Network(total, tuple(weights), features)
 
 
-def _room(needed: Sequence[int], widths: Sequence[int] | None, dim: int | None) -> tuple[int, ...]:
-    """(d, width_1, ..., width_{L-1}) as asked, or as needed."""
+def layer_sizes(needed: Sequence[int], widths: Sequence[int] | None, dim: int | None) -> tuple[int, ...]:
+    """(d, width_1, ..., width_{L-1}) as asked, or as needed.
+
+    Args:
+        needed: least d and hidden widths, L numbers.
+        widths: hidden widths asked for.
+        dim: d asked for.
+
+    Raises:
+        ValueError: one of them is too small.
+
+    >>> layer_sizes([3, 4], None, 7)
+    (7, 4)
+    """
     names = ("dim", *(f"widths[{i}]" for i in range(len(needed) - 1)))
     asked = (needed[0] if dim is None else dim, *(needed[1:] if widths is None else widths))
     if len(asked) != len(needed):
@@ -472,7 +484,7 @@ def orthogonal_network(
     """
     found: LinearOptimum = linear_optimum(counts, weight_decays, feature_decay)
     k, depth = len(found.p), len(weight_decays)
-    shape = _room([k] * depth, widths, dim)
+    shape = layer_sizes([k] * depth, widths, dim)
     return Network(found.value, *_diagonal(found.layers, found.features, shape))
 
 
@@ -521,7 +533,7 @@ def factored(
     u, s, vt = np.linalg.svd(z)
     rank = int(np.sum(s > 1e-12 * s[0])) if s[0] > 0 else 0
     depth, k = len(weight_decays), len(z)
-    shape = _room([rank] * depth, widths, dim)
+    shape = layer_sizes([rank] * depth, widths, dim)
     layers, features = balanced_sizes(s[:rank], weight_decays, feature_decay, samples)
     h = np.zeros((shape[0], k))
     h[:rank] = features[:, None] * vt[:rank]
