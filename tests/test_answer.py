@@ -16,11 +16,23 @@ PROMISED = {
     *("problem", "value", "gradient_norm", "status", "lower_bound", "gap", "verdict", "class_means_gram", "logits"),
     *("singular_values", "rank", "predictions", "measures", "steps", "seconds", "dtype", "versions"),
 }
-FURTHER = {"relative_gradient", "relative_gap", "assumes", "bias"}
+FURTHER = {"relative_gradient", "relative_gap", "assumes", "bias", "groups", "excess_gap"}
 OF_A_PREDICTION = {"name", "value", "holds", "failed_hypothesis", "citation", "difference"}
 FURTHER_OF_A_PREDICTION = {"status", "gram_distance", "quantities"}
 OF_A_PROBLEM = {
-    *("loss", "loss_parameters", "counts", "classes", "samples", "columns", "dim", "constraint", "bias", "scale"),
+    *(
+        "kind",
+        "loss",
+        "loss_parameters",
+        "counts",
+        "classes",
+        "samples",
+        "columns",
+        "dim",
+        "constraint",
+        "bias",
+        "scale",
+    ),
     *("classifier_constraint", "weight_decay", "feature_decay", "bias_decay", "feature_radius", "classifier_radius"),
 }
 
