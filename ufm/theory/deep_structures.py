@@ -293,8 +293,10 @@ def single(depth: int) -> Directions:
 def kneser(vertices: int, depth: int) -> Directions:
     """The strongly regular structure on the K = r(r-1)/2 edges of the complete graph on r vertices.
 
-        A_l ~ T (r x K vertex-edge incidence) for l <= L-2,   W_{L-1} ~ -(T^T - J/2),   P_{L-1} ~ J - T^T T (rank r)
-        A_{L-1} ~ adjacency of the Kneser graph KG(r, 2), of rank K:  pairs of edges that do not meet
+        A_l ~ T (r x K vertex-edge incidence) for l <= L-2,   W_{L-1} ~ -(T^T - J/2),   P_{L-1} ~ J - T^T T
+        A_{L-1} ~ adjacency of the Kneser graph KG(r, 2) (pairs of edges that do not meet)
+
+    The rank jumps from r (3 for r = 4) to K in the last ReLU.
 
     Args:
         vertices: r >= 4.
