@@ -234,6 +234,13 @@ def test_tiny_decays_and_great_depths_keep_their_digits():
     # A = K λ for n = 1 and equal decays
     assert deepest.value == pytest.approx(deep.scalar_optimum(3e-4, 400).value, rel=1e-12)
     assert 0 < deepest.value < 0.5
+    given = 2, [1e-8] * 60, 1e-8
+    composed_value = deep_structures.collapsed_network(3, *given).value
+    blocks = [deep_structures.single(60)] * 3
+    assert deep_structures.compose(blocks, *given).value == pytest.approx(composed_value, rel=1e-12)
+    assert deep.imbalanced_channel_bound([2] * 3, *given[1:]) < composed_value
+    low_rank = deep_ce.optimum(deep_ce.paired(6, 60), *given)
+    assert 0 < low_rank.value < deep_ce.optimum(deep_ce.simplex(6, 60), *given).value < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -598,6 +605,47 @@ def test_channel_bound_at_small_decays():
         given = k, 1, [1e-9] * depth, 1e-9
         ratio = deep.channel_bound(*given) / deep.deep_collapse(*given).value
         assert ratio == pytest.approx((deep.channels(k, depth) / k) ** (depth / (depth + 1)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "depth"), [([9, 4, 1], 1), ([7, 1], 2), ([7, 2], 4), ([5, 5], 3), ([30, 8, 8, 1], 1)]
+)
+@pytest.mark.parametrize("scale", [0.05, 0.3, 1.0])
+def test_imbalanced_bound_is_exact_for_two_classes_and_for_one_layer(counts, depth, scale):
+    lam, lam_h = UNEQUAL[depth]
+    given = counts, [scale * x for x in lam], scale * lam_h
+    assert deep.imbalanced_channel_bound(*given) == pytest.approx(deep.linear_optimum(*given).value, abs=1e-11)
+
+
+@pytest.mark.parametrize("num_classes", [3, 6, 10])
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_imbalanced_bound_at_equal_counts(num_classes, depth):
+    for factor in (1e-4, 0.01, 0.1, 0.3, 0.7, 5.0):
+        lam, lam_h = [factor * x for x in UNEQUAL[depth][0]], factor * UNEQUAL[depth][1]
+        found = deep.imbalanced_channel_bound([3] * num_classes, lam, lam_h)
+        assert found == pytest.approx(deep.channel_bound(num_classes, 3, lam, lam_h), abs=1e-11)
+
+
+@pytest.mark.parametrize(("counts", "depth"), [([6, 2, 1], 2), ([5, 5, 1, 1], 3), ([20, 10, 5, 5], 4)])
+def test_imbalanced_bound_by_a_global_search(counts, depth):
+    lam, lam_h = [0.5 * x for x in UNEQUAL[depth][0]], 0.5 * UNEQUAL[depth][1]
+    n, total = np.sort(np.array(counts, float))[::-1], sum(counts)
+    cost = (lam_h * math.prod(lam[:-1])) ** (1 / depth)
+
+    def loss(v):
+        gamma = math.exp(v[0]) * np.cumprod([1.0, *v[1:]])
+        fit = lam[-1] / 2 * np.sum(n / (gamma + total * lam[-1]))
+        return fit + depth / 2 * cost * (gamma[0] ** (1 / depth) + np.sum(gamma[1:]) ** (1 / depth))
+
+    bounds = [(-8, 6), *[(0, 1)] * (len(n) - 1)]
+    searched = differential_evolution(loss, bounds, rng=0, tol=1e-12, maxiter=600, polish=True)
+    found = deep.imbalanced_channel_bound(counts, lam, lam_h)
+    assert found == pytest.approx(min(0.5, searched.fun), abs=1e-7)
+    assert found <= searched.fun + 1e-12
+    assert found < deep.linear_optimum(counts, lam, lam_h).value
+    rng = np.random.default_rng(0)
+    reached = [descend(*random_point(len(n), 8, depth, rng, 0.6), counts, lam, lam_h) for _ in range(3)]
+    assert min(reached) >= found
 
 
 def nonnegative_pairs(rng):

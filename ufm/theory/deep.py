@@ -340,6 +340,66 @@ def channel_bound(num_classes: int, samples: float, weight_decays: Sequence[floa
     return scalar_optimum(math.exp(log_strength / (depth + 1)), depth).value
 
 
+def imbalanced_channel_bound(counts: Any, weight_decays: Sequence[float], feature_decay: float) -> float:
+    """:func:`channel_bound` for any counts, as a numerical minimum over two numbers.
+
+        min over γ_1 >= γ_2 >= ... >= γ_K >= 0 of
+        (λ_L/2) sum_i n_(i)/(γ_i + N λ_L) + (L/2) (λ_H λ_1 ... λ_{L-1})^{1/L} [γ_1^{1/L} + (γ_2 + ... + γ_K)^{1/L}]
+
+    with n_(1) >= n_(2) >= ....  For given γ_1 and multiplier ν the rest is γ_i = √(n_(i)/ν) - N λ_L, cut to [0, γ_1].
+    A grid over both is refined around its lowest point.  Exact for K = 2 and for L = 1, where it is
+    :func:`linear_optimum`.
+
+    Args:
+        counts: n_k, shape (K,).
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+
+    Status: derived; no certificate that the minimum found is the global one.
+
+    >>> round(imbalanced_channel_bound([2, 2, 2], [0.01] * 4, 0.01), 9)
+    0.066592967
+    """
+    check_positive("counts", counts)
+    n = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
+    check_at_least("counts", len(n), 2, "two classes or more")
+    depth, decay, total = len(weight_decays), float(weight_decays[-1]), n.sum()
+    log_cost = (log_decay_product(weight_decays, feature_decay) - math.log(decay)) / depth
+    offset = total * decay
+    rest, size = np.unique(n[1:], return_counts=True)
+
+    def value(log_first: np.ndarray, log_nu: np.ndarray) -> np.ndarray:
+        first = np.exp(log_first)
+        gamma = np.clip(np.exp((np.log(rest) - log_nu[..., None]) / 2) - offset, 0.0, first[..., None])
+        fit = n[0] / (first + offset) + np.sum(size * rest / (gamma + offset), axis=-1)
+        roots = np.exp(log_cost + log_first / depth) + math.exp(log_cost) * np.sum(size * gamma, axis=-1) ** (1 / depth)
+        return decay / 2 * fit + depth / 2 * roots
+
+    # a regulariser below 1/2, and a fit that gains more than the regulariser costs
+    high = min(-depth * (math.log(depth) + log_cost), 600.0)
+    low = high - 60.0
+    if depth > 1:
+        low = (math.log(depth * offset * total / n[0]) + log_cost) * depth / (depth - 1) - math.log(len(n) - 1)
+    if low >= high:
+        return 0.5
+    # from the ν with all γ_i = γ_1 to the ν with all γ_i = 0
+    box = np.array(
+        [
+            [low, math.log(rest[0]) - 2 * math.log(offset + math.exp(high))],
+            [high, math.log(rest[-1]) - 2 * math.log(offset)],
+        ]
+    )
+    ends, best, points = box, 0.5, 401
+    for _ in range(14):
+        axes = np.linspace(ends[0], ends[1], points)
+        grid = value(*np.meshgrid(*axes.T, indexing="ij"))
+        where = np.unravel_index(np.argmin(grid), grid.shape)
+        best = min(best, float(grid[where]))
+        centre, reach = axes[where, [0, 1]], 4 * (axes[1] - axes[0])
+        ends, points = np.clip([centre - reach, centre + reach], *box), 41
+    return best
+
+
 def certified_zero_threshold(num_classes: int, depth: int) -> float:
     """c from which zero is the global optimum of any ReLU network: (L-1)^{L-1}/(L^{2L} K κ^L).
 

@@ -30,6 +30,9 @@ from ._roots import root, widen
 from .deep import log_decay_product
 from .deep_structures import Network, factored, layer_sizes, split
 
+_LARGEST_SCALE = math.log(2000.0)
+"""log β from which on the fit is below every float."""
+
 
 class Structure(NamedTuple):
     """Class logits up to a scale, as the one-dimensional problem sees them.
@@ -193,7 +196,7 @@ def optimum(structure: Structure, samples: float, weight_decays: Sequence[float]
 
     # The regulariser stays below log K, and the fit, which is convex, gains more than the regulariser costs.
     zero = float(structure.fit(0.0))
-    high = (math.log(zero) - log_cost) / power
+    high = min((math.log(zero) - log_cost) / power, _LARGEST_SCALE)
     low = (log_cost - math.log(-structure.fit_slope(0.0))) / (1 - power) if depth > 1 else high - 80.0
     found = lowest(value, slope, low, high)
     if found is None or found[1] >= zero:

@@ -125,12 +125,16 @@ def profile(
     def strength(u: Any) -> Any:
         return np.exp((log_cost + u) / depth)
 
-    def value(u: float) -> float:
-        return float(decay / 2 * np.sum(1 / (g * math.exp(u) + offset)) + depth / 2 * strength(u))
+    with np.errstate(divide="ignore"):
+        log_g, log_offset = np.log(g), math.log(offset)
 
-    def slope(u: Any) -> Any:
-        gq = np.multiply.outer(np.exp(u), g)
-        return strength(u) / 2 - decay / 2 * np.sum(gq / (gq + offset) ** 2, axis=-1)
+    def value(u: float) -> float:
+        return float(decay / 2 * np.sum(np.exp(-np.logaddexp(log_g + u, log_offset))) + depth / 2 * strength(u))
+
+    def slope(u: Any) -> Any:  # g q/(g q + o)² = 1/(o (e^{w/2} + e^{-w/2})²), e^w = g q/o
+        half = np.add.outer(u, log_g - log_offset) / 2
+        shrinks = np.sum(np.exp(-2 * np.logaddexp(half, -half)), axis=-1)
+        return strength(u) / 2 - decay / (2 * offset) * shrinks
 
     # A better q has a regulariser below the loss of zero, and a fit that gains more than the regulariser costs.
     high = depth * math.log(2 * zero / depth) - log_cost
