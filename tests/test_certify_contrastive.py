@@ -106,7 +106,13 @@ STEPS = [
 
 
 @pytest.mark.parametrize(
-    ("row", "features"), [*((row, "sphere") for row in STEPS), *((row, "ball") for row in STEPS[:3])], ids=str
+    ("row", "features"),
+    [
+        *((row, "sphere") for row in STEPS),
+        (STEPS[0], "ball"),
+        *(pytest.param(row, "ball", marks=pytest.mark.slow) for row in STEPS[1:3]),
+    ],
+    ids=str,
 )
 def test_step_optima_close(row, features):
     m1, n1, m2, n2, tau, golden = row
@@ -564,7 +570,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("features", ["sphere", "ball", "free"])
+@pytest.mark.parametrize("features", ["sphere", pytest.param("ball", marks=pytest.mark.slow), "free"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_tangent_bounds_hold_and_close(name, features):
     given = dict(LOSSES[name])
@@ -635,7 +641,7 @@ def test_broken_numbers_are_unknown():
     assert at(problem, h).verdict == UNKNOWN
 
 
-@pytest.mark.parametrize("features", ["sphere", "free", "nonnegative-sphere"])
+@pytest.mark.parametrize("features", ["sphere", pytest.param("free", marks=pytest.mark.slow), "nonnegative-sphere"])
 def test_stacks_equal_singles(features):
     tau = np.array([0.2, 0.5, 1.0])
     stacked = ufm.contrastive([8, 4, 3], temperature=tau, features=features)
