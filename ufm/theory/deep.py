@@ -423,7 +423,8 @@ def two_layer_bound(num_classes: int, samples: float, weight_decays: Sequence[fl
 
         min_{x>=y>=g>=0}  (λ_2/2) [1/(x+Kλ_2) + 1/(y+Kλ_2) + (K-2)/(g+Kλ_2)] + √(n λ_H λ_1) [√x + √y + (K-2) g/√y]
 
-    For given y the best g and x are closed; one variable is left.
+    x = y at the minimum: where another x is better for its own terms, y gains as much by moving there, and g only pays
+    less.  For given y the best g is closed, so that one variable is left.
 
     Args:
         num_classes: K.
@@ -452,34 +453,24 @@ def two_layer_bound(num_classes: int, samples: float, weight_decays: Sequence[fl
     def single_slope(x: Any) -> Any:
         return mu / (2 * np.sqrt(x)) - decay / 2 / (x + offset) ** 2
 
-    free = 0.0  # the local minimum of the first function, if it has one
-    if single_slope(offset / 3) < 0:
-        top = 2 / 3 * math.log(decay / mu)
-        free = math.exp(root(lambda u: float(single_slope(math.exp(u))), math.log(offset / 3), top))
-
-    def first(y: Any) -> Any:
-        return np.where((y < free) & (single(np.maximum(free, y)) < single(y)), free, y)
-
     def others(y: Any) -> Any:
         return np.clip(np.sqrt(decay * np.sqrt(y) / (2 * mu)) - offset, 0.0, y)
 
     def value(u: Any) -> Any:
         y = np.exp(u)
         g = others(y)
-        return single(first(y)) + single(y) + rest * (decay / 2 / (g + offset) + mu * g / np.sqrt(y))
+        return 2 * single(y) + rest * (decay / 2 / (g + offset) + mu * g / np.sqrt(y))
 
     def slope(u: Any) -> Any:
         y = np.exp(u)
         g = others(y)
         bound = np.where(g >= y, mu / np.sqrt(y) - decay / 2 / (g + offset) ** 2, 0.0)
-        both = np.where(first(y) > y, 1.0, 2.0)
-        return y * (both * single_slope(y) + rest * (bound - mu * g / (2 * y**1.5)))
+        return y * (2 * single_slope(y) + rest * (bound - mu * g / (2 * y**1.5)))
 
     # below the first y the terms of y and g rise from 0; above the second the regulariser exceeds 1/2
     low, high = 2 * math.log(2 * num_classes * offset * mu), -2 * math.log(4 * mu)
     found = lowest(value, slope, low, high, 0.02)
-    corner = float(single(free)) + (num_classes - 1) / (2 * num_classes)
-    return min(0.5, corner, found[1] if found else 0.5)
+    return min(0.5, found[1] if found else 0.5)
 
 
 def two_layer_ratio(num_classes: int) -> float:
