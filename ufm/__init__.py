@@ -9,7 +9,7 @@ from ._version import __version__
 from .answer import Answer, Comparison, answer, certified_many
 from .certify import Certificate, certify
 from .measure import measure
-from .problem import Labels, Params, Problem, batches, contrastive, labels, losses, shallow, stack
+from .problem import Labels, Params, Problem, batches, contrastive, deep, labels, losses, shallow, stack
 from .solve import Result, Status, solve, solve_many
 from .theory import Prediction, predict
 
@@ -29,6 +29,7 @@ __all__ = [
     "certified_many",
     "certify",
     "contrastive",
+    "deep",
     "float64",
     "labels",
     "losses",

@@ -86,6 +86,8 @@ def bound_known(problem: Problem) -> str | None:
 def why_unknown(problem: Problem) -> str | None:
     """Why no lower bound is known for a problem; ``None`` if one is known."""
     model = problem.model
+    if model.depth > 1:
+        return "no bound is built in yet for more than one weight matrix"
     if model.readout == "pairs" or isinstance(problem.loss, CrossEntropy | MeanSquaredError):
         return None
     if is_held(problem):
@@ -188,6 +190,8 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
         >>> certify(problem, zero).words
         'global'
     """
+    if problem.model.depth > 1:
+        raise ValueError(f"problem: {why_unknown(problem)}; compare values with ufm.theory.deep")
     depth = np.ndim(params.features) - 2
     batch = problem.batch_shape
     if depth not in (0, 1) or len(batch) > 1 or (batch and depth == 0):

@@ -102,6 +102,8 @@ def _on_spheres(problem: Problem) -> bool:
 
 
 def _check(problem: Problem, params: Params) -> None:
+    if problem.model.depth > 1:
+        raise ValueError(f"problem: {problem.model.depth} weight matrices; curvature is for one matrix, or none")
     if not (problem.model.is_free or _on_spheres(problem)):
         kind = f"{problem.model.features} features"
         kind += "" if problem.model.readout == "pairs" else f" and a {problem.model.classifier} classifier"

@@ -6,7 +6,7 @@ from .gram import GramProgram, GroupGram, class_program, gram_program, why_no_gr
 from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError
 from .models import Model, Params
-from .problem import Decay, Problem, Reduction, contrastive, shallow, stack
+from .problem import Decay, Problem, Reduction, contrastive, deep, shallow, stack
 
 __all__ = [
     "BatchedSupCon",
@@ -29,6 +29,7 @@ __all__ = [
     "class_program",
     "contrastive",
     "convert",
+    "deep",
     "gram_program",
     "labels",
     "losses",

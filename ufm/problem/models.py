@@ -1,7 +1,8 @@
 """Models: free features, a chain of weight matrices, a bias, and the constraints on them.
 
-Here the chain has one weight matrix (the shallow model) or none (the contrastive model, read by pairs).  What the
-loss sees is  Z = s W H + b 1^T,  or the similarities  U = s H^T H.
+The chain has one weight matrix (the shallow model), several (a deep model) or none (the contrastive model, read by
+pairs).  What the loss sees is  Z = s W_L a(W_{L-1} ... a(W_1 H)) + b 1^T  with an activation a (identity or ReLU)
+between the matrices, or the similarities  U = s H^T H.
 
 Constraints are words; their radii and budgets are array leaves:
 
@@ -24,6 +25,7 @@ FEATURES = ("free", "nonnegative", "sphere", "ball", "budget", "nonnegative-sphe
 CLASSIFIERS = ("free", "sphere", "ball", "budget")
 BIASES = ("none", "free", "decay")
 READOUTS = ("linear", "pairs")
+ACTIVATIONS = ("linear", "relu")
 
 
 @record
@@ -56,6 +58,9 @@ class Model:
         feature_radius: rho_H of ``sphere`` and ``ball``; E_H of ``budget``; ``None`` is 1.
         classifier_radius: rho_W of ``sphere`` and ``ball``; E_W of ``budget``; ``None`` is 1.
         readout: ``linear`` (logits of a classifier) or ``pairs`` (similarities of the features; no classifier).
+        widths: rows of W_1, ..., W_{L-1}; empty for one weight matrix.
+        activation: a, applied after W_1, ..., W_{L-1}: ``linear`` or ``relu``.
+        rounding: eps of the smoothed ReLU  a(z) = (z + sqrt(z^2 + eps^2))/2;  ``None`` for the ReLU itself.
     """
 
     dim: int = static()
@@ -66,17 +71,40 @@ class Model:
     feature_radius: Any = None
     classifier_radius: Any = None
     readout: str = static(default="linear")
+    widths: tuple[int, ...] = static(default=())
+    activation: str = static(default="linear")
+    rounding: Any = None
+
+    @property
+    def depth(self) -> int:
+        """L, the number of weight matrices."""
+        return 0 if self.readout == "pairs" else len(self.widths) + 1
 
     @property
     def is_free(self) -> bool:
         """Whether nothing is constrained, so that only the decay holds the parameters."""
         return self.features == "free" and self.classifier == "free"
 
+    def activate(self, z: Any) -> Any:
+        """The activation a, entrywise; the derivative of the ReLU at 0 is 0."""
+        if self.activation == "linear":
+            return z
+        if self.rounding is None:
+            return jnp.maximum(z, 0.0)
+        return 0.5 * (z + jnp.sqrt(z * z + self.rounding**2))
+
+    def layers(self, params: Params) -> tuple[list[Any], list[Any]]:
+        """(P_1, ..., P_L), (A_0, ..., A_{L-1}): outputs of the matrices and their inputs, A_0 = H, A_l = a(P_l)."""
+        outputs, inputs = [], [params.features]
+        for index, weight in enumerate(params.weights):
+            outputs.append(weight @ inputs[-1])
+            if index + 1 < len(params.weights):
+                inputs.append(self.activate(outputs[-1]))
+        return outputs, inputs
+
     def logits_without_bias(self, params: Params) -> Any:
-        """s W H, K x n."""
-        z = params.features
-        for weight in params.weights:
-            z = weight @ z
+        """s W_L a(W_{L-1} ... a(W_1 H)), K x n."""
+        z = self.layers(params)[0][-1]
         return z if self.scale is None else self.scale * z
 
     def logits(self, params: Params) -> Any:
@@ -135,10 +163,18 @@ class Model:
         if self.readout == "pairs":
             h = deviation * jax.random.normal(key_h, (self.dim, labels.num_columns))
             return self.project(Params((), h, None), labels)
-        w = deviation * jax.random.normal(key_w, (labels.num_classes, self.dim))
+        if self.widths:
+            sizes = (self.dim, *self.widths, labels.num_classes)
+            keys = jax.random.split(key_w, self.depth)
+            weights = tuple(
+                size / jnp.sqrt(before) * jax.random.normal(k, (after, before))
+                for k, before, after in zip(keys, sizes[:-1], sizes[1:], strict=True)
+            )
+        else:
+            weights = (deviation * jax.random.normal(key_w, (labels.num_classes, self.dim)),)
         h = deviation * jax.random.normal(key_h, (self.dim, labels.num_columns))
         b = None if self.bias == "none" else jnp.zeros(labels.num_classes)
-        return self.project(Params((w,), h, b), labels)
+        return self.project(Params(weights, h, b), labels)
 
 
 def _shrink(square: Any, limit: Any) -> Any:

@@ -29,12 +29,15 @@ from .contrastive import (
 )
 from .labels import Labels, show, whole_number
 from .losses import NAMED, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss
-from .models import BIASES, CLASSIFIERS, FEATURES, Model, Params
+from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, Model, Params
 
 
 @record
 class Decay:
-    """Decays lambda_W, lambda_H, lambda_b of the canonical objective (array leaves, each >= 0)."""
+    """Decays lambda_W, lambda_H, lambda_b of the canonical objective (array leaves, each >= 0).
+
+    In a deep model ``weight`` has shape (L,), one decay per weight matrix.
+    """
 
     weight: Any = 0.0
     feature: Any = 0.0
@@ -43,7 +46,7 @@ class Decay:
 
 @record
 class Problem:
-    """An unconstrained features model. Build one with :func:`shallow` or :func:`contrastive`.
+    """An unconstrained features model. Build one with :func:`shallow`, :func:`deep` or :func:`contrastive`.
 
     A *stacked* problem has a leading axis on every array leaf and the same structure; the solvers run over it.
     """
@@ -63,7 +66,8 @@ class Problem:
 
     def penalty(self, params: Params) -> Any:
         """The decay terms."""
-        total = 0.5 * self.decay.weight * sum((jnp.sum(w**2) for w in params.weights), start=jnp.zeros(()))
+        decays = self.weight_decays
+        total = sum((0.5 * c * jnp.sum(w**2) for c, w in zip(decays, params.weights, strict=True)), start=jnp.zeros(()))
         total = total + 0.5 * self.decay.feature * jnp.sum(self.labels.weights * jnp.sum(params.features**2, axis=0))
         if params.bias is not None and self.model.bias == "decay":
             total = total + 0.5 * self.decay.bias * jnp.sum(params.bias**2)
@@ -80,11 +84,15 @@ class Problem:
         params = self.model.init(key, self.labels, 1.0 if size is None else size)
         if size is not None or not self.model.is_free or self.model.readout == "pairs":
             return params
-        # The scale at which both decay terms weigh alike, as they do at every critical point (shallow theory, 1.1).
+        # The scales at which all decay terms weigh alike, as they do at every critical point (shallow theory, 1.1; deep
+        # theory, 1), with the product of the factors kept.
         metric = self.metric()
-        balance = (metric.features.mean() / metric.classifier) ** 0.25
-        balance = jnp.where(jnp.isfinite(balance) & (balance > 0), balance, 1.0)
-        return Params((params.classifier * balance,), params.features / balance, params.bias)
+        blocks = [*metric.weights, metric.features.mean()]
+        mean = jnp.exp(sum(jnp.log(m) for m in blocks) / len(blocks))
+        scales = [jnp.sqrt(mean / m) for m in blocks]
+        scales = [jnp.where(jnp.isfinite(c) & (c > 0), c, 1.0) for c in scales]
+        weights = tuple(w * c for w, c in zip(params.weights, scales[:-1], strict=True))
+        return Params(weights, params.features * scales[-1], params.bias)
 
     def metric(self) -> Params:
         """Diagonal metric m of the parameters: the decay of each block (of a feature column n_i lambda_H).
@@ -93,16 +101,15 @@ class Problem:
         a constraint gets the curvature that the data term has at zero logits; the bias, that of the data term.
         """
         n, total, k = self.labels.weights, jnp.sum(self.labels.weights), self.labels.num_classes
-        weight = jnp.asarray(self.decay.weight)
+        weights = tuple(jnp.where(weight > 0, weight, 1.0 / k) for weight in map(jnp.asarray, self.weight_decays))
         feature = self.decay.feature * n
-        weight = jnp.where(weight > 0, weight, 1.0 / k)
         feature = jnp.where(feature > 0, feature, n / total)
         if self.model.features == "budget":
             feature = jnp.full_like(feature, 1.0 / k)
         if self.model.readout == "pairs":
             return Params((), feature, None)
         bias = None if self.model.bias == "none" else self._bias_curvature() + self.decay.bias
-        return Params((weight,), feature, bias)
+        return Params(weights, feature, bias)
 
     def _bias_curvature(self) -> Any:
         """Curvature of the data term in one bias entry, near the optimum.
@@ -115,6 +122,8 @@ class Problem:
         if self.loss.name == "mse":
             return jnp.ones(())
         k = self.num_classes
+        if self.model.depth > 1:
+            return jnp.full((), 1.0 / k)
         near_optimum = self.lambda_z * jnp.sum(jnp.sqrt(self.labels.counts)) / k
         return jnp.where(near_optimum > 0, jnp.minimum(near_optimum, 1.0 / k), 1.0 / k)
 
@@ -124,6 +133,13 @@ class Problem:
     def num_classes(self) -> int:
         """K."""
         return self.labels.num_classes
+
+    @property
+    def weight_decays(self) -> tuple[Any, ...]:
+        """lambda_1, ..., lambda_L of the weight matrices; empty without any."""
+        if self.model.depth > 1:
+            return tuple(self.decay.weight[..., layer] for layer in range(self.model.depth))
+        return (self.decay.weight,) * self.model.depth
 
     @property
     def lambda_z(self) -> Any:
@@ -179,7 +195,7 @@ class Problem:
         if pairs and not (self.loss.collapses and model.dim >= self.sufficient_dim):
             return Reduction(self, None, model.dim)
         labels = self.labels.by_class()
-        if dim and (model.is_free or pairs):
+        if dim and model.depth <= 1 and (model.is_free or pairs):
             model = dataclasses.replace(model, dim=min(model.dim, self.num_classes if pairs else self.sufficient_dim))
         small = Problem(labels, self.loss, model, self.decay)
         return Reduction(small, self.labels, self.model.dim)
@@ -341,6 +357,99 @@ def shallow(
     bias_decay = 0.0 if bias_decay is None else bias_decay
     decay = Decay(_array(weight_decay), _array(feature_decay), _array(bias_decay))
     return _align(Problem(labels, loss, model, decay))
+
+
+def deep(
+    counts: Any = None,
+    *,
+    depth: int,
+    labels: Labels | None = None,
+    dim: int | None = None,
+    width: int | tuple[int, ...] | list[int] | None = None,
+    activation: str = "relu",
+    loss: str | Loss = "mse",
+    weight_decay: Any = None,
+    feature_decay: Any = None,
+    bias: str = "none",
+    bias_decay: Any = None,
+    features: str = "free",
+    **loss_parameters: Any,
+) -> Problem:
+    """State a deep unconstrained features model, or a stack of them.
+
+        F = (1/N) sum_i loss(W_L a(W_{L-1} ... a(W_1 h_i)) + b, y_i) + sum_l (lambda_l/2)||W_l||^2
+            + (lambda_H/2)||H||^2 + (lambda_b/2)||b||^2
+
+    Args:
+        counts: samples per class, shape (K,), or (batch, K) for a stack. Alternatively give ``labels``.
+        depth: L, the number of weight matrices.
+        labels: a :class:`Labels`.
+        dim: dimension d of the features (columns of W_1); the first width, or K, by default.
+        width: rows of the hidden matrices W_1, ..., W_{L-1}: one number for all, or L - 1 of them; K by default.
+        activation: a, after W_1, ..., W_{L-1}: ``relu`` or ``linear``.
+        loss: ``mse``, or a name or object as in :func:`shallow`.
+        weight_decay: lambda_l: one number for all matrices, or a list of L; for a stack (batch,) or (batch, L).
+            5e-3 by default.
+        feature_decay: lambda_H; 5e-3 K/N by default (so that n lambda_H = 5e-3 when balanced).
+        bias: ``none``, ``free`` or ``decay``: bias of the last layer.
+        bias_decay: lambda_b, with bias ``decay``.
+        features: constraint on the features, as in :func:`shallow` (not ``budget``).
+        **loss_parameters: parameters of a named loss.
+
+    Raises:
+        ValueError: one sentence that names the argument, its value and what is valid.
+
+    Example:
+        >>> import ufm
+        >>> problem = ufm.deep([5, 5], depth=3, width=10, weight_decay=0.02, feature_decay=0.02)
+        >>> problem.model.depth, problem.model.widths
+        (3, (10, 10))
+    """
+    depth = whole_number("depth", depth, 1)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: {activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
+    if features == "budget":
+        raise ValueError("features: 'budget' is for one weight matrix; use ufm.shallow, or another constraint")
+    decays = np.asarray(5e-3 if weight_decay is None else weight_decay, dtype=np.float64)
+    per_layer = decays.ndim > 0 and decays.shape[-1] == depth and depth > 1
+    flat = shallow(
+        counts,
+        labels=labels,
+        dim=dim,
+        loss=loss,
+        weight_decay=decays[..., 0] if per_layer else decays,
+        feature_decay=5e-3 if feature_decay is None else feature_decay,
+        bias=bias,
+        bias_decay=bias_decay,
+        features=features,
+        **loss_parameters,
+    )
+    if feature_decay is None:
+        held = features not in ("free", "nonnegative")
+        default = 0.0 * flat.labels.total if held else 5e-3 * flat.num_classes / flat.labels.total
+        flat = dataclasses.replace(flat, decay=dataclasses.replace(flat.decay, feature=np.asarray(default)))
+    _check_number("weight_decay", decays, positive=True)
+    if depth == 1:
+        if width is not None:
+            raise ValueError(f"width: {show(width)} has no use with one weight matrix; drop it")
+        return flat
+    widths = _widths(width, depth, flat.num_classes)
+    spread = decays if per_layer else np.repeat(decays[..., None], depth, axis=-1)
+    spread = np.broadcast_to(spread, (*flat.batch_shape, depth)).copy()
+    model = dataclasses.replace(
+        flat.model, dim=widths[0] if dim is None else flat.model.dim, widths=widths, activation=activation
+    )
+    return dataclasses.replace(flat, model=model, decay=dataclasses.replace(flat.decay, weight=spread))
+
+
+def _widths(width: Any, depth: int, classes: int) -> tuple[int, ...]:
+    if width is None:
+        width = classes
+    if np.ndim(width) == 0:
+        return (whole_number("width", width, 1),) * (depth - 1)
+    if len(width) != depth - 1:
+        raise ValueError(f"width: {show(width)} has {len(width)} entries; give one number, or {depth - 1} of them")
+    return tuple(whole_number("width", w, 1) for w in width)
 
 
 def contrastive(

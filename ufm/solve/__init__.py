@@ -6,6 +6,7 @@ from .logits import balance, has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Adam, GradientDescent, Method, Newton, SpectralGradient
 from .result import History, Result, Status
+from .smoothed import Smoothed
 from .solve import solve
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Method",
     "Newton",
     "Result",
+    "Smoothed",
     "SpectralGradient",
     "Status",
     "balance",

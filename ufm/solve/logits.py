@@ -37,6 +37,8 @@ def has_logit_program(problem: Problem) -> str | None:
     """Why the logit program does not give the optimum of the problem; ``None`` if it does."""
     if problem.model.readout == "pairs":
         return "a contrastive problem has no logits"
+    if problem.model.depth > 1:
+        return "a deep model has no convex program in its logits"
     if not problem.loss.convex:
         return f"the {problem.loss.name} loss is not convex"
     if not problem.model.is_free:

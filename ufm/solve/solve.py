@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -17,12 +18,13 @@ from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
 from .result import Result
+from .smoothed import Smoothed, minimize_smoothed, needs_smoothing
 from .start import geometric_start
 
 
 def solve(
     problem: Problem,
-    method: Method | str | None = None,
+    method: Method | Smoothed | str | None = None,
     *,
     start: Params | None = None,
     seed: int = 0,
@@ -41,7 +43,8 @@ def solve(
         method: a method object or its name (lbfgs, spectral, newton, gd, adam, or logits for the convex program in
             the logits, or gram for that in the class Gram matrix of a contrastive problem). Default: logits for MSE
             with free factors; gram for contrastive problems that have that program; L-BFGS for other factors that are
-            free or on spheres; spectral projected gradient with other constraints.
+            free or on spheres; spectral projected gradient with other constraints. smoothed, a continuation in a
+            smoothed ReLU, for deep ReLU models with free features (see :mod:`ufm.solve.smoothed`).
         start: where to start. Default: the expected geometry for a reduced convex problem (where every start leads
             to the same value), a random point otherwise. Leading axis for a stack.
         seed: seed of the random start. Every problem of a stack gets the same draw, so no answer depends on its
@@ -80,6 +83,8 @@ def solve(
         if reason or start is not None:
             raise ValueError(f"method: 'logits' cannot be used ({reason or 'it takes no start'}); use 'lbfgs'")
         return _by_logits(problem, gtol, 20_000 if max_steps is None else max_steps)
+    if reduce is None and problem.model.depth > 1:
+        reduce = start is None and method is None  # samples of a class may coincide at an optimum, whatever the loss
     if reduce is None:
         reduce = start is None and method is None and problem.loss.convex
     method = _method_for(problem, method)
@@ -108,7 +113,14 @@ def check_limits(gtol: Any, max_steps: Any) -> None:
         raise ValueError(f"max_steps: {show(max_steps)} must be below 2**31")
 
 
-def _method_for(problem: Problem, method: Method | str | None) -> Method:
+def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Method | Smoothed:
+    smooths = needs_smoothing(problem) and problem.model.is_free
+    if method == "smoothed" or isinstance(method, Smoothed):
+        if not smooths:
+            raise ValueError("method: 'smoothed' is for deep ReLU models with free features; use 'lbfgs' or 'spectral'")
+        return Smoothed()
+    if method is None and smooths:
+        return Smoothed()
     if method is None:
         smooth = {problem.model.features, problem.model.classifier} <= {"free", "sphere"}
         return LBFGS() if smooth else SpectralGradient()
@@ -138,6 +150,12 @@ def _check_start(problem: Problem, start: Params) -> None:
                 f"start: H {np.shape(start.features)} with {len(start.weights)} weight matrices does not fit; "
                 f"a contrastive problem has H ({d}, {n}) alone, Params((), H)"
             )
+    elif problem.model.depth > 1:
+        sizes = (d, *problem.model.widths, k)
+        needed = [*((after, before) for before, after in itertools.pairwise(sizes)), (d, n)]
+        given = [np.shape(leaf)[-2:] for leaf in (*start.weights, start.features)]
+        if given != needed:
+            raise ValueError(f"start: W_1, ..., W_L, H of shapes {given} do not fit; they are {needed}")
     elif start.classifier.shape[-2:] != (k, d) or start.features.shape[-2:] != (d, n):
         raise ValueError(
             f"start: W {start.classifier.shape} and H {start.features.shape} do not fit; W is ({k}, {d}), H ({d}, {n})"
@@ -155,7 +173,7 @@ def _check_start(problem: Problem, start: Params) -> None:
 
 
 @in_float64
-def _from_start(problem: Problem, start: Params, method: Method, gtol: Any, max_steps: Any) -> Result:
+def _from_start(problem: Problem, start: Params, method: Method | Smoothed, gtol: Any, max_steps: Any) -> Result:
     run = _run_stack if problem.batch_shape else _run_one
     start = jax.tree.map(jnp.asarray, start)
     return run(problem, start, method, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32))
@@ -163,7 +181,7 @@ def _from_start(problem: Problem, start: Params, method: Method, gtol: Any, max_
 
 @in_float64
 def _from_seed(
-    problem: Problem, method: Method, seed: Any, gtol: Any, max_steps: Any, *, restarts: int, reduce: bool
+    problem: Problem, method: Method | Smoothed, seed: Any, gtol: Any, max_steps: Any, *, restarts: int, reduce: bool
 ) -> Result:
     run = _seed_stack if problem.batch_shape else _seed_one
     limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
@@ -198,12 +216,12 @@ def _solve_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
 
 
 def _solve_seed(
-    problem: Problem, method: Method, seed: Any, gtol: Any, max_steps: Any, restarts: int, reduce: bool
+    problem: Problem, method: Method | Smoothed, seed: Any, gtol: Any, max_steps: Any, restarts: int, reduce: bool
 ) -> Result:
     reduction = problem.reduce(dim=True) if reduce else None
     small = reduction.problem if reduction else problem
     keys = jax.random.split(jax.random.key(seed), restarts)
-    run = lambda params: minimize(small, params, method, gtol, max_steps)  # noqa: E731
+    run = lambda params: _minimize(small, params, method, gtol, max_steps)  # noqa: E731
     if restarts > 1:
         result = best_of(jax.vmap(lambda key: run(small.init(key)))(keys))
     elif reduction and small.loss.name == "ce" and has_logit_program(small) is None:
@@ -215,8 +233,14 @@ def _solve_seed(
     return dataclasses.replace(result, params=reduction.lift(result.params))
 
 
-_run_one = jax.jit(minimize)
-_run_stack = jax.jit(jax.vmap(minimize, in_axes=(0, 0, None, None, None)))
+def _minimize(problem: Problem, params: Params, method: Method | Smoothed, gtol: Any, max_steps: Any) -> Result:
+    if isinstance(method, Smoothed):
+        return minimize_smoothed(problem, params, gtol, max_steps)
+    return minimize(problem, params, method, gtol, max_steps)
+
+
+_run_one = jax.jit(_minimize)
+_run_stack = jax.jit(jax.vmap(_minimize, in_axes=(0, 0, None, None, None)))
 _seed_one = jax.jit(_solve_seed, static_argnums=(5, 6))
 _seed_stack = jax.jit(jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None)), static_argnums=(5, 6))
 _gram_one = jax.jit(solve_by_gram)
