@@ -64,6 +64,16 @@ hypothesis.settings.register_profile("ufm", deadline=None, derandomize=bool(os.e
 hypothesis.settings.load_profile("ufm")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Drop the compiled programs of a file when it is done.
+
+    Each holds memory maps, and a process may have 65,530 of them on Linux; beyond that XLA ends in a crash.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _leave_no_trace():
     """Fail a test that leaves a global JAX flag switched on, and close the figures that it opened."""
