@@ -67,12 +67,8 @@ class _Space:
         x = y.reshape(self.shape) / self.weight[None, :]
         if not self.program.held:
             return x
-        own = jnp.concatenate([jnp.ones(self.shape[1])[None, :].repeat(self.shape[1], 0), self._spread()])
-        return unit_columns(x * own)
-
-    def _spread(self) -> Any:
-        """1 where a group of several classes has a spread coordinate, else 0."""
-        return jnp.where(self.program.classes > 1, 1.0, 0.0)[None, :]
+        spread = jnp.where(self.program.classes > 1, x[-1], 0.0)  # a group of one class has none
+        return unit_columns(jnp.concatenate([x[:-1], spread[None, :]]))
 
     def value(self, y: Any) -> Any:
         return self.program.log_excess(self.to_params(y)) + self.offset
@@ -91,10 +87,6 @@ class _Space:
         x = y.reshape(self.shape) / self.weight[None, :]
         square = jnp.sum(x * x, axis=0)
         return (jnp.min(square) < 1 / 16) | (jnp.max(square) > 16)
-
-    def tangent(self, y: Any, direction: Any) -> Any:
-        del y
-        return direction
 
     def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
         """(norm of the gradient of the log excess in x, dimensionless norm in the metric)."""
@@ -147,8 +139,8 @@ def simplex_factor(program: GramProgram) -> Any:
     v = vectors.T * jnp.sqrt(jnp.maximum(values, 0.0))[:, None]
     t = jnp.sqrt(jnp.maximum(1.0 - jnp.sum(v * v, axis=0), 0.0))
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(g + 1, g)))
-    factor = jnp.concatenate([v, t[None, :]]) + 1e-3 * noise
-    factor = jnp.concatenate([factor[:-1], jnp.where(m > 1, factor[-1], 0.0)[None, :]])
+    factor = jnp.concatenate([v, jnp.where(m > 1, t, 0.0)[None, :]]) + 1e-3 * noise
+    factor = factor.at[-1].set(jnp.where(m > 1, factor[-1], 0.0))
     return jnp.sqrt(radius) * unit_columns(factor)
 
 

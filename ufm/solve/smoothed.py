@@ -54,12 +54,8 @@ def minimize_smoothed(problem: Problem, params: Params, gtol: Any, max_steps: An
     end, (found, values) = jax.lax.scan(stage, params, jnp.asarray(STAGES))
     last = jax.tree.map(lambda leaf: leaf[-1], found)
     sharp = minimize(problem, end, LBFGS(), gtol, jnp.minimum(max_steps, 1000))
-    close = jnp.abs(last.value - values[-1]) <= 1e-6 * jnp.abs(values[-1])
-    settled = (last.status == Status.CONVERGED) & close
-    status = jnp.where(
-        settled, Status.CONVERGED, jnp.where(last.status == Status.CONVERGED, Status.STALLED, last.status)
-    )
-    status = jnp.where(sharp.status == Status.CONVERGED, Status.CONVERGED, status)
+    close = jnp.abs(last.value - values[-1]) <= 1e-4 * jnp.abs(values[-1])
+    status = jnp.where((last.status == Status.CONVERGED) & ~close, Status.STALLED, last.status)
     better = sharp.value <= values[-1]
     return Result(
         jax.tree.map(lambda a, b: jnp.where(better, a, b), sharp.params, end),
