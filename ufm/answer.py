@@ -21,7 +21,7 @@ from ._numerics import in_float64
 from ._version import __version__
 from .certify import Certificate, certify, certify_gram
 from .measure import gram_distance, measure, numerical_rank
-from .problem import GroupGram, Params, Problem, gram_program
+from .problem import GroupGram, Params, Problem, equal_classes, gram_program
 from .solve import Result, balance, has_gram_program, has_logit_program, solve, solve_gram, solve_many
 from .theory import Prediction, predict
 
@@ -176,14 +176,8 @@ class Groups:
 
 def groups_of_means(problem: Problem, means: np.ndarray) -> Groups:
     """The geometry of class means, averaged over pairs of classes of two groups."""
-    counts = np.asarray(problem.labels.counts, dtype=np.float64)
-    weight = getattr(problem.loss, "class_weight", None)
-    weight = np.broadcast_to(np.asarray(1.0 if weight is None else weight, dtype=np.float64), counts.shape)
-    _, first, group = np.unique(np.stack([counts, weight], axis=1), axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    first, group = first[order], np.argsort(order)[np.ravel(group)]
+    first, group, classes = equal_classes(problem)
     member = (group[:, None] == np.arange(len(first))).astype(np.float64)
-    classes = member.sum(0)
     norms = np.linalg.norm(means, axis=0)
     alive = norms > _ZERO_LOGITS * max(float(norms.max()), _ZERO_LOGITS)
     unit = np.where(alive, means / np.where(alive, norms, 1.0), np.nan)
@@ -193,7 +187,7 @@ def groups_of_means(problem: Problem, means: np.ndarray) -> Groups:
         cosines = (sums - np.diag(classes)) / np.where(pairs > 0, pairs, np.nan)
         squares = member.T @ norms**2 / classes
     rank = numerical_rank(means, rtol=1e-6) if np.max(np.abs(means)) > _ZERO_LOGITS else 0
-    return Groups(classes, counts[first], np.sqrt(squares), cosines, rank)
+    return Groups(classes, np.asarray(problem.labels.counts)[first], np.sqrt(squares), cosines, rank)
 
 
 def groups_of_gram(program: Any, gram: GroupGram) -> Groups:

@@ -2,7 +2,7 @@
 
 from . import batches, labels, losses, models
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
-from .gram import GramProgram, GroupGram, class_program, gram_program, why_no_gram_program
+from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
 from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError
 from .models import Model, Params
@@ -30,7 +30,9 @@ __all__ = [
     "contrastive",
     "convert",
     "deep",
+    "equal_classes",
     "gram_program",
+    "group_program",
     "labels",
     "losses",
     "models",

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -127,8 +128,7 @@ class GramProgram:
         gram = self.gram(factor)
         logs = self.log_ratios(gram)
         # log log(1 + e^r) by group, then a weighted sum in the log domain
-        top = jnp.max(logs, axis=1)
-        ratio = top + jnp.log(jnp.sum(jnp.exp(logs - top[:, None]), axis=1))
+        ratio = jax.nn.logsumexp(logs, axis=1)
         terms = jnp.log(jnp.where(self.share > 0, self.classes * self.share, 1.0)) + log_softplus(ratio)
         terms = jnp.where(self.share > 0, terms, -jnp.inf)
         if not self.held:
@@ -136,8 +136,7 @@ class GramProgram:
             positive = ridge > 0
             ridge = jnp.where(positive, jnp.log(jnp.where(positive, ridge, 1.0)), -jnp.inf)
             terms = jnp.concatenate([terms, ridge])
-        top = jnp.max(terms)
-        return top + jnp.log(jnp.sum(jnp.exp(terms - top)))
+        return jax.nn.logsumexp(terms)
 
     @in_float64
     def objective(self, factor: Any) -> Any:
@@ -171,22 +170,50 @@ def class_program(problem: Problem) -> GramProgram:
     if reason:
         raise ValueError(f"problem: no Gram program, {reason}")
     counts, model = jnp.asarray(problem.labels.counts), problem.model
-    weight = 1.0 if problem.loss.class_weight is None else jnp.asarray(problem.loss.class_weight)
-    positive = counts > 1
-    anchors = jnp.sum(jnp.where(positive, counts, 0.0))
     scale = jnp.ones(()) if model.scale is None else jnp.asarray(model.scale)
     held = model.features != "free"
     if held and model.feature_radius is not None:
         scale = scale * jnp.asarray(model.feature_radius) ** 2
-    return GramProgram(
-        jnp.ones_like(counts),
-        counts,
-        jnp.where(positive, counts * weight / anchors, 0.0),
-        counts if problem.loss.self_included else counts - 1.0,
-        scale,
-        jnp.zeros(()) if held else jnp.asarray(problem.decay.feature),
-        held,
+    weight = 1.0 if problem.loss.class_weight is None else jnp.asarray(problem.loss.class_weight)
+    decay = None if held else jnp.asarray(problem.decay.feature)
+    return group_program(jnp.ones_like(counts), counts, scale, decay, weight, problem.loss.self_included)
+
+
+@in_float64
+def group_program(
+    classes: Any, counts: Any, scale: Any, decay: Any = None, class_weight: Any = 1.0, self_included: bool = False
+) -> GramProgram:
+    """The convex program of g groups of equal classes, stated by numbers alone.
+
+    Args:
+        classes: m_a, shape (g,), or (batch, g) for a stack.
+        counts: n_a, likewise.
+        scale: s rho^2, a number, or (batch,).
+        decay: lambda of the ridge, a number, or (batch,); ``None`` for features on a sphere or in a ball.
+        class_weight: omega_a, a number or like the counts.
+        self_included: whether the pair of a sample with itself stays in the denominator.
+    """
+    classes, counts, scale = jnp.asarray(classes), jnp.asarray(counts), jnp.asarray(scale)
+    anchors = jnp.sum(jnp.where(counts > 1, classes * counts, 0.0), axis=-1, keepdims=True)
+    share = jnp.where(counts > 1, counts * class_weight / anchors, 0.0)
+    own = counts if self_included else counts - 1.0
+    ridge = jnp.zeros_like(scale) if decay is None else jnp.asarray(decay)
+    return GramProgram(classes, counts, share, own, scale, ridge, decay is None)
+
+
+def equal_classes(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classes with the same count and class weight: (first class of each group, group of each class, group sizes).
+
+    Groups are in the order in which they first appear.
+    """
+    counts = np.asarray(problem.labels.counts, dtype=np.float64)
+    weight = getattr(problem.loss, "class_weight", None)
+    weight = np.broadcast_to(np.asarray(1.0 if weight is None else weight, dtype=np.float64), counts.shape)
+    _, first, group, sizes = np.unique(
+        np.stack([counts, weight], axis=1), axis=0, return_index=True, return_inverse=True, return_counts=True
     )
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[np.ravel(group)], sizes[order].astype(np.float64)
 
 
 def gram_program(problem: Problem) -> tuple[GramProgram, np.ndarray]:
@@ -207,12 +234,9 @@ def gram_program(problem: Problem) -> tuple[GramProgram, np.ndarray]:
     if problem.batch_shape:
         raise ValueError("problem: gram_program takes one problem; index the stack first")
     every = class_program(problem)
-    rows = np.stack([np.asarray(every.counts), np.asarray(every.share)], axis=1)
-    _, first, group, sizes = np.unique(rows, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    order = np.argsort(first)
-    first, sizes, group = first[order], sizes[order], np.argsort(order)[np.ravel(group)]
+    first, group, sizes = equal_classes(problem)
     pick = lambda leaf: np.asarray(leaf)[first]  # noqa: E731
     program = dataclasses.replace(
-        every, classes=sizes.astype(np.float64), counts=pick(every.counts), share=pick(every.share), own=pick(every.own)
+        every, classes=sizes, counts=pick(every.counts), share=pick(every.share), own=pick(every.own)
     )
     return program, group

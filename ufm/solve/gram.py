@@ -159,8 +159,7 @@ def _weights(program: GramProgram, factor: Any) -> Any:
     if not program.held:
         return jnp.sqrt(program.decay * program.classes * program.counts)
     logs = program.log_ratios(program.gram(factor))
-    top = jnp.max(logs, axis=1)
-    ratio = top + jnp.log(jnp.sum(jnp.exp(logs - top[:, None]), axis=1))
+    ratio = jax.nn.logsumexp(logs, axis=1)
     # m_a p_a d softplus(ratio_a), and how it falls to the neighbours; only ratios of forces matter
     share = program.classes * program.share
     force = jnp.log(jnp.where(share > 0, share, 1.0)) - jnp.logaddexp(0.0, -ratio)

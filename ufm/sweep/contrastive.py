@@ -18,7 +18,7 @@ import xarray as xr
 
 from ..answer import certified_many, class_means, versions
 from ..certify import certify_gram
-from ..problem import GramProgram, Problem, contrastive, labels
+from ..problem import Problem, contrastive, group_program, labels
 from ..solve import Status, solve_gram
 from ..theory.class_collapse import class_collapse_optimum, collapse_threshold, view_threshold
 from ..theory.contrastive import minority_collapse_ratio, step_optimum
@@ -138,10 +138,7 @@ def supcon_minority(
     size = grid_ratio.size
     counts = np.stack([grid_ratio * minority_samples, np.full(size, minority_samples)], axis=1)
     multiplicity = np.broadcast_to([float(majority), float(minority)], (size, 2))
-    total = np.sum(multiplicity * counts, axis=1)
-    program = GramProgram(
-        multiplicity, counts, counts / total[:, None], counts - 1.0, 1.0 / grid_tau, np.zeros(size), held=True
-    )
+    program = group_program(multiplicity, counts, 1.0 / grid_tau)
     result = solve_gram(program, gtol=1e-11)
     certificate = certify_gram(program, result.gram, tolerance=gap)
     if progress is not None:
