@@ -46,26 +46,31 @@ class SimpleState:
 
 @record
 class GradientDescent:
-    """Plain (projected) gradient descent x <- P(x - eta grad F(x)) in the original coordinates.
+    """Plain (projected) gradient descent in the original coordinates, with heavy-ball momentum if asked.
+
+        v <- momentum v + grad F(x),   x <- P(x - eta v)
 
     For those who study its dynamics: no line search, no preconditioning.
 
     Attributes:
         learning_rate: eta > 0.
+        momentum: in [0, 1); 0 is plain gradient descent.
     """
 
     learning_rate: Any = 0.1
+    momentum: Any = 0.0
     plain = True
     retracts = False
 
     def init(self, space: Space, y: Any) -> SimpleState:
         """First state."""
-        return SimpleState(_evaluate(space, y), (), jnp.asarray(False))
+        return SimpleState(_evaluate(space, y), jnp.zeros_like(y), jnp.asarray(False))
 
     def step(self, space: Space, state: SimpleState) -> SimpleState:
         """Next state."""
-        y = space.project(state.point.y - self.learning_rate * space.tangent(state.point.y, state.point.gradient))
-        return SimpleState(_evaluate(space, y), (), jnp.all(y == state.point.y))
+        velocity = self.momentum * state.memory + space.tangent(state.point.y, state.point.gradient)
+        y = space.project(state.point.y - self.learning_rate * velocity)
+        return SimpleState(_evaluate(space, y), velocity, jnp.all(y == state.point.y))
 
 
 @record

@@ -29,8 +29,14 @@ STAGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 @record
 class Smoothed:
-    """Continuation in a smoothed ReLU, by L-BFGS, for deep ReLU models with free features."""
+    """Continuation in a smoothed ReLU, by L-BFGS, for deep ReLU models with free features.
 
+    Attributes:
+        stages: eps of the stages, falling, relative to the root mean square of the hidden pre-activations. Small ones
+            alone stay near the start; those of :data:`STAGES` look farther.
+    """
+
+    stages: Any = STAGES
     plain = False
     retracts = False
 
@@ -40,8 +46,8 @@ def needs_smoothing(problem: Problem) -> bool:
     return problem.model.depth > 1 and problem.model.activation == "relu" and problem.model.rounding is None
 
 
-def minimize_smoothed(problem: Problem, params: Params, gtol: Any, max_steps: Any) -> Result:
-    """Minimise a deep ReLU problem by continuation; a pure array program."""
+def minimize_smoothed(problem: Problem, params: Params, stages: Any, gtol: Any, max_steps: Any) -> Result:
+    """Minimise a deep ReLU problem by continuation; a pure array program. ``max_steps`` is for each stage."""
 
     def stage(params: Params, share: Any) -> tuple[Params, tuple[Result, Any]]:
         outputs, _ = problem.model.layers(params)
@@ -51,7 +57,7 @@ def minimize_smoothed(problem: Problem, params: Params, gtol: Any, max_steps: An
         found = minimize(dataclasses.replace(problem, model=model), params, LBFGS(), gtol, max_steps)
         return found.params, (found, problem.objective(found.params))
 
-    end, (found, values) = jax.lax.scan(stage, params, jnp.asarray(STAGES))
+    end, (found, values) = jax.lax.scan(stage, params, jnp.asarray(stages))
     last = jax.tree.map(lambda leaf: leaf[-1], found)
     sharp = minimize(problem, end, LBFGS(), gtol, jnp.minimum(max_steps, 1000))
     close = jnp.abs(last.value - values[-1]) <= 1e-4 * jnp.abs(values[-1])
@@ -66,3 +72,25 @@ def minimize_smoothed(problem: Problem, params: Params, gtol: Any, max_steps: An
         jnp.sum(found.steps) + sharp.steps,
         last.history,
     )
+
+
+KINK = 1e-7
+"""A pre-activation below this share of its layer's root mean square is on a kink."""
+
+
+def on_kinks(problem: Problem, result: Result) -> Result:
+    """The result of a walk on the ReLU itself, CONVERGED only where F is differentiable.
+
+    On a kink automatic differentiation takes one of many slopes; that it vanishes proves nothing.  A point that has a
+    live pre-activation within :data:`KINK` of zero is STALLED instead.  Layers that are zero as a whole do not count:
+    for L >= 2 the zero network is a local minimum.
+    """
+
+    def near(p: Any) -> Any:
+        square = jnp.mean(p * p)
+        return (square > 0) & jnp.any(p * p <= KINK**2 * square)
+
+    outputs, _ = problem.model.layers(result.params)
+    kinked = jnp.any(jnp.stack([near(p) for p in outputs[:-1]]))
+    status = jnp.where(kinked & (result.status == Status.CONVERGED), Status.STALLED, result.status)
+    return dataclasses.replace(result, status=status.astype(jnp.int32))

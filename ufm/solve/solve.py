@@ -18,7 +18,7 @@ from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
 from .result import Result
-from .smoothed import Smoothed, minimize_smoothed, needs_smoothing
+from .smoothed import STAGES, Smoothed, minimize_smoothed, needs_smoothing, on_kinks
 from .start import geometric_start
 
 
@@ -32,6 +32,9 @@ def solve(
     gtol: float = 1e-10,
     max_steps: int | None = None,
     reduce: bool | None = None,
+    init_size: float | None = None,
+    learning_rate: float | None = None,
+    momentum: float | None = None,
 ) -> Result:
     """Minimise F, from one start or several, for one problem or a stack of them.
 
@@ -46,7 +49,8 @@ def solve(
             free or on spheres; spectral projected gradient with other constraints. smoothed, a continuation in a
             smoothed ReLU, for deep ReLU models with free features (see :mod:`ufm.solve.smoothed`).
         start: where to start. Default: the expected geometry for a reduced convex problem (where every start leads
-            to the same value), a random point otherwise. Leading axis for a stack.
+            to the same value), a random point otherwise. Leading axis for a stack; with one problem, a leading axis
+            means several starts, and every leaf of the result has it.
         seed: seed of the random start. Every problem of a stack gets the same draw, so no answer depends on its
             position in the stack.
         restarts: number of random starts; the result with the lowest value is returned.
@@ -54,6 +58,10 @@ def solve(
         max_steps: limit of evaluations; 20000 by default (200 for newton).
         reduce: solve the class-mean problem in the smallest sufficient dimension and lift its solution. Default: yes
             when no start and no method is given and the loss is convex.
+        init_size: size of the random start: entries of standard deviation size / sqrt(columns) in each weight matrix,
+            size / sqrt(d) in H. Default: 1, with the factors balanced by their decays.
+        learning_rate: of the methods gd (0.1 by default) and adam (0.01).
+        momentum: of gd; 0 by default.
 
     Returns:
         A :class:`Result`. It is never a bare "converged": ask ``ufm.certify`` for a bound.
@@ -67,10 +75,11 @@ def solve(
         >>> result.status_name
         'CONVERGED'
     """
-    if method is None and start is None and problem.loss.name == "mse" and has_logit_program(problem) is None:
+    chosen = method, start, init_size
+    if all(word is None for word in chosen) and problem.loss.name == "mse" and has_logit_program(problem) is None:
         method = "logits"
     pairs = problem.model.readout == "pairs"
-    if method is None and start is None and restarts == 1 and reduce is None and pairs:
+    if all(word is None for word in chosen) and restarts == 1 and reduce is None and pairs:
         method = "gram" if has_gram_program(problem) is None else None
     check_limits(gtol, max_steps)
     if isinstance(method, str) and method == "gram":
@@ -87,7 +96,7 @@ def solve(
         reduce = start is None and method is None  # samples of a class may coincide at an optimum, whatever the loss
     if reduce is None:
         reduce = start is None and method is None and problem.loss.convex
-    method = _method_for(problem, method)
+    method = _with_rate(_method_for(problem, method), learning_rate, momentum)
     if max_steps is None:
         max_steps = 200 if type(method).__name__ == "Newton" else 20_000
     restarts = whole_number("restarts", restarts, 1)
@@ -100,9 +109,15 @@ def solve(
             raise ValueError("restarts: a given start allows no restarts; drop start= or restarts=")
         if reduce:
             raise ValueError("reduce: a start of the full problem cannot be used on the reduced one; drop one of them")
+        if init_size is not None:
+            raise ValueError(f"init_size: {show(init_size)} has no use with a given start; drop one of them")
         _check_start(problem, start)
         return _from_start(problem, start, method, gtol, max_steps)
-    return _from_seed(problem, method, seed, gtol, max_steps, restarts=int(restarts), reduce=bool(reduce))
+    if init_size is not None and not is_traced(init_size):
+        if not (isinstance(init_size, int | float | np.number) and 0 < init_size < np.inf):
+            raise ValueError(f"init_size: {show(init_size)} is not allowed; give a finite positive number")
+    options = {"restarts": int(restarts), "reduce": bool(reduce)}
+    return _from_seed(problem, method, seed, gtol, max_steps, init_size, **options)
 
 
 def check_limits(gtol: Any, max_steps: Any) -> None:
@@ -118,9 +133,12 @@ def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Met
     if method == "smoothed" or isinstance(method, Smoothed):
         if not smooths:
             raise ValueError("method: 'smoothed' is for deep ReLU models with free features; use 'lbfgs' or 'spectral'")
-        return Smoothed()
+        stages = np.asarray(method.stages if isinstance(method, Smoothed) else STAGES, dtype=np.float64)
+        if stages.ndim != 1 or not stages.size or not np.all(stages > 0):
+            raise ValueError(f"method: stages {show(stages)} are not allowed; give a list of positive numbers")
+        return Smoothed(stages)
     if method is None and smooths:
-        return Smoothed()
+        return Smoothed(np.asarray(STAGES))
     if method is None:
         smooth = {problem.model.features, problem.model.classifier} <= {"free", "sphere"}
         return LBFGS() if smooth else SpectralGradient()
@@ -136,6 +154,22 @@ def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Met
         kind = "free factors" if name == "Newton" else "factors that are free or on spheres"
         raise ValueError(f"method: {name} is for {kind}; with other constraints use 'spectral', 'gd' or 'adam'")
     return method
+
+
+def _with_rate(method: Method | Smoothed, learning_rate: Any, momentum: Any) -> Method | Smoothed:
+    """The method with the numbers that the caller gave it."""
+    given = {"learning_rate": learning_rate, "momentum": momentum}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if not hasattr(method, name):
+            known = "'gd'" if name == "momentum" else "'gd' or 'adam'"
+            raise ValueError(f"{name}: {show(value)} has no use with this method; say method={known}, or drop it")
+        most = 1.0 if name == "momentum" else np.inf
+        least = 0 <= value if name == "momentum" else 0 < value
+        if not is_traced(value) and not (isinstance(value, int | float | np.number) and least and value < most):
+            allowed = "a number in [0, 1)" if name == "momentum" else "a finite positive number"
+            raise ValueError(f"{name}: {show(value)} is not allowed; give {allowed}")
+    return dataclasses.replace(method, **{name: np.float64(value) for name, value in given.items()})
 
 
 def _check_start(problem: Problem, start: Params) -> None:
@@ -164,9 +198,10 @@ def _check_start(problem: Problem, start: Params) -> None:
         raise ValueError(f"start: bias must be {'None' if start.bias is not None else 'given'} for this model")
     if start.bias is not None and np.shape(start.bias)[-1:] != (k,):
         raise ValueError(f"start: bias of shape {np.shape(start.bias)} does not fit; b is ({k},)")
+    many = np.shape(start.features)[:-2]
     for leaf in jax.tree.leaves(start):
         batch = np.shape(leaf)[: -1 if leaf is start.bias else -2]
-        if batch != problem.batch_shape:
+        if batch != (problem.batch_shape or many) or len(batch) > 1:
             raise ValueError(
                 f"start: batch shape {batch} does not fit the problem's {problem.batch_shape}; give it that axis"
             )
@@ -174,18 +209,27 @@ def _check_start(problem: Problem, start: Params) -> None:
 
 @in_float64
 def _from_start(problem: Problem, start: Params, method: Method | Smoothed, gtol: Any, max_steps: Any) -> Result:
-    run = _run_stack if problem.batch_shape else _run_one
+    run = _run_stack if problem.batch_shape else _run_starts if np.ndim(start.features) > 2 else _run_one
     start = jax.tree.map(jnp.asarray, start)
     return run(problem, start, method, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32))
 
 
 @in_float64
 def _from_seed(
-    problem: Problem, method: Method | Smoothed, seed: Any, gtol: Any, max_steps: Any, *, restarts: int, reduce: bool
+    problem: Problem,
+    method: Method | Smoothed,
+    seed: Any,
+    gtol: Any,
+    max_steps: Any,
+    size: Any,
+    *,
+    restarts: int,
+    reduce: bool,
 ) -> Result:
     run = _seed_stack if problem.batch_shape else _seed_one
     limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
-    return run(problem, method, jnp.asarray(seed), *limits, restarts, reduce)
+    size = None if size is None else jnp.asarray(size, float)
+    return run(problem, method, jnp.asarray(seed), *limits, size, restarts, reduce)
 
 
 @in_float64
@@ -216,18 +260,25 @@ def _solve_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
 
 
 def _solve_seed(
-    problem: Problem, method: Method | Smoothed, seed: Any, gtol: Any, max_steps: Any, restarts: int, reduce: bool
+    problem: Problem,
+    method: Method | Smoothed,
+    seed: Any,
+    gtol: Any,
+    max_steps: Any,
+    size: Any,
+    restarts: int,
+    reduce: bool,
 ) -> Result:
     reduction = problem.reduce(dim=True) if reduce else None
     small = reduction.problem if reduction else problem
     keys = jax.random.split(jax.random.key(seed), restarts)
     run = lambda params: _minimize(small, params, method, gtol, max_steps)  # noqa: E731
     if restarts > 1:
-        result = best_of(jax.vmap(lambda key: run(small.init(key)))(keys))
-    elif reduction and small.loss.name == "ce" and has_logit_program(small) is None:
+        result = best_of(jax.vmap(lambda key: run(small.init(key, size)))(keys))
+    elif reduction and size is None and small.loss.name == "ce" and has_logit_program(small) is None:
         result = run(geometric_start(small))
     else:
-        result = run(small.init(keys[0]))
+        result = run(small.init(keys[0], size))
     if reduction is None:
         return result
     return dataclasses.replace(result, params=reduction.lift(result.params))
@@ -235,14 +286,18 @@ def _solve_seed(
 
 def _minimize(problem: Problem, params: Params, method: Method | Smoothed, gtol: Any, max_steps: Any) -> Result:
     if isinstance(method, Smoothed):
-        return minimize_smoothed(problem, params, gtol, max_steps)
-    return minimize(problem, params, method, gtol, max_steps)
+        return minimize_smoothed(problem, params, method.stages, gtol, max_steps)
+    result = minimize(problem, params, method, gtol, max_steps)
+    return on_kinks(problem, result) if needs_smoothing(problem) else result
 
 
 _run_one = jax.jit(_minimize)
 _run_stack = jax.jit(jax.vmap(_minimize, in_axes=(0, 0, None, None, None)))
-_seed_one = jax.jit(_solve_seed, static_argnums=(5, 6))
-_seed_stack = jax.jit(jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None)), static_argnums=(5, 6))
+_run_starts = jax.jit(jax.vmap(_minimize, in_axes=(None, 0, None, None, None)))
+_seed_one = jax.jit(_solve_seed, static_argnums=(6, 7))
+_seed_stack = jax.jit(
+    jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None, None)), static_argnums=(6, 7)
+)
 _gram_one = jax.jit(solve_by_gram)
 _gram_stack = jax.jit(jax.vmap(_gram_of_classes, in_axes=(0, None, None)))
 _logits_one = jax.jit(_solve_logits)
