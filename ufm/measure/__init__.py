@@ -2,7 +2,7 @@
 
 `measure` returns every scalar in one dictionary, `GLOSSARY` says what its keys mean. `arrays` is the door
 (NumPy, JAX, PyTorch, ``.npz``), `collapse` has NC1-NC4 in every convention in use, `geometry` spectra, angles
-and distances to a target. Plain NumPy in float64.
+and distances to a target, `layers` the same layer by layer in a deep network. Plain NumPy in float64.
 
 >>> import numpy as np
 >>> from ufm.measure import measure
@@ -54,14 +54,17 @@ from ufm.measure.geometry import (
     stable_rank,
     unit_columns,
 )
+from ufm.measure.layers import LAYER_GLOSSARY, Layers, forward, measure_layers
 from ufm.measure.phase import PHASES, collapse_phase, group_modes
 from ufm.measure.report import GLOSSARY, measure, measure_arrays
 
 __all__ = [
     "GLOSSARY",
+    "LAYER_GLOSSARY",
     "PHASES",
     "ClassStatistics",
     "LabelledFeatures",
+    "Layers",
     "angles",
     "as_arrays",
     "as_matrix",
@@ -78,6 +81,7 @@ __all__ = [
     "dnc3",
     "effective_rank",
     "equinorm",
+    "forward",
     "gram",
     "gram_distance",
     "gram_to_etf",
@@ -88,6 +92,7 @@ __all__ = [
     "load_npz",
     "measure",
     "measure_arrays",
+    "measure_layers",
     "nc1_papyan",
     "nc1_pinv",
     "nc1_quotient",

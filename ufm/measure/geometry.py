@@ -66,13 +66,13 @@ def stable_rank(A: Any) -> float:
 def condition_number(V: Any) -> float:
     """Condition number s_1 / s_K of the K columns of V.
 
-    inf if they are linearly dependent (always if d < K), nan for a zero matrix.
+    inf if they are linearly dependent to round-off (always if d < K), nan for a zero matrix.
     """
     V = as_matrix(V, "V")
     s = singular_values(V)
     if s[0] == 0.0:
         return float("nan")
-    if s.size < V.shape[1] or s[-1] == 0.0:
+    if s.size < V.shape[1] or s[-1] <= np.finfo(np.float64).eps * max(V.shape) * s[0]:
         return float("inf")
     return float(s[0] / s[-1])
 
