@@ -20,6 +20,7 @@ FLOORS = (
     ("problem",),
     ("measure",),
     ("solve", "certify", "theory"),
+    ("search",),
     ("answer",),
     ("landscape", "sweep", "networks"),
     ("__init__",),

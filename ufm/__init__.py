@@ -1,6 +1,6 @@
 """ufm: the numerical laboratory for unconstrained features models of neural collapse.
 
-State a problem with :func:`shallow` or :func:`contrastive`, solve it with :func:`solve` or :func:`solve_many`, judge it
+State a problem with :func:`shallow`, :func:`deep` or :func:`contrastive`, solve it with :func:`solve` or :func:`solve_many`, judge it
 with :func:`certify`, ask theory with :func:`predict`, or do all of it with :func:`answer`.
 """
 
@@ -10,6 +10,7 @@ from .answer import Answer, Comparison, answer, certified_many
 from .certify import Certificate, certify
 from .measure import measure
 from .problem import Labels, Params, Problem, batches, contrastive, deep, labels, losses, shallow, stack
+from .search import Search, search
 from .solve import Result, Status, solve, solve_many
 from .theory import Prediction, predict
 
@@ -22,6 +23,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "Result",
+    "Search",
     "Status",
     "__version__",
     "answer",
@@ -35,6 +37,7 @@ __all__ = [
     "losses",
     "measure",
     "predict",
+    "search",
     "shallow",
     "solve",
     "solve_many",

@@ -20,8 +20,9 @@ from jaxlib import version as jaxlib_version
 from ._numerics import in_float64
 from ._version import __version__
 from .certify import Certificate, certify, certify_gram
-from .measure import gram_distance, measure, numerical_rank
+from .measure import Layers, forward, gram_distance, measure, measure_layers, numerical_rank
 from .problem import GroupGram, Params, Problem, equal_classes, gram_program
+from .search import Search, search
 from .solve import Result, balance, has_gram_program, has_logit_program, solve, solve_gram, solve_many
 from .theory import Prediction, predict
 
@@ -53,6 +54,8 @@ class Answer:
         measures: neural-collapse measures of the solution (see ``ufm.measure.GLOSSARY``).
         seconds: wall time of the solve and certificate, compilation included.
         groups: geometry by groups of equal classes, for contrastive problems; ``None`` for others.
+        layers: measures of every layer, for deep problems; ``None`` for others.
+        search: what the search over starts saw, for deep problems solved without a method of the caller's.
     """
 
     problem: Problem
@@ -62,6 +65,20 @@ class Answer:
     measures: dict[str, float]
     seconds: float
     groups: Groups | None = None
+    layers: Layers | None = None
+    search: Search | None = None
+
+    @property
+    def structure(self) -> tuple[str, float] | None:
+        """Name of a network of theory's whose value is the one found, and by how much it differs.
+
+        The value found counts as the network's where they differ by a share of 1e-7 at most.  ``None`` where no network
+        of theory's is that near, or none is known.
+        """
+        points = [x for x in self.comparisons if x.prediction.params is not None and x.difference is not None]
+        near = [x for x in points if abs(x.difference or 0.0) <= _SAME_VALUE * abs(float(self.result.value))]
+        best = min(near, key=lambda x: abs(x.difference or 0.0), default=None)
+        return None if best is None else (best.prediction.name, float(best.difference or 0.0))
 
     @property
     def has_features(self) -> bool:
@@ -135,12 +152,20 @@ class Answer:
                         "citation": x.prediction.citation,
                         "difference": x.difference,
                         "gram_distance": x.gram_distance,
+                        "claim": x.prediction.claim,
                         "quantities": dict(x.prediction.quantities),
                     }
                     for x in self.comparisons
                 ],
                 "measures": self.measures,
                 "groups": None if self.groups is None else self.groups.to_json(),
+                "layers": None if self.layers is None else self.layers.to_json(),
+                "structure": None
+                if self.structure is None
+                else {"name": self.structure[0], "difference": self.structure[1]},
+                "search": None
+                if self.search is None
+                else {"origin": self.search.origin, "lowest_by_start": self.search.seen},
                 "excess_gap": c.excess_gap,
                 "steps": int(r.steps),
                 "seconds": self.seconds,
@@ -218,8 +243,12 @@ def class_means(problem: Problem, params: Params) -> np.ndarray:
 
 
 def class_logits(problem: Problem, params: Params) -> np.ndarray:
-    """Class logits s W M without bias, (..., K, K)."""
-    logits = np.asarray(params.classifier) @ class_means(problem, params)
+    """Class logits without bias, (..., K, K): s W M, or the outputs of a deep network at the class means."""
+    layer = class_means(problem, params)
+    for weight in params.weights[:-1]:
+        layer = np.asarray(weight) @ layer
+        layer = np.maximum(layer, 0.0) if problem.model.activation == "relu" else layer
+    logits = np.asarray(params.classifier) @ layer
     scale = problem.model.scale
     return logits if scale is None else np.asarray(scale)[..., None, None] * logits
 
@@ -250,7 +279,11 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
     if pairs and problem.num_classes > _LAID_OUT_CLASSES and has_gram_program(problem) is None:
         return _answer_by_groups(problem, gap, options)
     begin = time.perf_counter()
-    result, certificate = _solve_and_certify(problem, gap, options)
+    deep, found_by = problem.model.depth > 1, None
+    if deep and options.get("method") is None and problem.model.is_free and not _walks_once(options):
+        result, certificate, found_by = _search_and_certify(problem, gap, options)
+    else:
+        result, certificate = _solve_and_certify(problem, gap, options)
     seconds = time.perf_counter() - begin
     params = result.params
     # Logits below this are the solver's zero: of exact zeros the measures say that they are undefined.
@@ -259,7 +292,8 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
     measures = measure(
         alive * np.asarray(params.features),
         np.asarray(problem.labels.column_classes),
-        None if pairs else alive * np.asarray(params.classifier),
+        # a deep network's classifier sees other features: its measures are those of the layers
+        None if pairs or deep else alive * np.asarray(params.classifier),
         None if params.bias is None else np.asarray(params.bias),
         np.asarray(problem.labels.weights),
         problem.num_classes,
@@ -267,9 +301,39 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
     found = class_means(problem, params)
     comparisons = tuple(_compare(p, float(result.value), found.T @ found) for p in predict(problem))
     groups = groups_of_means(problem, found) if pairs else None
-    return Answer(problem, result, certificate, comparisons, measures, seconds, groups)
+    layers = _layers(problem, params) if deep else None
+    return Answer(problem, result, certificate, comparisons, measures, seconds, groups, layers, found_by)
 
 
+def _walks_once(options: dict[str, Any]) -> bool:
+    """Whether the caller asks for one plain walk: an option that only such a walk has."""
+    return any(options.get(name) is not None for name in ("start", "init_size", "learning_rate", "momentum", "reduce"))
+
+
+def _search_and_certify(problem: Problem, gap: float, options: dict[str, Any]) -> tuple[Result, Certificate, Search]:
+    """The best of many starts; ``restarts`` is the least number of random ones."""
+    passed = {name: options[name] for name in ("seed", "gtol", "max_steps") if options.get(name) is not None}
+    found = search(problem, restarts=max(8, options.get("restarts", 1)), **passed)
+    return found.result, certify(problem, found.result.params, tolerance=gap), found
+
+
+def _layers(problem: Problem, params: Params) -> Layers:
+    weights = [np.asarray(w) for w in params.weights]
+    outputs, inputs = forward(weights, np.asarray(params.features), problem.model.activation)
+    return measure_layers(
+        weights,
+        inputs,
+        outputs,
+        np.asarray(problem.labels.column_classes),
+        np.asarray(problem.labels.weights),
+        problem.num_classes,
+        problem.model.activation,
+        weight_decays=[float(c) for c in problem.weight_decays],
+        feature_decay=float(problem.decay.feature),
+    )
+
+
+_SAME_VALUE = 1e-7
 _ZERO_LOGITS = 1e-6
 _MANY_CLASSES = 200
 _LAID_OUT_CLASSES = 1000
@@ -430,7 +494,7 @@ def describe(problem: Problem) -> dict[str, Any]:
     if "batches" in parameters:  # their shape in place of their thousands of entries
         parameters["batches"] = f"{' x '.join(str(size) for size in np.shape(parameters['batches']))} columns"
     out: dict[str, Any] = {
-        "kind": "contrastive" if model.readout == "pairs" else "shallow",
+        "kind": "contrastive" if model.readout == "pairs" else "deep" if model.depth > 1 else "shallow",
         "loss": loss.name,
         "loss_parameters": parameters,
         "counts": np.asarray(problem.labels.counts),
@@ -438,6 +502,9 @@ def describe(problem: Problem) -> dict[str, Any]:
         "samples": problem.labels.total,
         "columns": problem.labels.num_columns,
         "dim": model.dim,
+        "depth": model.depth,
+        "activation": model.activation if model.depth > 1 else None,
+        "widths": model.widths,
         "constraint": _NONE.get(model.features, model.features),
         "classifier_constraint": _NONE.get(model.classifier, model.classifier),
         "bias": model.bias,

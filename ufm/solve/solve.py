@@ -113,9 +113,8 @@ def solve(
             raise ValueError(f"init_size: {show(init_size)} has no use with a given start; drop one of them")
         _check_start(problem, start)
         return _from_start(problem, start, method, gtol, max_steps)
-    if init_size is not None and not is_traced(init_size):
-        if not (isinstance(init_size, int | float | np.number) and 0 < init_size < np.inf):
-            raise ValueError(f"init_size: {show(init_size)} is not allowed; give a finite positive number")
+    if init_size is not None and not is_traced(init_size) and not _is_positive(init_size):
+        raise ValueError(f"init_size: {show(init_size)} is not allowed; give a finite positive number")
     options = {"restarts": int(restarts), "reduce": bool(reduce)}
     return _from_seed(problem, method, seed, gtol, max_steps, init_size, **options)
 
@@ -164,12 +163,16 @@ def _with_rate(method: Method | Smoothed, learning_rate: Any, momentum: Any) -> 
         if not hasattr(method, name):
             known = "'gd'" if name == "momentum" else "'gd' or 'adam'"
             raise ValueError(f"{name}: {show(value)} has no use with this method; say method={known}, or drop it")
-        most = 1.0 if name == "momentum" else np.inf
-        least = 0 <= value if name == "momentum" else 0 < value
-        if not is_traced(value) and not (isinstance(value, int | float | np.number) and least and value < most):
+        if is_traced(value) or (_is_positive(value) and (name == "learning_rate" or value < 1)):
+            continue
+        if name == "learning_rate" or value != 0:
             allowed = "a number in [0, 1)" if name == "momentum" else "a finite positive number"
             raise ValueError(f"{name}: {show(value)} is not allowed; give {allowed}")
     return dataclasses.replace(method, **{name: np.float64(value) for name, value in given.items()})
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and 0 < value < np.inf
 
 
 def _check_start(problem: Problem, start: Params) -> None:

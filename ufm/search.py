@@ -1,0 +1,237 @@
+"""The best value of a deep model that many starts can find.
+
+Deep ReLU models have many local minima, and random starts alone can all agree on one that is not the best (K = 10,
+L = 3: every random start ends at deep neural collapse, a network built by hand lies 8 % lower).  So a search starts
+from four places and says which one won:
+
+    random          Gaussian factors of several sizes
+    annealed        the same, walked first with a tenth of every decay, so that the zero network does not attract them
+    rank r          Gaussian factors whose hidden layers pass through r dimensions
+    near NAME       a network that theory knows, plus noise; and that network itself
+
+All lanes take a short walk, the best of them a long one.  What is found is an upper bound of the minimum and nothing
+more; :func:`ufm.certify` has the lower one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import theory
+from ._numerics import in_float64
+from .problem import Params, Problem
+from .problem.labels import show, whole_number
+from .solve import Result, Smoothed, Status, solve
+
+SIZES = (1.0, 0.5, 2.0)
+"""Sizes of random starts, in turn, in units of the balanced default."""
+
+NOISES = (0.03, 0.3)
+"""Noise of starts near a structure, in turn, relative to the root mean square of each factor."""
+
+_SHORT, _LOOSE = 300, 1e-5
+_FINE = (1e-3, 1e-4, 1e-5, 1e-6)
+_ANNEAL = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        result: the best end, in the shapes of the problem; its status and gradient are those of its last walk.
+        origin: where that walk started.
+        origins: where each lane started, S words.
+        values: F after the short walk of each lane, (S,); structures themselves are lanes that do not walk.
+        best_known: name and value of the best structure that theory has for the problem; ``None`` without any.
+    """
+
+    result: Result
+    origin: str
+    origins: tuple[str, ...]
+    values: np.ndarray
+    best_known: tuple[str, float] | None
+
+    @property
+    def seen(self) -> dict[str, float]:
+        """The lowest value by kind of start."""
+        kinds: dict[str, float] = {}
+        for name, value in zip(self.origins, self.values, strict=True):
+            kinds[name] = min(kinds.get(name, np.inf), float(value))
+        return kinds
+
+
+def search(
+    problem: Problem,
+    *,
+    restarts: int = 16,
+    near: int = 4,
+    ranks: Sequence[int] | None = None,
+    starts: Sequence[tuple[str, Params]] = (),
+    keep: int = 4,
+    seed: int = 0,
+    gtol: float = 1e-10,
+    max_steps: int = 20_000,
+) -> Search:
+    """Search the best value of one deep problem with free features.
+
+    Args:
+        problem: one problem with more than one weight matrix.
+        restarts: random starts; as many annealed ones and as many for all ranks together.
+        near: starts near each structure.
+        ranks: ranks of the starts of low rank; 2, ..., K/2 + 1 by default.
+        starts: further named networks to start near, in the shapes of the problem or of its class means.
+        keep: lanes that take the long walk.
+        seed: seed of all random numbers.
+        gtol: relative gradient norm of the long walk.
+        max_steps: limit of evaluations of the long walk (of each of its stages).
+
+    Returns:
+        A :class:`Search`.
+
+    Example:
+        >>> import ufm
+        >>> found = ufm.search(ufm.deep([5, 5], depth=2, weight_decay=0.02, feature_decay=0.02), restarts=2)
+        >>> round(float(found.result.value), 8)
+        0.08
+    """
+    if problem.batch_shape:
+        raise ValueError("problem: search takes one problem; index the stack first")
+    if problem.model.depth < 2 or not problem.model.is_free:
+        raise ValueError("problem: search is for several weight matrices and free features; use ufm.solve")
+    restarts, near = whole_number("restarts", restarts, 0), whole_number("near", near, 0)
+    reduction = problem.reduce()
+    small = reduction.problem
+    if ranks is None:
+        ranks = range(2, small.num_classes // 2 + 2)
+    ranks = [whole_number("ranks", r, 1) for r in ranks] if restarts else []
+    networks = [(s.name, s.params) for s in theory.structures(small)]
+    networks += [(name, _class_columns(problem, params)) for name, params in starts]
+    known = min(((name, float(small.objective(p))) for name, p in networks), key=lambda x: x[1], default=None)
+
+    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    random = _random(small, restarts, generator)
+    low = [_through(p, r) for p, r in zip(_random(small, restarts, generator), _cycle(ranks, restarts), strict=False)]
+    annealed = _random(small, restarts, generator)
+    beside = [
+        (f"near {name}", _noisy(small, params, NOISES[i % len(NOISES)], generator))
+        for name, params in networks
+        for i in range(near)
+    ]
+    lanes = [("random", p) for p in random]
+    lanes += [(f"rank {r}", p) for p, r in zip(low, _cycle(ranks, restarts), strict=False)]
+    lanes += beside
+    if annealed:
+        gentle = dataclasses.replace(small, decay=jax.tree.map(lambda leaf: _ANNEAL * leaf, small.decay))
+        warm = _walk(gentle, annealed, _LOOSE, _SHORT).params
+        lanes += [("annealed", jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), warm)) for i in range(restarts)]
+    if not lanes and not networks:
+        raise ValueError(f"restarts: {show(restarts)} leaves nothing to start from; give 1 or more")
+
+    names = [name for name, _ in lanes] + [name for name, _ in networks]
+    ends = [] if not lanes else [_walk(small, [p for _, p in lanes], _LOOSE, _SHORT)]
+    points = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), ends[0].params) for i in range(len(lanes))]
+    points += [p for _, p in networks]
+    values = np.array([*(np.asarray(ends[0].value) if ends else []), *(float(small.objective(p)) for _, p in networks)])
+    values = np.where(np.isfinite(values), values, np.inf)
+
+    chosen = _different(values, keep)
+    walked = _walk(small, [points[i] for i in chosen], gtol, max_steps, _FINE)
+    lane = int(np.argmin(np.where(np.isfinite(walked.value), walked.value, np.inf)))
+    result = jax.tree.map(lambda leaf: leaf[lane], walked)
+    origin = names[chosen[lane]]
+    if known is not None and float(result.value) > known[1] + 1e-8 * abs(known[1]):
+        # no walk comes near the network that theory has: it is the answer as it stands
+        where = [name for name, _ in networks].index(known[0])
+        result = _as_it_stands(small, networks[where][1], result)
+        origin = known[0]
+    lifted = dataclasses.replace(result, params=reduction.lift(result.params))
+    return Search(lifted, origin, tuple(names), values, known)
+
+
+# ------------------------------------------------------------------ starts
+
+
+def random_starts(problem: Problem, number: int, seed: int = 0, size: float | None = None) -> Params:
+    """Random starts of one problem, stacked along a leading axis; see ``Problem.init``."""
+    keys = jax.random.split(jax.random.key(whole_number("seed", seed, 0)), whole_number("number", number, 1))
+    return _inits(problem, keys, size)
+
+
+@in_float64
+def _inits(problem: Problem, keys: Any, size: Any) -> Params:
+    return jax.vmap(lambda key: problem.init(key, size))(keys)
+
+
+def _random(problem: Problem, number: int, generator: np.random.Generator) -> list[Params]:
+    if not number:
+        return []
+    every = random_starts(problem, number, int(generator.integers(2**31)))
+    return [jax.tree.map(lambda leaf, i=i: SIZES[i % len(SIZES)] * np.asarray(leaf[i]), every) for i in range(number)]
+
+
+def _through(params: Params, rank: int) -> Params:
+    """The factors cut to their best approximations of a given rank, the last weight matrix left whole."""
+
+    def cut(matrix: Any) -> np.ndarray:
+        u, s, vt = np.linalg.svd(np.asarray(matrix), full_matrices=False)
+        return (u[:, :rank] * s[:rank]) @ vt[:rank]
+
+    return Params((*map(cut, params.weights[:-1]), params.weights[-1]), cut(params.features), params.bias)
+
+
+def _noisy(problem: Problem, params: Params, noise: float, generator: np.random.Generator) -> Params:
+    def shaken(leaf: Any) -> np.ndarray:
+        leaf = np.asarray(leaf, dtype=np.float64)
+        return leaf + noise * np.sqrt(np.mean(leaf**2)) * generator.standard_normal(leaf.shape)
+
+    return jax.tree.map(shaken, params)
+
+
+def _class_columns(problem: Problem, params: Params) -> Params:
+    """A network with one column per class; from the first sample of each class where it has a column per sample."""
+    features = np.asarray(params.features)
+    if features.shape[-1] != problem.num_classes:
+        first = np.unique(np.asarray(problem.labels.column_classes), return_index=True)[1]
+        features = features[..., first]
+    return dataclasses.replace(params, features=features)
+
+
+def _cycle(items: Sequence[int], number: int) -> list[int]:
+    return [items[i % len(items)] for i in range(number)] if items else []
+
+
+# ------------------------------------------------------------------ walks
+
+
+def _walk(problem: Problem, lanes: list[Params], gtol: float, max_steps: int, stages: Any = None) -> Result:
+    """All lanes in one program, padded to a multiple of 8 so that few shapes are ever compiled."""
+    rows = [*lanes, *(lanes[:1] * (-len(lanes) % 8))] if len(lanes) > 4 else [*lanes, *(lanes[:1] * (4 - len(lanes)))]
+    start = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *rows)
+    method = Smoothed(stages or Smoothed().stages) if problem.model.activation == "relu" else None
+    found = solve(problem, method, start=start, gtol=gtol, max_steps=max_steps)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(lanes)], found)
+
+
+def _different(values: np.ndarray, keep: int) -> list[int]:
+    """The lanes of the lowest values, one for each value."""
+    chosen: list[int] = []
+    for i in np.argsort(values, kind="stable"):
+        if all(abs(values[i] - values[j]) > 1e-7 * abs(values[j]) for j in chosen):
+            chosen.append(int(i))
+        if len(chosen) == max(keep, 1):
+            break
+    return chosen
+
+
+def _as_it_stands(problem: Problem, params: Params, like: Result) -> Result:
+    """A network that did not walk; its gradient is not known."""
+    unknown = np.full_like(np.asarray(like.value), np.nan)
+    status = np.asarray(Status.STALLED, np.int32)
+    value = np.asarray(problem.objective(params))
+    return Result(jax.tree.map(np.asarray, params), value, unknown, unknown, status, like.steps, like.history)
