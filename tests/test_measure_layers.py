@@ -10,12 +10,14 @@ from scipy import linalg, optimize
 import ufm
 from ufm.measure import GLOSSARY, LAYER_GLOSSARY, forward, measure, measure_layers
 from ufm.theory.deep_structures import (
+    Network,
     collapsed_network,
     compose,
     factored,
     kneser,
     orthogonal_network,
     single,
+    split,
     zero_network,
 )
 
@@ -252,6 +254,28 @@ def test_the_strongly_regular_network_has_its_ranks(vertices, depth):
     gram = mu**2 / np.linalg.norm(mu**2)
     assert found.dnc2_after[depth - 1] == pytest.approx(np.linalg.norm(gram - 1 / np.sqrt(K)), rel=1e-10)
     assert found.dnc3[depth] > 1e-3
+
+
+@pytest.mark.parametrize(("K", "depth"), [(2, 2), (4, 3)])
+def test_features_under_a_relu_need_not_be_orthogonal_at_collapse(K, depth):
+    """A semidefinite P_1 with the diagonal of A_1 and nothing positive off it costs the same: here of rank K - 1."""
+    n, decays, feature_decay = 3, [0.003 * (1 + i) for i in range(depth)], 0.004
+    collapse = collapsed_network(K, n, decays, feature_decay)
+    first = collapse.weights[0] @ collapse.features
+    np.testing.assert_allclose(first, first[0, 0] * np.eye(K), atol=1e-15)
+    W, H = split(first[0, 0] * (np.eye(K) - (1 - np.eye(K)) / (K - 1)))
+    size = np.sqrt(np.sum(collapse.weights[0] ** 2) / np.sum(W**2))
+    bent = Network(collapse.value, (size * W, *collapse.weights[1:]), H / size)
+    problem = ufm.deep([n] * K, depth=depth, dim=K - 1, weight_decay=decays, feature_decay=feature_decay)
+    assert float(problem.objective(ufm.Params(bent.weights, bent.features))) == pytest.approx(collapse.value, rel=1e-13)
+    found = of_network(bent, n, decays, feature_decay)
+    assert found.rank_after == (K - 1, *[K] * (depth - 1), None)
+    assert found.rank_before == (None, K - 1, *[K] * (depth - 1))
+    np.testing.assert_allclose(found.dnc2_after[1:depth], 0.0, atol=1e-13)
+    np.testing.assert_allclose(found.dnc2_before[2:], 0.0, atol=1e-13)
+    etf = (np.eye(K) - 1 / K) / np.sqrt(K - 1)
+    assert found.dnc2_after[0] == pytest.approx(np.linalg.norm(etf - np.eye(K) / np.sqrt(K)), rel=1e-12)
+    np.testing.assert_allclose(found.balance[1:], 0.0, atol=1e-12)
 
 
 def test_collapsed_blocks_and_vanishing_classes():

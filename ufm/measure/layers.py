@@ -6,8 +6,14 @@ Layers are numbered l = 0, ..., L.  Matrix W_l (l >= 1) maps A_{l-1} to P_l, and
 
 `forward` makes these matrices, `measure_layers` measures them, `LAYER_GLOSSARY` says what every number is.  The
 measures DNC1-DNC3 are definitions of ufm (the formulas of the papers on deep neural collapse are open); they are built
-from `collapse` and `geometry`.  Deep neural collapse has DNC1 = DNC2 = DNC3 = 0 and rank K in every layer.  DNC1 = 0
-holds for low-rank solutions too: read it together with the ranks.
+from `collapse` and `geometry`.  Deep neural collapse has DNC1 = DNC2 = DNC3 = 0 and rank K in every layer.  Read them
+with care (derived):
+
+- DNC1 = 0 holds for low-rank solutions too: read it together with the ranks.
+- Under a ReLU, H and P_1 need not be orthogonal where A_1 is.  If A_1 = alpha Q with orthonormal columns Q >= 0, every
+  P_1 = alpha Q S with S positive semidefinite, ones on its diagonal and nothing positive off it gives the same A_1 and
+  has the same nuclear norm K alpha, hence the same F.  S may be a simplex ETF, of rank K - 1.
+- In a linear network the hidden units may be rotated; DNC3 of a hidden layer changes with them, the rest does not.
 
 Related: Sukenik, Mondelli & Lampert 2023; Sukenik, Lampert & Mondelli 2024; Dang et al. 2023.
 """
