@@ -16,7 +16,7 @@ more; :func:`ufm.certify` has the lower one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +35,8 @@ NOISES = (0.03, 0.3)
 """Noise of starts near a structure, in turn, relative to the root mean square of each factor."""
 
 _SHORT, _LOOSE = 300, 1e-5
-_FINE = (1e-3, 1e-4, 1e-5, 1e-6)
+_FINE = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)  # as many as the default: stages are an array, their number is structure
+_LANES = 8
 _ANNEAL = 0.1
 
 
@@ -110,14 +111,15 @@ def search(
     if ranks is None:
         ranks = range(2, small.num_classes // 2 + 2)
     ranks = [whole_number("ranks", r, 1) for r in ranks] if restarts else []
+    seed = whole_number("seed", seed, 0)
     networks = [(s.name, s.params) for s in theory.structures(small)]
     networks += [(name, _class_columns(problem, params)) for name, params in starts]
     known = min(((name, float(small.objective(p))) for name, p in networks), key=lambda x: x[1], default=None)
 
     generator = np.random.default_rng(np.random.SeedSequence(seed))
-    random = _random(small, restarts, generator)
-    low = [_through(p, r) for p, r in zip(_random(small, restarts, generator), _cycle(ranks, restarts), strict=False)]
-    annealed = _random(small, restarts, generator)
+    drawn = _random(small, 3 * restarts, seed)
+    random, low, annealed = (drawn[i * restarts : (i + 1) * restarts] for i in range(3))
+    low = [_through(p, r) for p, r in zip(low, _cycle(ranks, restarts), strict=False)]
     beside = [
         (f"near {name}", _noisy(small, params, NOISES[i % len(NOISES)], generator))
         for name, params in networks
@@ -165,13 +167,16 @@ def random_starts(problem: Problem, number: int, seed: int = 0, size: float | No
 
 @in_float64
 def _inits(problem: Problem, keys: Any, size: Any) -> Params:
-    return jax.vmap(lambda key: problem.init(key, size))(keys)
+    return _jitted_inits(problem, keys, None if size is None else np.float64(size))
 
 
-def _random(problem: Problem, number: int, generator: np.random.Generator) -> list[Params]:
+_jitted_inits = jax.jit(lambda problem, keys, size: jax.vmap(lambda key: problem.init(key, size))(keys))
+
+
+def _random(problem: Problem, number: int, seed: int) -> list[Params]:
     if not number:
         return []
-    every = random_starts(problem, number, int(generator.integers(2**31)))
+    every = random_starts(problem, number, seed)
     return [jax.tree.map(lambda leaf, i=i: SIZES[i % len(SIZES)] * np.asarray(leaf[i]), every) for i in range(number)]
 
 
@@ -210,12 +215,20 @@ def _cycle(items: Sequence[int], number: int) -> list[int]:
 
 
 def _walk(problem: Problem, lanes: list[Params], gtol: float, max_steps: int, stages: Any = None) -> Result:
-    """All lanes in one program, padded to a multiple of 8 so that few shapes are ever compiled."""
-    rows = [*lanes, *(lanes[:1] * (-len(lanes) % 8))] if len(lanes) > 4 else [*lanes, *(lanes[:1] * (4 - len(lanes)))]
-    start = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *rows)
+    """All lanes, eight at a time, so that one program serves every walk."""
     method = Smoothed(stages or Smoothed().stages) if problem.model.activation == "relu" else None
-    found = solve(problem, method, start=start, gtol=gtol, max_steps=max_steps)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(lanes)], found)
+    ends = []
+    for first in range(0, len(lanes), _LANES):
+        rows = lanes[first : first + _LANES]
+        padded = [*rows, *(rows[:1] * (_LANES - len(rows)))]
+        start = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *padded)
+        found = solve(problem, method, start=start, gtol=gtol, max_steps=max_steps)
+        ends.append(jax.tree.map(_first(len(rows)), found))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *ends)
+
+
+def _first(number: int) -> Callable[[Any], np.ndarray]:
+    return lambda leaf: np.asarray(leaf)[:number]
 
 
 def _different(values: np.ndarray, keep: int) -> list[int]:

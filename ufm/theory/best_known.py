@@ -1,0 +1,117 @@
+"""The best deep ReLU networks known for MSE and equal counts, found by search and shipped as matrices.
+
+``best_known.npz`` beside this file has the directions of H, W_1, ..., W_{L-1} for every K and L of the table (made by
+``python experiments/deep_best_known.py``).  Directions are all that is needed: for any decays and any n the best sizes
+and the last layer follow from one number (:func:`ufm.theory.deep_structures.profile`), so each entry is an upper
+bound of the minimum for all of them.  None is proven to be a minimum.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from .deep_structures import Directions, small_decay_ratio
+
+_TABLE = "best_known.npz"
+
+
+@functools.cache
+def _table() -> dict[tuple[int, int], tuple[Directions, str]]:
+    source = resources.files(__package__) / _TABLE
+    if not source.is_file():
+        return {}
+    found: dict[tuple[int, int], tuple[Directions, str]] = {}
+    with source.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        for name in archive.files:
+            key, _, what = name.partition("/")
+            if what != "origin":
+                continue
+            num_classes, depth = map(int, key.split("x"))
+            hidden = tuple(archive[f"{key}/W{layer}"] for layer in range(1, depth))
+            found[num_classes, depth] = Directions(archive[f"{key}/H"], hidden), str(archive[name])
+    return found
+
+
+def entries() -> list[tuple[int, int]]:
+    """(K, L) of every entry of the table.
+
+    >>> (10, 3) in entries()
+    True
+    """
+    return sorted(_table())
+
+
+def best_known(num_classes: int, depth: int) -> Directions | None:
+    """The hidden layers of the best network known, up to the sizes of their factors; ``None`` outside the table.
+
+    Args:
+        num_classes: K.
+        depth: L.
+
+    Status: open (an upper bound, found by search).
+
+    >>> best_known(10, 3).gram.shape
+    (10, 10)
+    """
+    found = _table().get((num_classes, depth))
+    return None if found is None else found[0]
+
+
+def origin(num_classes: int, depth: int) -> str | None:
+    """How the entry was found: the kind of start from which the best walk came."""
+    found = _table().get((num_classes, depth))
+    return None if found is None else found[1]
+
+
+def ranks(directions: Directions, rtol: float = 1e-3) -> dict[str, tuple[int, ...]]:
+    """Ranks of the class columns, ``before`` (H, P_1, ..., P_{L-1}) and ``after`` (A_1, ..., A_{L-1}) the ReLU.
+
+    >>> from .deep_structures import kneser
+    >>> ranks(kneser(5, 4))
+    {'before': (5, 5, 5, 5), 'after': (5, 5, 10)}
+    """
+
+    def rank(matrix: Any) -> int:
+        values = np.linalg.svd(matrix, compute_uv=False)
+        return int(np.sum(values > rtol * values[0]))
+
+    layer, before, after = directions.features, [rank(directions.features)], []
+    for weight in directions.hidden:
+        layer = weight @ layer
+        before.append(rank(layer))
+        layer = np.maximum(layer, 0.0)
+        after.append(rank(layer))
+    return {"before": tuple(before), "after": tuple(after)}
+
+
+def trim(directions: Directions, rtol: float = 1e-7) -> Directions:
+    """The same network without dead hidden units and without directions of H that no column uses.
+
+    Args:
+        directions: any hidden layers.
+        rtol: size of a row of activations, relative to the largest, below which the unit is dead.
+    """
+    layer, hidden = directions.features, list(directions.hidden)
+    for index, weight in enumerate(hidden):
+        layer = np.maximum(weight @ layer, 0.0)
+        size = np.linalg.norm(layer, axis=1)
+        live = size > rtol * size.max()
+        hidden[index], layer = weight[live], layer[live]
+        if index + 1 < len(hidden):
+            hidden[index + 1] = hidden[index + 1][:, live]
+    u, s, vt = np.linalg.svd(directions.features, full_matrices=False)
+    used = s > rtol * s[0]
+    hidden[0] = hidden[0] @ u[:, used]
+    return Directions(s[used, None] * vt[used], tuple(hidden))
+
+
+def rows() -> list[dict[str, Any]]:
+    """The table: K, L, ratio to deep neural collapse at small decays, ranks and origin, one dictionary per entry."""
+    return [
+        {"classes": k, "depth": n, "ratio": small_decay_ratio(found), **ranks(found), "origin": name}
+        for (k, n), (found, name) in sorted(_table().items())
+    ]
