@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.optimize import differential_evolution, minimize, minimize_scalar
 
-from ufm.theory import deep, deep_ce, deep_structures
+from ufm.theory import deep, deep_ce, deep_structures, sphere
 from ufm.theory._minima import lowest
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_deep.json").read_text(encoding="utf-8"))
@@ -179,7 +179,7 @@ READ = {
     "largest common decay with F<log K on the low-rank structure": largest_decay(deep_ce.paired),
     "value of F at the explicit ReLU low-rank construction (CE)": lambda p: cross_entropy(deep_ce.relu_paired)(p).value,
     "linear DNC value at the same point": lambda p: cross_entropy(deep_ce.simplex)(p).value,
-    "GUFM MSE optimum": lambda p: deep_ce.fixed_norm_mse(p["K"], p["rho"], p["lam_W"]),
+    "GUFM MSE optimum": lambda p: sphere.sphere_mse_value(p["K"], p["rho"], p["lam_W"])[0],
     "GUFM CE optimum": lambda p: deep_ce.fixed_norm_cross_entropy(p["K"], p["rho"], p["lam_W"]).value,
     "optimal ||W||_F of the GUFM CE problem": lambda p: (
         deep_ce.fixed_norm_cross_entropy(p["K"], p["rho"], p["lam_W"]).classifier_norm
@@ -841,7 +841,7 @@ def sphere_descent(k, radius, lam, loss, seed):
 def test_fixed_norm_by_descent(loss):
     k, radius, lam = 3, 1.7, 0.02
     reached = min(sphere_descent(k, radius, lam, loss, seed) for seed in range(4))
-    mse = deep_ce.fixed_norm_mse(k, radius, lam)
+    mse = sphere.sphere_mse_value(k, radius, lam)[0]
     found = mse if loss == "mse" else deep_ce.fixed_norm_cross_entropy(k, radius, lam).value
     assert found - 1e-10 <= reached <= found + 1e-6
 

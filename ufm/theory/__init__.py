@@ -6,6 +6,11 @@ from . import (
     codes,
     contrastive,
     cross_entropy,
+    deep,
+    deep_ce,
+    deep_cross_entropy,
+    deep_mse,
+    deep_structures,
     frames,
     hard_margin,
     imbalance,
@@ -19,7 +24,7 @@ from . import (
     sphere,
     two_tower,
 )
-from .oracle import REGISTRY, Hypothesis, Oracle, Prediction, predict
+from .oracle import REGISTRY, Hypothesis, Oracle, Prediction, predict, structures
 
 __all__ = [
     "REGISTRY",
@@ -31,6 +36,11 @@ __all__ = [
     "codes",
     "contrastive",
     "cross_entropy",
+    "deep",
+    "deep_ce",
+    "deep_cross_entropy",
+    "deep_mse",
+    "deep_structures",
     "frames",
     "hard_margin",
     "imbalance",
@@ -43,5 +53,6 @@ __all__ = [
     "regression",
     "spectral",
     "sphere",
+    "structures",
     "two_tower",
 ]

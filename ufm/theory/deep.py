@@ -234,13 +234,89 @@ def linear_optimum(counts: Any, weight_decays: Sequence[float], feature_decay: f
     """
     check_positive("counts", counts)
     n = np.asarray(counts, dtype=np.float64)
-    depth, log_product, total = len(weight_decays), log_decay_product(weight_decays, feature_decay), n.sum()
-    strengths = total / n * np.exp((log_product + np.log(n)) / (depth + 1))
-    found = {float(a): scalar_optimum(float(a), depth) for a in np.unique(strengths)}
-    p = np.array([found[float(a)].p for a in strengths])
-    value = math.fsum(n_k / total * found[float(a)].value for n_k, a in zip(n, strengths, strict=True))
+    value, p = spectral_optimum(np.sqrt(n), n.sum(), weight_decays, feature_decay)
     layers, features = balanced_sizes(p * np.sqrt(n), weight_decays, feature_decay)
     return LinearOptimum(value, p, layers, features / np.sqrt(n))
+
+
+class SpectralOptimum(NamedTuple):
+    """Optimum of a deep linear network in the singular values of its targets.
+
+    Attributes:
+        value: F*.
+        p: Z keeps p_i s_i of the singular value s_i, shape of the singular values.
+    """
+
+    value: float
+    p: np.ndarray
+
+
+def spectral_optimum(
+    singular_values: Any, total: float, weight_decays: Sequence[float], feature_decay: float, rank: int | None = None
+) -> SpectralOptimum:
+    """Optimum of a deep linear network with MSE, any counts, any widths, without bias or with a free one.
+
+        F* = sum_i (s_i²/N) φ( (N/s_i²) (s_i² λ_H λ_1 ... λ_L)^{1/(L+1)}, L )
+
+    with s_i the singular values of Y (√n_k without bias) or, with a free bias of the last layer, of the centred
+    Y (I - 11^T/N).  Where the smallest width is r < K the r largest s_i are fitted and the others pay s_i²/(2N).
+
+    Proof.  A free bias leaves ||(Z - Y)(I - 11^T/N)||².  Both norms are at least sum_i (σ_i - s_i)² (von Neumann), and
+    the regulariser is at least ((L+1)/2) sum_i (λ_H Πλ_l σ_i²)^{1/(L+1)}, with σ_i the singular values of Z or of the
+    centred Z, which are not larger.  At most r of them are positive.  Z on the singular vectors of the targets attains
+    all of it; it is centred there.
+
+    Args:
+        singular_values: s_i >= 0, shape (K,).
+        total: N.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        rank: largest rank of Z, the smallest of d and the hidden widths; K by default.
+
+    Status: derived; related: Dang et al. 2023.
+
+    >>> spectral_optimum([2.0, 1.0], 5, [0.01, 0.01], 0.01, rank=1).p.round(6)
+    array([0.980024, 0.      ])
+    """
+    check_at_least("singular_values", singular_values, 0)
+    check_positive("total", total)
+    s = np.asarray(singular_values, dtype=np.float64)
+    depth, log_product = len(weight_decays), log_decay_product(weight_decays, feature_decay)
+    kept = np.argsort(-s, kind="stable")[:rank]
+    found: dict[float, ScalarOptimum] = {}
+    p, values = np.zeros(len(s)), np.full(len(s), 0.5)
+    for i in kept[s[kept] > 0]:
+        size = float(s[i])
+        if size not in found:
+            strength = total / size**2 * math.exp((log_product + 2 * math.log(size)) / (depth + 1))
+            found[size] = scalar_optimum(strength, depth)
+        p[i], values[i] = found[size].p, found[size].value
+    return SpectralOptimum(math.fsum(s**2 / total * values), p)
+
+
+def class_targets(counts: Any, free_bias: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Singular value decomposition U S V^T of the targets, one column per class with the weight √n_k.
+
+        no bias    Y = D^{1/2}:  a unit vector per class, in the order of falling counts
+        free bias  Y = (I - p 1^T) D^{1/2},  p = n/N:  K - 1 singular values
+
+    Args:
+        counts: n_k, shape (K,).
+        free_bias: whether the last layer has a bias without decay.
+
+    Returns:
+        (U, s, V^T) with shapes (K, r), (r,) and (r, K), r = K or K - 1.
+
+    >>> class_targets([1, 4])[1], class_targets([4, 4], free_bias=True)[1]
+    (array([2., 1.]), array([2.]))
+    """
+    check_positive("counts", counts)
+    n = np.asarray(counts, dtype=np.float64)
+    if not free_bias:
+        frame = np.eye(len(n))[:, np.argsort(-n, kind="stable")]
+        return frame, np.sort(np.sqrt(n))[::-1], frame.T
+    u, s, vt = np.linalg.svd((np.eye(len(n)) - (n / n.sum())[:, None]) * np.sqrt(n))
+    return u[:, :-1], s[:-1], vt[:-1]
 
 
 def surviving_count(total: float, weight_decays: Sequence[float], feature_decay: float) -> float:
@@ -279,6 +355,28 @@ def collapse_zero_threshold(num_classes: int, depth: int) -> float:
     check_at_least("num_classes", num_classes, 2)
     check_at_least("depth", depth, 1)
     return math.exp(_log_zero_constant(depth) - (depth + 1) * math.log(num_classes))
+
+
+def relu_collapse_is_optimal(num_classes: int, depth: int) -> bool | None:
+    """Whether deep neural collapse is optimal in the ReLU model with MSE, equal counts and small decays.
+
+    True for K = 2 and for L = 1; False for K >= 3, L >= 4 and for K >= 7, L = 3; ``None`` where it is open.
+
+    Args:
+        num_classes: K.
+        depth: L.
+
+    Status: derived (explicit better networks).  K = 2 is published (Sukenik et al. 2023); that collapse stops being
+    optimal is published (Sukenik et al. 2024), the ranges here are ours.
+
+    >>> relu_collapse_is_optimal(2, 5), relu_collapse_is_optimal(3, 4), relu_collapse_is_optimal(6, 3)
+    (True, False, None)
+    """
+    check_at_least("num_classes", num_classes, 2)
+    check_at_least("depth", depth, 1)
+    if num_classes == 2 or depth == 1:
+        return True
+    return False if depth >= 4 or (depth == 3 and num_classes >= 7) else None
 
 
 # ------------------------------------------------------------------ lower bounds for ReLU networks

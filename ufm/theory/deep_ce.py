@@ -28,7 +28,7 @@ from ._conditions import check_at_least, check_positive
 from ._minima import lowest
 from ._roots import root, widen
 from .deep import log_decay_product
-from .deep_structures import Network, factored, layer_sizes, split
+from .deep_structures import Network, balanced_factors, factored, split
 
 _LARGEST_SCALE = math.log(2000.0)
 """log β from which on the fit is below every float."""
@@ -130,6 +130,23 @@ def relu_paired(num_classes: int, depth: int) -> Structure:
     return Structure(_pairs(k), _fit_of_pairs(k), log_size / (depth + 1), depth)
 
 
+def relu_simplex(num_classes: int, depth: int) -> Structure:
+    """The logits of :func:`simplex` from an orthogonal frame in every hidden layer, so that ReLU does nothing.
+
+        H ~ W_1 ~ ... ~ W_{L-1} ~ I,   W_L ~ I - J/K;   R = [K^L (K-1)]^{1/(L+1)}
+
+    Args:
+        num_classes: K.
+        depth: L >= 2.
+
+    Status: derived; an upper bound of the value of ReLU networks that collapse.
+    """
+    collapse = simplex(num_classes, depth)
+    check_at_least("depth", depth, 2)
+    log_size = depth * math.log(num_classes) + math.log(num_classes - 1)
+    return collapse._replace(log_size=log_size / (depth + 1))
+
+
 def relu_bound(num_classes: int, depth: int) -> Structure:
     """Lower bound of F for any ReLU or linear network, from ||Z||_* <= ||H|| ||W_1|| ... ||W_L||.
 
@@ -164,7 +181,8 @@ def optimum(structure: Structure, samples: float, weight_decays: Sequence[float]
     """Least F of a structure over its scale, or zero.
 
     Args:
-        structure: one of :func:`simplex`, :func:`paired`, :func:`relu_paired`, :func:`relu_bound`.
+        structure: one of :func:`simplex`, :func:`paired`, :func:`relu_simplex`, :func:`relu_paired`,
+            :func:`relu_bound`.
         samples: n per class.
         weight_decays: λ_1, ..., λ_L.
         feature_decay: λ_H.
@@ -210,7 +228,8 @@ def zero_threshold(structure: Structure) -> float:
         c* = max_β [ (log K - fit(β)) / (((L+1)/2) R β^{2/(L+1)}) ]^{L+1};   equal decays: λ* = (c*/n)^{1/(L+1)}
 
     Args:
-        structure: one of :func:`simplex`, :func:`paired`, :func:`relu_paired`, :func:`relu_bound`.
+        structure: one of :func:`simplex`, :func:`paired`, :func:`relu_simplex`, :func:`relu_paired`,
+            :func:`relu_bound`.
 
     Status: derived.
 
@@ -239,22 +258,43 @@ def zero_threshold(structure: Structure) -> float:
 def collapse_is_optimal(num_classes: int, depth: int) -> bool | None:
     """Whether deep neural collapse is optimal in the deep linear model with cross-entropy.
 
-    True for L = 1; False for K >= 4, L >= 3 and for K >= 6, L = 2; ``None`` where it is open.
+    True for L = 1 and for K = 2; False for K >= 4, L >= 3 and for K >= 6, L = 2; ``None`` where it is open.
 
     Args:
         num_classes: K.
         depth: L.
 
-    Status: published (Garrod & Keating 2025, Theorem 1); L = 1: Zhu et al. 2021.
+    Status: published (Garrod & Keating 2025, Theorem 1); L = 1: Zhu et al. 2021; K = 2: derived, as
+    :func:`relu_bound` is the value of collapse there.
 
     >>> collapse_is_optimal(10, 1), collapse_is_optimal(10, 2), collapse_is_optimal(4, 2)
     (True, False, None)
     """
     check_at_least("num_classes", num_classes, 2)
     check_at_least("depth", depth, 1)
-    if depth == 1:
+    if depth == 1 or num_classes == 2:
         return True
     return False if num_classes >= (4 if depth >= 3 else 6) else None
+
+
+def relu_collapse_is_optimal(num_classes: int, depth: int) -> bool | None:
+    """Whether deep neural collapse is optimal in the ReLU model with cross-entropy.
+
+    True for L = 1, where no activation acts; False for K >= 10, L >= 5 and for K >= 16, L = 4; ``None`` where it is
+    open.
+
+    Args:
+        num_classes: K.
+        depth: L.
+
+    Status: published under an assumption of the paper (Garrod & Keating 2025, Theorem 7).
+
+    >>> relu_collapse_is_optimal(10, 5), relu_collapse_is_optimal(10, 4)
+    (False, None)
+    """
+    if collapse_is_optimal(num_classes, depth) and depth == 1:
+        return True
+    return False if depth >= 4 and num_classes >= (10 if depth >= 5 else 16) else None
 
 
 def small_decay_ratio(structure: Structure) -> float:
@@ -346,41 +386,62 @@ def relu_network(
     x = _pairs(k)
     first, features = split(x + 1)
     factors = [features, first, *([x + 2 / k] * (depth - 2)), x]  # their product is 2^{L-1} X
+    given = samples, weight_decays, feature_decay, widths, dim
+    return _scaled_network(found, factors, (depth - 1) * math.log(2), *given)
+
+
+def relu_collapsed_network(
+    num_classes: int,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> Network:
+    """ReLU network of :func:`relu_simplex` at its best scale, or zero.
+
+    Args:
+        num_classes: K.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L, L >= 2.
+        feature_decay: λ_H.
+        widths: the L - 1 hidden widths, at least K each; K by default.
+        dim: d >= K; K by default.
+
+    >>> relu_collapsed_network(4, 2, [0.001] * 2, 0.001).weights[-1].shape
+    (4, 4)
+    """
+    depth, k = len(weight_decays), num_classes
+    found = optimum(relu_simplex(k, depth), samples, weight_decays, feature_decay)
+    factors = [*([np.eye(k)] * depth), np.eye(k) - 1 / k]
+    return _scaled_network(found, factors, 0.0, samples, weight_decays, feature_decay, widths, dim)
+
+
+def _scaled_network(
+    found: Scaled,
+    factors: Sequence[np.ndarray],
+    log_gain: float,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None,
+    dim: int | None,
+) -> Network:
+    """H, W_1, ..., W_L along given matrices, each with the same share of the decay, at the scale of the logits.
+
+    The product of the matrices is e^{log_gain} times the logits at scale 1.
+    """
+    depth = len(weight_decays)
     decays = [samples * feature_decay, *weight_decays]
     log_norms = sum(math.log(np.sum(m**2)) + math.log(decay) for m, decay in zip(factors, decays, strict=True))
     strength = 0.0
     if found.scale > 0:
-        strength = math.exp((2 * (math.log(found.scale) - (depth - 1) * math.log(2)) + log_norms) / (depth + 1))
-    shape = layer_sizes([k // 2 + 1, *([k] * (depth - 1))], widths, dim)
-    sized = []
-    for m, decay, rows, cols in zip(factors, decays, (*shape, k), (k, *shape), strict=True):
-        padded = np.zeros((rows, cols))
-        padded[: m.shape[0], : m.shape[1]] = math.sqrt(strength / decay) / np.linalg.norm(m) * m
-        sized.append(padded)
-    return Network(found.value, tuple(sized[1:]), sized[0])
+        strength = math.exp((2 * (math.log(found.scale) - log_gain) + log_norms) / (depth + 1))
+    placed = balanced_factors(factors, strength, samples, weight_decays, feature_decay, widths, dim)
+    return Network(found.value, *placed)
 
 
 # ------------------------------------------------------------------ features of fixed norm
-
-
-def fixed_norm_mse(num_classes: int, radius: float, weight_decay: float) -> float:
-    """MSE with all features on the sphere of radius ρ and a decay on W alone: (1/2) K λ/(ρ² + K λ).
-
-    Args:
-        num_classes: K <= d.
-        radius: ρ.
-        weight_decay: λ.
-
-    Status: derived; orthogonal class means.
-
-    >>> round(fixed_norm_mse(10, 1.0, 0.01), 10)
-    0.0454545455
-    """
-    check_at_least("num_classes", num_classes, 2)
-    check_positive("radius", radius)
-    check_positive("weight_decay", weight_decay)
-    offset = num_classes * weight_decay
-    return offset / (radius**2 + offset) / 2
 
 
 class FixedNorm(NamedTuple):

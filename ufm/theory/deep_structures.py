@@ -26,7 +26,15 @@ import numpy as np
 
 from ._conditions import check_at_least
 from ._minima import lowest
-from .deep import LinearOptimum, balanced_sizes, linear_optimum, log_decay_product
+from .deep import (
+    LinearOptimum,
+    balanced_sizes,
+    class_targets,
+    linear_optimum,
+    log_decay_product,
+    scalar_optimum,
+    spectral_optimum,
+)
 
 
 class Network(NamedTuple):
@@ -36,11 +44,13 @@ class Network(NamedTuple):
         value: F at the matrices.
         weights: W_1, ..., W_L; W_l has shape (width_l, width_{l-1}), where width_0 = d and width_L = K.
         features: H, one column per class, shape (d, K).
+        bias: b of the last layer, or ``None``.
     """
 
     value: float
     weights: tuple[np.ndarray, ...]
     features: np.ndarray
+    bias: np.ndarray | None = None
 
 
 class Directions(NamedTuple):
@@ -201,8 +211,7 @@ def compose(
     if wrong:
         raise ValueError(f"blocks: one has depth {wrong[0]}; give {depth} as there are {depth} weight decays")
     num_classes = sum(block.features.shape[1] for block in blocks)
-    needed = [sum(rows) for rows in zip(*([len(m) for m in (b.features, *b.hidden)] for b in blocks), strict=True)]
-    shape = layer_sizes(needed, widths, dim)
+    shape = layer_sizes(units_needed(blocks), widths, dim)
     features = np.zeros((shape[0], num_classes))
     weights = [np.zeros((rows, cols)) for rows, cols in zip((*shape[1:], num_classes), shape, strict=True)]
     solved: dict[int, tuple[Profile, Directions, np.ndarray]] = {}
@@ -506,6 +515,134 @@ def _diagonal(layers: np.ndarray, features: np.ndarray, shape: Sequence[int]) ->
     return tuple(weights), h
 
 
+def spectral_network(
+    counts: Any,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    free_bias: bool = False,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> Network:
+    """Optimum of the deep linear network for any counts and any widths (:func:`ufm.theory.deep.spectral_optimum`).
+
+        Z D^{1/2} = U diag(p_i s_i) V^T on the singular vectors of the targets,   b = n/N if free
+
+    Without bias all entries are nonnegative: a ReLU network has the same value there.
+
+    Args:
+        counts: n_k, shape (K,).
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        free_bias: whether the last layer has a bias without decay.
+        widths: the L - 1 hidden widths; K by default.  The smallest width is the largest rank.
+        dim: d; K by default.
+
+    Status: derived.
+
+    >>> spectral_network([9, 1], [0.01] * 2, 0.01, free_bias=True, widths=[1]).bias
+    array([0.9, 0.1])
+    """
+    n = np.asarray(counts, dtype=np.float64)
+    k, depth = len(n), len(weight_decays)
+    shape = layer_sizes([1] * depth, [k] * (depth - 1) if widths is None else widths, k if dim is None else dim)
+    u, s, vt = class_targets(n, free_bias)
+    found = spectral_optimum(s, n.sum(), weight_decays, feature_decay, min(shape))
+    live = found.p > 0
+    layers, features = balanced_sizes((found.p * s)[live], weight_decays, feature_decay)
+    bias = n / n.sum() if free_bias else None
+    placed = _on_vectors(u[:, live], layers, features, vt[live] / np.sqrt(n), shape)
+    return Network(found.value, *placed, bias)
+
+
+def relu_simplex_network(
+    num_classes: int,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> Network:
+    """ReLU network that collapses with a free bias: orthogonal hidden layers, W_L ~ I - J/K, b = 1/K; or zero.
+
+        F = ((K-1)/K) φ( (K/(K-1)) (c K^L (K-1))^{1/(L+1)}, L ),   Z = p (I - J/K)
+
+    Args:
+        num_classes: K.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        widths: the L - 1 hidden widths, at least K each; K by default.
+        dim: d >= K; K by default.
+
+    Status: derived; an upper bound.
+
+    >>> relu_simplex_network(3, 2, [0.01] * 2, 0.01).bias.round(6)
+    array([0.333333, 0.333333, 0.333333])
+    """
+    check_at_least("num_classes", num_classes, 2)
+    k, depth = num_classes, len(weight_decays)
+    log_size = log_decay_product(weight_decays, feature_decay, samples) + depth * math.log(k) + math.log(k - 1)
+    found = scalar_optimum(k / (k - 1) * math.exp(log_size / (depth + 1)), depth)
+    strength = math.exp(log_size / (depth + 1)) * found.p ** (2 / (depth + 1))
+    factors = [*([np.eye(k)] * depth), np.eye(k) - 1 / k]
+    placed = balanced_factors(factors, strength, samples, weight_decays, feature_decay, widths, dim)
+    return Network((k - 1) / k * found.value, *placed, np.full(k, 1 / k))
+
+
+def balanced_factors(
+    factors: Sequence[np.ndarray],
+    strength: float,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """W_1, ..., W_L and H along given matrices, at the sizes with λ_l ||W_l||² = n λ_H ||H||² = t, in zero matrices.
+
+    Args:
+        factors: directions of H, W_1, ..., W_L.
+        strength: t.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        widths: the L - 1 hidden widths; those of the factors by default.
+        dim: d; that of the factors by default.
+
+    Returns:
+        (weights, features).
+
+    >>> balanced_factors([np.eye(2), np.eye(2)], 2.0, 1, [1.0], 1.0, dim=3)[1]
+    array([[1., 0.],
+           [0., 1.],
+           [0., 0.]])
+    """
+    k = len(factors[-1])
+    shape = layer_sizes([len(factor) for factor in factors[:-1]], widths, dim)
+    decays = (samples * feature_decay, *weight_decays)
+    sized = []
+    for m, decay, rows, cols in zip(factors, decays, (*shape, k), (k, *shape), strict=True):
+        padded = np.zeros((rows, cols))
+        padded[: m.shape[0], : m.shape[1]] = math.sqrt(strength / decay) / np.linalg.norm(m) * m
+        sized.append(padded)
+    return tuple(sized[1:]), sized[0]
+
+
+def _on_vectors(
+    u: np.ndarray, layers: np.ndarray, features: np.ndarray, vt: np.ndarray, shape: Sequence[int]
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Factors with given singular values: diagonal, but for U in the last and V^T in the first, in zero matrices."""
+    rank, k = vt.shape
+    units = np.arange(rank)
+    h = np.zeros((shape[0], k))
+    h[:rank] = features[:, None] * vt
+    weights = [np.zeros((rows, cols)) for rows, cols in zip((*shape[1:], len(u)), shape, strict=True)]
+    for weight, sizes in zip(weights[:-1], layers[:-1], strict=True):
+        weight[units, units] = sizes
+    weights[-1][:, :rank] = u * layers[-1]
+    return tuple(weights), h
+
+
 def factored(
     logits: Any,
     samples: float,
@@ -538,20 +675,83 @@ def factored(
     z = np.asarray(logits, dtype=np.float64)
     u, s, vt = np.linalg.svd(z)
     rank = int(np.sum(s > 1e-12 * s[0])) if s[0] > 0 else 0
-    depth, k = len(weight_decays), len(z)
-    shape = layer_sizes([rank] * depth, widths, dim)
+    shape = layer_sizes([rank] * len(weight_decays), widths, dim)
     layers, features = balanced_sizes(s[:rank], weight_decays, feature_decay, samples)
-    h = np.zeros((shape[0], k))
-    h[:rank] = features[:, None] * vt[:rank]
-    weights = [np.zeros((rows, cols)) for rows, cols in zip((*shape[1:], k), shape, strict=True)]
-    units = np.arange(rank)
-    for weight, sizes in zip(weights[:-1], layers[:-1], strict=True):
-        weight[units, units] = sizes
-    weights[-1][:, :rank] = u[:, :rank] * layers[-1]
-    return tuple(weights), h
+    return _on_vectors(u[:, :rank], layers, features, vt[:rank], shape)
 
 
 # ------------------------------------------------------------------ the best of them
+
+
+class Composition(NamedTuple):
+    """Blocks of classes that make a network.
+
+    Attributes:
+        names: of the blocks, in order: ``collapse`` (one class), ``fan`` (three), ``kneser_r`` (r(r-1)/2).
+        blocks: their hidden layers.
+    """
+
+    names: tuple[str, ...]
+    blocks: tuple[Directions, ...]
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Least d and hidden widths."""
+        return units_needed(self.blocks)
+
+
+def units_needed(blocks: Sequence[Directions]) -> tuple[int, ...]:
+    """Least d and hidden widths of a composed network.
+
+    Args:
+        blocks: one structure per block of classes.
+
+    >>> units_needed([kneser(5, 3)])
+    (5, 5, 10)
+    """
+    return tuple(sum(rows) for rows in zip(*([len(m) for m in (b.features, *b.hidden)] for b in blocks), strict=True))
+
+
+def best_composition(
+    num_classes: int, samples: float, weight_decays: Sequence[float], feature_decay: float
+) -> Composition:
+    """The blocks of the ReLU network of lowest F composed of collapse, fans and :func:`kneser` structures.
+
+    Blocks add, so that a knapsack over the number of classes finds the best composition.
+
+    Args:
+        num_classes: K.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+
+    Status: derived.
+
+    >>> best_composition(11, 2, [0.005] * 3, 0.005).names
+    ('kneser_5', 'collapse')
+    """
+    check_at_least("num_classes", num_classes, 2)
+    depth = len(weight_decays)
+    given = (samples, weight_decays, feature_decay)
+    items = [("collapse", single(depth))]
+    if depth >= 3:
+        fits = [r for r in range(4, num_classes) if r * (r - 1) // 2 <= num_classes]
+        items += [(f"kneser_{r}", kneser(r, depth)) for r in fits]
+        items += [("fan", best_fan(*given, num_classes))] if num_classes >= 3 else []
+    costs = []
+    for _, block in items:
+        eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
+        costs.append(profile(eigenvalues, block.log_size, *given, num_classes).value)
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for k in range(1, num_classes + 1):
+        options = []
+        for i, (_, block) in enumerate(items):
+            size = block.features.shape[1]
+            if size <= k:
+                options.append((best[k - size][0] + costs[i], (*best[k - size][1], i)))
+        best.append(min(options))
+    chosen = [items[i] for i in sorted(best[num_classes][1], reverse=True)]
+    return Composition(tuple(name for name, _ in chosen), tuple(block for _, block in chosen))
 
 
 def best_relu_network(
@@ -564,8 +764,8 @@ def best_relu_network(
 ) -> Network:
     """The ReLU network of lowest F that can be composed of collapse, fans and :func:`kneser` structures, or zero.
 
-    Blocks add, so that a knapsack over the number of classes finds the best composition.  Other structures can be
-    better still: it is an upper bound of the optimum.
+    Its blocks are :func:`best_composition`.  Other structures can be better still: it is an upper bound of the
+    optimum.
 
     Args:
         num_classes: K.
@@ -580,24 +780,5 @@ def best_relu_network(
     >>> best_relu_network(10, 2, [0.005] * 3, 0.005).value.__round__(10)
     0.1076253701
     """
-    check_at_least("num_classes", num_classes, 2)
-    depth = len(weight_decays)
     given = (samples, weight_decays, feature_decay)
-    items = [single(depth)]
-    if depth >= 3:
-        items += [kneser(r, depth) for r in range(4, num_classes) if r * (r - 1) // 2 <= num_classes]
-        items += [best_fan(*given, num_classes)] if num_classes >= 3 else []
-    costs = []
-    for block in items:
-        eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
-        costs.append(profile(eigenvalues, block.log_size, *given, num_classes).value)
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    for k in range(1, num_classes + 1):
-        options = []
-        for i, block in enumerate(items):
-            size = block.features.shape[1]
-            if size <= k:
-                options.append((best[k - size][0] + costs[i], (*best[k - size][1], i)))
-        best.append(min(options))
-    blocks = [items[i] for i in sorted(best[num_classes][1], reverse=True)]
-    return compose(blocks, *given, widths, dim)
+    return compose(best_composition(num_classes, *given).blocks, *given, widths, dim)

@@ -495,7 +495,7 @@ def _concerns(problem: Problem) -> bool:
     return problem.loss.name == "ce" and problem.model.is_free
 
 
-def _loss_parameters(problem: Problem) -> dict[str, Any]:
+def loss_parameters(problem: Problem) -> dict[str, Any]:
     """The parameters of a cross-entropy loss that it has, as keyword arguments of :func:`zero_point`."""
     names = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
     values = {name: getattr(problem.loss, name) for name in names}
@@ -505,7 +505,7 @@ def _loss_parameters(problem: Problem) -> dict[str, Any]:
 def _groups(problem: Problem) -> list[np.ndarray]:
     """Indices of the classes of each group (equal count and equal parameters of the loss), largest count first."""
     counts = counts_of(problem)
-    parameters = _loss_parameters(problem)
+    parameters = loss_parameters(problem)
     parameters.pop("smoothing")
     rows = np.stack([counts, *(np.broadcast_to(v, counts.shape) for v in parameters.values())], axis=1)
     _, member = np.unique(rows, axis=0, return_inverse=True)
@@ -531,7 +531,7 @@ def _groups(problem: Problem) -> list[np.ndarray]:
 def group_collapse(problem: Problem) -> Answer:
     """Threshold and state of each group, see :func:`group_collapse_threshold`; a single class has no threshold."""
     counts, groups = counts_of(problem), _groups(problem)
-    parameters = _loss_parameters(problem)
+    parameters = loss_parameters(problem)
     parameters.pop("logit_shift", None)
     parameters.pop("own_margin", None)
     per_class = np.broadcast_to(group_collapse_threshold(counts, counts.sum(), **parameters), counts.shape)
@@ -590,7 +590,7 @@ def _zero_point(problem: Problem) -> ZeroPoint:
     if problem.loss.name == "mse":
         weight = 1.0 if problem.loss.class_weight is None else problem.loss.class_weight
         return ZeroPoint(*mse_zero_point(counts, bias, decay, weight))
-    return zero_point(counts, bias, decay, **_loss_parameters(problem))
+    return zero_point(counts, bias, decay, **loss_parameters(problem))
 
 
 def _past_complete_collapse(problem: Problem) -> tuple[Hypothesis, ...]:

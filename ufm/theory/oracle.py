@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..problem import Problem
+from ..problem import Params, Problem
 
 STATUSES = ("published", "derived", "open")
 
@@ -47,12 +47,15 @@ class Prediction:
         status: ``published``, ``derived`` or ``open``.
         citation: key in the bibliography, with the theorem where known; for *derived* the related work.
         hypotheses: the conditions, each with whether it holds.
-        value: minimum of F, or ``None`` if the oracle does not give it.
+        value: minimum of F, or F at a point (see ``claim``), or ``None`` if the oracle does not give it.
         logits: K x K class logits Z without bias, or ``None``.
         bias: b (centred for a free bias of CE), or ``None``.
         classifier_gram: W W^T, K x K, or ``None``.
         class_means_gram: M^T M, K x K, or ``None``.
         quantities: further named numbers (margins, thresholds, phases).
+        claim: ``minimum`` (the value is the minimum of F) or ``point`` (it is F at an explicit network, an upper bound
+            of the minimum).
+        params: parameters in the shapes of the problem, NumPy float64, at which F has the value; or ``None``.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Prediction:
     classifier_gram: np.ndarray | None = None
     class_means_gram: np.ndarray | None = None
     quantities: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    claim: str = "minimum"
+    params: Params | None = None
 
     @property
     def holds(self) -> bool:
@@ -89,7 +94,8 @@ class Oracle:
         status: ``published``, ``derived`` or ``open``.
         citation: bibliography key and theorem; related work for *derived*.
         statement: the claim in one sentence.
-        concerns: whether the problem is of the kind the oracle speaks of (loss and constraints); if not, it is silent.
+        concerns: whether the problem is of the kind the oracle speaks of (loss, constraints, one weight matrix or
+            several); if not, it is silent.
         hypotheses: the conditions on the numbers, evaluated on the problem.
         answer: the formula; called only if all hypotheses hold; returns fields of :class:`Prediction`.
     """
@@ -123,13 +129,17 @@ def oracle(
     statement: str,
     concerns: Callable[[Problem], bool],
     hypotheses: Callable[[Problem], tuple[Hypothesis, ...]] = lambda problem: (),
+    deep: bool = False,
 ) -> Callable[[Callable[[Problem], Answer]], Oracle]:
-    """Decorator that registers a formula as an oracle."""
+    """Decorator that registers a formula as an oracle; ``deep`` ones speak of several weight matrices only."""
     if status not in STATUSES or name in REGISTRY:
         raise ValueError(f"oracle {name!r}: unknown status {status!r} or name taken")
 
+    def of_this_depth(problem: Problem) -> bool:
+        return (problem.model.depth > 1) == deep and concerns(problem)
+
     def register(answer: Callable[[Problem], Answer]) -> Oracle:
-        REGISTRY[name] = Oracle(name, status, citation, statement, concerns, hypotheses, answer)
+        REGISTRY[name] = Oracle(name, status, citation, statement, of_this_depth, hypotheses, answer)
         return REGISTRY[name]
 
     return register
@@ -137,6 +147,31 @@ def oracle(
 
 def predict(problem: Problem) -> list[Prediction]:
     """Every oracle that speaks of this kind of problem, with its numbers or its failed hypothesis."""
-    if problem.model.depth > 1:  # no oracle of this registry speaks of deep models yet
-        return []
     return [entry(problem) for entry in REGISTRY.values() if entry.concerns(problem)]
+
+
+def structures(problem: Problem) -> list[Prediction]:
+    """The explicit networks that theory knows for a deep problem, lowest value first.
+
+    These are the predictions that hold and carry ``params``.  Of two with the same parameters the one registered
+    first is kept.  A problem with one weight matrix has none.
+
+    >>> import ufm
+    >>> problem = ufm.deep([2] * 3, depth=4, width=4, weight_decay=0.01, feature_decay=0.01)
+    >>> [(p.name, p.claim, round(p.value, 6)) for p in structures(problem)]
+    [('deep_fan', 'point', 0.083448), ('deep_collapse', 'point', 0.085546), ('deep_zero', 'point', 0.5)]
+    """
+    found: list[tuple[float, Prediction, Params]] = []
+    for said in predict(problem):
+        value, params = said.value, said.params
+        if value is None or params is None:
+            continue
+        if not any(_same(params, other) for _, _, other in found):
+            found.append((value, said, params))
+    return [said for _, said, _ in sorted(found, key=lambda item: item[0])]
+
+
+def _same(one: Params, other: Params) -> bool:
+    """Whether two points of one problem coincide up to rounding."""
+    pairs = zip((*one.weights, one.features), (*other.weights, other.features), strict=True)
+    return all(np.allclose(a, b, rtol=1e-10, atol=1e-14) for a, b in pairs)

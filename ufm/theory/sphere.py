@@ -1,4 +1,4 @@
-"""Cross-entropy with classifier rows or features on spheres, in balls, or under a budget.
+"""Classifier rows or features on spheres, in balls, or under a budget: cross-entropy, and one case of MSE.
 
 With equal gaps t = z_own - z_other the loss of a sample is  phi(t) = log(1 + (K-1) e^{-t}) + eps (K-1) t / K  (eps:
 label smoothing), which is convex, and for balanced counts the mean gap obeys
@@ -14,6 +14,10 @@ al. 2021).  A constraint enters only through the root mean square r_W of the row
 
 with lambda = λ_W for a decayed classifier and n λ_H for decayed features.  r > 0 always: no zero threshold.
 A bias of any kind is zero (modulo 1) at the optimum, because the mean gap of a bias vanishes over the classes.
+
+With MSE, bounded features and a decayed classifier the ridge solution leaves (λ_W/2) tr Π (s² Π G Π + K λ_W I)^{-1} Π
+of the class Gram matrix G, Π = I (no bias) or I - J/K (free bias), which is convex in G: for a given trace all
+eigenvalues on the range of Π are equal.
 """
 
 from __future__ import annotations
@@ -309,6 +313,67 @@ def sphere_polygon(problem: Problem) -> Answer:
         "classifier_gram": rho_w**2 * cosines,
         "class_means_gram": rho_h**2 * cosines,
         "quantities": {"margin": strength * (1 - math.cos(2 * math.pi / k))},
+    }
+
+
+def sphere_mse_value(num_classes: int, radius: float, decay: float, free_bias: bool = False) -> tuple[float, float]:
+    """MSE with bounded features and a decayed classifier, balanced.
+
+        no bias    F* = (1/2) K λ/(ρ² + K λ)                orthogonal class means, Z = p I
+        free bias  F* = (1/2) (K-1) λ/(ρ² K/(K-1) + K λ)    simplex ETF, Z = p (I - J/K), b = 1/K
+
+    Args:
+        num_classes: K.
+        radius: ρ of the features (the square root of a budget), times the scale s of the logits.
+        decay: λ of W.
+        free_bias: whether there is a bias without decay.
+
+    Returns:
+        (F*, p).
+
+    Status: derived.
+
+    >>> round(sphere_mse_value(10, 1.0, 0.01)[0], 10)
+    0.0454545455
+    """
+    k = num_classes
+    modes = k - 1 if free_bias else k
+    eigenvalue = radius**2 * k / modes
+    return modes * decay / (eigenvalue + k * decay) / 2, eigenvalue / (eigenvalue + k * decay)
+
+
+@oracle(
+    "sphere_mse",
+    status="derived",
+    citation="related: sukenik2025globally, tirer2022extended",
+    statement="MSE, bounded features, decayed classifier, balanced: orthogonal class means without bias, a simplex ETF "
+    "with a free one; the classifier by ridge regression.",
+    concerns=lambda problem: (
+        problem.loss.name == "mse" and problem.model.features in BOUNDED and problem.model.classifier == "free"
+    ),
+    hypotheses=lambda problem: (
+        plain_loss(problem, allowed=()),
+        balanced(problem),
+        Hypothesis("no bias or a free bias", problem.model.bias != "decay", f"bias {problem.model.bias}"),
+        wide(problem, problem.sufficient_dim, "K - 1" if problem.model.bias == "free" else "K"),
+        _no_inner_decay(problem),
+        _decayed("λ_W", problem.decay.weight),
+    ),
+)
+def sphere_mse(problem: Problem) -> Answer:
+    """Value, logits and Gram matrices, see :func:`sphere_mse_value`."""
+    k, decay, free = problem.num_classes, float(problem.decay.weight), problem.model.bias == "free"
+    rho, scale = _radii(problem)[0], _scale(problem)
+    value, p = sphere_mse_value(k, scale * rho, decay, free)
+    frame = np.eye(k) - (1 / k if free else 0.0)
+    eigenvalue = rho**2 * (k / (k - 1) if free else 1.0)
+    return {
+        "value": value + _held_penalty(problem),
+        "logits": p * frame,
+        "bias": np.full(k, 1 / k) if free else None,
+        "classifier_gram": (p / scale) ** 2 / eigenvalue * frame,
+        "class_means_gram": eigenvalue * frame,
+        "quantities": {"p": p, "feature_norm": rho},
     }
 
 
