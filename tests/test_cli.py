@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -139,6 +140,140 @@ def test_flags_of_a_loss_are_the_parameters_that_it_takes():
                     build(counts, **{name: 0.5})
 
 
+# ------------------------------------------------------------------ deep models
+
+DEEP = "solve --depth 3 --loss mse --counts 5,5,3 --width 4,3 --weight-decay 0.01,0.02,0.005 --feature-decay 0.004"
+WALK = "--solver gd --learning-rate 0.3 --momentum 0.5 --init-size 1.1 --max-steps 4000 --seed 1"
+
+
+def test_deep_solution_as_json_file_and_table(capsys, tmp_path):
+    path = tmp_path / "deep.npz"
+    out = number_of(capsys, [*DEEP.split(), *WALK.split(), "--save", str(path), "--json"])
+    asked = out["problem"]
+    assert (asked["kind"], asked["depth"], asked["activation"], asked["widths"]) == ("deep", 3, "relu", [4, 3])
+    assert (asked["weight_decay"], asked["dim"], asked["bias"]) == ([0.01, 0.02, 0.005], 4, "none")
+    with np.load(path) as saved:
+        assert set(saved) == {"W1", "W2", "W3", "H", "counts", "y"}
+        W, H, n = [saved[f"W{i}"] for i in (1, 2, 3)], saved["H"], saved["counts"]
+    hidden = np.maximum(W[1] @ np.maximum(W[0] @ H, 0), 0)
+    logits = W[2] @ hidden
+    np.testing.assert_allclose(out["logits"], logits, atol=1e-13)
+    fit = np.sum(n * np.sum((logits - np.eye(3)) ** 2, axis=0)) / (2 * n.sum())
+    squares = [*(np.sum(w**2) for w in W), np.sum(n * np.sum(H**2, axis=0))]
+    decay = np.dot([0.01, 0.02, 0.005, 0.004], squares) / 2
+    assert out["value"] == pytest.approx(fit + decay, rel=1e-13)
+    assert out["value"] < 0.45
+    found = out["layers"]
+    np.testing.assert_allclose(
+        found["strength"], np.multiply([0.004, 0.01, 0.02, 0.005], np.roll(squares, 1)), rtol=1e-12
+    )
+    assert found["rank_before"][1:] == [
+        np.linalg.matrix_rank(P, tol=1e-3) for P in (W[0] @ H, W[1] @ np.maximum(W[0] @ H, 0), logits)
+    ]
+    assert found["dnc1_after"][:3] == [0.0] * 3
+    assert all(row["claim"] in ("minimum", "point") for row in out["predictions"])
+
+    cli._print_answer(out, "canonical")
+    text = " ".join(capsys.readouterr().out.split())
+    for word in (
+        "mse, L = 3, relu, K = 3, N = 13, d = 4, widths 4, 3, bias none",
+        "lambda_W = 0.01, 0.02, 0.005, lambda_H = 0.004",
+        "structure",
+        "layer rank before after DNC1 DNC2 DNC3 lambda |W|^2 balance",
+        f"W2 {found['rank_before'][2]} {found['rank_after'][2]} 0",
+        f"{found['strength'][3]:.6g}",
+    ):
+        assert word in text, word
+    if out["lower_bound"] is not None:
+        assert f"bound / value {out['lower_bound'] / out['value']:.8f}" in text
+
+
+def test_table_of_a_deep_answer_says_which_structure_and_which_start(capsys):
+    """Fixed numbers in place of a long search."""
+    layers = {name: [None, *[0.5] * 2] for name in ("dnc1_before", "dnc2_before", "dnc3", "balance")}
+    layers |= {name: [0.25, 0.25, None] for name in ("dnc1_after", "dnc2_after")}
+    layers |= {"rank_before": [None, 2, 5], "rank_after": [3, 4, None], "strength": [0.1, 0.2, 0.3]}
+    prediction = {"name": "some", "status": "derived", "holds": True, "failed_hypothesis": None, "citation": ""}
+    numbers = {"value": 0.2, "difference": 1e-9, "gram_distance": None, "quantities": {}}
+    said = {
+        "problem": {
+            **dict.fromkeys(("bias_decay", "scale")),
+            **{"kind": "deep", "loss": "mse", "loss_parameters": {}, "classes": 5, "samples": 10, "dim": 6},
+            **{"depth": 2, "activation": "linear", "widths": [7], "weight_decay": [0.5, 0.5], "feature_decay": 0.1},
+            **{"bias": "none", "constraint": "none", "classifier_constraint": "none"},
+        },
+        **{"value": 0.2, "lower_bound": 0.15, "relative_gap": 0.25, "verdict": "within gap", "status": "CONVERGED"},
+        **{"gradient_norm": 1e-9, "relative_gradient": 1e-9, "steps": 3, "rank": 5, "singular_values": [1.0]},
+        **{"seconds": 1.0, "dtype": "float64", "excess_gap": None, "assumes": [], "groups": None, "measures": {}},
+        "layers": layers,
+        "structure": {"name": "deep_fan", "difference": 1.5e-9},
+        "search": {"origin": "near deep_fan", "lowest_by_start": {"random": 0.3, "near deep_fan": 0.2}},
+        "predictions": [prediction | numbers | {"claim": claim} for claim in ("point", "minimum")],
+    }
+
+    def text(answer):
+        cli._print_answer(answer, "canonical")
+        return " ".join(capsys.readouterr().out.split())
+
+    full = text(said)
+    for word in (
+        "mse, L = 2, linear, K = 5, N = 10, d = 6, widths 7, bias none, features: none, lambda_W = 0.5, lambda_H = 0.1",
+        "bound / value 0.75000000",
+        "the value of deep_fan, but for 1.5e-09",
+        "near deep_fan (lowest after a short walk: near deep_fan 0.2, random 0.3)",
+        "H - 3 0.25 0.25 - 0.1 - W1 2 4 0.25 0.25 0.5 0.2 0.5 W2 5 - 0.5 0.5 0.5 0.3 0.5",
+        "some (derived) value of a network 0.2, found - its value 1e-09",
+        "some (derived) value 0.2, found - predicted 1e-09",
+    ):
+        assert word in full, word
+    bare = text(said | {"lower_bound": None, "structure": None, "search": None, "layers": None})
+    assert "none: no network of theory has this value" in bare
+    assert not any(word in bare for word in ("bound / value", "best start", "DNC1"))
+
+
+def test_flags_state_the_deep_problem_that_python_states():
+    def same(line, **given):
+        said, meant = cli._parse(f"solve --counts 5,5,3 {line}".split()).problem(), ufm.deep([5, 5, 3], **given)
+        leaves, structure = jax.tree.flatten(said)
+        expected, other = jax.tree.flatten(meant)
+        assert structure == other
+        for a, b in zip(leaves, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    same("--depth 2 --loss mse", depth=2)
+    same("--depth 4 --loss mse --width 6 --activation linear", depth=4, width=6, activation="linear")
+    same("--depth 3 --width 6,5 --dim 7 --activation relu", depth=3, width=[6, 5], dim=7, loss="ce")
+    same("--depth 2 --weight-decay 0.1 --feature-decay 0.2", depth=2, loss="ce", weight_decay=0.1, feature_decay=0.2)
+    same("--depth 2 --loss mse --weight-decay 0.1,0.3", depth=2, weight_decay=[0.1, 0.3])
+    same("--depth 2 --loss mse --bias decay 0.3", depth=2, bias="decay", bias_decay=0.3)
+    same("--depth 2 --smoothing 0.1 --bias free", depth=2, loss="ce", smoothing=0.1, bias="free")
+    same("--depth 2 --loss focal --gamma 3", depth=2, loss="focal", gamma=3.0)
+    same("--depth 2 --constraint nonnegative", depth=2, loss="ce", features="nonnegative")
+    same("--depth 2 --constraint sphere --feature-radius 3", depth=2, loss="ce", features="sphere", feature_radius=3.0)
+    shallow = cli._parse(["solve", "--counts", "5,5,3", "--depth", "1", "--weight-decay", "0.1"]).problem()
+    assert (shallow.model.depth, float(shallow.decay.weight)) == (1, 0.1)
+
+
+def test_flags_of_the_solver_reach_the_solver(capsys):
+    def options(line):
+        return cli._parse(f"solve --counts 5,5 {line}".split()).options()
+
+    assert options("") == {"restarts": 1, "seed": 0}
+    assert options("--solver smoothed --init-size 0.5") == {
+        "restarts": 1,
+        "seed": 0,
+        "method": "smoothed",
+        "init_size": 0.5,
+    }
+    assert options("--solver adam --learning-rate 0.2")["learning_rate"] == 0.2
+    words = (
+        f"{SOLVE} --counts 7,7,7 --solver gd --learning-rate 0.3 --momentum 0.2 --init-size 0.7 --max-steps 7 --json"
+    )
+    problem = ufm.shallow([7, 7, 7], weight_decay=0.02, feature_decay=3e-4)
+    given = {"learning_rate": 0.3, "momentum": 0.2, "init_size": 0.7, "max_steps": 7}
+    assert number_of(capsys, words)["value"] == float(ufm.solve(problem, "gd", **given).value)
+
+
 # ------------------------------------------------------------------ the others
 
 
@@ -263,6 +398,39 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     (f"{THREE} --bias decay", "bias", "--bias decay 0.02"),
     (f"{THREE} --bias decay 0", "bias", "positive"),
     (f"{THREE} --bias decay x", "bias", "positive"),
+    (f"{THREE} --weight-decay 0.1,0.2", "weight-decay", "one number"),
+    (f"{THREE} --weight-decay 0.1,", "weight-decay", "'' is not a number"),
+    (f"{THREE} --depth 0", "depth", "at least 1"),
+    (f"{THREE} --depth 2.5", "depth", "'2.5' is not a whole number"),
+    (f"{THREE} --width 4", "width", "larger --depth"),
+    (f"{THREE} --depth 1 --activation relu", "activation", "larger --depth"),
+    (f"{THREE} --loss supcon --width 4", "width", "larger --depth"),
+    (f"{THREE} --loss supcon --depth 2", "depth", "no weight matrices"),
+    (f"{THREE} --loss simclr --depth 3 --width 4", "depth", "no weight matrices"),
+    (f"{THREE} --depth 3 --width 4,4,4", "width", "2 of them"),
+    (f"{THREE} --depth 2 --width 0", "width", "at least 1"),
+    (f"{THREE} --depth 3 --width 4.5", "width", "'4.5' is not a whole number"),
+    (f"{THREE} --depth 3 --width 4,x", "width", "'x' is not a whole number"),
+    (f"{THREE} --depth 2 --activation tanh", "activation", "linear, relu"),
+    (f"{THREE} --depth 3 --weight-decay 0.1,0.2", "weight-decay", "one number, or 3 of them"),
+    (f"{THREE} --depth 2 --weight-decay 0.1,0", "weight-decay", "positive"),
+    (f"{THREE} --depth 2 --weight-decay 0.1,x", "weight-decay", "'x' is not a number"),
+    (f"{THREE} --depth 2 --temperature 0.5", "temperature", "drop it"),
+    (f"{THREE} --depth 2 --classifier-constraint sphere", "classifier-constraint", "drop it"),
+    (f"{THREE} --depth 2 --classifier-radius 2", "classifier-radius", "drop it"),
+    (f"{THREE} --depth 2 --constraint budget", "constraint", "another constraint"),
+    (f"{THREE} --depth 2 --feature-radius 2", "feature-radius", "drop it"),
+    (f"{THREE} --depth 2 --dim 0", "dim", "at least 1"),
+    (f"{THREE} --depth 2 --batch-size 3", "batch-size", "drop it"),
+    (f"{THREE} --depth 2 --solver logits", "solver", "use 'lbfgs'"),
+    (f"{THREE} --solver smoothed", "solver", "deep ReLU"),
+    (f"{THREE} --learning-rate 0.1", "learning-rate", "--solver gd or adam"),
+    (f"{THREE} --solver gd --learning-rate 0", "learning-rate", "positive"),
+    (f"{THREE} --solver gd --learning-rate x", "learning-rate", "'x' is not a number"),
+    (f"{THREE} --solver adam --momentum 0.5", "momentum", "--solver gd"),
+    (f"{THREE} --solver gd --momentum 1", "momentum", "[0, 1)"),
+    (f"{THREE} --init-size 0", "init-size", "positive"),
+    (f"{THREE} --init-size nan", "init-size", "positive"),
     (f"{THREE} --solver foo", "solver", "lbfgs"),
     (f"{THREE} --constraint sphere --solver newton", "solver", "'spectral'"),
     (f"{THREE} --restarts 0", "restarts", "at least 1"),
@@ -307,7 +475,6 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
 
 @pytest.mark.parametrize(("line", "argument", "remedy"), BAD, ids=[line or "nothing" for line, _, _ in BAD])
 def test_bad_input_is_one_line_that_names_the_argument(capsys, tmp_path, monkeypatch, line, argument, remedy):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.chdir(tmp_path)
     Path("words.csv").write_text("a\nb\n")
     Path("empty.csv").write_text("")

@@ -27,14 +27,14 @@ from rich.table import Table
 
 from ._version import __version__
 from .answer import Answer, answer
-from .problem import Labels, Problem, batches, contrastive, convert, labels, losses, shallow
+from .problem import Labels, Problem, batches, contrastive, convert, deep, labels, losses, shallow
 from .problem.contrastive import CONTRASTIVE, CONVENTIONS, TWO_TOWER
 from .solve import Status
 
 # ------------------------------------------------------------------ the words
 
 _COMMANDS = ("solve", "phase", "quickstart", "cite")
-_SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram")
+_SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram", "smoothed")
 
 _LOSSES_WITH = {
     "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce"),
@@ -66,11 +66,11 @@ _FLAG_OF = {
 
 @dataclasses.dataclass
 class Solve:
-    """Solve one unconstrained features model, certify it, and compare it with theory.
+    """Solve one unconstrained features model, shallow or deep, certify it, and compare it with theory.
 
     Losses with a classifier: ce, mse, focal, la, ldam, cdt, ldt, vs, wce. Contrastive losses, without one: supcon,
     wsupcon, simclr, sigmoid, spread. State the classes by --counts, by --counts-file, or by --classes with --samples
-    and --imbalance.
+    and --imbalance. With --depth above 1, a linear or ReLU network reads the features.
     """
 
     counts: str | None = None
@@ -124,8 +124,15 @@ class Solve:
     base_temperature: float | None = None
     """tau_base of --convention khosla; the temperature by default."""
 
+    depth: int = 1
+    """Number of weight matrices L; 1 is the shallow model."""
+    activation: str | None = None
+    """Between the matrices of a deep model: relu (the default) or linear."""
+    width: str | None = None
+    """Rows of the hidden matrices W_1 to W_{L-1} of a deep model: one number for all, or 64,32,...; K by default."""
     dim: int | None = None
-    """Feature dimension d; K by default (the number of samples where those of a class need not coincide)."""
+    """Feature dimension d; K by default (the first width in a deep model; the number of samples where those of a
+    class need not coincide)."""
     constraint: str | None = None
     """Constraint on the features: none, sphere, ball, nonnegative, nonnegative-sphere, nonnegative-ball or budget
     (class average of squared norms). By default none with a classifier, sphere without."""
@@ -137,15 +144,22 @@ class Solve:
     """Radius of the classifier's sphere or ball, or its budget; 1 by default."""
     temperature: float | None = None
     """Logits are divided by this."""
-    weight_decay: float | None = None
-    """lambda_W; 5e-3 by default where the classifier is free."""
+    weight_decay: str | None = None
+    """lambda_W; 5e-3 by default where the classifier is free. In a deep model one number for all matrices, or one per
+    matrix: 0.01,0.01,0.02."""
     feature_decay: float | None = None
-    """lambda_H, per sample; lambda_W K/N by default where the features are free."""
+    """lambda_H, per sample; lambda_W K/N by default where the features are free, 5e-3 K/N in a deep model."""
     bias: Annotated[tuple[str, ...], tyro.conf.arg(metavar="none|free|decay VALUE")] = ("none",)
     """Bias: none, free, or decay with its lambda_b."""
 
     solver: str | None = None
-    """lbfgs, newton, spectral, gd, adam, logits or gram; by default the one that suits the problem."""
+    """lbfgs, newton, spectral, gd, adam, logits, gram or smoothed; by default the one that suits the problem."""
+    learning_rate: float | None = None
+    """Step size of gd (0.1 by default) and adam (0.01)."""
+    momentum: float | None = None
+    """Momentum of gd, in [0, 1); 0 by default."""
+    init_size: float | None = None
+    """Size of the random start; by default 1, with factors balanced by their decays."""
     restarts: int = 1
     """Random starts; the best is reported."""
     seed: int = 0
@@ -157,7 +171,7 @@ class Solve:
     gap: float = 1e-8
     """Largest proven relative gap that is called global."""
     save: Path | None = None
-    """Write the solution (W, H, b, counts) to this .npz file."""
+    """Write the solution (W, H, b, counts, y; W1, W2, ... of a deep model) to this .npz file."""
     json: bool = False
     """Print one JSON object."""
 
@@ -186,6 +200,10 @@ class Solve:
         temperature = self.temperature
         if temperature is not None and not (0 < temperature < np.inf and np.isfinite(1.0 / temperature)):
             raise ValueError(f"temperature: {temperature:g} is not allowed; give a positive number")
+        if self.depth == 1:
+            for name, value in (("activation", self.activation), ("width", self.width)):
+                if value is not None:
+                    raise ValueError(f"{name}: {value} has no effect with --depth 1; drop it, or give a larger --depth")
         if self.loss in CONTRASTIVE or self.loss in TWO_TOWER:
             return self.contrastive_problem()
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
@@ -194,12 +212,14 @@ class Solve:
                 raise ValueError(
                     f"{name}: {value} has no effect with --loss {self.loss}; drop it, or say --loss supcon"
                 )
+        if self.depth != 1:
+            return self.deep_problem()
         bias, bias_decay = _bias(self.bias)
         return shallow(
             labels=_labels(self),
             dim=self.dim,
             loss=self.loss,
-            weight_decay=self.weight_decay,
+            weight_decay=self.decays(),
             feature_decay=self.feature_decay,
             bias=bias,
             bias_decay=bias_decay,
@@ -211,8 +231,54 @@ class Solve:
             **self.loss_parameters(),
         )
 
+    def decays(self) -> float | list[float] | None:
+        """The weight decay: one number, or one per weight matrix."""
+        if self.weight_decay is None:
+            return None
+        found = _numbers("weight_decay", self.weight_decay, "a number")
+        if len(found) == 1:
+            return found[0]
+        if len(found) != self.depth:
+            right = "one number" if self.depth == 1 else f"one number, or {self.depth} of them"
+            raise ValueError(
+                f"weight_decay: {self.weight_decay} has {len(found)} numbers for --depth {self.depth}; give {right}"
+            )
+        return found
+
+    def deep_problem(self) -> Problem:
+        """The deep problem that the flags state."""
+        unused = {"classifier_constraint": "none", "classifier_radius": None, "temperature": None}
+        for name, default in unused.items():
+            if (value := getattr(self, name)) != default:
+                raise ValueError(f"{name}: {value} is for one weight matrix, not --depth {self.depth}; drop it")
+        width = None
+        if self.width is not None:
+            found = _numbers("width", self.width, "a whole number", int)
+            width = found[0] if len(found) == 1 else found
+        bias, bias_decay = _bias(self.bias)
+        radius = {} if self.feature_radius is None else {"feature_radius": self.feature_radius}
+        return deep(
+            labels=_labels(self),
+            depth=self.depth,
+            dim=self.dim,
+            width=width,
+            activation=self.activation or "relu",
+            loss=self.loss,
+            weight_decay=self.decays(),
+            feature_decay=self.feature_decay,
+            bias=bias,
+            bias_decay=bias_decay,
+            features=_constraint("constraint", self.constraint or "none"),
+            **radius,
+            **self.loss_parameters(),
+        )
+
     def contrastive_problem(self) -> Problem:
         """The contrastive problem that the flags state."""
+        if self.depth != 1:
+            raise ValueError(
+                f"depth: {self.depth} has no effect with --loss {self.loss}, which has no weight matrices; drop it"
+            )
         unused = {"weight_decay": None, "classifier_constraint": "none", "classifier_radius": None, "bias": ("none",)}
         for name, default in unused.items():
             if (value := getattr(self, name)) != default:
@@ -291,7 +357,16 @@ class Solve:
                 raise ValueError(f"{name}: {value} is out of range; give a whole number from {least} to {most}")
         if self.solver is not None and self.solver not in _SOLVERS:
             raise ValueError(f"solver: {self.solver!r} is not known; choose one of {', '.join(_SOLVERS)}")
-        chosen = {"method": self.solver, "gtol": self.gtol, "max_steps": self.max_steps}
+        for name, takers in (("learning_rate", ("gd", "adam")), ("momentum", ("gd",))):
+            if (value := getattr(self, name)) is not None and self.solver not in takers:
+                used = "the default solver" if self.solver is None else f"--solver {self.solver}"
+                raise ValueError(
+                    f"{name}: {value:g} has no effect with {used}; drop it, or say --solver {' or '.join(takers)}"
+                )
+        chosen = {
+            name: getattr(self, "solver" if name == "method" else name)
+            for name in ("method", "gtol", "max_steps", "learning_rate", "momentum", "init_size")
+        }
         if not 0 < self.gap < 1:
             raise ValueError(f"gap: {self.gap:g} must lie strictly between 0 and 1")
         given = {name: value for name, value in chosen.items() if value is not None}
@@ -529,6 +604,17 @@ def _bias(words: tuple[str, ...]) -> tuple[str, float | None]:
     raise ValueError(f"bias: {' '.join(words)!r} is not known; say none, free, or decay VALUE")
 
 
+def _numbers(name: str, text: str, kind: str, read: type = float) -> list[Any]:
+    """The numbers of a comma-separated list."""
+    found = []
+    for piece in text.split(","):
+        try:
+            found.append(read(piece.strip()))
+        except ValueError:
+            raise ValueError(f"{name}: {piece.strip()!r} is not {kind}; give one, or several as a,b,c") from None
+    return found
+
+
 def _constraint(flag: str, word: str) -> str:
     allowed = ["none", "sphere", "ball", "budget"]
     if flag == "constraint":
@@ -548,17 +634,21 @@ def _number(value: float | None, digits: int = 10) -> str:
 def _print_answer(j: dict[str, Any], convention: str) -> None:
     out = Console(highlight=False)
     p = j["problem"]
-    pairs = p["kind"] == "contrastive"
+    pairs, depth = p["kind"] == "contrastive", p.get("depth", 1)
     words = [f"K = {p['classes']}", f"N = {p['samples']:g}", f"d = {p['dim']}"]
+    if depth > 1:
+        words = [f"L = {depth}", p["activation"], *words, f"widths {_alike(p['widths'])}"]
     numbers = {
-        "lambda_W": None if pairs else p["weight_decay"],
+        "lambda_W": None if pairs or depth > 1 else p["weight_decay"],
         "lambda_H": p["feature_decay"],
         "lambda_b": p["bias_decay"],
         "temperature": None if p["scale"] is None else 1 / p["scale"],
         **{name: value for name, value in p["loss_parameters"].items() if isinstance(value, (int, float))},
     }
     words += [] if pairs else [f"bias {p['bias']}"]
-    words += [f"features: {p['constraint']}"] + ([] if pairs else [f"classifier: {p['classifier_constraint']}"])
+    words += [f"features: {p['constraint']}"]
+    words += [f"classifier: {p['classifier_constraint']}"] if p["kind"] == "shallow" else []
+    words += [f"lambda_W = {_alike(p['weight_decay'])}"] if depth > 1 else []
     words += [f"{name} = {value:g}" for name, value in numbers.items() if value is not None]
     words += [f"{name} per class" for name, value in p["loss_parameters"].items() if isinstance(value, list)]
     words += [f"{name}: {value}" for name, value in p["loss_parameters"].items() if isinstance(value, str)]
@@ -581,11 +671,15 @@ def _print_answer(j: dict[str, Any], convention: str) -> None:
         )
     if convention != "canonical":
         table.add_row(f"value ({convention})", _number(j["converted_value"], 15))
+    if depth > 1:
+        _add_bracket(table, j)
     for sentence in j["assumes"]:
         table.add_row("bound rests on" if j["lower_bound"] is not None else "no bound", sentence)
     out.print(table)
     if j["groups"] is not None:
         _print_groups(out, j["groups"])
+    if j.get("layers") is not None:
+        _print_layers(out, j["layers"])
     _print_predictions(out, j["predictions"])
     if not j["measures"]:
         return
@@ -601,6 +695,48 @@ def _print_answer(j: dict[str, Any], convention: str) -> None:
         if name in j["measures"]:
             measures.add_row(name, _number(j["measures"][name], 6))
     out.print(measures)
+
+
+def _alike(values: Sequence[float]) -> str:
+    """Numbers after each other, or one of them where they are all equal."""
+    return ", ".join(f"{value:g}" for value in (values if len(set(values)) > 1 else values[:1]))
+
+
+def _add_bracket(table: Table, j: dict[str, Any]) -> None:
+    """What is known of the minimum of a deep problem: a bound below it, a network at or above it."""
+    if j["lower_bound"] is not None and j["value"] > 0:
+        ratio = j["lower_bound"] / j["value"]
+        table.add_row("bound / value", f"{ratio:.8f}   the minimum is at least this share of the value")
+    if (structure := j.get("structure")) is not None:
+        table.add_row(
+            "structure", f"the value of [bold]{structure['name']}[/bold], but for {structure['difference']:.2g}"
+        )
+    else:
+        table.add_row("structure", "none: no network of theory has this value")
+    if (search := j.get("search")) is not None:
+        lowest = search["lowest_by_start"]
+        best = sorted(lowest, key=lambda name: lowest[name])[:3]
+        shown = ", ".join(f"{name} {_number(lowest[name], 8)}" for name in best)
+        table.add_row("best start", f"{search['origin']}   (lowest after a short walk: {shown})")
+
+
+def _print_layers(out: Console, layers: dict[str, Any]) -> None:
+    """Rank, collapse and strength of every layer: H, then W_1, ..., W_L."""
+    heads = ("layer", "rank before", "after", "DNC1", "DNC2", "DNC3", "lambda |W|^2", "balance")
+    table = Table(*heads, box=None, padding=(0, 2, 0, 0))
+    last = len(layers["strength"]) - 1
+    for index in range(last + 1):
+        when = "before" if index == last else "after"  # the last output passes no activation
+        ranks = [layers[f"rank_{stage}"][index] for stage in ("before", "after")]
+        numbers = [layers[f"dnc1_{when}"][index], layers[f"dnc2_{when}"][index], layers["dnc3"][index]]
+        table.add_row(
+            "H" if index == 0 else f"W{index}",
+            *("-" if rank is None else str(rank) for rank in ranks),
+            *(_number(value, 4) for value in numbers),
+            _number(layers["strength"][index], 6),
+            _number(layers["balance"][index], 2),
+        )
+    out.print(table)
 
 
 def _print_groups(out: Console, groups: dict[str, Any], limit: int = 8) -> None:
@@ -630,7 +766,9 @@ def _print_predictions(out: Console, predictions: list[dict[str, Any]]) -> None:
             out.print(f"silent: needs {row['failed_hypothesis']}", markup=False)
             continue
         if row["value"] is not None:
-            out.print(f"value {_number(row['value'], 15)}, found - predicted {row['difference']:.2g}", end=" ")
+            point = row.get("claim") == "point"  # of a network that theory knows, an upper bound of the minimum
+            what, other = ("value of a network", "its value") if point else ("value", "predicted")
+            out.print(f"{what} {_number(row['value'], 15)}, found - {other} {row['difference']:.2g}", end=" ")
         if row["gram_distance"] is not None:
             out.print(f"(class-mean Gram off by {row['gram_distance']:.2g})", end="")
         out.print()
@@ -692,8 +830,10 @@ def _save_solution(found: Answer, path: Path) -> None:
             "save: features of so many classes are not laid out; solve fewer than 1001 classes to save them"
         )
     arrays = {"H": params.features, "counts": found.problem.labels.weights}
-    if params.weights:
+    if len(params.weights) == 1:
         arrays["W"] = params.classifier
+    else:
+        arrays |= {f"W{layer}": weight for layer, weight in enumerate(params.weights, start=1)}
     arrays["y"] = found.problem.labels.column_classes
     if params.bias is not None:
         arrays["b"] = params.bias
