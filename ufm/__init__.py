@@ -1,7 +1,7 @@
 """ufm: the numerical laboratory for unconstrained features models of neural collapse.
 
-State a problem with :func:`shallow`, :func:`deep` or :func:`contrastive`, solve it with :func:`solve` or :func:`solve_many`, judge it
-with :func:`certify`, ask theory with :func:`predict`, or do all of it with :func:`answer`.
+State a problem with :func:`shallow`, :func:`deep` or :func:`contrastive`, solve it with :func:`solve` or
+:func:`solve_many`, judge it with :func:`certify`, ask theory with :func:`predict`, or do all of it with :func:`answer`.
 """
 
 from ._numerics import float64
@@ -11,13 +11,14 @@ from .certify import Certificate, certify
 from .measure import measure
 from .problem import Labels, Params, Problem, batches, contrastive, deep, labels, losses, shallow, stack
 from .search import Search, search
-from .solve import Result, Status, solve, solve_many
+from .solve import Descent, Result, Status, descend, solve, solve_many
 from .theory import Prediction, predict
 
 __all__ = [
     "Answer",
     "Certificate",
     "Comparison",
+    "Descent",
     "Labels",
     "Params",
     "Prediction",
@@ -32,6 +33,7 @@ __all__ = [
     "certify",
     "contrastive",
     "deep",
+    "descend",
     "float64",
     "labels",
     "losses",

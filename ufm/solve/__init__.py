@@ -1,5 +1,6 @@
 """How it is answered: methods, one loop, results."""
 
+from .descent import Descent, descend
 from .gram import GramResult, features_of, has_gram_program, solve_gram
 from .lanes import solve_many
 from .logits import balance, has_logit_program, minimize_logits
@@ -13,6 +14,7 @@ __all__ = [
     "LBFGS",
     "METHODS",
     "Adam",
+    "Descent",
     "GradientDescent",
     "GramResult",
     "History",
@@ -24,6 +26,7 @@ __all__ = [
     "Status",
     "balance",
     "best_of",
+    "descend",
     "features_of",
     "has_gram_program",
     "has_logit_program",
