@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -13,6 +14,7 @@ from .._numerics import in_float64, is_traced, record, static
 from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, SupCon
 from ..problem.gram import GramProgram, GroupGram
 from .closed import closed_bound, has_closed_bound
+from .deep import BOUNDS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
 from .form import class_form, class_indicator, is_held
 from .gram import excess_with_error, floor_with_error, gram_bound
@@ -46,6 +48,7 @@ class Certificate:
             infinitely far apart.  At a small temperature F is the floor but for e^{-s}, below all digits of F; this
             number still tells how good a point is.  Features in class form; with samples it is as accurate as F.
             Proven up to roundings like the rest.  NaN where there is no class-level bound.
+        source: for more than one weight matrix, the number of the bound that was best; -1 elsewhere.
         assumes: what the bound rests on, one sentence each.
     """
 
@@ -59,6 +62,7 @@ class Certificate:
     dual_norm: Any
     multiplier: Any
     excess_gap: Any
+    source: Any
     assumes: tuple[str, ...] = static()
 
     @property
@@ -67,11 +71,19 @@ class Certificate:
         named = np.asarray(WORDS)[np.asarray(self.verdict)]
         return str(named) if named.ndim == 0 else named
 
+    @property
+    def source_words(self) -> Any:
+        """The name of the bound that was best, for more than one weight matrix; empty elsewhere."""
+        named = np.asarray((*BOUNDS, ""))[np.asarray(self.source)]
+        return str(named) if named.ndim == 0 else named
+
 
 def bound_known(problem: Problem) -> str | None:
     """The name of the lower bound that is known for a problem, or ``None``; :func:`why_unknown` has the reason."""
     if why_unknown(problem) is not None:
         return None
+    if problem.model.depth > 1:
+        return " and ".join(BOUNDS[i] for i in _deep_bounds(problem))
     if isinstance(problem.loss, Focal):
         return "mean-gap bound"
     if problem.model.readout == "pairs":
@@ -83,11 +95,19 @@ def bound_known(problem: Problem) -> str | None:
     return "dual bound"
 
 
+def _deep_bounds(problem: Problem) -> list[int]:
+    """Numbers of the bounds that are tried."""
+    numbers = []
+    if uses_numbers(problem):
+        numbers = [1] if problem.model.activation == "linear" else [2, 3] if problem.model.depth == 2 else [2]
+    return [0, *numbers] if uses_planes(problem) else numbers
+
+
 def why_unknown(problem: Problem) -> str | None:
     """Why no lower bound is known for a problem; ``None`` if one is known."""
     model = problem.model
     if model.depth > 1:
-        return "no bound is built in yet for more than one weight matrix"
+        return why_unknown_deep(problem)
     if model.readout == "pairs" or isinstance(problem.loss, CrossEntropy | MeanSquaredError):
         return None
     if is_held(problem):
@@ -135,9 +155,32 @@ def _pairs_assumptions(problem: Problem) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _deep_assumptions(problem: Problem) -> tuple[str, ...]:
+    model, reason = problem.model, why_unknown(problem)
+    if reason is not None:
+        return (reason,)
+    said = []
+    if uses_numbers(problem) and model.activation == "linear":
+        said.append("singular values of a product and of its factors (Horn), of logits and targets (von Neumann)")
+        if model.bias == "decay" or problem.loss.class_weight is not None:
+            said.append("a bias with a decay, or class weights: the bound is valid but cannot be expected to close")
+    elif uses_numbers(problem):
+        said.append("two channels of nonnegative layers; exact for K = 2 without bias and where zero is certified")
+    if uses_planes(problem):
+        said.append("the nuclear norm of the logits is at most the product of the norms of the factors")
+        said.append("weak duality of the convex program in the logits of given nuclear norm")
+    if model.features != "free":
+        said.append("constrained features: signs are ignored, spheres and balls relaxed to one norm")
+    if min(model.dim, *model.widths) < problem.sufficient_dim:
+        said.append(f"a width is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close")
+    return (*said, ROUNDING, "log, exp and log1p of the host err by at most 16 unit roundoffs")
+
+
 def assumptions(problem: Problem) -> tuple[str, ...]:
     """What the lower bound of a problem rests on; reads its structure only."""
     model, rounding = problem.model, ROUNDING
+    if model.depth > 1:
+        return _deep_assumptions(problem)
     if model.readout == "pairs":
         return _pairs_assumptions(problem)
     if isinstance(problem.loss, Focal):
@@ -190,8 +233,10 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
         >>> certify(problem, zero).words
         'global'
     """
-    if problem.model.depth > 1:
-        raise ValueError(f"problem: {why_unknown(problem)}; compare values with ufm.theory.deep")
+    if problem.model.depth > 1 and is_traced((problem, params, tolerance)):
+        raise ValueError(
+            "params: they are traced, and deep bounds are computed on the host; call certify outside of jit"
+        )
     depth = np.ndim(params.features) - 2
     batch = problem.batch_shape
     if depth not in (0, 1) or len(batch) > 1 or (batch and depth == 0):
@@ -200,6 +245,8 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
         )
     if batch and batch[0] != params.features.shape[0]:
         raise ValueError(f"params: {params.features.shape[0]} sets for {batch[0]} problems; give one per problem")
+    if problem.model.depth > 1:
+        return _certify_deep(problem, params, tolerance, int(candidates))
     program = _one if depth == 0 else (_many if batch else _many_params)
     return program(problem, params, jnp.asarray(tolerance, dtype=float), int(candidates))
 
@@ -298,7 +345,8 @@ def _judge(
     known = jnp.isfinite(relative) & (gap >= 0) & feasible
     verdict = jnp.where(known, jnp.where(relative <= tolerance, GLOBAL, WITHIN_GAP), UNKNOWN)
     excess_gap = (excess - least) / excess
-    return Certificate(upper, error, lower, gap, relative, verdict, *dual, multiplier, excess_gap, assumes)
+    source = jnp.full((), -1)
+    return Certificate(upper, error, lower, gap, relative, verdict, *dual, multiplier, excess_gap, source, assumes)
 
 
 def _certify_pairs(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
@@ -345,6 +393,36 @@ def _many(problem: Problem, params: Params, tolerance: Any, candidates: int) -> 
 @functools.partial(jax.jit, static_argnums=3)
 def _many_params(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
     return jax.vmap(lambda b: _certify(problem, b, tolerance, candidates))(params)
+
+
+@jax.jit
+def _deep_values(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
+    def one(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
+        return *value_with_error(problem, params), _is_feasible(problem, params)
+
+    return jax.vmap(one)(problem, params)
+
+
+def _certify_deep(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+    """Several weight matrices: values on the device, bounds on the host."""
+    single = np.ndim(params.features) == 2
+    if single:
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
+    rows = np.shape(params.features)[0]
+    if not problem.batch_shape:
+        problem = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (rows, *np.shape(leaf))), problem)
+    value, error, feasible = _deep_values(problem, params)
+    lower, source = np.full(rows, np.nan), np.full(rows, -1)
+    if why_unknown(problem) is None:
+        lower, source = deep_lower(problem, params, candidates)
+    k, nan = problem.num_classes, jnp.full(rows, jnp.nan)
+    judge = functools.partial(_judge, assumes=assumptions(problem))
+    found = jax.vmap(judge, in_axes=(0, None, 0, 0, 0))(
+        (value, error, jnp.asarray(lower)), jnp.asarray(tolerance, dtype=float), feasible,
+        (jnp.zeros((rows, k, k)), nan), (jnp.zeros((rows, 0)), nan, nan),
+    )  # fmt: skip
+    found = dataclasses.replace(found, source=jnp.asarray(source))
+    return jax.tree.map(lambda leaf: leaf[0], found) if single else found
 
 
 def _class_means(problem: Problem, params: Params) -> Params:

@@ -301,12 +301,19 @@ def _prove_mse(setting: Setting, point: Any, frame: Basis) -> Bound:
 
     L = -(1/N) sum_k n_k omega_k [ R_kk + ||R_k||^2 / 2 ] - bias term.
     """
-    problem, form = setting.problem, setting.form
-    k = problem.num_classes
+    form = setting.form
     # The best point on the ray: s L - s^2 Q is largest at s = L / (2 Q); floats need no proof here.
     linear = jnp.sum(form.share * -jnp.diagonal(point))
     square = jnp.sum(form.share * jnp.sum(point**2, axis=0))
     point = point * jnp.clip(jnp.where(square > 0, linear / jnp.where(square > 0, square, 1.0), 1.0), 0.0, 1.0)
+    residual, lower, norm = _data_mse(setting, point, frame)
+    return Bound(residual, norm, _with_penalty(setting, lower, norm))
+
+
+def _data_mse(setting: Setting, point: Any, frame: Basis) -> tuple[Any, Any, Any]:
+    """The repaired residual with its verified (lower bound of L, upper bound of ||G||_2)."""
+    problem, form = setting.problem, setting.form
+    k = problem.num_classes
     residual = _shift(setting, point) if problem.model.bias == "free" else point
     own = -jnp.diagonal(residual)
     half = 0.5 * jnp.sum(residual**2, axis=0)
@@ -330,7 +337,7 @@ def _prove_mse(setting: Setting, point: Any, frame: Basis) -> Bound:
         flow = residual * form.weight[None, :]
         error = (gamma(k + 6) + 4 * form.doubt) * jnp.sum(jnp.abs(flow), axis=1)
         lower = lower - _bias_cost(setting, jnp.sum(flow, axis=1), error)
-    return Bound(residual, norm, _with_penalty(setting, lower, norm))
+    return residual, lower, norm
 
 
 # ------------------------------------------------------------------ shared parts of the bounds

@@ -27,30 +27,49 @@ def value_with_error(problem: Problem, params: Params) -> tuple[Any, Any]:
 
 def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
     """The decay terms and the number of roundings of a term; all terms are nonnegative."""
-    w, h, weights = params.classifier, params.features, jnp.asarray(problem.labels.weights)
-    rows, row_steps = long_sum(jnp.sum(w**2, axis=1))
-    columns, column_steps = long_sum(weights * jnp.sum(h**2, axis=0))
-    total = 0.5 * problem.decay.weight * rows + 0.5 * problem.decay.feature * columns
+    h, weights = params.features, jnp.asarray(problem.labels.weights)
+    columns, longest = long_sum(weights * jnp.sum(h**2, axis=0))
+    total, longest = 0.5 * problem.decay.feature * columns, longest + h.shape[0]
+    for decay, w in zip(problem.weight_decays, params.weights, strict=True):
+        rows, row_steps = long_sum(jnp.sum(w**2, axis=1))
+        total, longest = total + 0.5 * decay * rows, max(longest, row_steps + w.shape[1])
     if params.bias is not None and problem.model.bias == "decay":
         total = total + 0.5 * problem.decay.bias * jnp.sum(params.bias**2)
-    longest = max(row_steps, column_steps, w.shape[0])
-    return total, longest + w.shape[1] + 8
+    return total, max(longest, problem.num_classes) + len(params.weights) + 8
+
+
+def _inputs(problem: Problem, params: Params) -> tuple[Any, Any]:
+    """Bounds of the absolute value and of the error of A_{L-1}.
+
+    P_l = W_l A_{l-1}:  |error| <= |W_l| |error of A_{l-1}| + gamma(width) |W_l| |A_{l-1}|;  ReLU is exact and
+    1-Lipschitz.
+    """
+    model, a = problem.model, params.features
+    error = jnp.zeros_like(a)
+    for w in params.weights[:-1]:
+        p = w @ a
+        error = SLACK * (jnp.abs(w) @ error) + gamma(w.shape[1] + 2) * (jnp.abs(w) @ jnp.abs(a))
+        if model.activation == "relu" and model.rounding is not None:
+            error = error + gamma(6) * (jnp.abs(p) + jnp.abs(model.rounding))
+        a = model.activate(p)
+    return jnp.abs(a) + error, error
 
 
 def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
     """Loss of each column and a bound of its error."""
-    w, h, labels, loss = params.classifier, params.features, problem.labels, problem.loss
+    w, labels, loss = params.classifier, problem.labels, problem.loss
     d, k = w.shape[1], problem.num_classes
     logits = problem.model.logits(params)
-    size = jnp.abs(w) @ jnp.abs(h)
+    magnitude, error = _inputs(problem, params)
+    size, drift = jnp.abs(w) @ magnitude, SLACK * (jnp.abs(w) @ error)
     if problem.model.scale is not None:
-        size = problem.model.scale * size
+        size, drift = problem.model.scale * size, SLACK * problem.model.scale * drift
     if params.bias is not None:
         size = size + jnp.abs(params.bias)[:, None]
     values = loss.per_column(logits, labels)
     if isinstance(loss, MeanSquaredError):
         apart = jnp.abs(logits - own_mask(labels))
-        move = gamma(d + 4) * size + gamma(1) * apart
+        move = gamma(d + 4) * size + drift + gamma(1) * apart
         errors = jnp.sum(apart * move + move**2, axis=0)
         weight = loss.column_weight(labels)
         errors = errors if weight is None else weight * errors
@@ -58,13 +77,13 @@ def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
     if isinstance(loss, CrossEntropy):
         inner = loss.inner_logits(logits, labels)
         scale, shift, weight = loss.scale(labels), loss.shift(labels), loss.column_weight(labels)
-        size = size if scale is None else scale * size
+        size, drift = (size, drift) if scale is None else (scale * size, SLACK * scale * drift)
         size = size if shift is None else size + _shift_size(loss, labels, shift)
     else:
         inner, weight = logits, None
     plain, gaps = log_sum_of_gaps(inner, labels)
-    # Both logits of a gap err by at most gamma(d + 10) size; the loss moves by at most its slope 1 - p <= loss.
-    move = 2 * gamma(d + 10) * jnp.max(size, axis=0) + gamma(1) * jnp.max(jnp.abs(gaps), axis=0)
+    # Both logits of a gap err by at most gamma(d + 10) size + drift; the loss moves by at most its slope 1 - p <= loss.
+    move = 2 * jnp.max(gamma(d + 10) * size + drift, axis=0) + gamma(1) * jnp.max(jnp.abs(gaps), axis=0)
     errors = SLACK * move * jnp.exp(2 * move) * jnp.minimum(1.0, plain) + gamma(4 * (k + 64)) * plain
     if isinstance(loss, Focal):
         return values, _focal_error(loss, labels, plain, errors, values)

@@ -1,0 +1,484 @@
+"""Proven lower bounds of deep problems from their numbers alone (docs/certificates.md, section 12).
+
+Host-side float64.  The data term of a mean-squared-error problem enters through the squares s_1^2 >= ... >= s_K^2 of
+the singular values of its targets, the bias minimised out; the decays through logarithms, so that no depth underflows.
+
+    linear        F >= sum_i (s_i^2/N) phi( (N/s_i^2) (s_i^2 lambda_H lambda_1 ... lambda_L)^{1/(L+1)}, L )
+    ReLU          F >= min over gamma_1 >= gamma_2 >= ... of  ridge + two channels,   by branch and bound
+    ReLU, L = 2   F >= min of the same ridge + the cost of the first product
+
+Each bound increases in the s_i^2, increases in the decays of the chain and falls in the offset N lambda_L, so that
+roundings of the data are paid once, at the start.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .rounding import ELEMENTARY, SLACK, UNIT, gamma
+
+ACCURACY = 1e-10
+"""Relative width at which branch and bound stops."""
+
+_LARGEST_LOG = 600.0
+
+
+class Numbers(NamedTuple):
+    """What the bounds of a mean-squared-error problem depend on; hashable.
+
+    Attributes:
+        squares: proven lower bounds of s_i^2, descending, all K of them.
+        total: N, at least the exact one.
+        weight_decays: lambda_1, ..., lambda_L.
+        feature_decay: lambda_H, at most the exact one.
+        rank: number of directions that the logits may have; K or less.
+    """
+
+    squares: tuple[float, ...]
+    total: float
+    weight_decays: tuple[float, ...]
+    feature_decay: float
+    rank: int
+
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.weight_decays)
+
+
+def log_product_below(factors: Any) -> float:
+    """Proven lower bound of the sum of the logarithms of positive floats."""
+    logs = [math.log(float(x)) for x in factors]
+    return math.fsum(logs) - (gamma(ELEMENTARY + 4)) * math.fsum(abs(x) for x in logs)
+
+
+# ------------------------------------------------------------------ the scalar problem
+
+
+def scalar_below(log_strength: float, depth: int) -> float:
+    """Proven lower bound of phi(A, L) = min (1-p)^2/2 + ((L+1)/2) A p^{2/(L+1)} over 0 <= p <= 1.
+
+    With y = 1 - p the minimum is 1/2 or lies at the smaller root of  g(y) = log y + ((L-1)/(L+1)) log(1-y) = log A,
+    where it is h(y) = y^2/2 + ((L+1)/2) y (1-y).  g and h increase on [0, (L+1)/(2L)] and h(1/L) = 1/2: every y there
+    with g(y) <= log A proves  phi >= min(1/2, h(y)).
+
+    Args:
+        log_strength: a lower bound of log A.
+        depth: L.
+    """
+    if math.isnan(log_strength):
+        return math.nan
+    if log_strength < -_LARGEST_LOG:
+        return 0.0
+    power = (depth - 1) / (depth + 1)
+
+    def is_below(y: float) -> bool:
+        first, second = math.log(y), power * math.log1p(-y) if depth > 1 else 0.0
+        doubt = gamma(ELEMENTARY + 4) * (abs(first) + abs(second)) + gamma(2) * abs(log_strength)
+        return first + second + doubt <= log_strength
+
+    low, high = math.exp(min(log_strength, 0.0) - 1.0), 1 / depth
+    if low >= high or not is_below(low):
+        low = min(low, high)
+        while not is_below(low):
+            low /= 2
+    if is_below(high):
+        low = high
+    else:
+        while high - low > UNIT * low:
+            middle = 0.5 * (low + high)
+            if not low < middle < high:
+                break
+            if is_below(middle):
+                low = middle
+            else:
+                high = middle
+    return min(0.5, (low * low / 2 + (depth + 1) / 2 * (1 - low) * low) * (1 - gamma(8)))
+
+
+# ------------------------------------------------------------------ the targets
+
+
+def squares_below(counts: Any, class_weight: Any, bias: str, bias_decay: float) -> tuple[float, ...]:
+    """Proven lower bounds of the squared singular values of the targets, the bias minimised out; descending.
+
+    They are the eigenvalues of  diag(m) - m m^T / (M + N lambda_b),  m_k = n_k omega_k,  M = sum m_k;  without bias the
+    m_k themselves, with a free bias lambda_b = 0.
+
+    Args:
+        counts: n_k, each within one rounding.
+        class_weight: omega_k.
+        bias: ``none``, ``free`` or ``decay``.
+        bias_decay: lambda_b.
+    """
+    n, omega = np.asarray(counts, dtype=np.float64), np.asarray(class_weight, dtype=np.float64)
+    whole = bool(np.all(n == np.round(n)))
+    m = n * omega
+    safe = m if whole and np.all(omega == 1) else m * (1 - gamma(4))
+    if bias == "none":
+        return tuple(np.sort(safe)[::-1].tolist())
+    pull = math.fsum(n) * bias_decay if bias == "decay" else 0.0
+    mass = math.fsum(m)
+    if np.all(m == m[0]):
+        last = float(m[0]) * (pull / (mass + pull)) * (1 - gamma(16))
+        return (*([float(safe[0])] * (len(m) - 1)), last)
+    return tuple(_eigenvalues_below(m, mass + pull).tolist())
+
+
+def _eigenvalues_below(m: np.ndarray, divisor: float) -> np.ndarray:
+    """Proven lower bounds of the eigenvalues of diag(m) - m m^T/divisor, descending; nearly equal ones made equal.
+
+    With any V, any diagonal S >= 0, E the matrix minus V S V^T and ||V^T V - I|| <= delta (Weyl, Ostrowski):
+    the i-th eigenvalue is at least (1 - delta) S_i - ||E||.
+    """
+    size = len(m)
+    matrix = np.diag(m) - np.outer(m, m) / divisor
+    values, vectors = np.linalg.eigh(matrix)
+    values = np.maximum(values, 0.0)
+    magnitude = np.abs(vectors)
+    error = np.abs(matrix - (vectors * values) @ vectors.T)
+    error = error + gamma(size + 8) * ((magnitude * values) @ magnitude.T)
+    error = error + gamma(12) * (np.diag(m) + np.outer(m, m) / divisor)
+    distance = SLACK * np.linalg.norm(error)
+    lengths = np.sqrt(np.sum(vectors**2, axis=0))
+    product = np.abs(vectors.T @ vectors - np.eye(size)) + gamma(size + 2) * np.outer(lengths, lengths)
+    departure = SLACK * product.sum(axis=1).max()
+    if not departure < 0.5:
+        return np.zeros(size)
+    below = np.maximum((1 - departure) * values[::-1] * (1 - gamma(4)) - distance, 0.0)
+    # Descending by proof: equal classes give equal values but for roundings, and equal values have closed bounds.
+    near = 1e-13 * size * below[0]
+    start = 0
+    for i in range(1, size + 1):
+        if i == size or below[start] - below[i] > near:
+            below[start:i] = below[i - 1]
+            start = i
+    return np.where(below <= near, 0.0, below)
+
+
+# ------------------------------------------------------------------ linear networks
+
+
+def linear_below(numbers: Numbers) -> float:
+    """Proven lower bound of F of a deep linear network: one scalar problem per singular value of the targets.
+
+    Directions beyond ``rank`` pay s_i^2/(2N).
+    """
+    log_cost = log_product_below((*numbers.weight_decays, numbers.feature_decay))
+    found: dict[float, float] = {}
+    terms = []
+    for index, square in enumerate(numbers.squares):
+        if square <= 0:
+            continue
+        if index >= numbers.rank:
+            terms.append(square / 2)
+            continue
+        if square not in found:
+            found[square] = scalar_below(_log_strength(numbers, square, log_cost, 0.0), numbers.depth)
+        terms.append(square * found[square])
+    return math.fsum(terms) / numbers.total * (1 - gamma(8))
+
+
+def _log_strength(numbers: Numbers, square: float, log_cost: float, log_factor: float) -> float:
+    """Lower bound of log A,  A = (N/s^2) (s^2 factor C)^{1/(L+1)},  for lower bounds of log C and log factor."""
+    log_total, log_square = math.log(numbers.total), math.log(square)
+    size = abs(log_total) + abs(log_square) + (abs(log_square) + abs(log_factor) + abs(log_cost)) / (numbers.depth + 1)
+    value = log_total - log_square + (log_square + log_factor + log_cost) / (numbers.depth + 1)
+    return value - gamma(ELEMENTARY + 8) * size
+
+
+# ------------------------------------------------------------------ ReLU networks: two channels
+
+
+class _Ridge(NamedTuple):
+    """min of first/(x+a) + sum_g size_g weight_g/(gamma_g+a) over gamma_g <= x with sum of size_g gamma_g = S."""
+
+    first: float
+    weight: np.ndarray
+    size: np.ndarray
+    offset: float
+    zero: float
+    rest: float
+
+
+def _ridge(numbers: Numbers) -> _Ridge:
+    """Weights lambda_L s_i^2/2 rounded down, offset N lambda_L rounded up, what zero costs, what rank leaves over."""
+    squares = np.array([s for s in numbers.squares[: numbers.rank] if s > 0])
+    decay = numbers.weight_decays[-1]
+    weights = decay / 2 * squares * (1 - gamma(4))
+    offset = decay * numbers.total * (1 + gamma(2))
+    rest = math.fsum(numbers.squares[numbers.rank :]) / (2 * numbers.total) * (1 - gamma(4))
+    values, sizes = np.unique(weights[1:], return_counts=True)
+    zero = math.fsum(weights) / offset
+    return _Ridge(float(weights[0]), values[::-1].copy(), sizes[::-1].astype(float), offset, zero, rest)
+
+
+@functools.lru_cache(maxsize=512)
+def channel_below(numbers: Numbers) -> float:
+    """Proven lower bound of F of a ReLU network (or a linear one) by two channels.
+
+        F >= min over gamma_1 >= gamma_2 >= ... >= 0 of
+             (lambda_L/2) sum_i s_i^2/(gamma_i + N lambda_L)
+             + (L/2) (lambda_H lambda_1 ... lambda_{L-1})^{1/L} [ gamma_1^{1/L} + (gamma_2 + gamma_3 + ...)^{1/L} ]
+
+    Equal s_i have the closed form (r s^2/N) phi( (N/(r s^2)) (r kappa^L s^2 C)^{1/(L+1)}, L ), kappa = 1 + (r-1)^{1/L};
+    otherwise branch and bound over gamma_1 and the sum of the rest.
+    """
+    live = [s for s in numbers.squares[: numbers.rank] if s > 0]
+    rest = math.fsum(numbers.squares[numbers.rank :]) / (2 * numbers.total) * (1 - gamma(4))
+    if not live:
+        return rest
+    flat = max((_flat_below(numbers, live[r - 1], r) for r in {1, len(live)}), default=0.0)
+    if live[0] == live[-1]:
+        return (flat + rest) * (1 - gamma(2))
+    ridge, depth = _ridge(numbers), numbers.depth
+    log_chain = log_product_below((*numbers.weight_decays[:-1], numbers.feature_decay)) / depth
+    log_cost = math.log(depth / 2) + log_chain - gamma(ELEMENTARY + 4) * (1 + abs(log_chain))
+    reach = depth * (math.log(ridge.zero) - log_cost)
+    found = flat
+    if -_LARGEST_LOG < log_cost < _LARGEST_LOG and reach < _LARGEST_LOG:
+        cost = math.exp(log_cost) * (1 - gamma(ELEMENTARY + 2))
+        found = max(flat, _branch_and_bound(ridge, cost, depth, math.exp(reach) * (1 + 1e-6)))
+    return (found + rest) * (1 - gamma(2))
+
+
+def _flat_below(numbers: Numbers, square: float, live: int) -> float:
+    """The closed form with the first r squares lowered to the least of them and the others to 0."""
+    depth = numbers.depth
+    log_cost = log_product_below((*numbers.weight_decays, numbers.feature_decay))
+    log_kappa = math.log1p((live - 1) ** (1 / depth)) if live > 1 else 0.0
+    log_factor = (math.log(live) + depth * log_kappa) * (1 - gamma(4 * ELEMENTARY))
+    strength = _log_strength(numbers, square, log_cost, log_factor) - math.log(live) * (1 + gamma(ELEMENTARY + 2))
+    strength -= gamma(4) * abs(strength)
+    return live * square / numbers.total * scalar_below(strength, depth) * (1 - gamma(6))
+
+
+def _water_level(ridge: _Ridge, first: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(gamma_g, nu) of the cheapest ridge for gamma_g <= first and a sum of the rest; floats, no proof needed."""
+    weight, size, a = ridge.weight[None, :], ridge.size[None, :], ridge.offset
+    cap = first[:, None]
+    low = math.log(weight.min()) - 2 * np.log(first + a)
+    high = np.full_like(first, math.log(weight.max()) - 2 * math.log(a))
+    for _ in range(52):
+        middle = 0.5 * (low + high)
+        points = np.clip(np.exp(0.5 * (np.log(weight) - middle[:, None])) - a, 0.0, cap)
+        more = np.sum(size * points, axis=1) > total
+        low, high = np.where(more, middle, low), np.where(more, high, middle)
+    points = np.clip(np.exp(0.5 * (np.log(weight) - high[:, None])) - a, 0.0, cap)
+    return points, np.exp(high)
+
+
+def _root_below(x: np.ndarray, depth: int) -> np.ndarray:
+    """Lower bound of x^{1/L}."""
+    logs = np.log(np.where(x > 0, x, 1.0)) / depth
+    return np.where(x > 0, np.exp(logs) * (1 - gamma(ELEMENTARY + 2) - gamma(ELEMENTARY + 2) * np.abs(logs)), 0.0)
+
+
+def _box_bounds(ridge: _Ridge, cost: float, depth: int, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(proven lower bound on each box, value at a point of it) for boxes (x_low, x_high, S_low, S_high), S <= m x.
+
+    W(x, S) >= const + P x - nu S with any points g and any nu >= 0,  tau_g = w_g/(g+a)^2,
+    P = -tau_1 - sum_g size_g max(tau_g - nu, 0);  the plane plus the two roots is concave, so that its minimum over
+    the part of the box with S <= m x is at a corner of that polygon.
+    """
+    x_low, x_high, s_low, s_high = box.T
+    a, many = ridge.offset, ridge.size.sum()
+    x0 = np.where(x_low > 0, 0.5 * (x_low + x_high), 0.25 * x_high)
+    s0 = np.where(s_low > 0, 0.5 * (s_low + s_high), 0.25 * s_high)
+    s0 = np.minimum(s0, many * x0)
+    points, nu = _water_level(ridge, x0, s0)
+    terms = ridge.weight / (points + a)
+    tau = terms / (points + a)
+    head = ridge.first / (x0 + a)
+    head_slope = head / (x0 + a)
+    const = head + head_slope * x0 + np.sum(ridge.size * (terms + tau * points), axis=1)
+    slope = head_slope + np.sum(ridge.size * np.maximum(tau - nu[:, None], 0.0), axis=1)
+    doubt = gamma(len(ridge.size) + 16)
+
+    def at(x: np.ndarray, s: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        roots = cost * (_root_below(x, depth) + _root_below(s, depth)) * (1 - gamma(4))
+        plane = const - slope * x - nu * s
+        lower = plane + roots - doubt * (const + slope * x + nu * s) - gamma(4) * (np.abs(plane) + roots)
+        return np.where(inside, lower, np.inf)
+
+    outward = 1 + 8 * UNIT
+    corners = [at(x, s, s <= many * x * outward) for x in (x_low, x_high) for s in (s_low, s_high)]
+    for x in (x_low, x_high):
+        edge = np.clip(many * x * outward, s_low, s_high)
+        corners.append(at(x, edge, (many * x * outward >= s_low) & (many * x <= s_high * outward)))
+    for s in (s_low, s_high):
+        edge = np.clip(s / many / outward, x_low, x_high)
+        corners.append(at(edge, s, (s / many / outward <= x_high) & (s / many * outward >= x_low)))
+    bound = np.min(corners, axis=0)
+    rest = np.sum(ridge.size * points, axis=1)
+    value = head + np.sum(ridge.size * terms, axis=1) + cost * (x0 ** (1 / depth) + rest ** (1 / depth))
+    return bound, value
+
+
+def _branch_and_bound(
+    ridge: _Ridge, cost: float, depth: int, reach: float, accuracy: float = ACCURACY, most: int = 40_000
+) -> float:
+    """Proven lower bound of  min W(x, S) + cost (x^{1/L} + S^{1/L}), best boxes first; beyond ``reach`` zero is better.
+
+    The smallest bound of all boxes ever dropped is kept in the minimum, so that stopping early costs width only.
+    """
+    many = ridge.size.sum()
+    least = min(1e-3 * ridge.offset, 1e-3 * reach)
+    edges = np.concatenate([[0.0], np.exp(np.linspace(math.log(least), math.log(reach), 33))])
+    edges[-1] = reach * (1 + 1e-9)
+    sums = edges * many * (1 + 1e-9)
+    box = np.array(
+        [(edges[i], edges[i + 1], sums[j], sums[j + 1]) for i in range(len(edges) - 1) for j in range(i + 1)]
+    )
+    # Beyond the edges a root alone costs what zero does.
+    outside = cost * float(_root_below(edges[-1:], depth)[0]) * (1 - gamma(4))
+    best = ridge.zero
+    dropped = min(outside, ridge.zero)
+    for _ in range(80):
+        bound, value = _box_bounds(ridge, cost, depth, box)
+        best = min(best, float(value.min()))
+        keep = bound < best * (1 - accuracy)
+        if not keep.all():
+            dropped = min(dropped, float(bound[~keep].min()))
+        box, bound = box[keep], bound[keep]
+        if not len(box):
+            break
+        if len(box) > most or dropped < min(best * (1 - 2 * accuracy), bound.min()):
+            dropped = min(dropped, float(bound.min()))
+            box = box[:0]
+            break
+        box = _split(box, many)
+    if len(box):
+        dropped = min(dropped, float(_box_bounds(ridge, cost, depth, box)[0].min()))
+    return dropped
+
+
+def _split(box: np.ndarray, many: float) -> np.ndarray:
+    """Each box in four; a box at 0 is cut near 0.  Boxes with S > m x everywhere go."""
+    x_low, x_high, s_low, s_high = box.T
+
+    def middle(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        wide = high > 2 * low
+        return np.where(low > 0, np.where(wide, np.sqrt(low) * np.sqrt(high), 0.5 * (low + high)), high / 8)
+
+    x, s = middle(x_low, x_high), middle(s_low, s_high)
+    parts = [np.stack([a, b, c, d], axis=1) for a, b in ((x_low, x), (x, x_high)) for c, d in ((s_low, s), (s, s_high))]
+    box = np.concatenate(parts)
+    return box[box[:, 2] <= many * box[:, 1] * (1 + 16 * UNIT)]
+
+
+# ------------------------------------------------------------------ ReLU networks with two weight matrices
+
+
+@functools.lru_cache(maxsize=512)
+def two_layer_below(numbers: Numbers, cells: int = 2048, rounds: int = 12) -> float:
+    """Proven lower bound of F of a ReLU network (or a linear one) with L = 2.
+
+        F >= min over x >= y >= gamma_i >= 0 of
+             (lambda_2/2) [ s_1^2/(x+a) + s_2^2/(y+a) + sum_{i>2} s_i^2/(gamma_i+a) ]
+             + sqrt(lambda_H lambda_1) [ sqrt x + sqrt y + (sum_{i>2} gamma_i)/sqrt y ],     a = N lambda_2
+
+    On a cell of y the terms 1/(. + a) are replaced by tangents; what is left is concave in (x, y), so that its minimum
+    is at a corner of the triangle y <= x of the cell, or x lies in a later cell.  The lowest cells are made finer.
+    """
+    live = sum(s > 0 for s in numbers.squares[: numbers.rank])
+    if live < 2:
+        return channel_below(numbers)
+    ridge = _ridge(numbers)
+    log_cost = 0.5 * log_product_below((numbers.weight_decays[0], numbers.feature_decay))
+    if not -_LARGEST_LOG / 4 < log_cost < _LARGEST_LOG / 4:
+        return 0.0
+    cost = math.exp(log_cost) * (1 - gamma(ELEMENTARY + 4) * (1 + abs(log_cost)))
+    second, size, a = ridge.weight[0], ridge.size.copy(), ridge.offset
+    size[0] -= 1
+    weight, size = ridge.weight[size > 0], size[size > 0]
+    setting = _TwoLayers(ridge, second, weight, size, cost)
+    end = (ridge.zero / cost) ** 2 * (1 + 1e-9)
+    edges = np.concatenate([[0.0], np.exp(np.linspace(math.log(min(1e-6 * a, 1e-6 * end)), math.log(end), cells))])
+    edges[-1] = end
+    found = -np.inf
+    for _ in range(rounds):
+        bounds, head = _cell_bounds(setting, edges)
+        before, found = found, max(found, float(bounds.min()))
+        if found >= ridge.zero * (1 - ACCURACY) or found - before < 0.1 * ACCURACY * abs(found):
+            break
+        finer = np.unique(np.concatenate([np.argsort(bounds)[:64], np.argsort(head)[:64]]))
+        steps = np.arange(1, 8) / 8
+        inside = edges[finer][:, None] + (edges[finer + 1] - edges[finer])[:, None] * steps
+        edges = np.unique(np.concatenate([edges, inside.ravel()]))
+    return (max(0.0, min(found, ridge.zero)) + ridge.rest) * (1 - gamma(8))
+
+
+class _TwoLayers(NamedTuple):
+    ridge: _Ridge
+    second: float
+    weight: np.ndarray
+    size: np.ndarray
+    cost: float
+
+
+def _cell_bounds(setting: _TwoLayers, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(proven lower bound for y in each cell, the part of x in it)."""
+    ridge, a, cost = setting.ridge, setting.ridge.offset, setting.cost
+    low, high = edges[:-1], edges[1:]
+    middle = np.where(low > 0, 0.5 * (low + high), 0.25 * high)
+    down = 1 - gamma(8)
+
+    def tangent(w: float, x: np.ndarray) -> np.ndarray:
+        """The tangent of w/(x+a) at ``middle``, minus its rounding error."""
+        term = w / (middle + a)
+        slope = term / (middle + a)
+        return term + slope * (middle - x) - gamma(16) * (term + slope * (middle + x))
+
+    root_low, root_high = cost * np.sqrt(low) * down, cost * np.sqrt(high) * down
+    first_low, first_high = tangent(ridge.first, low) + root_low, tangent(ridge.first, high) + root_high
+    second_low, second_high = tangent(setting.second, low) + root_low, tangent(setting.second, high) + root_high
+    head = np.minimum(first_low, first_high)
+    later = np.minimum.accumulate(head[::-1])[::-1]  # x in a later cell, or beyond all of them
+    later = np.minimum(np.append(later[1:], np.inf), ridge.zero * down)
+    others_low, others_high = np.zeros_like(low), np.zeros_like(low)
+    block = max(1, 4_000_000 // max(1, len(setting.weight)))
+    for start in range(0, len(low) if len(setting.weight) else 0, block):
+        part = slice(start, start + block)
+        others_low[part], others_high[part] = _others_below(setting, low[part], high[part], middle[part])
+    y_low, y_high = second_low + others_low, second_high + others_high
+    size = np.abs(second_low) + np.abs(others_low) + np.abs(second_high) + np.abs(others_high)
+    size = size + np.abs(first_low) + np.abs(first_high) + later
+    corners = np.min(
+        [y_low + first_low, y_low + first_high, y_high + first_high, y_low + later, y_high + later], axis=0
+    )
+    return corners - gamma(4) * size, head
+
+
+def _others_below(
+    setting: _TwoLayers, low: np.ndarray, high: np.ndarray, middle: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower bounds, at both ends of each cell, of a concave minorant of sum_i min_{g <= y} w_i/(g+a) + cost g/sqrt(y).
+
+    Either, with any g0 and tau = w/(g0+a)^2:   w/(g0+a) + tau g0 + min(0, cost sqrt(y) - tau y);
+    or 2 sqrt(w cost) y^{-1/4} - a cost y^{-1/2}, the minimum over all g > -a, with a tangent for y^{-1/4}.
+    """
+    weight, size, a, cost = setting.weight[None, :], setting.size, setting.ridge.offset, setting.cost
+    centre = middle[:, None]
+    free = np.sqrt(weight * np.sqrt(centre) / cost) - a
+    points = np.clip(free, 0.0, centre)
+    inner = (free > 0) & (free < centre) & (low > 0)[:, None]
+    term = weight / (points + a)
+    tau = term / (points + a)
+    const = term + tau * points
+    arch = 2 * np.sqrt(weight * cost) / np.sqrt(np.sqrt(centre))
+    ends = []
+    for y in (low[:, None], high[:, None]):
+        root, line = cost * np.sqrt(y), tau * y
+        each = const + np.minimum(0.0, root - line) - gamma(16) * (const + root + line)
+        drop = np.where(y > 0, a * cost / np.sqrt(np.where(y > 0, y, 1.0)), 0.0)
+        share = (y - centre) / (4 * centre)
+        second = arch * (1 - share) - drop - gamma(20) * (arch * (1 + np.abs(share)) + drop)
+        each = np.where(inner, second, each)
+        total = np.sum(size * each, axis=1)
+        ends.append(total - gamma(len(size) + 4) * np.sum(size * np.abs(each), axis=1))
+    return ends[0], ends[1]
