@@ -12,6 +12,7 @@ import pytest
 
 import ufm
 from ufm import cli, quickstart
+from ufm.measure import LAYER_GLOSSARY
 from ufm.problem.contrastive import CONTRASTIVE, TWO_TOWER
 from ufm.problem.losses import NAMED
 from ufm.theory import REGISTRY
@@ -172,6 +173,10 @@ def test_deep_solution_as_json_file_and_table(capsys, tmp_path):
     ]
     assert found["dnc1_after"][:3] == [0.0] * 3
     assert all(row["claim"] in ("minimum", "point") for row in out["predictions"])
+    documented = (ROOT / "docs" / "command.md").read_text(encoding="utf-8").partition("## JSON")[2]
+    for keys in (out, asked, out["predictions"][0], out["versions"]):
+        assert not [key for key in keys if f"`{key}`" not in documented]
+    assert set(found) == set(LAYER_GLOSSARY)
 
     cli._print_answer(out, "canonical")
     text = " ".join(capsys.readouterr().out.split())
@@ -226,8 +231,9 @@ def test_table_of_a_deep_answer_says_which_structure_and_which_start(capsys):
         "some (derived) value 0.2, found - predicted 1e-09",
     ):
         assert word in full, word
-    bare = text(said | {"lower_bound": None, "structure": None, "search": None, "layers": None})
+    bare = text(said | {"lower_bound": None, "structure": None, "search": None, "layers": None, "gradient_norm": None})
     assert "none: no network of theory has this value" in bare
+    assert "gradient - (relative 1e-09), 3 steps" in bare
     assert not any(word in bare for word in ("bound / value", "best start", "DNC1"))
 
 
