@@ -4,7 +4,7 @@ Claim (derived in part; related: Sukenik, Lampert & Mondelli 2024): for ReLU net
 classes, networks of low rank are better than deep neural collapse.  By how much is open: each entry of the table is an
 upper bound.
 
-For every K and L (equal decays 5e-4, n = 1) :func:`ufm.search` walks from random, annealed and low-rank starts and from
+For every K and L (equal decays 5e-4, n = 1) :func:`ufm.search` walks from random, annealed and narrow starts and from
 every network that theory knows.  Further rounds start from the neighbours in the table: one class or one layer more or
 less.  An entry only ever improves.  The result is ``ufm/theory/best_known.npz``.
 
@@ -107,6 +107,12 @@ def save(table: dict, path: Path) -> None:
     os.replace(handle.name, path)
 
 
+def ranks_to_try(num_classes: int, depth: int) -> list[int]:
+    """Numbers of features of the narrow models that are searched; deeper networks have lower ranks."""
+    most = max(2, num_classes // 2 + 1)
+    return sorted({min(most, r) for r in ((2, 3, 4) if depth >= 5 else (3, 4, 5))})
+
+
 def improve(table: dict, num_classes: int, depth: int, round_: int, restarts: int, near: int) -> str:
     """Search one cell and keep what is better; returns a line about it."""
     problem = problem_of(num_classes, depth)
@@ -121,8 +127,9 @@ def improve(table: dict, num_classes: int, depth: int, round_: int, restarts: in
         return ""
     begin = time.perf_counter()
     seed = (1000 * num_classes + depth) * 100 + round_
-    options = {"restarts": 0 if round_ else restarts, "near": near, "seed": seed, "max_steps": 1000, "keep": 4}
-    found = ufm.search(problem, starts=starts, gtol=1e-9, **options)
+    first = {"restarts": 4, "narrow": ranks_to_try(num_classes, depth), "narrow_starts": restarts, "near": near}
+    options = {"restarts": 0, "near": near} if round_ else first
+    found = ufm.search(problem, starts=starts, seed=seed, gtol=1e-9, max_steps=1000, keep=8, **options)
     params = found.result.params
     hidden = Directions(np.asarray(params.features), tuple(np.asarray(w) for w in params.weights[:-1]))
     hidden = trim(hidden)
@@ -146,12 +153,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", default="3-15", help="K, one number or a range (3-15)")
     parser.add_argument("--depths", default="2-7", help="L, one number or a range (2-7)")
-    parser.add_argument(
-        "--rounds", default=3, type=int, help="first from random starts, then from neighbours"
-    )
+    parser.add_argument("--rounds", default=3, type=int, help="first from random starts, then from neighbours")
     parser.add_argument("--first-round", default=0, type=int, help="1 to go on with neighbours only")
-    parser.add_argument("--restarts", default=16, type=int, help="random starts, annealed ones, and low-rank ones")
-    parser.add_argument("--near", default=4, type=int, help="starts near each known network")
+    parser.add_argument("--restarts", default=40, type=int, help="random starts of each narrow model")
+    parser.add_argument("--near", default=2, type=int, help="starts near each known network")
     parser.add_argument("--out", default=TABLE, type=Path, help="the table; goes on from what it holds")
     given = parser.parse_args()
     span = lambda text: range(int(text.split("-")[0]), int(text.split("-")[-1]) + 1)  # noqa: E731

@@ -6,7 +6,7 @@ from four places and says which one won:
 
     random          Gaussian factors of several sizes
     annealed        the same, walked first with a tenth of every decay, so that the zero network does not attract them
-    rank r          Gaussian factors whose hidden layers pass through r dimensions
+    narrow r        the ends of a model with r features and r + 2 hidden units, from random starts
     near NAME       a network that theory knows, plus noise; and that network itself
 
 All lanes take a short walk, the best of them a long one.  What is found is an upper bound of the minimum and nothing
@@ -72,7 +72,8 @@ def search(
     *,
     restarts: int = 16,
     near: int = 4,
-    ranks: Sequence[int] | None = None,
+    narrow: Sequence[int] = (),
+    narrow_starts: int = 40,
     starts: Sequence[tuple[str, Params]] = (),
     keep: int = 4,
     seed: int = 0,
@@ -83,9 +84,11 @@ def search(
 
     Args:
         problem: one problem with more than one weight matrix.
-        restarts: random starts; as many annealed ones and as many for all ranks together.
+        restarts: random starts; as many annealed ones.
         near: starts near each structure.
-        ranks: ranks of the starts of low rank; 2, ..., K/2 + 1 by default.
+        narrow: numbers of features r of narrow models to solve first, a program of its own for every r. Networks of
+            low rank, which random starts of the wide model miss, are found there.
+        narrow_starts: random starts of each narrow model.
         starts: further named networks to start near, in the shapes of the problem or of its class means.
         keep: lanes that take the long walk.
         seed: seed of all random numbers.
@@ -106,27 +109,27 @@ def search(
     if problem.model.depth < 2 or not problem.model.is_free:
         raise ValueError("problem: search is for several weight matrices and free features; use ufm.solve")
     restarts, near = whole_number("restarts", restarts, 0), whole_number("near", near, 0)
+    narrow_starts = whole_number("narrow_starts", narrow_starts, 1)
     reduction = problem.reduce()
     small = reduction.problem
-    if ranks is None:
-        ranks = range(2, small.num_classes // 2 + 2)
-    ranks = [whole_number("ranks", r, 1) for r in ranks] if restarts else []
     seed = whole_number("seed", seed, 0)
     networks = [(s.name, s.params) for s in theory.structures(small)]
     networks += [(name, _class_columns(problem, params)) for name, params in starts]
     known = min(((name, float(small.objective(p))) for name, p in networks), key=lambda x: x[1], default=None)
 
     generator = np.random.default_rng(np.random.SeedSequence(seed))
-    drawn = _random(small, 3 * restarts, seed)
-    random, low, annealed = (drawn[i * restarts : (i + 1) * restarts] for i in range(3))
-    low = [_through(p, r) for p, r in zip(low, _cycle(ranks, restarts), strict=False)]
+    drawn = _random(small, 2 * restarts, seed)
+    random, annealed = drawn[:restarts], drawn[restarts:]
+    for r in narrow if restarts else ():
+        networks += [
+            (f"narrow {r}", p) for p in _from_narrow(small, whole_number("narrow", r, 1), restarts, keep, seed)
+        ]
     beside = [
         (f"near {name}", _noisy(small, params, NOISES[i % len(NOISES)], generator))
         for name, params in networks
         for i in range(near)
     ]
     lanes = [("random", p) for p in random]
-    lanes += [(f"rank {r}", p) for p, r in zip(low, _cycle(ranks, restarts), strict=False)]
     lanes += beside
     if annealed:
         gentle = dataclasses.replace(small, decay=jax.tree.map(lambda leaf: _ANNEAL * leaf, small.decay))
@@ -180,14 +183,26 @@ def _random(problem: Problem, number: int, seed: int) -> list[Params]:
     return [jax.tree.map(lambda leaf, i=i: SIZES[i % len(SIZES)] * np.asarray(leaf[i]), every) for i in range(number)]
 
 
-def _through(params: Params, rank: int) -> Params:
-    """The factors cut to their best approximations of a given rank, the last weight matrix left whole."""
+def _from_narrow(problem: Problem, rank: int, number: int, keep: int, seed: int) -> list[Params]:
+    """The best ends of a narrow model, in the shapes of the wide one."""
+    model, depth = problem.model, problem.model.depth
+    wanted = (rank, *(rank + 2,) * (depth - 2), 2 * problem.num_classes)
+    shape = [min(have, want) for have, want in zip((model.dim, *model.widths), wanted, strict=True)]
+    small = dataclasses.replace(problem, model=dataclasses.replace(model, dim=shape[0], widths=tuple(shape[1:])))
+    ends = _walk(small, _random(small, number, seed), _LOOSE, _SHORT)
+    chosen = _different(np.where(np.isfinite(ends.value), ends.value, np.inf), keep)
+    return [_widened(problem, jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), ends.params)) for i in chosen]
 
-    def cut(matrix: Any) -> np.ndarray:
-        u, s, vt = np.linalg.svd(np.asarray(matrix), full_matrices=False)
-        return (u[:, :rank] * s[:rank]) @ vt[:rank]
 
-    return Params((*map(cut, params.weights[:-1]), params.weights[-1]), cut(params.features), params.bias)
+def _widened(problem: Problem, params: Params) -> Params:
+    """A network with zeros for the units that it does not have."""
+    sizes = (problem.model.dim, *problem.model.widths, problem.num_classes)
+
+    def pad(matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        return np.pad(matrix, ((0, rows - matrix.shape[0]), (0, columns - matrix.shape[1])))
+
+    weights = [pad(w, rows, cols) for w, rows, cols in zip(params.weights, sizes[1:], sizes[:-1], strict=True)]
+    return Params(tuple(weights), pad(params.features, sizes[0], params.features.shape[1]), params.bias)
 
 
 def _noisy(problem: Problem, params: Params, noise: float, generator: np.random.Generator) -> Params:
@@ -205,10 +220,6 @@ def _class_columns(problem: Problem, params: Params) -> Params:
         first = np.unique(np.asarray(problem.labels.column_classes), return_index=True)[1]
         features = features[..., first]
     return dataclasses.replace(params, features=features)
-
-
-def _cycle(items: Sequence[int], number: int) -> list[int]:
-    return [items[i % len(items)] for i in range(number)] if items else []
 
 
 # ------------------------------------------------------------------ walks
