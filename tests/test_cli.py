@@ -12,7 +12,7 @@ import pytest
 
 import ufm
 from ufm import cli, quickstart
-from ufm.measure import LAYER_GLOSSARY
+from ufm.measure import LAYER_GLOSSARY, load_npz
 from ufm.problem.contrastive import CONTRASTIVE, TWO_TOWER
 from ufm.problem.losses import NAMED
 from ufm.theory import REGISTRY
@@ -156,6 +156,7 @@ def test_deep_solution_as_json_file_and_table(capsys, tmp_path):
     with np.load(path) as saved:
         assert set(saved) == {"W1", "W2", "W3", "H", "counts", "y"}
         W, H, n = [saved[f"W{i}"] for i in (1, 2, 3)], saved["H"], saved["counts"]
+    np.testing.assert_array_equal(load_npz(path).features, H)
     hidden = np.maximum(W[1] @ np.maximum(W[0] @ H, 0), 0)
     logits = W[2] @ hidden
     np.testing.assert_allclose(out["logits"], logits, atol=1e-13)

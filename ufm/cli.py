@@ -660,7 +660,10 @@ def _print_answer(j: dict[str, Any], convention: str) -> None:
         ("lower bound", _number(j["lower_bound"], 15)),
         ("relative gap", f"{_number(j['relative_gap'], 3)}   verdict: [bold]{j['verdict']}[/bold]"),
         ("status", f"{status.name}: {status.sentence}"),
-        ("gradient", f"{_number(j['gradient_norm'], 3)}   (relative {_number(j['relative_gradient'], 3)}), {j['steps']} steps"),
+        (
+            "gradient",
+            f"{_number(j['gradient_norm'], 3)}   (relative {_number(j['relative_gradient'], 3)}), {j['steps']} steps",
+        ),
         ("rank", f"{j['rank']}   singular values of {'M' if pairs else 'Z'} D^1/2: {_short(j['singular_values'])}"),
         ("time", f"{j['seconds']:.2f} s with compilation, {j['dtype']}"),
     ):
