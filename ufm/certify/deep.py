@@ -258,20 +258,16 @@ def _from_planes(problem: Problem, params: Params, candidates: int, rounds: int 
     ranges = [_first_sizes(problem[row], costs[row], float(zero[row]), mse) for row in range(rows)]
     sizes = np.stack([np.geomspace(low, high, _SIZES) for low, high in ranges])
     sizes[:, 0] = np.where(mse, sizes[:, 0], 0.0)
-    known: list[list[np.ndarray]] = [[np.array([[floor[row], 0.0, np.inf]])] for row in range(rows)]
+    known: list[list[np.ndarray]] = [[np.array([[floor[row], 0.0]])] for row in range(rows)]
     best = np.full(rows, -np.inf)
     for _ in range(rounds):
         a, mu = _many_planes(problem, params, directions, jnp.asarray(sizes), candidates)
         a, mu, before = np.asarray(a), np.asarray(mu), best.copy()
         for row in range(rows):
-            trial = np.broadcast_to(sizes[row][:, None], a[row].shape)
-            known[row].append(np.stack([a[row].ravel(), mu[row].ravel(), trial.ravel()], axis=1))
-            planes = np.concatenate(known[row])
-            best[row], (low, high) = plane_minimum(planes, costs[row])
-            if 0 < low < high < np.inf:
-                sizes[row] = np.geomspace(low, high, _SIZES + 2)[1:-1]
-            elif 0 < high < np.inf:
-                sizes[row] = np.linspace(0.0, high, _SIZES + 2)[1:-1]
+            known[row].append(np.stack([a[row].ravel(), mu[row].ravel()], axis=1))
+            best[row], around, slopes = plane_minimum(np.concatenate(known[row]), costs[row])
+            low, high = slopes if mse else around
+            sizes[row] = np.linspace(low, high, _SIZES)
         if np.all(best - before < 1e-12 * np.abs(best)):
             break
     return best
@@ -344,18 +340,18 @@ def _first_sizes(problem: Problem, cost: _Cost, zero: float, mse: bool) -> tuple
     return max(2e-3 * high, 1e-6 * most), 1.1 * high + 1e-6 * most
 
 
-def plane_minimum(planes: np.ndarray, cost: Any) -> tuple[float, tuple[float, float]]:
+def plane_minimum(planes: np.ndarray, cost: Any) -> tuple[float, tuple[float, float], tuple[float, float]]:
     """Proven lower bound of  min over S >= 0 of  max_j (a_j - mu_j S) + c(S),  c concave and increasing.
 
     On the cell between two neighbouring kinks one plane is used; it plus c is concave, so that its minimum is at an
     end of the cell.  Beyond the last kink the last plane is constant.
 
     Args:
-        planes: rows (a_j, mu_j, trial parameter); one of them with mu = 0.
+        planes: rows (a_j, mu_j); one of them with mu = 0.
         cost: c, a proven lower bound of it.
 
     Returns:
-        The bound, and the parameters between which better trials may lie.
+        The bound, and the S and the mu between which better planes may lie.
     """
     planes = planes[np.isfinite(planes[:, :2]).all(axis=1) & (planes[:, 1] >= 0)]
     planes = planes[np.lexsort((-planes[:, 0], -planes[:, 1]))]
@@ -389,8 +385,6 @@ def plane_minimum(planes: np.ndarray, cost: Any) -> tuple[float, tuple[float, fl
     lowest = int(np.argmin(bounds))
     if left[lowest] > right[lowest]:
         lowest += 1  # the kink at the right end
-    near = active[max(0, lowest - 2) : lowest + 2, 2]
-    near = near[np.isfinite(near)]
-    if not near.size:
-        return float(bounds.min()), (0.0, 0.0)
-    return float(bounds.min()), (float(near.min()), float(near.max()))
+    around = edges[max(0, lowest - 1)], edges[min(lowest + 1, len(edges) - 1)]
+    slopes = active[min(lowest + 1, len(active) - 1), 1], active[max(0, lowest - 2), 1]
+    return float(bounds.min()), around, slopes
