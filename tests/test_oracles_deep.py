@@ -17,7 +17,7 @@ from scipy.optimize import brentq, minimize, minimize_scalar
 
 import ufm
 from ufm.problem import Params
-from ufm.theory import REGISTRY, predict, structures
+from ufm.theory import REGISTRY, deep_structures, predict, structures
 
 OURS = {
     "deep_zero",
@@ -38,6 +38,11 @@ OURS = {
 
 def by_name(problem):
     return {said.name: said for said in predict(problem)}
+
+
+def networks(problem):
+    """The structures of the oracles of this file."""
+    return [said for said in structures(problem) if said.name in OURS]
 
 
 def by_hand(problem, params):
@@ -94,7 +99,7 @@ def test_value_is_the_objective_at_the_parameters(loss, activation, bias):
     for counts, depth in itertools.product(COUNTS, (2, 3, 4)):
         for sample in (False, True):
             problem = stated(counts, depth, sample=sample, loss=loss, activation=activation, bias=bias)
-            known = structures(problem)
+            known = networks(problem)
             assert known
             assert [s.value for s in known] == sorted(s.value for s in known)
             for said in known:
@@ -116,7 +121,7 @@ def test_a_scaled_model_and_its_own_objective():
     """A factor s of the logits is a factor in W_L."""
     problem = stated([2] * 3, 3)
     scaled = dataclasses.replace(problem, model=dataclasses.replace(problem.model, scale=np.array(1.7)))
-    best = structures(scaled)
+    best = networks(scaled)
     assert [s.name for s in best] == ["deep_collapse", "deep_fan", "deep_zero"]
     for said in best:
         assert float(scaled.objective(said.params)) == pytest.approx(said.value, rel=1e-12)
@@ -127,7 +132,7 @@ def test_no_factor_wants_another_size(loss, activation, bias):
     """F is stationary in the size of every factor, and a sweep of one common size finds nothing lower."""
     for counts, depth in (([2] * 4, 2), ([3] * 3, 4), ([1] * 10, 3), ([9, 4, 1], 3)):
         problem = stated(counts, depth, loss=loss, activation=activation, bias=bias)
-        for said in structures(problem):
+        for said in networks(problem):
             factors = [said.params.features, *said.params.weights]
             if not np.any(factors[0]):
                 continue
@@ -163,14 +168,63 @@ def test_ranks_and_singular_values_are_those_of_the_network():
 
 def test_structures_are_the_known_networks_without_doubles():
     problem = ufm.deep([1] * 10, depth=4, width=10, weight_decay=3e-3, feature_decay=3e-3)
-    assert [s.name for s in structures(problem)] == ["deep_kneser", "deep_collapse", "deep_zero"]
+    assert [s.name for s in networks(problem)] == ["deep_kneser", "deep_collapse", "deep_zero"]
     said = by_name(problem)
     assert said["deep_composed"].value == pytest.approx(said["deep_kneser"].value, rel=1e-14)
     assert said["deep_composed"].quantities["blocks"] == "1 kneser_5"
-    assert said["deep_relu_bound"].quantities["lower_bound"] < structures(problem)[0].value
+    assert said["deep_relu_bound"].quantities["lower_bound"] < networks(problem)[0].value
     assert structures(ufm.shallow([3, 3])) == []
-    for entry in structures(problem):
+    for entry in networks(problem):
         assert all(np.asarray(leaf).dtype == np.float64 for leaf in jax.tree.leaves(entry.params))
+
+
+NARROW = {5: [(5, 5), (5, 6), (4, 6), (3, 9), (9, 9)], 9: [(9, 9), (9, 10), (6, 10), (6, 9), (7, 9)]}
+
+
+@pytest.mark.parametrize("k", NARROW)
+def test_the_composition_fits_the_widths(k):
+    """Every way to split K classes, written out in the widths or refused; the lowest of those that fit."""
+    depth, given = 4, (1, [4e-3] * 4, 4e-3)
+    single, fan = deep_structures.single(depth), deep_structures.best_fan(*given, k)
+    kneser = deep_structures.kneser(4, depth)
+    ways = [
+        [*([kneser] * a), *([fan] * b), *([single] * c)]
+        for a, b, c in itertools.product(range(2), range(4), range(k + 1))
+        if 6 * a + 3 * b + c == k
+    ]
+    best = set()
+    for dim, last in NARROW[k]:
+        width, values = (dim, dim, last), []
+        for blocks in ways:
+            try:
+                values.append(deep_structures.compose(blocks, *given, widths=width, dim=dim).value)
+            except ValueError:
+                continue
+        problem = ufm.deep([1] * k, depth=depth, dim=dim, width=width, weight_decay=4e-3, feature_decay=4e-3)
+        said = by_name(problem)["deep_composed"]
+        assert said.holds == bool(values)
+        if values:
+            assert said.value == pytest.approx(min(values), rel=1e-13)
+            assert by_hand(problem, said.params) == pytest.approx(said.value, rel=1e-12)
+        best.add(said.quantities.get("blocks"))
+    assert len(best) == 3  # two compositions, and none where it is too narrow
+
+
+def test_the_features_of_a_relu_network_are_not_unique():
+    """Any positive semidefinite W_1 H with the same diagonal and nothing positive off it gives the same value."""
+    problem = ufm.deep([2] * 4, depth=3, width=5, weight_decay=[4e-3, 5e-3, 6e-3], feature_decay=3e-3)
+    said = by_name(problem)["deep_collapse"]
+    assert said.class_means_gram is None
+    size = (said.params.weights[0] @ said.params.features)[0, 0]
+    antipodal = np.kron(np.eye(2), [[1.0, -1.0], [-1.0, 1.0]])
+    open_sign = np.eye(4) - 0.5 * (np.ones((4, 4)) - np.eye(4))  # smallest eigenvalue -1/2
+    for pattern, semidefinite in (((4 * np.eye(4) - 1) / 3, True), (antipodal, True), (open_sign, False)):
+        u, s, vt = np.linalg.svd(size * pattern)
+        balance = (2 * 3e-3 / 4e-3) ** 0.25
+        w, h = np.zeros((5, 5)), np.zeros((5, 4))
+        w[:4, :4], h[:4] = balance * u * np.sqrt(s), np.sqrt(s)[:, None] * vt / balance
+        gap = by_hand(problem, Params((w, *said.params.weights[1:]), h)) - said.value
+        assert abs(gap) < 1e-14 if semidefinite else gap > 1e-3 * said.value
 
 
 def test_composition_of_blocks_is_counted():
@@ -190,7 +244,7 @@ def test_every_oracle_speaks_of_its_depth():
     assert set(REGISTRY) >= OURS
     for loss in ("ce", "mse", "focal"):
         assert not OURS & set(by_name(ufm.shallow([3, 3], loss=loss)))
-        assert set(by_name(ufm.deep([3, 3], depth=2, loss=loss))) <= OURS
+        assert all(name.startswith("deep_") for name in by_name(ufm.deep([3, 3], depth=2, loss=loss)))
     assert not OURS & set(by_name(ufm.contrastive([3, 3])))
     assert predict(ufm.deep([3, 3], depth=2, features="sphere")) == []
 
@@ -211,7 +265,7 @@ CASES = [
     ("deep_fan", [2] * 3, 3, {}, "d >= 2, widths >= 2, 4 (d = 3, widths 3, 3)"),
     ("deep_fan", [2] * 3, 3, {"bias": "free"}, "no bias (bias free)"),
     ("deep_composed", [2] * 2, 3, {}, "K >= 3 (K = 2)"),
-    ("deep_composed", [2] * 4, 4, {"width": 4, "weight_decay": 1e-3, "feature_decay": 1e-3}, "widths >= "),
+    ("deep_composed", [2] * 4, 4, {"width": 3}, "d and widths hold one of the compositions (d = 3, widths 3, 3, 3)"),
     ("deep_relu_bound", [2] * 4, 2, {"bias": "free"}, "no bias (bias free)"),
     ("deep_ce_collapse", [2] * 4, 2, {"loss": "ce", "width": 3}, "d and widths >= K (d = 3"),
     ("deep_ce_collapse", [2] * 4, 2, {"loss": "ce", "width": 2, "activation": "linear"}, "d and widths >= K - 1"),
@@ -232,7 +286,7 @@ def test_a_failed_hypothesis_is_named(name, counts, depth, arguments, reason):
     assert said.value is None
     assert said.params is None
     assert not said.quantities
-    assert name not in [s.name for s in structures(problem)]
+    assert name not in [s.name for s in networks(problem)]
 
 
 def test_a_smoothed_network_has_no_prediction():
@@ -415,7 +469,7 @@ def test_where_zero_is_the_minimum(num_classes, depth):
             if activation == "relu":
                 assert zero.quantities["certified_zero_c"] == pytest.approx(certified, rel=1e-12)
             if factor > 1:
-                assert structures(problem)[0].name == "deep_zero"
+                assert networks(problem)[0].name == "deep_zero"
                 assert said["deep_collapse"].claim == "minimum"
                 assert said["deep_collapse"].quantities["phase"] == "complete collapse"
             elif activation == "linear":
@@ -478,9 +532,9 @@ def test_collapse_is_beaten_where_the_table_says_so():
         said = by_name(problem)
         optimal = said["deep_collapse"].quantities["optimal_at_small_decay"]
         assert optimal is {2: True}.get(k, False if depth >= 4 or (depth == 3 and k >= 7) else None)
-        beaten = structures(problem)[0].value < said["deep_collapse"].value * (1 - 1e-9)
+        beaten = networks(problem)[0].value < said["deep_collapse"].value * (1 - 1e-9)
         assert beaten == (optimal is False)
-        ratios = [s.quantities["value_over_collapse"] for s in structures(problem) if "blocks" in s.quantities]
+        ratios = [s.quantities["value_over_collapse"] for s in networks(problem) if "blocks" in s.quantities]
         assert all(ratio >= said["deep_relu_bound"].quantities["lower_bound_over_collapse"] for ratio in ratios)
 
 
@@ -498,7 +552,7 @@ def test_small_decay_ratios_are_limits():
 def test_bounds_with_unequal_counts():
     problem = stated([9, 4, 1], 3)
     said = by_name(problem)["deep_relu_bound"]
-    best = structures(problem)[0]
+    best = networks(problem)[0]
     assert best.name == "deep_linear_orthogonal"
     assert best.claim == "point"
     assert said.quantities["searched_bound"] < best.value
@@ -625,7 +679,7 @@ def test_fixed_seed_values_of_the_notes():
     assert said["deep_ce_low_rank"].quantities["lower_bound"] == pytest.approx(0.046306513, abs=5e-10)
     assert said["deep_ce_low_rank"].quantities["rank_before"].tolist() == [5, 5, 5]
     relu = ufm.deep([1] * 14, depth=4, loss="ce", width=14, weight_decay=1e-4, feature_decay=1e-4)
-    assert [s.name for s in structures(relu)] == ["deep_ce_relu_paired", "deep_ce_collapse", "deep_ce_zero"]
+    assert [s.name for s in networks(relu)] == ["deep_ce_relu_paired", "deep_ce_collapse", "deep_ce_zero"]
 
 
 # ------------------------------------------------------------------ MSE with bounded features, one weight matrix

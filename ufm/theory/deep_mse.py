@@ -13,6 +13,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -122,12 +123,15 @@ def deep_collapse(problem: Problem) -> Answer:
 
     For ReLU, K = 2, the structure is published (Súkeník et al. 2023); the value is derived.  With a free bias the
     hidden layers of a ReLU network stay orthogonal: :func:`ufm.theory.deep_structures.relu_simplex_network`.
+
+    The features of a ReLU network are not unique, so that their Gram matrix is not given: every positive semidefinite
+    W_1 H with the same diagonal and no positive entry off it has the same activations and the same nuclear norm.
     """
     k, depth, free = problem.num_classes, problem.model.depth, _bias_is_free(problem)
     n, weights, feature = balanced_given(problem)
     if free and not _linear(problem):
         network = deep_structures.relu_simplex_network(k, n, weights, feature, **room_of(problem))
-        return {**network_answer(problem, network), "claim": "point"}
+        return {**_without_gram(problem, network_answer(problem, network)), "claim": "point"}
     found = deep.deep_collapse(k, n, weights, feature, free)
     network = deep_structures.spectral_network([n] * k, weights, feature, free, **room_of(problem))
     proven = _linear(problem) or k == 2
@@ -141,7 +145,15 @@ def deep_collapse(problem: Problem) -> Answer:
         collapse_zero_c=deep.collapse_zero_threshold(k, depth),
         optimal_at_small_decay=True if proven else deep.relu_collapse_is_optimal(k, depth),
     )
-    return {**answer, "claim": "minimum" if proven or _zero_is_the_minimum(problem) else "point"}
+    proven = proven or _zero_is_the_minimum(problem)
+    return {**_without_gram(problem, answer), "claim": "minimum" if proven else "point"}
+
+
+def _without_gram(problem: Problem, answer: Answer) -> Answer:
+    """Without the Gram matrix of the features where the ReLU leaves it open."""
+    if not _linear(problem) and answer["quantities"]["phase"] == "no collapse":
+        return {**answer, "class_means_gram": None}
+    return answer
 
 
 # ------------------------------------------------------------------ linear networks
@@ -163,8 +175,7 @@ def _spectral_answer(problem: Problem, free: bool) -> Answer:
     if free:  # the rule is for classes on their own
         del answer["quantities"]["surviving_count"]
     if not _unique(problem, s, p):
-        for name in ("logits", "classifier_gram", "class_means_gram"):
-            del answer[name]
+        answer |= dict.fromkeys(("logits", "classifier_gram", "class_means_gram"))
     return answer
 
 
@@ -186,7 +197,8 @@ def deep_linear_orthogonal(problem: Problem) -> Answer:
     """
     proven = _linear(problem) or _zero_is_the_minimum(problem)
     proven = proven or (problem.num_classes == 2 and problem.labels.is_balanced and min(sizes_of(problem)) >= 2)
-    return {**_spectral_answer(problem, free=False), "claim": "minimum" if proven else "point"}
+    answer = _without_gram(problem, _spectral_answer(problem, free=False))
+    return {**answer, "claim": "minimum" if proven else "point"}
 
 
 @oracle(
@@ -300,14 +312,23 @@ def deep_fan(problem: Problem) -> Answer:
 
 @functools.lru_cache(maxsize=256)
 def _best_composition(
-    num_classes: int, samples: float, weight_decays: tuple[float, ...], feature_decay: float
-) -> deep_structures.Composition:
-    return deep_structures.best_composition(num_classes, samples, weight_decays, feature_decay)
+    num_classes: int, *given: Any, widths: tuple[int, ...], dim: int
+) -> deep_structures.Composition | None:
+    try:
+        return deep_structures.best_composition(num_classes, *given, widths=widths, dim=dim)
+    except ValueError:  # too narrow
+        return None
 
 
-def _composition(problem: Problem) -> deep_structures.Composition:
+def _composition(problem: Problem) -> deep_structures.Composition | None:
     n, weights, feature = balanced_given(problem)
-    return _best_composition(problem.num_classes, n, tuple(weights), feature)
+    return _best_composition(problem.num_classes, n, tuple(weights), feature, **room_of(problem))
+
+
+def _fits(problem: Problem) -> Hypothesis:
+    sizes = sizes_of(problem)
+    found = f"d = {sizes[0]}, widths {', '.join(map(str, sizes[1:]))}"
+    return Hypothesis("d and widths hold one of the compositions", _composition(problem) is not None, found)
 
 
 @oracle(
@@ -319,13 +340,14 @@ def _composition(problem: Problem) -> deep_structures.Composition:
     concerns=concerns("mse", "relu"),
     hypotheses=lambda problem: _when(
         (*_relu_balanced(problem), at_least(problem, "K", problem.num_classes, 3)),
-        lambda: (room(problem, _composition(problem).needed),),
+        lambda: (_fits(problem),),
     ),
     deep=True,
 )
 def deep_composed(problem: Problem) -> Answer:
-    """The network of :func:`ufm.theory.deep_structures.best_relu_network`."""
+    """The network of :func:`ufm.theory.deep_structures.best_relu_network` in the widths of the problem."""
     found = _composition(problem)
+    assert found is not None  # a hypothesis
     network = _network_of(problem, found.blocks)
     blocks = ", ".join(f"{count} {name}" for name, count in Counter(found.names).items())
     answer = network_answer(problem, network, blocks=blocks, **_sizes_of_blocks(problem, network, found.blocks))

@@ -700,6 +700,12 @@ class Composition(NamedTuple):
         return units_needed(self.blocks)
 
 
+def kneser_blocks(num_classes: int, depth: int) -> list[tuple[str, Directions]]:
+    """Every :func:`kneser` structure of at most K classes, with its name; none below L = 3."""
+    fits = [r for r in range(4, num_classes) if r * (r - 1) // 2 <= num_classes]
+    return [(f"kneser_{r}", kneser(r, depth)) for r in fits] if depth >= 3 else []
+
+
 def units_needed(blocks: Sequence[Directions]) -> tuple[int, ...]:
     """Least d and hidden widths of a composed network.
 
@@ -713,45 +719,78 @@ def units_needed(blocks: Sequence[Directions]) -> tuple[int, ...]:
 
 
 def best_composition(
-    num_classes: int, samples: float, weight_decays: Sequence[float], feature_decay: float
+    num_classes: int,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    items: Sequence[tuple[str, Directions]] | None = None,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
 ) -> Composition:
     """The blocks of the ReLU network of lowest F composed of collapse, fans and :func:`kneser` structures.
 
-    Blocks add, so that a knapsack over the number of classes finds the best composition.
+    Blocks add, and so do the units that they need, so that a knapsack over the number of classes finds the best
+    composition among those that fit.
 
     Args:
         num_classes: K.
         samples: n per class.
         weight_decays: λ_1, ..., λ_L.
         feature_decay: λ_H.
+        items: names and structures to choose from, in place of these.
+        widths: the L - 1 hidden widths; no limit by default.
+        dim: d; no limit by default.
+
+    Raises:
+        ValueError: no composition fits.
 
     Status: derived.
 
     >>> best_composition(11, 2, [0.005] * 3, 0.005).names
     ('kneser_5', 'collapse')
+    >>> [best_composition(3, 2, [0.01] * 4, 0.01, widths=[w] * 3).names for w in (4, 3)]
+    [('fan',), ('collapse', 'collapse', 'collapse')]
     """
     check_at_least("num_classes", num_classes, 2)
     depth = len(weight_decays)
     given = (samples, weight_decays, feature_decay)
-    items = [("collapse", single(depth))]
-    if depth >= 3:
-        fits = [r for r in range(4, num_classes) if r * (r - 1) // 2 <= num_classes]
-        items += [(f"kneser_{r}", kneser(r, depth)) for r in fits]
-        items += [("fan", best_fan(*given, num_classes))] if num_classes >= 3 else []
-    costs = []
-    for _, block in items:
+    if items is None:
+        items = [("collapse", single(depth)), *kneser_blocks(num_classes, depth)]
+        items += [("fan", best_fan(*given, num_classes))] if depth >= 3 and num_classes >= 3 else []
+    most = [math.inf] * depth
+    if dim is not None:
+        most[0] = dim
+    if widths is not None:
+        most[1:] = widths
+    priced = []
+    for i, (_, block) in enumerate(items):
         eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
-        costs.append(profile(eigenvalues, block.log_size, *given, num_classes).value)
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        cost = profile(eigenvalues, block.log_size, *given, num_classes).value
+        priced.append((block.features.shape[1], cost, units_needed([block]), i))
+    best: list[list[tuple[float, tuple[int, ...], tuple[int, ...]]]] = [[(0.0, (0,) * depth, ())]]
     for k in range(1, num_classes + 1):
         options = []
-        for i, (_, block) in enumerate(items):
-            size = block.features.shape[1]
-            if size <= k:
-                options.append((best[k - size][0] + costs[i], (*best[k - size][1], i)))
-        best.append(min(options))
-    chosen = [items[i] for i in sorted(best[num_classes][1], reverse=True)]
+        for size, cost, needed, i in priced:
+            for before, used, chosen in best[k - size] if size <= k else []:
+                units = tuple(a + b for a, b in zip(used, needed, strict=True))
+                if all(a <= b for a, b in zip(units, most, strict=True)):
+                    options.append((before + cost, units, (*chosen, i)))
+        best.append(_undominated(options))
+    if not best[num_classes]:
+        raise ValueError(f"widths: {widths} with dim {dim} hold no network of {num_classes} classes; give more units")
+    chosen = [items[i] for i in sorted(best[num_classes][0][2], reverse=True)]
     return Composition(tuple(name for name, _ in chosen), tuple(block for _, block in chosen))
+
+
+def _undominated(
+    options: list[tuple[float, tuple[int, ...], tuple[int, ...]]],
+) -> list[tuple[float, tuple[int, ...], tuple[int, ...]]]:
+    """Those of (cost, units, blocks) for which no cheaper one needs as few units, cheapest first."""
+    kept: list[tuple[float, tuple[int, ...], tuple[int, ...]]] = []
+    for option in sorted(options):
+        if not any(all(a <= b for a, b in zip(other[1], option[1], strict=True)) for other in kept):
+            kept.append(option)
+    return kept
 
 
 def best_relu_network(
@@ -775,10 +814,13 @@ def best_relu_network(
         widths: the L - 1 hidden widths; what the network needs by default (at most 4K/3 and K).
         dim: d; what the network needs by default (at most K).
 
+    Raises:
+        ValueError: no network fits into the widths.
+
     Status: derived.
 
     >>> best_relu_network(10, 2, [0.005] * 3, 0.005).value.__round__(10)
     0.1076253701
     """
     given = (samples, weight_decays, feature_decay)
-    return compose(best_composition(num_classes, *given).blocks, *given, widths, dim)
+    return compose(best_composition(num_classes, *given, None, widths, dim).blocks, *given, widths, dim)

@@ -157,9 +157,9 @@ def structures(problem: Problem) -> list[Prediction]:
     first is kept.  A problem with one weight matrix has none.
 
     >>> import ufm
-    >>> problem = ufm.deep([2] * 3, depth=4, width=4, weight_decay=0.01, feature_decay=0.01)
+    >>> problem = ufm.deep([2, 1], depth=2, activation="linear", weight_decay=0.01, feature_decay=0.01)
     >>> [(p.name, p.claim, round(p.value, 6)) for p in structures(problem)]
-    [('deep_fan', 'point', 0.083448), ('deep_collapse', 'point', 0.085546), ('deep_zero', 'point', 0.5)]
+    [('deep_linear_orthogonal', 'minimum', 0.033627), ('deep_zero', 'point', 0.5)]
     """
     found: list[tuple[float, Prediction, Params]] = []
     for said in predict(problem):
