@@ -1,0 +1,464 @@
+"""Certificates of deep problems: every bound against independent arithmetic, searches and converged solutions."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from flint import arb
+
+import ufm
+from ball import exact
+from ufm.certify import UNKNOWN, bound_known, certify, why_unknown
+from ufm.certify import deep as planes_room
+from ufm.certify import layers as rules
+from ufm.problem import Params
+
+# ------------------------------------------------------------------ the arithmetic, against many digits
+
+
+def numbers(counts, decays, feature, rank=None):
+    n = np.asarray(counts, dtype=float)
+    squares = rules.squares_below(n, np.ones(len(n)), "none", 0.0)
+    return rules.Numbers(squares, float(n.sum()), tuple(decays), feature, rank or len(n))
+
+
+def scalar_minimum(strength, depth):
+    """phi by bisection of its stationarity in 60 digits, compared with 1/2."""
+    power = mpmath.mpf(depth - 1) / (depth + 1)
+    low, high = mpmath.mpf(0), mpmath.mpf(depth + 1) / (2 * depth)
+    if high * (1 - high) ** power < strength:
+        return mpmath.mpf(1) / 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle * (1 - middle) ** power < strength:
+            low = middle
+        else:
+            high = middle
+    root = (1 - low) ** (2 / mpmath.mpf(depth + 1))
+    return min(mpmath.mpf(1) / 2, low**2 / 2 + mpmath.mpf(depth + 1) / 2 * strength * root)
+
+
+def test_scalar_problem_is_below_and_close():
+    rng = np.random.default_rng(0)
+    with mpmath.workdps(60):
+        for _ in range(200):
+            depth, log_strength = int(rng.integers(1, 40)), float(rng.uniform(-60, 0.3))
+            truth = scalar_minimum(mpmath.exp(mpmath.mpf(log_strength)), depth)
+            below = rules.scalar_below(log_strength, depth)
+            assert below <= truth
+            assert truth - below <= 1e-12 * truth
+        for depth in (2, 3, 7):  # at the jump itself
+            strength = mpmath.exp((mpmath.log(depth - 1) * (depth - 1) - 2 * depth * mpmath.log(depth)) / (depth + 1))
+            for factor in (1 - 1e-9, 1, 1 + 1e-9):
+                truth = scalar_minimum(strength * factor, depth)
+                assert 0 <= truth - rules.scalar_below(float(mpmath.log(strength * factor)), depth) <= 1e-13
+    assert rules.scalar_below(-1e4, 3) == 0.0
+    assert math.isnan(rules.scalar_below(math.nan, 3))
+
+
+@pytest.mark.parametrize("bias", ["none", "free", "decay"])
+@pytest.mark.parametrize("counts", [[5.0] * 4, [100.0, 40.0, 40.0, 3.0, 1.0], [0.3, 7.1, 2.2]])
+def test_squares_of_the_targets(bias, counts):
+    omega = np.array([1.0, 1.5, 0.7, 1.0, 2.0])[: len(counts)] if counts[0] < 1 else np.ones(len(counts))
+    below = rules.squares_below(counts, omega, bias, 0.3)
+    with mpmath.workdps(50):
+        m = [mpmath.mpf(n) * mpmath.mpf(o) for n, o in zip(counts, omega, strict=True)]
+        matrix = mpmath.diag(m)
+        if bias != "none":
+            divisor = sum(m) + (mpmath.mpf(0.3) * sum(mpmath.mpf(n) for n in counts) if bias == "decay" else 0)
+            matrix = matrix - mpmath.matrix(m) * mpmath.matrix(m).T / divisor
+        truth = sorted(mpmath.eigsy(matrix, eigvals_only=True), reverse=True)
+        for low, exact_value in zip(below, truth, strict=True):
+            assert low <= exact_value + mpmath.mpf(10) ** -40
+            assert exact_value - low <= 1e-12 * truth[0]
+
+
+@pytest.mark.parametrize("depth", [2, 5, 60])
+def test_linear_bound_is_the_sum_of_scalar_problems(depth):
+    counts, decay, feature = [40, 20, 7, 1], 0.004, 0.002
+    below = rules.linear_below(numbers(counts, [decay] * depth, feature, rank=3))
+    with mpmath.workdps(60):
+        total, truth = mpmath.mpf(sum(counts)), mpmath.mpf(0)
+        for n in counts[:3]:
+            cost = (n * mpmath.mpf(feature) * mpmath.mpf(decay) ** depth) ** (mpmath.mpf(1) / (depth + 1))
+            truth += n / total * scalar_minimum(total / n * cost, depth)
+        truth += mpmath.mpf(counts[3]) / (2 * total)
+        assert below <= truth
+        assert truth - below <= 1e-12 * truth
+
+
+# ------------------------------------------------------------------ the searches, against grids and points
+
+
+def channel_objective(numbers, gammas):
+    """The function that the channel bound minimises, at many points (rows of descending gammas)."""
+    s, depth, decay = np.array(numbers.squares), numbers.depth, numbers.weight_decays[-1]
+    chain = (numbers.feature_decay * np.prod(numbers.weight_decays[:-1])) ** (1 / depth)
+    ridge = decay / 2 * np.sum(s / (gammas + numbers.total * decay), axis=1)
+    return ridge + depth / 2 * chain * (gammas[:, 0] ** (1 / depth) + gammas[:, 1:].sum(axis=1) ** (1 / depth))
+
+
+def lowest_of(objective, given, seed=0, rounds=60):
+    """Random search that closes in on the best points; also zero and parts of the spectrum at zero."""
+    rng = np.random.default_rng(seed)
+    size = len(given.squares)
+    scale = given.total * given.weight_decays[-1]
+    points = scale * np.exp(rng.uniform(-6, 12, (20_000, size)))
+    points[::3, rng.integers(1, size) :] = 0
+    spread, best = 1.0, np.inf
+    for _ in range(rounds):
+        points = -np.sort(-points, axis=1)
+        values = objective(given, points)
+        order = np.argsort(values)[:40]
+        best = min(best, float(values[order[0]]))
+        spread *= 0.8
+        near = points[order][rng.integers(0, 40, 4000)] * np.exp(spread * rng.normal(size=(4000, size)))
+        flat = points[order][rng.integers(0, 40, 500)]
+        ties = np.minimum(near[:500], flat[:, :1] * np.exp(spread * rng.normal(size=(500, 1))))
+        points = np.concatenate([points[order], near, ties])
+    return min(best, float(np.sum(given.squares) / (2 * given.total)))
+
+
+CASES = [
+    ([40, 20, 1], [0.004, 0.008], 0.008),
+    ([20, 5], [0.01] * 3, 0.01),
+    ([10, 10, 2, 2], [0.004] * 4, 0.003),
+    ([30, 9, 3], [0.03, 0.03], 0.03),
+    ([5, 5, 5], [0.01] * 3, 0.01),
+]
+
+
+@pytest.mark.parametrize(("counts", "decays", "feature"), CASES)
+def test_channel_bound_is_the_minimum(counts, decays, feature):
+    given = numbers(counts, decays, feature)
+    below = rules.channel_below(given)
+    found = lowest_of(channel_objective, given)
+    assert below <= found
+    assert found - below <= 3e-4 * found
+    assert below <= rules.linear_below(given) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("counts", "decays", "feature"), [CASES[0], CASES[1], CASES[2]])
+def test_each_box_is_below_its_points(counts, decays, feature):
+    given = numbers(counts, decays, feature)
+    ridge, depth = rules._ridge(given), given.depth
+    rng = np.random.default_rng(1)
+    unit = ridge.offset
+    low = unit * np.exp(rng.uniform(-5, 6, (300, 2)))
+    low[:60] = 0
+    low[30:90, 0] = unit * np.exp(rng.uniform(-5, 6, 60))
+    high = low * np.exp(rng.uniform(1e-3, 2, (300, 2))) + (low == 0) * unit * rng.uniform(size=(300, 2))
+    boxes = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
+    cost = depth / 2 * (feature * np.prod(decays[:-1])) ** (1 / depth)
+    bounds, _ = rules._box_bounds(ridge, cost, depth, boxes)
+    tested = 0
+    for box, bound in zip(boxes, bounds, strict=True):
+        x = rng.uniform(box[0], box[1], 400)
+        g = np.minimum(x[:, None], x[:, None] * rng.uniform(size=(400, len(counts) - 1)) ** rng.uniform(0, 3))
+        inside = (g.sum(axis=1) >= box[2]) & (g.sum(axis=1) <= box[3])
+        gammas = np.concatenate([x[:, None], -np.sort(-g, axis=1)], axis=1)[inside]
+        if len(gammas):
+            tested += 1
+            assert bound <= channel_objective(given, gammas).min()
+    assert tested > 30
+
+
+def two_layer_objective(given, gammas):
+    s, decay = np.array(given.squares), given.weight_decays[-1]
+    ridge = decay / 2 * np.sum(s / (gammas + given.total * decay), axis=1)
+    root = np.sqrt(np.maximum(gammas[:, 1], 1e-300))
+    cost = np.sqrt(given.feature_decay * given.weight_decays[0])
+    return ridge + cost * (np.sqrt(gammas[:, 0]) + gammas[:, 1:].sum(axis=1) / root)
+
+
+@pytest.mark.parametrize(
+    ("counts", "decays", "feature"),
+    [CASES[0], CASES[3], ([7] * 5, [0.003, 0.006], 0.002), ([30, 9, 9, 2, 2, 2], [0.003, 0.002], 0.002)],
+)
+def test_two_layer_bound_is_the_minimum(counts, decays, feature):
+    given = numbers(counts, decays, feature)
+    below = rules.two_layer_below(given)
+    found = lowest_of(two_layer_objective, given)
+    assert below <= found
+    assert found - below <= 2e-3 * found
+    assert below >= rules.channel_below(given) * (1 - 1e-9)
+    if len(set(counts)) == 1:
+        assert below == pytest.approx(
+            ufm.theory.deep.two_layer_bound(len(counts), counts[0], decays, feature), rel=1e-11
+        )
+
+
+def test_minimum_over_planes():
+    rng = np.random.default_rng(2)
+    for trial in range(50):
+        a, mu = rng.uniform(0, 2, 30), rng.uniform(0, 1, 30) ** 2
+        planes = np.concatenate([np.stack([a, mu], axis=1), [[0.1, 0.0]]])
+        planes[3] = planes[4]
+        power, factor = [2 / 3, 0.5, 1.0][trial % 3], rng.uniform(0.01, 1)
+        cost = lambda s, f=factor, p=power: f * np.asarray(s) ** p  # noqa: E731
+        bound = planes_room.plane_minimum(planes, cost)[0]
+        s = np.concatenate([[0.0], np.geomspace(1e-6, 1e5, 40_000)])
+        grid = np.min(np.max(planes[:, :1] - planes[:, 1:] * s, axis=0) + cost(s))
+        assert bound <= grid
+        assert grid - bound <= 1e-3 * grid
+
+
+# ------------------------------------------------------------------ values, in ball arithmetic
+
+
+def exact_objective(problem, params):
+    """F of a deep network from exact rationals; exp and log in balls."""
+    mse = problem.loss.name == "mse"
+    weights, classes = problem.labels.weights, np.asarray(problem.labels.column_classes)
+    total, data = sum(exact(w) for w in weights), arb(0)
+    for i, (weight, label) in enumerate(zip(weights, classes, strict=True)):
+        a = [exact(x) for x in np.asarray(params.features)[:, i]]
+        for layer, w in enumerate(params.weights):
+            a = [sum(exact(x) * y for x, y in zip(row, a, strict=True)) for row in np.asarray(w)]
+            if problem.model.activation == "relu" and layer + 1 < len(params.weights):
+                a = [max(x, exact(0)) for x in a]
+        if params.bias is not None:
+            a = [x + exact(b) for x, b in zip(a, params.bias, strict=True)]
+        if mse:
+            loss = arb(sum((x - (c == label)) ** 2 for c, x in enumerate(a)) / 2)
+        else:
+            loss = sum((arb(x - a[label]).exp() for c, x in enumerate(a) if c != label), arb(0)).log1p()
+        data = data + arb(exact(weight)) * loss
+    penalty = exact(problem.decay.feature) * sum(
+        exact(w) * sum(exact(x) ** 2 for x in column)
+        for w, column in zip(weights, np.asarray(params.features).T, strict=True)
+    )
+    for decay, w in zip(problem.weight_decays, params.weights, strict=True):
+        penalty = penalty + exact(decay) * sum(exact(x) ** 2 for x in np.asarray(w).ravel())
+    if problem.model.bias == "decay":
+        penalty = penalty + exact(problem.decay.bias) * sum(exact(b) ** 2 for b in params.bias)
+    return data / arb(total) + arb(penalty) / 2
+
+
+def scaled(problem, seed, size):
+    params = problem.init(jax.random.key(seed))
+    bias = None if params.bias is None else np.linspace(-1, 1, problem.num_classes)
+    return Params(tuple(size * np.asarray(w) for w in params.weights), size * np.asarray(params.features), bias)
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation", "bias", "depth"),
+    [("mse", "relu", "none", 3), ("ce", "relu", "free", 3), ("mse", "linear", "decay", 4)],
+)
+def test_value_and_its_error_in_balls(loss, activation, bias, depth):
+    labels = ufm.labels.from_labels([0, 1, 1, 2, 2, 2])
+    options = {"bias_decay": 0.3} if bias == "decay" else {}
+    problem = ufm.deep(
+        labels=labels, depth=depth, dim=4, width=5, loss=loss, activation=activation, bias=bias,
+        weight_decay=np.linspace(0.01, 0.03, depth), feature_decay=0.02, **options,
+    )  # fmt: skip
+    many = [scaled(problem, seed, size) for seed in range(3) for size in (0.2, 1.0, 3.0)]
+    found = certify(problem, jax.tree.map(lambda *leaves: np.stack(leaves), *many))
+    for row, params in enumerate(many):
+        truth = exact_objective(problem, params)
+        value, error = exact(found.value[row]), exact(found.value_error[row])
+        assert truth <= arb(value)
+        assert truth >= arb(value - 3 * error)
+        assert found.value_error[row] <= 1e-10 * found.value[row]
+    assert np.all(found.gap >= 0)
+
+
+# ------------------------------------------------------------------ where the bound is exact
+
+
+def solved(counts, restarts=2, **options):
+    problem = ufm.deep(counts, width=4, **options)
+    return problem, ufm.solve(problem, restarts=restarts, gtol=1e-9)
+
+
+EXACT = {
+    "two unequal classes, three layers": {"counts": [20, 5], "depth": 3},
+    "linear, unequal": {"counts": [20, 10, 5], "depth": 2, "activation": "linear"},
+    "linear, free bias": {"counts": [20, 10, 5], "depth": 2, "activation": "linear", "bias": "free"},
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_converged_solutions_are_certified_global(name):
+    problem, found = solved(**EXACT[name], weight_decay=0.006, feature_decay=0.005)
+    certificate = certify(problem, found.params)
+    assert certificate.words == "global"
+    assert 0 <= certificate.relative_gap < 2e-9
+    assert certificate.source_words in bound_known(problem).split(" and ")
+
+
+def test_cross_entropy_of_two_classes_is_exact():
+    problem, found = solved([20, 5], depth=2, loss="ce", activation="linear", weight_decay=0.005,
+                            feature_decay=0.005, bias="free")  # fmt: skip
+    certificate = certify(problem, found.params)
+    assert certificate.words == "global"
+    assert certificate.source_words == "nuclear-norm bound"
+
+
+def test_zero_is_certified_where_theory_says_so():
+    classes, depth, n = 4, 3, 6
+    edge = ufm.theory.deep.certified_zero_threshold(classes, depth)
+    decays = (np.array([1.0001, 0.9]) * edge / n) ** (1 / (depth + 1))
+    stack = ufm.deep([n] * classes, depth=depth, weight_decay=decays, feature_decay=decays)
+    zero = jax.tree.map(lambda leaf: 0 * np.asarray(leaf), stack[0].init(jax.random.key(0)))
+    found = certify(stack, jax.tree.map(lambda leaf: np.stack([leaf, leaf]), zero))
+    assert found.words.tolist() == ["global", "within gap"]
+    assert found.source_words.tolist() == ["channel bound"] * 2
+    assert found.lower_bound[0] == pytest.approx(0.5, rel=1e-12)
+
+
+def test_balanced_cross_entropy_agrees_with_the_closed_form():
+    theory = ufm.theory.deep_ce
+    lam = np.array([2.0**-10, 2.0**-9, 0.02])
+    stack = ufm.deep([5] * 4, depth=2, loss="ce", weight_decay=lam, feature_decay=lam)
+    params = stack[0].init(jax.random.key(0))
+    found = certify(stack, jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * 3), params))
+    for value, bound in zip(lam, found.lower_bound, strict=True):
+        truth = theory.optimum(theory.relu_bound(4, 2), 5, [value] * 2, value).value
+        assert bound <= truth * (1 + 1e-13)
+        assert bound == pytest.approx(truth, rel=1e-9)
+
+
+def test_one_matrix_agrees_with_the_shallow_certificate():
+    problem = ufm.shallow([5] * 4, weight_decay=0.01, feature_decay=0.004)
+    found = ufm.solve(problem)
+    stack, params = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (problem, found.params))
+    with ufm.float64():
+        below = planes_room._from_planes(stack, params, 2)[0]
+    assert below == pytest.approx(float(certify(problem, found.params).lower_bound), rel=1e-9)
+
+
+# ------------------------------------------------------------------ soundness of the planes and of whole bounds
+
+
+PLANES = {
+    "smoothed, free bias": ([9, 4, 2], {"loss": "ce", "bias": "free", "smoothing": 0.1}),
+    "vs, decayed bias": ([9, 4, 2], {"loss": "vs", "bias": "decay", "bias_decay": 0.2}),
+    "weighted mse, free bias": ([9, 4, 2], {"loss": "mse", "class_weight": [0.5, 1.0, 3.0], "bias": "free"}),
+    "mse on balls": ([9, 4, 2], {"loss": "mse", "features": "ball", "feature_radius": 2.0}),
+}
+
+
+@pytest.mark.parametrize("name", PLANES)
+def test_planes_are_below_the_data_term(name):
+    """And the bound is below F at random networks."""
+    counts, options = PLANES[name]
+    problem = ufm.deep(counts, depth=2, width=5, weight_decay=0.004, feature_decay=None, **options)
+    rng = np.random.default_rng(3)
+    draws = [problem.init(jax.random.key(seed), size) for seed, size in enumerate(np.geomspace(0.1, 3, 8))]
+    many = jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *draws)
+    stack = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * 8), problem)
+    with ufm.float64():
+        directions, _, _ = planes_room._many_directions(stack, many)
+        sizes = np.broadcast_to(
+            np.geomspace(1e-3, 20, 32) if "mse" not in name else np.geomspace(1e-3, 0.3, 32), (8, 32)
+        )
+        a, mu = planes_room._many_planes(stack, many, directions, jnp.asarray(sizes), 2)
+        a, mu = np.asarray(a).ravel(), np.asarray(mu).ravel()
+        data_term = jax.jit(problem.data_term)
+        for _ in range(200):
+            z = np.exp(rng.uniform(-3, 3)) * rng.normal(size=(3, 3))
+            z[:, 0] *= rng.integers(0, 2)
+            b = rng.normal(size=3) if problem.model.bias != "none" else np.zeros(3)
+            data = float(data_term(z + b[:, None])) + 0.5 * float(problem.decay.bias) * float(b @ b)
+            norm = np.linalg.norm(z * np.sqrt(np.array(counts)), "nuc")
+            assert np.max(a - mu * norm) <= data * (1 + 1e-12)
+    found = certify(problem, many)
+    assert np.all(found.gap >= 0)
+    assert np.all(found.verdict != UNKNOWN)
+    assert np.ptp(found.lower_bound) < 0.2 * found.lower_bound.max()
+
+
+def test_cost_of_a_norm_on_spheres_and_balls():
+    """c(S) against a fine grid over the norm of the features."""
+    for features, decay in (("sphere", 0.0), ("ball", 0.0), ("ball", 0.3), ("ball", 30.0), ("free", 0.02)):
+        held = features != "free"
+        problem = ufm.deep([4, 2], depth=3, weight_decay=[0.1, 0.2, 0.3], features=features,
+                           feature_decay=decay if decay or not held else None,
+                           feature_radius=1.5 if held else None)  # fmt: skip
+        most = math.sqrt(6) * 1.5
+        h = np.array([most]) if features == "sphere" else np.geomspace(1e-4, most if held else 1e3, 400_001)
+        for size in (0.01, 1.0, 50.0):
+            grid = np.min(decay / 2 * h**2 + 1.5 * (0.006 * size**2 / h**2) ** (1 / 3))
+            assert float(planes_room._Cost(problem)(size)) == pytest.approx(grid, rel=1e-7)
+            assert float(planes_room._Cost(problem)(size)) <= grid
+
+
+@pytest.mark.parametrize(("depth", "activation"), [(4, "relu"), (3, "linear")])
+def test_no_network_is_below_the_bound(depth, activation):
+    """Random networks at many scales, in a stack of counts and decays; all from one compiled program."""
+    counts = np.array([[6.0, 6.0, 6.0], [12.0, 5.0, 1.0], [3.0, 3.0, 1.0], [40.0, 1.0, 1.0]])
+    lam = np.array([0.02, 0.004, 0.01, 0.002])
+    stack = ufm.deep(
+        counts, depth=depth, width=5, activation=activation, weight_decay=lam, feature_decay=lam, bias="free"
+    )
+    draws = [stack[row].init(jax.random.key(row), 0.7) for row in range(4)]
+    found = certify(stack, jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *draws))
+    assert np.all(found.gap >= 0)
+    best = ufm.solve(stack, gtol=1e-7)
+    closed = certify(stack, best.params)
+    assert np.all(np.asarray(closed.lower_bound) == np.asarray(found.lower_bound))
+    assert np.all(closed.gap >= 0)
+    if activation == "linear":
+        assert closed.words.tolist().count("global") >= 2
+
+
+def test_best_known_networks_are_above_the_bound():
+    """Networks that beat deep neural collapse (deep theory, sections 3, 4 and 6.7)."""
+    known = [(3, 4, 2, 0.01, 0.08344823), (6, 4, 2, 0.01, 0.15266687), (10, 3, 2, 0.005, 0.10762537),
+             (10, 2, 5, 0.004, 0.10020295), (10, 4, 5, 0.004, 0.11121934), (7, 3, 2, 0.01, 0.15882038)]  # fmt: skip
+    for classes, depth, n, lam, value in known:
+        given = numbers([n] * classes, [lam] * depth, lam)
+        below = rules.channel_below(given)
+        if depth == 2:
+            below = max(below, rules.two_layer_below(given))
+        assert below < value
+        assert below == pytest.approx(ufm.theory.deep.relu_lower_bound(classes, n, [lam] * depth, lam), rel=1e-9)
+
+
+def test_narrow_layers_raise_the_bound():
+    wide, narrow = (
+        ufm.deep([6, 5, 4], depth=2, width=width, activation=activation, weight_decay=0.004, feature_decay=0.004)
+        for width, activation in ((3, "relu"), (1, "relu"))
+    )
+    bounds = [planes_room._from_numbers(problem)[0] for problem in (wide, narrow)]
+    assert bounds[1] > bounds[0]
+    assert bounds[1] >= (5 + 4) / 30  # one direction leaves two classes unfitted
+
+
+# ------------------------------------------------------------------ doors
+
+
+def test_refusals_and_words():
+    problem = ufm.deep([5, 5], depth=2, width=4, loss="focal")
+    params = problem.init(jax.random.key(0))
+    certificate = certify(problem, params)
+    assert certificate.words == "unknown"
+    assert np.isnan(certificate.lower_bound)
+    assert certificate.source_words == ""
+    assert why_unknown(problem) in certificate.assumes
+    assert bound_known(problem) is None
+    smooth = ufm.deep([5, 5], depth=2, width=4)
+    smooth = dataclasses.replace(smooth, model=dataclasses.replace(smooth.model, rounding=np.array(0.1)))
+    assert "smoothed ReLU" in why_unknown(smooth)
+    held = ufm.deep([5, 5], depth=2, width=4)
+    held = dataclasses.replace(held, model=dataclasses.replace(held.model, classifier="ball"))
+    assert "constrained classifier" in why_unknown(held)
+    assert bound_known(ufm.deep([5, 5], depth=2)) == "channel bound and two-layer bound"
+    assert bound_known(ufm.deep([5, 5], depth=2, activation="linear")) == "singular-value bound"
+    assert bound_known(ufm.deep([5, 5], depth=3, loss="ce")) == "nuclear-norm bound"
+    with ufm.float64(), pytest.raises(ValueError, match=r"^params: they are traced"):
+        jax.jit(lambda x: certify(held, x).gap)(params)
+
+
+def test_samples_and_class_means_have_one_bound():
+    classes = [0, 1, 1, 2, 2, 2, 0, 2]
+    options = {"depth": 2, "width": 4, "weight_decay": 0.01, "feature_decay": 0.01}
+    by_sample = ufm.deep(labels=ufm.labels.from_labels(classes), **options)
+    by_class = ufm.deep([2, 2, 4], **options)
+    bounds = [float(certify(problem, problem.init(jax.random.key(1))).lower_bound) for problem in (by_sample, by_class)]
+    assert bounds[0] == bounds[1]
