@@ -253,7 +253,13 @@ CASES = [
     ("deep_collapse", [3, 2, 2], 2, {}, "balanced counts (counts from 2 to 3)"),
     ("deep_collapse", [2] * 4, 2, {"width": 3}, "d and widths >= K (d = 3, widths 3)"),
     ("deep_collapse", [2] * 4, 2, {"width": 2, "bias": "free", "activation": "linear"}, "d and widths >= K - 1"),
-    ("deep_collapse", [2] * 4, 2, {"bias": "decay", "bias_decay": 1.0}, "no bias or a free bias (bias decay)"),
+    (
+        "deep_collapse",
+        [2] * 4,
+        2,
+        {"bias": "decay", "bias_decay": 1.0},
+        "no decayed bias, or a linear network (bias decay",
+    ),
     ("deep_linear_orthogonal", [3, 2], 2, {"bias": "free"}, "no bias (bias free)"),
     ("deep_linear_free_bias", [3, 2], 2, {"activation": "linear"}, "bias free (bias none)"),
     ("deep_linear_orthogonal", [3, 2], 2, {"class_weight": [1.0, 2.0]}, "class_weight"),
@@ -524,6 +530,28 @@ def test_collapse_of_a_relu_network_with_a_free_bias():
         assert said.value == pytest.approx(found.fun, rel=1e-12)
         assert said.value < by_name(stated([3] * k, depth))["deep_collapse"].value
         assert said.value > by_name(stated([3] * k, depth, bias="free", activation="linear"))["deep_collapse"].value
+
+
+def test_collapse_of_a_linear_network_with_a_decayed_bias():
+    """Its limits are no bias and a free bias; random descents in between find nothing lower."""
+    given = {"depth": 2, "activation": "linear", "weight_decay": 8e-3, "feature_decay": 6e-3}
+    known = [by_name(ufm.deep([3] * 3, bias=kind, **given))["deep_collapse"].value for kind in ("none", "free")]
+    for decay, limit in ((1e9, known[0]), (1e-9, known[1])):
+        problem = ufm.deep([3] * 3, bias="decay", bias_decay=decay, **given)
+        assert by_name(problem)["deep_collapse"].value == pytest.approx(limit, rel=1e-7)
+    for decay in (0.05, 0.3):
+        problem = ufm.deep([3] * 3, bias="decay", bias_decay=decay, **given)
+        said = by_name(problem)["deep_collapse"]
+        assert said.claim == "point"
+        assert known[1] < said.value < known[0]
+
+        def value(x, problem=problem):
+            w1, w2, h = (part.reshape(3, 3) for part in np.split(x[:27], 3))
+            return by_hand(problem, Params((w1, w2), h, x[27:]))
+
+        rng = np.random.default_rng(3)
+        reached = [minimize(value, rng.normal(size=30)).fun for _ in range(4)]
+        assert said.value - 1e-9 <= min(reached) <= said.value + 1e-6
 
 
 def test_collapse_is_beaten_where_the_table_says_so():

@@ -99,6 +99,12 @@ def deep_zero(problem: Problem) -> Answer:
     return {**answer, "claim": "minimum" if _zero_is_the_minimum(problem) else "point"}
 
 
+def _bias_of_collapse(problem: Problem) -> Hypothesis:
+    bias, activation = problem.model.bias, problem.model.activation
+    good = bias != "decay" or _linear(problem)
+    return Hypothesis("no decayed bias, or a linear network", good, f"bias {bias}, activation {activation}")
+
+
 def _collapse_rank(problem: Problem) -> Hypothesis:
     k, fewer = problem.num_classes, _bias_is_free(problem) and _linear(problem)
     return room(problem, k - 1 if fewer else k, "K - 1" if fewer else "K")
@@ -109,11 +115,12 @@ def _collapse_rank(problem: Problem) -> Hypothesis:
     status="derived",
     citation=f"{RELU}, Dang et al. 2023 (arXiv 2301.00437), Tirer & Bruna 2022 (arXiv 2202.08087)",
     statement="Equal counts: deep neural collapse, an orthogonal frame in every layer (with a free bias a simplex ETF "
-    "in linear ones), or zero; the optimum of the linear network, and of the ReLU network for K = 2 without bias.",
+    "in linear ones), or zero; the optimum of linear networks (not claimed for a decayed bias), and of ReLU networks "
+    "for K = 2 without bias.",
     concerns=concerns("mse"),
     hypotheses=lambda problem: (
         *plain_balanced(problem),
-        Hypothesis("no bias or a free bias", problem.model.bias != "decay", f"bias {problem.model.bias}"),
+        _bias_of_collapse(problem),
         _collapse_rank(problem),
     ),
     deep=True,
@@ -122,13 +129,18 @@ def deep_collapse(problem: Problem) -> Answer:
     """Value, sizes and matrices of :func:`ufm.theory.deep.deep_collapse`.
 
     For ReLU, K = 2, the structure is published (Súkeník et al. 2023); the value is derived.  With a free bias the
-    hidden layers of a ReLU network stay orthogonal: :func:`ufm.theory.deep_structures.relu_simplex_network`.
+    hidden layers of a ReLU network stay orthogonal: :func:`ufm.theory.deep_structures.relu_simplex_network`.  With a
+    decayed one a linear network is a point, :func:`ufm.theory.deep_structures.decayed_bias_network`.
 
     The features of a ReLU network are not unique, so that their Gram matrix is not given: every positive semidefinite
     W_1 H with the same diagonal and no positive entry off it has the same activations and the same nuclear norm.
     """
     k, depth, free = problem.num_classes, problem.model.depth, _bias_is_free(problem)
     n, weights, feature = balanced_given(problem)
+    if problem.model.bias == "decay":
+        decay = float(problem.decay.bias)
+        network = deep_structures.decayed_bias_network(k, n, weights, feature, decay, **room_of(problem))
+        return {**network_answer(problem, network), "claim": "point"}
     if free and not _linear(problem):
         network = deep_structures.relu_simplex_network(k, n, weights, feature, **room_of(problem))
         return {**_without_gram(problem, network_answer(problem, network)), "claim": "point"}

@@ -554,6 +554,50 @@ def spectral_network(
     return Network(found.value, *placed, bias)
 
 
+def decayed_bias_network(
+    num_classes: int,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    bias_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
+) -> Network:
+    """Symmetric linear network with a decayed bias: contrasts and the constant mode have sizes of their own.
+
+        Z = a (I - J/K) + u J/K,   b = (1-u)/(K (1+λ_b)) 1,   ω = λ_b/(1+λ_b)
+        F = [(K-1) φ(A, L) + ω φ(A/ω, L)]/K,   A = K c^{1/(L+1)},   with the minimisers a and u
+
+    Args:
+        num_classes: K.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+        bias_decay: λ_b.
+        widths: the L - 1 hidden widths, at least the rank each; K by default.
+        dim: d, likewise.
+
+    Status: derived; an upper bound, and the optimum among the symmetric networks.
+
+    >>> decayed_bias_network(3, 2, [0.01] * 2, 0.01, 0.001).bias.round(6)
+    array([0.333, 0.333, 0.333])
+    """
+    check_at_least("num_classes", num_classes, 2)
+    check_at_least("bias_decay", bias_decay, 0)
+    k, depth = num_classes, len(weight_decays)
+    omega = bias_decay / (1 + bias_decay)
+    strength = k * math.exp(log_decay_product(weight_decays, feature_decay, samples) / (depth + 1))
+    contrast = scalar_optimum(strength, depth)
+    constant = scalar_optimum(strength / omega, depth)
+    u, s, vt = np.linalg.svd(contrast.p * (np.eye(k) - 1 / k) + constant.p / k)
+    rank = int(np.sum(s > 1e-12))
+    shape = layer_sizes([rank] * depth, [k] * (depth - 1) if widths is None else widths, k if dim is None else dim)
+    layers, features = balanced_sizes(s[:rank], weight_decays, feature_decay, samples)
+    value = ((k - 1) * contrast.value + omega * constant.value) / k
+    placed = _on_vectors(u[:, :rank], layers, features, vt[:rank], shape)
+    return Network(value, *placed, np.full(k, (1 - constant.p) / (k * (1 + bias_decay))))
+
+
 def relu_simplex_network(
     num_classes: int,
     samples: float,

@@ -153,8 +153,8 @@ def predict(problem: Problem) -> list[Prediction]:
 def structures(problem: Problem) -> list[Prediction]:
     """The explicit networks that theory knows for a deep problem, lowest value first.
 
-    These are the predictions that hold and carry ``params``.  Of two with the same parameters the one registered
-    first is kept.  A problem with one weight matrix has none.
+    These are the predictions that hold and carry ``params``.  Of several with the same parameters one is kept: the
+    first registered, an *open* one only if all are open.  A problem with one weight matrix has none.
 
     >>> import ufm
     >>> problem = ufm.deep([2, 1], depth=2, activation="linear", weight_decay=0.01, feature_decay=0.01)
@@ -162,7 +162,7 @@ def structures(problem: Problem) -> list[Prediction]:
     [('deep_linear_orthogonal', 'minimum', 0.033627), ('deep_zero', 'point', 0.5)]
     """
     found: list[tuple[float, Prediction, Params]] = []
-    for said in predict(problem):
+    for said in sorted(predict(problem), key=lambda entry: entry.status == "open"):
         value, params = said.value, said.params
         if value is None or params is None:
             continue
