@@ -170,4 +170,4 @@ def test_doors():
     with pytest.raises(ValueError, match=r"^problem: "):
         curvature(problem, params)
     assert why_unknown(problem) is None
-    assert ufm.predict(problem) == []
+    assert {said.name for said in ufm.predict(problem)} >= {"deep_zero", "deep_collapse"}

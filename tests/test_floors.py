@@ -20,7 +20,7 @@ FLOORS = (
     ("problem",),
     ("measure",),
     ("solve", "certify", "theory"),
-    ("search",),
+    ("search", "hunt"),
     ("answer",),
     ("landscape", "sweep", "networks"),
     ("__init__",),

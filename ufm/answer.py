@@ -76,9 +76,9 @@ class Answer:
         of theory's is that near, or none is known.
         """
         points = [x for x in self.comparisons if x.prediction.params is not None and x.difference is not None]
-        near = [x for x in points if abs(x.difference or 0.0) <= _SAME_VALUE * abs(float(self.result.value))]
-        best = min(near, key=lambda x: abs(x.difference or 0.0), default=None)
-        return None if best is None else (best.prediction.name, float(best.difference or 0.0))
+        size = _SAME_VALUE * abs(float(self.result.value))
+        first = next((x for x in points if abs(x.difference or 0.0) <= size), None)  # in the order of the registry
+        return None if first is None else (first.prediction.name, float(first.difference or 0.0))
 
     @property
     def has_features(self) -> bool:
@@ -294,14 +294,14 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
         np.asarray(problem.labels.column_classes),
         # a deep network's classifier sees other features: its measures are those of the layers
         None if pairs or deep else alive * np.asarray(params.classifier),
-        None if params.bias is None else np.asarray(params.bias),
+        None if params.bias is None or deep else np.asarray(params.bias),
         np.asarray(problem.labels.weights),
         problem.num_classes,
     )
     found = class_means(problem, params)
     comparisons = tuple(_compare(p, float(result.value), found.T @ found) for p in predict(problem))
     groups = groups_of_means(problem, found) if pairs else None
-    layers = _layers(problem, params) if deep else None
+    layers = _layers(problem, jax.tree.map(lambda leaf: alive * np.asarray(leaf), params)) if deep else None
     return Answer(problem, result, certificate, comparisons, measures, seconds, groups, layers, found_by)
 
 

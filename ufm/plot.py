@@ -155,6 +155,84 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
         return figure
 
 
+_STRUCTURE_MARKS = {"zero": "0", "collapse": "C", "kneser": "S", "found": "L", "mixed": "M"}
+_STRUCTURE_WORDS = {
+    "0": "zero",
+    "C": "deep neural collapse",
+    "S": "Kneser structure (SRG)",
+    "L": "low rank, found by search",
+    "M": "several blocks",
+}
+
+
+def structures(dataset: xr.Dataset) -> Figure:
+    """Which structure of deep networks is the best known, over classes and decay, a column of panels per depth."""
+    depths = dataset.depth.values
+    with plt.rc_context(_STYLE):
+        size = (1.4 + 2.5 * len(depths), 6.4)
+        figure, grid = plt.subplots(2, len(depths), figsize=size, sharex=True, sharey=True, squeeze=False)
+        figure.set_layout_engine("constrained")
+        best = np.minimum(dataset.value, dataset.value_theory)
+        rows: Any = (
+            (best / dataset.collapse, "best known / collapse", "batlow", 0.5, 1.0),
+            (dataset.lower_bound / best, "proven bound / best known", "lapaz", 0.0, 1.0),
+        )
+        shown = set()
+        for axes_row, (ratio, label, colours, low, high) in zip(grid, rows, strict=True):
+            mesh = None
+            for axes, depth in zip(axes_row, depths, strict=True):
+                here = ratio.sel(depth=depth).transpose("relative_decay", "classes")
+                columns = np.arange(len(dataset.classes))
+                cells: Any = {"shading": "nearest", "rasterized": True, "vmin": low, "vmax": high}
+                mesh = axes.pcolormesh(columns, dataset.relative_decay, here, cmap=_COLOURS[colours], **cells)
+                axes.axhline(1.0, color="white", linewidth=3.0)
+                axes.axhline(1.0, color="black", linewidth=1.2, linestyle="--")
+                sure = dataset.threshold_certified_zero.sel(depth=depth)
+                for width, colour in ((3.4, "white"), (1.4, "black")):
+                    axes.hlines(sure, columns - 0.5, columns + 0.5, color=colour, linewidth=width)
+                axes.set_yscale("log")
+                axes.set_ylim(float(dataset.relative_decay[0]) * 0.9, float(dataset.relative_decay[-1]) * 1.1)
+                axes.set_xticks(columns, [str(k) for k in dataset.classes.values])
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            figure.colorbar(mesh, ax=list(axes_row), label=label)
+            axes_row[0].set_ylabel(r"decay $\lambda/\lambda^*$")
+        for axes, lower, depth in zip(grid[0], grid[1], depths, strict=True):
+            axes.set_title(f"L = {depth}")
+            lower.set_xlabel("number of classes K")
+            shown |= _structure_marks(axes, dataset.sel(depth=depth))
+        handles: list[Any] = [
+            Line2D([], [], color="black", linestyle="--", label=r"collapse and zero tie, $\lambda^*$"),
+            Line2D([], [], color="black", label="zero is proven optimal from here on"),
+        ]
+        handles += [
+            Line2D([], [], color="black", marker=f"${mark}$", linestyle="none", label=words)
+            for mark, words in _STRUCTURE_WORDS.items()
+            if mark in shown
+        ]
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="none", label="descent found less"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        figure.suptitle(dataset.attrs["title"])
+        return figure
+
+
+def _structure_marks(axes: Any, here: xr.Dataset) -> set[str]:
+    """A letter in each cell for its best known structure; a cross where a descent found a lower value."""
+    shown = set()
+    for column, k in enumerate(here.classes.values):
+        for x in here.relative_decay.values:
+            cell = here.sel(classes=k, relative_decay=x)
+            parts = {name.split("_")[0] for name in str(cell.structure.values).split(" + ")}
+            mark = _STRUCTURE_MARKS[parts.pop() if len(parts) == 1 else "mixed"]
+            shade = "white" if float(cell.value_theory / cell.collapse) < 0.8 else "black"
+            axes.text(column, x, mark, ha="center", va="center", fontsize=6, color=shade)
+            if float(cell.value) < float(cell.value_theory) * (1 - 1e-6):
+                axes.plot(column + 0.3, x, marker="x", color=shade, markersize=3)
+            shown.add(mark)
+    return shown
+
+
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write PNG and PDF beside each other; returns their paths."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
@@ -265,3 +343,88 @@ def batch_families(rows: list[dict[str, Any]]) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
         return figure
+
+
+# kind of end: shade of batlow or a grey, legend
+_ENDS: dict[str, tuple[Any, str]] = {
+    "below": (0.05, "below collapse: low rank, better"),
+    "collapse": (0.42, "deep neural collapse"),
+    "other": (0.62, "the value of collapse, other geometry"),
+    "above": (0.88, "above collapse: worse"),
+    "zero": ("0.75", "zero network"),
+    "diverged": ("white", "diverged"),
+}
+_SWEPT = {"width": "width", "depth": "depth L", "decay": "decay of all factors", "rate": "learning rate"}
+
+
+def descent_ends(found: dict[str, Any]) -> Figure:
+    """Where runs of gradient descent end, one panel for each number that varies, and ranks against the decay.
+
+    Args:
+        found: ``configuration`` (with ``published``, ``sweeps`` and ``samples``), ``title``, and ``table``: a row for
+            each setting, with ``runs``, ``counts`` by kind and state, ``rank_before``, ``rank_after`` and ``ends``.
+    """
+    sweeps, samples = found["configuration"]["sweeps"], found["configuration"]["samples"]
+    published = found["configuration"]["published"]
+    colours = {kind: _COLOURS["batlow"](c) if isinstance(c, float) else c for kind, (c, _) in _ENDS.items()}
+    present = [k for k in _ENDS if any(sum(row["counts"][k].values()) for row in found["table"])]
+    with plt.rc_context(_STYLE):
+        size = (11.5, 1.5 + 2.5 * len(samples))
+        figure, grid = plt.subplots(len(samples), len(sweeps) + 1, figsize=size, squeeze=False, layout="constrained")
+        for line, n in zip(grid, samples, strict=True):
+            for axes, (name, values) in zip(line, sweeps.items(), strict=False):
+                rows = [_row(found["table"], {**published, "samples": n, name: value}) for value in values]
+                _share_panel(axes, rows, present, colours)
+                axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+                axes.get_xticklabels()[values.index(published[name])].set_fontweight("bold")
+                axes.set_xlabel(_SWEPT[name])
+            rows = [_row(found["table"], {**published, "samples": n, "decay": v}) for v in sweeps["decay"]]
+            _rank_panel(line[-1], rows, sweeps["decay"])
+            line[0].set_ylabel(f"n = {n} per class\nshare of runs")
+        handles: list[Any] = [Patch(facecolor=colours[k], edgecolor="0.2", label=_ENDS[k][1]) for k in present]
+        handles.append(
+            Patch(facecolor="white", edgecolor="0.2", hatch="/////", label="F still moves by more than 1e-3 F")
+        )
+        handles += [
+            Line2D([], [], color="black", marker="o", markersize=4, label="average rank after the ReLU"),
+            Line2D([], [], color="0.45", marker="s", markersize=4, linestyle="--", label="before it"),
+            Line2D([], [], color="0.6", marker="o", markersize=3, linestyle="none", label="one run, after the ReLU"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        figure.suptitle(found["title"], fontsize=9.5)
+        return figure
+
+
+def _row(table: list[dict[str, Any]], setting: dict[str, Any]) -> dict[str, Any]:
+    return next(row for row in table if all(row[name] == value for name, value in setting.items()))
+
+
+def _share_panel(axes: Any, rows: list[dict[str, Any]], kinds: list[str], colours: dict[str, Any]) -> None:
+    floor = np.zeros(len(rows))
+    for kind in kinds:
+        for states, hatch in ((("settled", "slow"), None), (("moving",), "/////")):
+            share = np.array([sum(row["counts"][kind][s] for s in states) / row["runs"] for row in rows])
+            style: Any = {"color": colours[kind], "width": 0.8}
+            axes.bar(range(len(rows)), share, bottom=floor, edgecolor="0.2", linewidth=0.5, **style)
+            if hatch:  # the hatch takes the colour of the edge: white on dark, dark on light
+                dark = kind == "below"
+                shown = {"fill": False, "hatch": hatch, "edgecolor": "white" if dark else "0.2", "linewidth": 0.0}
+                axes.bar(range(len(rows)), share, bottom=floor, width=0.8, **shown)
+            floor += share
+    axes.set_ylim(0, 1)
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+
+
+def _rank_panel(axes: Any, rows: list[dict[str, Any]], decays: list[float]) -> None:
+    for place, row in enumerate(rows):
+        ranks = sorted(np.mean(end["rank_after"]) for end in row["ends"] if end["rank_after"] is not None)
+        spread = place + 0.3 * (np.arange(len(ranks)) / max(len(ranks) - 1, 1) - 0.5)
+        axes.plot(spread, ranks, "o", color="0.6", markersize=3)
+    for key, style in (("rank_before", "s--"), ("rank_after", "o-")):
+        mean = [np.nan if row[key] is None else row[key] for row in rows]
+        axes.plot(range(len(rows)), mean, style, color="black" if key == "rank_after" else "0.45", markersize=4)
+    axes.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("decay of all factors")
+    axes.set_ylabel("rank, mean of hidden layers")

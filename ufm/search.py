@@ -35,7 +35,7 @@ NOISES = (0.03, 0.3)
 """Noise of starts near a structure, in turn, relative to the root mean square of each factor."""
 
 _SHORT, _LOOSE = 300, 1e-5
-_FINE = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)  # as many as the default: stages are an array, their number is structure
+_FINE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)  # as many as the default: stages are an array, their number is structure
 _LANES = 8
 _ANNEAL = 0.1
 

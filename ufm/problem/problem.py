@@ -373,6 +373,7 @@ def deep(
     bias: str = "none",
     bias_decay: Any = None,
     features: str = "free",
+    feature_radius: Any = None,
     **loss_parameters: Any,
 ) -> Problem:
     """State a deep unconstrained features model, or a stack of them.
@@ -394,6 +395,7 @@ def deep(
         bias: ``none``, ``free`` or ``decay``: bias of the last layer.
         bias_decay: lambda_b, with bias ``decay``.
         features: constraint on the features, as in :func:`shallow` (not ``budget``).
+        feature_radius: radius of the features' sphere or ball.
         **loss_parameters: parameters of a named loss.
 
     Raises:
@@ -410,6 +412,9 @@ def deep(
         raise ValueError(f"activation: {activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
     if features == "budget":
         raise ValueError("features: 'budget' is for one weight matrix; use ufm.shallow, or another constraint")
+    for name in ("scale", "classifier", "classifier_radius"):
+        if name in loss_parameters:
+            raise ValueError(f"{name}: {show(loss_parameters[name])} is for one weight matrix; use ufm.shallow")
     decays = np.asarray(5e-3 if weight_decay is None else weight_decay, dtype=np.float64)
     per_layer = decays.ndim > 0 and decays.shape[-1] == depth and depth > 1
     flat = shallow(
@@ -422,6 +427,7 @@ def deep(
         bias=bias,
         bias_decay=bias_decay,
         features=features,
+        feature_radius=feature_radius,
         **loss_parameters,
     )
     if feature_decay is None:

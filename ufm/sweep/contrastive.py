@@ -8,26 +8,23 @@ Each is a dataset that says itself how it is drawn: its attributes name the axes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
-from ..answer import certified_many, class_means, versions
+from ..answer import certified_many, class_means
 from ..certify import certify_gram
 from ..problem import Problem, contrastive, group_program, labels
-from ..solve import Status, solve_gram
+from ..solve import solve_gram
 from ..theory.class_collapse import class_collapse_optimum, collapse_threshold, view_threshold
 from ..theory.contrastive import minority_collapse_ratio, step_optimum
 from ..theory.two_tower import antipodal_offset, sigmoid_optimum, simplex_offset
+from ._pieces import Progress, at_least, codes, dataset, tally
 
 _MERGED = 1e-6
 """Variance, or distance of a cosine from its end, below which vectors count as one; solutions are good to 1e-7."""
-
-Progress = Callable[[int, int, dict[str, int]], None] | None
 
 
 def class_collapse(
@@ -57,8 +54,8 @@ def class_collapse(
 
     Reference: Lee et al. 2025; thresholds derived.
     """
-    _at_least("classes", classes, 2)
-    _at_least("instances", instances, 2)
+    at_least("classes", classes, 2)
+    at_least("instances", instances, 2)
     tau, alpha = np.geomspace(*temperatures, cells), np.linspace(0.0, 1.0, cells)
     grid_alpha, grid_tau = (x.ravel() for x in np.meshgrid(alpha, tau, indexing="ij"))
     samples = labels.from_counts([instances * views] * classes).by_sample()
@@ -76,7 +73,7 @@ def class_collapse(
     points = zip(grid_alpha, grid_tau, strict=True)
     expected = [class_collapse_optimum(classes, instances, t, a, **setting) for a, t in points]
     data: dict[str, Any] = {name: (("alpha", "tau"), array.reshape(shape)) for name, array in found.items()}
-    data["phase"] = (("alpha", "tau"), _codes(data["variance"][1] <= _MERGED))
+    data["phase"] = (("alpha", "tau"), codes(data["variance"][1] <= _MERGED))
     data["value_theory"] = (("alpha", "tau"), np.array([e.value for e in expected]).reshape(shape))
     variance = np.array([e.within_variance for e in expected]).reshape(shape)
     data["variance_theory"] = (("alpha", "tau"), variance)
@@ -87,8 +84,8 @@ def class_collapse(
         data["threshold_view"] = (("tau",), view_threshold(classes, instances, tau, views))
         merged = merged & (alpha[:, None] >= data["threshold_view"][1][None, :])
         boundaries["threshold_view"] = r"views coincide from $\alpha_{view}(\tau)$"
-    data["phase_theory"] = (("alpha", "tau"), _codes(merged))
-    return _dataset(
+    data["phase_theory"] = (("alpha", "tau"), codes(merged))
+    return dataset(
         data,
         {"alpha": alpha, "tau": tau},
         phases=["variance within classes", "class collapse"],
@@ -131,8 +128,8 @@ def supcon_minority(
 
     Reference: derived; related: Vock et al. 2026.
     """
-    _at_least("majority", majority, 1)
-    _at_least("minority", minority, 2)
+    at_least("majority", majority, 1)
+    at_least("minority", minority, 2)
     ratio, tau = np.geomspace(1.0, largest_ratio, cells), np.geomspace(*temperatures, cells)
     grid_tau, grid_ratio = (x.ravel() for x in np.meshgrid(tau, ratio, indexing="ij"))
     size = grid_ratio.size
@@ -142,7 +139,7 @@ def supcon_minority(
     result = solve_gram(program, gtol=1e-11)
     certificate = certify_gram(program, result.gram, tolerance=gap)
     if progress is not None:
-        progress(size, size, _tally(np.asarray(result.status)))
+        progress(size, size, tally(np.asarray(result.status)))
     shape = (cells, cells)
     expected = [
         step_optimum(majority, r * minority_samples, minority, minority_samples, t)
@@ -162,9 +159,9 @@ def supcon_minority(
     }
     data: dict[str, Any] = {name: (("tau", "ratio"), np.asarray(a).reshape(shape)) for name, a in found.items()}
     data["threshold_minority"] = (("tau",), minority_collapse_ratio(majority, minority, tau))
-    data["phase"] = (("tau", "ratio"), _codes(data["cosine_minority"][1] >= 1.0 - _MERGED))
-    data["phase_theory"] = (("tau", "ratio"), _codes(ratio[None, :] >= data["threshold_minority"][1][:, None]))
-    return _dataset(
+    data["phase"] = (("tau", "ratio"), codes(data["cosine_minority"][1] >= 1.0 - _MERGED))
+    data["phase_theory"] = (("tau", "ratio"), codes(ratio[None, :] >= data["threshold_minority"][1][:, None]))
+    return dataset(
         data,
         {"tau": tau, "ratio": ratio},
         phases=["minority classes apart", "minority classes merged"],
@@ -212,7 +209,7 @@ def sigmoid_transition(
     Reference: Lee, Chang & Sohn 2024 (abstract level); boundaries derived.
     """
     for number in instances:
-        _at_least("instances", number, 4)
+        at_least("instances", number, 4)
     offset = np.linspace(*offsets, cells)
     columns: list[dict[str, np.ndarray]] = []
     tally: dict[str, int] = {}
@@ -225,7 +222,7 @@ def sigmoid_transition(
     for index, number in enumerate(instances):
         problem = contrastive(number, loss="sigmoid", temperature=1.0 / scale, offset=offset)
         columns.append(_blocks(problem, gap, read, None))
-        for name, count in _tally(columns[-1]["status"]).items():
+        for name, count in tally(columns[-1]["status"]).items():
             tally[name] = tally.get(name, 0) + count
         if progress is not None:
             progress((index + 1) * cells, len(instances) * cells, tally)
@@ -241,10 +238,10 @@ def sigmoid_transition(
     data["threshold_antipodal"] = (("instances",), antipodal_offset(numbers, scale))
     found, high, low = data["cosine_positive"][1], data["threshold_simplex"][1], data["threshold_antipodal"][1]
     phase = np.where(found >= 1.0 - _MERGED, 2, np.where(found <= -1.0 + _MERGED, 0, 1))
-    data["phase"] = (("offset", "instances"), _codes(phase))
+    data["phase"] = (("offset", "instances"), codes(phase))
     phase = np.where(offset[:, None] >= high[None, :], 2, np.where(offset[:, None] <= low[None, :], 0, 1))
-    data["phase_theory"] = (("offset", "instances"), _codes(phase))
-    return _dataset(
+    data["phase_theory"] = (("offset", "instances"), codes(phase))
+    return dataset(
         data,
         {"offset": offset, "instances": numbers},
         phases=["antipodal", "between", "simplex ETF"],
@@ -265,28 +262,15 @@ def sigmoid_transition(
     )
 
 
-NAMED: dict[str, Callable[..., xr.Dataset]] = {
+MAKERS: dict[str, Callable[..., xr.Dataset]] = {
     "class-collapse": class_collapse,
     "supcon-minority": supcon_minority,
     "sigmoid": sigmoid_transition,
 }
-"""Diagrams of the command ``ufm phase``, each with its maker."""
+"""Diagrams of this file, each with its maker."""
 
 
 # ------------------------------------------------------------------ pieces
-
-
-def _at_least(name: str, value: Any, least: int) -> None:
-    if not (isinstance(value, (int, np.integer)) and value >= least):
-        raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
-
-
-def _codes(phase: Any) -> np.ndarray:
-    return np.asarray(phase).astype(np.int8)
-
-
-def _tally(statuses: np.ndarray) -> dict[str, int]:
-    return {Status(int(code)).name: int(n) for code, n in zip(*np.unique(statuses, return_counts=True), strict=True)}
 
 
 def _blocks(
@@ -311,36 +295,8 @@ def _blocks(
             **read(piece, result.params),
         }
         pieces.append({name: np.asarray(array)[: min(block, cells - begin)] for name, array in row.items()})
-        for name, count in _tally(pieces[-1]["status"]).items():
+        for name, count in tally(pieces[-1]["status"]).items():
             tally[name] = tally.get(name, 0) + count
         if progress is not None:
             progress(min(begin + block, cells), cells, tally)
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _dataset(
-    data: dict[str, Any],
-    axes: dict[str, np.ndarray],
-    *,
-    phases: list[str],
-    title: str,
-    drawn: dict[str, Any],
-    theory: dict[str, str],
-    gap: float,
-    source: str,
-    configuration: dict[str, Any],
-) -> xr.Dataset:
-    attributes = {
-        "title": title,
-        "drawn": json.dumps(drawn),
-        "theory": json.dumps(theory),
-        "phases": json.dumps(dict(enumerate(phases))),
-        "certified_gap": gap,
-        "source": source,
-        "configuration": json.dumps(configuration),
-        "statuses": json.dumps({int(s): s.name for s in Status}),
-        "dtype": "float64",
-        "device": jax.devices()[0].device_kind,
-        "versions": json.dumps(versions()),
-    }
-    return xr.Dataset(data, axes, attributes)

@@ -2,6 +2,7 @@
 
 from . import (
     batches,
+    best_known,
     class_collapse,
     codes,
     contrastive,
@@ -32,6 +33,7 @@ __all__ = [
     "Oracle",
     "Prediction",
     "batches",
+    "best_known",
     "class_collapse",
     "codes",
     "contrastive",

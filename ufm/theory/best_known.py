@@ -9,19 +9,33 @@ bound of the minimum for all of them.  None is proven to be a minimum.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from .deep_structures import Directions, small_decay_ratio
+from ..problem import Problem
+from . import deep
+from ._conditions import no_bias
+from ._deep_problem import at_least, balanced_given, concerns, network_answer, plain_balanced, room, room_of
+from .deep_structures import (
+    Composition,
+    Directions,
+    best_composition,
+    compose,
+    kneser_blocks,
+    single,
+    small_decay_ratio,
+)
+from .oracle import Answer, oracle
 
 _TABLE = "best_known.npz"
 
 
 @functools.cache
 def _table() -> dict[tuple[int, int], tuple[Directions, str]]:
-    source = resources.files(__package__) / _TABLE
+    source = resources.files("ufm.theory") / _TABLE
     if not source.is_file():
         return {}
     found: dict[tuple[int, int], tuple[Directions, str]] = {}
@@ -107,6 +121,57 @@ def trim(directions: Directions, rtol: float = 1e-7) -> Directions:
     used = s > rtol * s[0]
     hidden[0] = hidden[0] @ u[:, used]
     return Directions(s[used, None] * vt[used], tuple(hidden))
+
+
+@functools.lru_cache(maxsize=1024)
+def best_blocks(
+    num_classes: int, samples: float, weight_decays: tuple[float, ...], feature_decay: float
+) -> Composition:
+    """The best composition of all structures known: collapse, Kneser structures and the entries of the table.
+
+    Args:
+        num_classes: K.
+        samples: n per class.
+        weight_decays: λ_1, ..., λ_L.
+        feature_decay: λ_H.
+
+    Status: open (an upper bound).
+    """
+    depth = len(weight_decays)
+    items = [("collapse", single(depth)), *kneser_blocks(num_classes, depth)]
+    items += [(f"found_{k}", found) for (k, n), (found, _) in _table().items() if n == depth and k <= num_classes]
+    return best_composition(num_classes, samples, weight_decays, feature_decay, items)
+
+
+def _blocks_of(problem: Problem) -> Composition:
+    n, weights, feature = balanced_given(problem)
+    return best_blocks(problem.num_classes, n, tuple(weights), feature)
+
+
+def _fits(problem: Problem) -> Any:
+    """The room that the network needs, asked only where there is one."""
+    said = (*plain_balanced(problem), no_bias(problem), at_least(problem, "L", problem.model.depth, 2))
+    return (*said, room(problem, _blocks_of(problem).needed)) if all(h.holds for h in said) else said
+
+
+@oracle(
+    "deep_best_known",
+    status="open",
+    citation="related: Súkeník et al. 2024 (arXiv 2405.14468)",
+    statement="ReLU, equal counts, no bias: the best network known, composed of collapse, Kneser structures and "
+    "structures found by search; an upper bound.",
+    concerns=concerns("mse", "relu"),
+    hypotheses=_fits,
+    deep=True,
+)
+def deep_best_known(problem: Problem) -> Answer:
+    """The composition of lowest F; ``blocks`` names its parts, found_K being the table's entry for K classes."""
+    k, given, found = problem.num_classes, balanced_given(problem), _blocks_of(problem)
+    network = compose(found.blocks, *given, **room_of(problem))
+    blocks = ", ".join(f"{count} {name}" for name, count in Counter(found.names).items())
+    collapse = deep.deep_collapse(k, *given).value
+    answer = network_answer(problem, network, blocks=blocks, value_over_collapse=network.value / collapse)
+    return {**answer, "claim": "point"}
 
 
 def rows() -> list[dict[str, Any]]:

@@ -1,0 +1,219 @@
+"""The search over starts, the hunt for structures and the table of the best known ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ufm
+from ufm.hunt import hunt
+from ufm.search import random_starts
+from ufm.theory import best_known, structures
+from ufm.theory.deep import channels, deep_collapse
+from ufm.theory.deep_structures import Directions, compose, kneser, small_decay_ratio
+
+
+def forward(weights, features):
+    """Hidden and output layers of a ReLU network, in plain NumPy."""
+    layers = [np.asarray(features)]
+    for index, weight in enumerate(weights):
+        z = np.asarray(weight) @ layers[-1]
+        layers.append(z if index + 1 == len(weights) else np.maximum(z, 0.0))
+    return layers
+
+
+def loss(weights, features, samples, decay):
+    """F of one column per class, equal decays, in plain NumPy."""
+    k = features.shape[1]
+    fit = np.sum((forward(weights, features)[-1] - np.eye(k)) ** 2) / (2 * k)
+    return fit + decay / 2 * (sum(np.sum(w**2) for w in weights) + samples * np.sum(features**2))
+
+
+@pytest.fixture(scope="module")
+def found():
+    """A search where a structure beats every random start: three classes, four layers."""
+    problem = ufm.deep([2] * 3, depth=4, width=6, weight_decay=0.01, feature_decay=0.01)
+    return problem, ufm.search(problem, restarts=4, near=2, max_steps=2000)
+
+
+def test_search_finds_what_theory_has(found):
+    problem, search = found
+    best = structures(problem)[0]
+    value = float(search.result.value)
+    assert value <= best.value * (1 + 1e-7)
+    assert value < 0.9756 * deep_collapse(3, 2, [0.01] * 4, 0.01).value
+    params = search.result.params
+    assert value == pytest.approx(loss(params.weights, np.asarray(params.features), 2, 0.01), rel=1e-12)
+
+
+def test_search_says_where_it_looked(found):
+    _, search = found
+    assert len(search.origins) == len(search.values)
+    assert {"random", "annealed", "near deep_fan", "deep_fan"} <= set(search.seen)
+    assert search.best_known is not None
+    name, value = search.best_known
+    assert search.values[search.origins.index(name)] == value
+    assert search.result.status_name in ("CONVERGED", "STALLED")
+
+
+def test_search_is_the_same_twice(found):
+    problem, search = found
+    again = ufm.search(problem, restarts=4, near=2, max_steps=2000)
+    assert again.origins == search.origins
+    np.testing.assert_array_equal(again.values, search.values)
+    np.testing.assert_array_equal(np.asarray(again.result.value), np.asarray(search.result.value))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ufm.search(ufm.shallow([3, 3])), "several weight matrices"),
+        (lambda: ufm.search(ufm.deep([3, 3], depth=2, features="sphere")), "free features"),
+        (lambda: ufm.search(ufm.deep([3, 3], depth=2, weight_decay=[[0.1, 0.1], [0.2, 0.2]])), "one problem"),
+        (lambda: ufm.search(ufm.deep([3, 3], depth=2), restarts=-1), "restarts"),
+        (lambda: ufm.search(ufm.deep([3, 3], depth=2), seed=-1), "seed"),
+        (lambda: hunt(1, 3, 2, 2), "num_classes"),
+        (lambda: hunt(3, 3, 2, 0), "width"),
+    ],
+)
+def test_bad_input(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_several_starts_of_one_problem():
+    problem = ufm.deep([1] * 2, depth=2, width=3, weight_decay=0.01, feature_decay=0.01)
+    starts = random_starts(problem, 3, seed=4)
+    many = ufm.solve(problem, "lbfgs", start=starts, max_steps=50)
+    one = ufm.solve(
+        problem, "lbfgs", start=ufm.Params(tuple(w[1] for w in starts.weights), starts.features[1]), max_steps=50
+    )
+    assert many.value.shape == (3,)
+    assert float(many.value[1]) == pytest.approx(float(one.value), rel=1e-9)
+
+
+def test_hunt_finds_the_fan_and_reports_the_ratio():
+    ratio, directions = hunt(3, 4, 2, 2, starts=8, steps=150)[0]
+    assert ratio == pytest.approx(0.97849, abs=1e-4)
+    # the ratio is the limit of F over that of collapse: an independent evaluation at small decays
+    decay = 1e-6
+    network = compose([directions], 1.0, [decay] * 4, decay)
+    collapse = deep_collapse(3, 1.0, [decay] * 4, decay).value
+    assert loss(network.weights, network.features, 1.0, decay) / collapse == pytest.approx(ratio, abs=2e-3)
+
+
+def test_hunt_starts_near_a_network_and_never_worsens_it():
+    start = kneser(5, 3)
+    ratio, _ = hunt(10, 3, 5, 5, starts=1, near=[start], noise=0.01, steps=50, keep=1)[0]
+    assert ratio <= small_decay_ratio(start) * (1 + 1e-4)
+
+
+# ------------------------------------------------------------------ the table
+
+
+ENTRIES = best_known.entries()
+
+
+def test_table_is_there():
+    assert {(k, depth) for k in range(3, 11) for depth in (3, 4, 5)} <= set(ENTRIES) | {
+        (k, 3)
+        for k in range(3, 7)  # no structure better than collapse is known there
+    }
+
+
+@pytest.mark.parametrize(("num_classes", "depth"), ENTRIES)
+def test_entries_are_what_they_say(num_classes, depth):
+    """The matrices of an entry, as a network at small decays, have the stated share of the value of collapse."""
+    directions = best_known.best_known(num_classes, depth)
+    assert directions is not None
+    assert len(directions.hidden) == depth - 1
+    ratio = small_decay_ratio(directions)
+    bound = (channels(num_classes, depth) / num_classes) ** (depth / (depth + 1))
+    assert bound * (1 - 1e-9) <= ratio < 1 - 1e-7
+    gram = directions.gram
+    size = np.sum(directions.features**2) * np.prod([np.sum(w**2) for w in directions.hidden])
+    again = (np.trace(np.linalg.inv(gram)) * size) ** (1 / (depth + 1)) / num_classes
+    assert again == pytest.approx(ratio, rel=1e-9)
+    decay = 5e-4
+    network = compose([directions], 1.0, [decay] * depth, decay)
+    assert network.value == pytest.approx(loss(network.weights, network.features, 1.0, decay), rel=1e-10)
+
+
+def test_published_structures_are_not_better_than_the_table():
+    """deep.md, section 5: best ratios known before; ours are no worse (to the four digits given)."""
+    known = {
+        (3, 4): 0.9785, (3, 5): 0.9179, (4, 4): 0.9746, (4, 5): 0.9270, (5, 4): 0.9306, (5, 5): 0.8645,
+        (6, 4): 0.9073, (6, 5): 0.8182, (7, 3): 0.9850, (7, 4): 0.8833, (7, 5): 0.8080, (8, 3): 0.9858,
+        (8, 4): 0.8621, (8, 5): 0.7878, (9, 3): 0.9546, (9, 4): 0.8372, (9, 5): 0.7522, (10, 3): 0.9234,
+        (10, 4): 0.8168, (10, 5): 0.7349,
+    }  # fmt: skip
+    for (k, depth), ratio in known.items():
+        given = k, 1.0, (1e-9,) * depth, 1e-9
+        blocks = best_known.best_blocks(*given)
+        network = compose(blocks.blocks, *given[1:])
+        assert network.value / deep_collapse(*given).value <= ratio + 1e-4, (k, depth)
+
+
+def test_best_known_is_an_oracle_at_any_decay():
+    problem = ufm.deep(
+        [3] * 6, depth=4, width=16, dim=16, weight_decay=[0.004, 0.003, 0.005, 0.002], feature_decay=0.002
+    )
+    said = {p.name: p for p in ufm.predict(problem)}
+    best = said["deep_best_known"]
+    assert best.holds
+    assert (best.claim, best.status) == ("point", "open")
+    assert best.value < said["deep_collapse"].value
+    assert float(problem.objective(best.params)) == pytest.approx(best.value, rel=1e-12)
+    assert "found_6" in best.quantities["blocks"]
+
+
+def test_trim_keeps_the_network():
+    directions = kneser(5, 4)
+    padded = Directions(
+        np.vstack([directions.features, np.zeros((2, 10))]),
+        (
+            np.pad(directions.hidden[0], ((0, 3), (0, 2))),
+            np.pad(directions.hidden[1], ((0, 1), (0, 3))),
+            np.pad(directions.hidden[2], ((0, 2), (0, 1))),
+        ),
+    )
+    trimmed = best_known.trim(padded)
+    np.testing.assert_allclose(trimmed.gram, directions.gram, rtol=0, atol=1e-12)
+    assert [len(w) for w in trimmed.hidden] == [5, 5, 10]
+
+
+# ------------------------------------------------------------------ the answer
+
+
+def test_answer_to_a_deep_problem():
+    problem = ufm.deep([5, 5], depth=2, width=4, weight_decay=0.02, feature_decay=0.02)
+    answer = ufm.answer(problem)
+    said = json.loads(json.dumps(answer.to_json()))
+    expected = deep_collapse(2, 5, [0.02] * 2, 0.02).value
+    assert said["value"] == pytest.approx(expected, rel=1e-8)
+    assert said["verdict"] == "global"
+    assert said["lower_bound"] <= expected
+    assert said["structure"]["name"] == "deep_collapse"
+    assert said["layers"]["rank_after"][1] == 2
+    assert said["problem"]["kind"] == "deep"
+    assert said["problem"]["widths"] == [4]
+    assert {p["claim"] for p in said["predictions"]} == {"minimum", "point"}
+    assert said["search"]["lowest_by_start"]
+
+
+def test_answer_with_a_bias():
+    problem = ufm.deep(
+        [5, 5], depth=2, width=4, weight_decay=0.02, feature_decay=0.02, bias="free", activation="linear"
+    )
+    answer = ufm.answer(problem)
+    names = {c.prediction.name: c for c in answer.comparisons}
+    assert abs(names["deep_linear_free_bias"].difference) < 1e-9
+    assert answer.certificate.words == "global"
+
+
+def test_answer_at_zero_has_no_layers_to_measure():
+    problem = ufm.deep([5, 5], depth=2, width=4, weight_decay=0.5, feature_decay=0.5)
+    answer = ufm.answer(problem)
+    assert float(answer.result.value) == pytest.approx(0.5, rel=1e-9)
+    assert answer.certificate.words == "global"
+    assert answer.layers.rank_after[1] == 0
