@@ -179,7 +179,7 @@ def structures(dataset: xr.Dataset) -> Figure:
         )
         shown = set()
         for axes_row, (ratio, label, colours, low, high) in zip(grid, rows, strict=True):
-            mesh = None
+            mesh: Any = None
             for axes, depth in zip(axes_row, depths, strict=True):
                 here = ratio.sel(depth=depth).transpose("relative_decay", "classes")
                 columns = np.arange(len(dataset.classes))

@@ -113,7 +113,7 @@ def search(
     reduction = problem.reduce()
     small = reduction.problem
     seed = whole_number("seed", seed, 0)
-    networks = [(s.name, s.params) for s in theory.structures(small)]
+    networks = [(s.name, s.params) for s in theory.structures(small) if s.params is not None]
     networks += [(name, _class_columns(problem, params)) for name, params in starts]
     known = min(((name, float(small.objective(p))) for name, p in networks), key=lambda x: x[1], default=None)
 

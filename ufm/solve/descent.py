@@ -6,6 +6,7 @@ dynamics.  Many starts, problems and learning rates run in one program.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -122,8 +123,7 @@ def _stack(
     if stacked is None:
         return _one(problem, start, rate, momentum, each, rounds)
     axes = (None if stacked < 0 else 0, 0, 0, None, None)
-    run = lambda *given: _one(*given, rounds)  # noqa: E731
-    return jax.vmap(run, in_axes=axes)(problem, start, rate, momentum, each)
+    return jax.vmap(functools.partial(_one, rounds=rounds), in_axes=axes)(problem, start, rate, momentum, each)
 
 
 _program = jax.jit(_stack, static_argnums=(5, 6))

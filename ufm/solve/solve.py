@@ -172,7 +172,7 @@ def _with_rate(method: Method | Smoothed, learning_rate: Any, momentum: Any) -> 
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and 0 < value < np.inf
+    return isinstance(value, int | float | np.number) and bool(0 < value < np.inf)
 
 
 def _check_start(problem: Problem, start: Params) -> None:

@@ -212,7 +212,7 @@ def sigmoid_transition(
         at_least("instances", number, 4)
     offset = np.linspace(*offsets, cells)
     columns: list[dict[str, np.ndarray]] = []
-    tally: dict[str, int] = {}
+    counted: dict[str, int] = {}
 
     def read(piece: Problem, params: Any) -> dict[str, np.ndarray]:
         del piece
@@ -223,9 +223,9 @@ def sigmoid_transition(
         problem = contrastive(number, loss="sigmoid", temperature=1.0 / scale, offset=offset)
         columns.append(_blocks(problem, gap, read, None))
         for name, count in tally(columns[-1]["status"]).items():
-            tally[name] = tally.get(name, 0) + count
+            counted[name] = counted.get(name, 0) + count
         if progress is not None:
-            progress((index + 1) * cells, len(instances) * cells, tally)
+            progress((index + 1) * cells, len(instances) * cells, counted)
     data: dict[str, Any] = {
         name: (("offset", "instances"), np.stack([column[name] for column in columns], axis=1)) for name in columns[0]
     }
@@ -281,7 +281,7 @@ def _blocks(
     block: int = 64,
 ) -> dict[str, np.ndarray]:
     """Solve and certify a stack block by block; the last block is padded, so that one compiled shape serves all."""
-    cells, pieces, tally = len(problem), [], {}
+    cells, pieces, counted = len(problem), [], {}
     block = min(block, cells)
     for begin in range(0, cells, block):
         rows = np.minimum(np.arange(begin, begin + block), cells - 1)
@@ -296,7 +296,7 @@ def _blocks(
         }
         pieces.append({name: np.asarray(array)[: min(block, cells - begin)] for name, array in row.items()})
         for name, count in tally(pieces[-1]["status"]).items():
-            tally[name] = tally.get(name, 0) + count
+            counted[name] = counted.get(name, 0) + count
         if progress is not None:
-            progress(min(begin + block, cells), cells, tally)
+            progress(min(begin + block, cells), cells, counted)
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
