@@ -8,7 +8,7 @@ from ._numerics import float64
 from ._version import __version__
 from .answer import Answer, Comparison, answer, certified_many
 from .certify import Certificate, certify
-from .measure import measure
+from .measure import measure, measure_layers
 from .problem import Labels, Params, Problem, batches, contrastive, deep, labels, losses, shallow, stack
 from .search import Search, search
 from .solve import Descent, Result, Status, descend, solve, solve_many
@@ -38,6 +38,7 @@ __all__ = [
     "labels",
     "losses",
     "measure",
+    "measure_layers",
     "predict",
     "search",
     "shallow",

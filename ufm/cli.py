@@ -435,7 +435,7 @@ class Phase:
     """Draw a named phase diagram: every cell solved and certified, theory overlaid.
 
     Diagrams: class-collapse (temperature x alpha), supcon-minority (imbalance ratio x temperature), sigmoid (instances
-    x offset). Writes the figure, the dataset and the provenance.
+    x offset), deep-structure (classes x decay for each depth). Writes the figure, the dataset and the provenance.
     """
 
     name: tyro.conf.Positional[str | None] = None
