@@ -192,6 +192,109 @@ def test_two_layer_bound_is_the_minimum(counts, decays, feature):
         )
 
 
+def chain_factor(gammas, depth):
+    """What the chain bound says of X from the spectrum of A_{L-1} (rows of descending gammas)."""
+    x, y, s = gammas[:, 0], gammas[:, 1], gammas[:, 2:].sum(axis=1)
+    long = 2.0 ** (depth - 1) * (x + y + 2 * s + s**2 / np.maximum(x, 1e-300))
+    return np.where(x >= y + 2 * s, (x ** (1 / depth) + (y + 2 * s) ** (1 / depth)) ** depth, long)
+
+
+def chain_objective(given, gammas):
+    s, depth, decay = np.array(given.squares), given.depth, given.weight_decays[-1]
+    chain = given.feature_decay * np.prod(given.weight_decays[:-1])
+    ridge = decay / 2 * np.sum(s / (gammas + given.total * decay), axis=1)
+    return ridge + depth / 2 * (chain * chain_factor(gammas, depth)) ** (1 / depth)
+
+
+@pytest.mark.parametrize(
+    ("counts", "decays", "feature", "width"),
+    [
+        ([5] * 3, [1e-5] * 3, 2e-5, 1e-8),
+        ([5] * 3, [0.004, 0.01, 0.01], 0.01, 2e-5),
+        ([2] * 6, [0.001] * 4, 0.002, 1e-6),
+        ([9, 9, 9, 2], [1e-4] * 3, 1e-4, 0.12),
+        ([4] * 4, [0.05] * 3, 0.05, 0.05),
+    ],
+)
+def test_chain_bound_is_below_the_minimum(counts, decays, feature, width):
+    """And close to it where the decays are small: the closed form loses where classes die."""
+    given = numbers(counts, decays, feature)
+    below, found = rules.chain_below(given), lowest_of(chain_objective, given)
+    assert 0 < below <= found
+    assert found - below <= width * found
+
+
+def test_chain_bound_of_small_decays():
+    """(2^{L-1} M/K^{L+1})^{1/(L+1)} of collapse, M by a fine grid of t; a dead class costs its share."""
+    t = np.linspace(0, 1, 200_001)
+    for classes, depth in ((3, 3), (4, 5), (10, 3), (15, 7)):
+        given = numbers([3] * classes, [1e-12] * depth, 1e-12)
+        double = np.max(np.sqrt(1 - t**2) + 1 + (classes - 2) * np.sqrt(2 + 2 * t)) ** 2
+        ratio = (2.0 ** (depth - 1) * double / classes ** (depth + 1)) ** (1 / (depth + 1))
+        collapse = rules.linear_below(given)
+        assert rules.chain_below(given) == pytest.approx(ratio * collapse, rel=1e-6)
+        assert rules.channel_below(given) < rules.chain_below(given)
+    assert rules.chain_below(numbers([3] * 4, [1e-3] * 2, 1e-3)) == 0.0
+    assert rules.chain_below(numbers([3] * 2, [1e-3] * 3, 1e-3)) == 0.0
+    assert rules.chain_below(numbers([3] * 4, [1e-9] * 3, 1e-9, rank=3)) >= 1 / 8
+
+
+def draw_layers(rng, classes, depth):
+    """||P_1||_*^2 ||W_2||^2 ... ||W_l||^2 and A_l of a random network, with weights of low norm, layer by layer."""
+    width, kind = int(rng.integers(2, 9)), rng.integers(0, 3)
+    product = rng.normal(size=(width, classes)) + (rng.uniform(-1, 2) if kind == 0 else 0.0)
+    if kind == 1:
+        rank = int(rng.integers(1, min(width, classes) + 1))
+        product = rng.normal(size=(width, rank)) @ rng.normal(size=(rank, classes))
+    layer, size = np.maximum(product, 0), np.linalg.norm(product, "nuc") ** 2
+    yield None, layer, size
+    for _ in range(2, depth):
+        before = layer
+        weight = rng.normal(size=(int(rng.integers(2, 9)), len(layer))) + rng.uniform(-1, 1)
+        if rng.integers(0, 3) == 0:  # towards one class per unit, below zero elsewhere
+            target = rng.permutation(np.eye(classes)) - rng.uniform(0, 1)
+            weight = target @ np.linalg.pinv(layer, rcond=1e-8)
+        basis, values, _ = np.linalg.svd(layer, full_matrices=False)
+        basis = basis[:, values > 1e-9 * max(values[0], 1e-300)]
+        weight = weight @ basis @ basis.T
+        layer = np.maximum(weight @ layer, 0)
+        size *= np.sum(weight**2)
+        yield before, layer, size
+
+
+def test_inequalities_of_the_chain_on_random_networks():
+    """Each step of the proof, on thousands of layers."""
+    rng, slack, met, tight = np.random.default_rng(5), 1 + 1e-9, np.zeros(3, int), np.inf
+    for _ in range(3000):
+        classes, depth = int(rng.integers(2, 7)), int(rng.integers(3, 7))
+        for index, (before, layer, size) in enumerate(draw_layers(rng, classes, depth), 1):
+            gammas = np.maximum(np.linalg.eigvalsh(layer.T @ layer)[::-1], 0)
+            x, rest = gammas[0], gammas[1:].sum()
+            if gammas[1] < 1e-5 * x or x == 0:
+                break
+            assert 2.0 ** (index + 1) * max(math.sqrt(x * rest), rest) <= size * slack
+            met[0] += 1
+            if before is None:
+                continue
+            v = np.linalg.svd(before)[2][0]
+            off = np.eye(classes) - np.outer(v, v)
+            gram = layer.T @ layer
+            q = v @ gram @ v
+            r, c = gammas.sum() - q, np.linalg.eigvalsh(off @ gram @ off)[-1]
+            b = r**2 / c
+            assert r >= c + gammas[2:].sum() - 1e-12 * x
+            if q <= b:
+                assert 2.0**index * (q + b) <= size * slack
+            else:
+                assert (q ** (1 / (index + 1)) + b ** (1 / (index + 1))) ** (index + 1) <= size * slack
+            bound = float(chain_factor(gammas[None], index + 1)[0])
+            met[1 + int(q > b)] += 1
+            tight = min(tight, size / bound)
+            assert bound <= size * slack
+    assert met.min() > 300
+    assert tight < 1.2
+
+
 def test_minimum_over_planes():
     rng = np.random.default_rng(2)
     for trial in range(50):
@@ -416,8 +519,24 @@ def test_best_known_networks_are_above_the_bound():
         below = rules.channel_below(given)
         if depth == 2:
             below = max(below, rules.two_layer_below(given))
-        assert below < value
         assert below == pytest.approx(ufm.theory.deep.relu_lower_bound(classes, n, [lam] * depth, lam), rel=1e-9)
+        assert max(below, rules.chain_below(given)) < value
+        assert (rules.chain_below(given) > 1.05 * below) == (depth > 2)
+
+
+@pytest.mark.parametrize("lam", [1e-7, 1e-3])
+def test_table_of_networks_is_above_the_chain_bound(lam):
+    """Every tabulated structure and the fan, at its best scale."""
+    theory = ufm.theory
+    structures = [theory.best_known.best_known(k, depth) for k in range(3, 11) for depth in range(3, 7)]
+    structures = [found for found in structures if found is not None]
+    assert len(structures) >= 4
+    structures += [theory.deep_structures.kneser(5, 3), theory.deep_structures.kneser(6, 5)]
+    structures += [theory.deep_structures.best_fan(3, [lam] * depth, lam) for depth in (4, 8, 30)]
+    for found in structures:
+        classes, decays = found.features.shape[1], [lam] * (len(found.hidden) + 1)
+        value = theory.deep_structures.profile(np.linalg.eigvalsh(found.gram), found.log_size, 3, decays, lam).value
+        assert rules.chain_below(numbers([3] * classes, decays, lam)) < value
 
 
 def test_narrow_layers_raise_the_bound():

@@ -6,6 +6,7 @@ the singular values of its targets, the bias minimised out; the decays through l
     linear        F >= sum_i (s_i^2/N) phi( (N/s_i^2) (s_i^2 lambda_H lambda_1 ... lambda_L)^{1/(L+1)}, L )
     ReLU          F >= min over gamma_1 >= gamma_2 >= ... of  ridge + two channels,   by branch and bound
     ReLU, L = 2   F >= min of the same ridge + the cost of the first product
+    ReLU, L >= 3  F >= min of the same ridge + the cost of a chain of layers, in closed form
 
 Each bound increases in the s_i^2, increases in the decays of the chain and falls in the offset N lambda_L, so that
 roundings of the data are paid once, at the start.
@@ -249,12 +250,68 @@ def channel_below(numbers: Numbers) -> float:
 def _flat_below(numbers: Numbers, square: float, live: int) -> float:
     """The closed form with the first r squares lowered to the least of them and the others to 0."""
     depth = numbers.depth
-    log_cost = log_product_below((*numbers.weight_decays, numbers.feature_decay))
     log_kappa = math.log1p((live - 1) ** (1 / depth)) if live > 1 else 0.0
     log_factor = (math.log(live) + depth * log_kappa) * (1 - gamma(4 * ELEMENTARY))
-    strength = _log_strength(numbers, square, log_cost, log_factor) - math.log(live) * (1 + gamma(ELEMENTARY + 2))
+    return _shared_below(numbers, square, live, log_factor)
+
+
+def _shared_below(numbers: Numbers, square: float, share: float, log_factor: float) -> float:
+    """Proven lower bound of  (eta s^2/N) phi( (N/(eta s^2)) (M s^2 C)^{1/(L+1)}, L ),  share eta, M = exp(log_factor).
+
+    It is the minimum over E >= 0 of  (lambda_L/2) M s^2/(E + N lambda_L M/eta) + (L/2) (C E/lambda_L)^{1/L}, so that it
+    increases in eta and in M.
+    """
+    log_cost = log_product_below((*numbers.weight_decays, numbers.feature_decay))
+    log_share = math.log(share)
+    strength = _log_strength(numbers, square, log_cost, log_factor) - log_share - gamma(ELEMENTARY + 2) * abs(log_share)
     strength -= gamma(4) * abs(strength)
-    return live * square / numbers.total * scalar_below(strength, depth) * (1 - gamma(6))
+    return share * square / numbers.total * scalar_below(strength, numbers.depth) * (1 - gamma(6))
+
+
+# ------------------------------------------------------------------ ReLU networks with three weight matrices or more
+
+
+@functools.lru_cache(maxsize=512)
+def chain_below(numbers: Numbers) -> float:
+    """Proven lower bound of F of a ReLU network (or a linear one) with L >= 3 and three live classes or more.
+
+    The product X = ||P_1||_*^2 ||W_2||^2 ... ||W_{L-1}||^2 is followed through the layers; with x, y, s = gamma_1,
+    gamma_2, gamma_3 + gamma_4 + ... of A_{L-1},
+
+        X >= 2^{L-1} (x + y + 2 s + s^2/x)    or    x >= y + 2 s  and  X >= (x^{1/L} + (y + 2 s)^{1/L})^L.
+
+    With the first r squares lowered to the least of them, s^2, and m = r - 2, closed forms follow: the least of
+
+        (eta s^2/N) phi( (N/(eta s^2)) (2^{L-1} M s^2 C)^{1/(L+1)}, L )    for
+            M = (sqrt(1-t^2) + 1 + m sqrt(2+2t))^2,  eta = M/(2 - t^2 + 2m(1+t)),   any t in [0, 1]
+            M = 2 (1 + (1 + m sqrt 2)^2),            eta = (M/2)^2/(1 + (1 + m sqrt 2)^2 (1 + 2m))
+        (s^2/N) [ phi( (N/s^2) (s^2 C)^{1/(L+1)}, L ) + (1 + m sqrt 2)^2/(2 (1 + 2m)) ]
+
+    0 where it does not apply.
+    """
+    live = [s for s in numbers.squares[: numbers.rank] if s > 0]
+    if numbers.depth < 3 or len(live) < 3:
+        return 0.0
+    rest = math.fsum(numbers.squares[numbers.rank :]) / (2 * numbers.total) * (1 - gamma(4))
+    sizes = [r for r in range(3, len(live) + 1) if r == len(live) or live[r] < live[r - 1]]
+    return (max(_chain_of(numbers, live[r - 1], r - 2) for r in sizes) + rest) * (1 - gamma(2))
+
+
+def _chain_of(numbers: Numbers, square: float, others: int) -> float:
+    """The closed forms for r = m + 2 equal squares."""
+    m = float(others)
+    t = min(1.0, 2 * m / (m + math.sqrt(m * m + 8)))  # maximises M
+    tail = (1 + m * math.sqrt(2.0)) ** 2 * (1 - gamma(6))
+    double = (math.sqrt((1 - t) * (1 + t)) + 1 + m * math.sqrt(2 + 2 * t)) ** 2 * (1 - gamma(12))
+    loads = (1 - t) * (1 + t) + 1 + 2 * m * (1 + t)
+    cases = ((double, double / loads), (2 * (1 + tail), (1 + tail) ** 2 / (1 + tail * (1 + 2 * m))))
+    found = []
+    for factor, share in cases:
+        log_factor = (math.log(factor) + (numbers.depth - 1) * math.log(2.0)) * (1 - gamma(ELEMENTARY + 4))
+        found.append(_shared_below(numbers, square, share * (1 - gamma(12)), log_factor))
+    alone = _shared_below(numbers, square, 1.0, 0.0)
+    found.append((alone + tail / (1 + 2 * m) / 2 * square / numbers.total) * (1 - gamma(8)))
+    return min(found)
 
 
 def _water_level(ridge: _Ridge, first: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
