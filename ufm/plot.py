@@ -347,26 +347,28 @@ def batch_families(rows: list[dict[str, Any]]) -> Figure:
 
 # kind of end: shade of batlow or a grey, legend
 _ENDS: dict[str, tuple[Any, str]] = {
-    "below": (0.05, "below collapse: low rank, better"),
-    "collapse": (0.42, "deep neural collapse"),
-    "other": (0.62, "the value of collapse, other geometry"),
+    "below": (0.05, "below collapse: better"),
+    "collapse": (0.36, "deep neural collapse"),
+    "other": (0.66, "the value of collapse, other geometry"),
     "above": (0.88, "above collapse: worse"),
     "zero": ("0.75", "zero network"),
     "diverged": ("white", "diverged"),
 }
-_SWEPT = {"width": "width", "depth": "depth L", "decay": "decay of all factors", "rate": "learning rate"}
+_SWEPT = {"width": "width", "depth": "depth L", "decay": r"all decays $\times10^3$", "rate": "learning rate"}
 
 
 def descent_ends(found: dict[str, Any]) -> Figure:
     """Where runs of gradient descent end, one panel for each number that varies, and ranks against the decay.
 
     Args:
-        found: ``configuration`` (with ``published``, ``sweeps`` and ``samples``), ``title``, and ``table``: a row for
-            each setting, with ``runs``, ``counts`` by kind and state, ``rank_before``, ``rank_after`` and ``ends``.
+        found: ``configuration`` (with ``published``, ``sweeps`` and ``samples``), ``title``, ``total``, ``table`` (a
+            row for each setting, with ``runs``, ``counts`` by kind and state, ``rank_before``, ``rank_after`` and
+            ``ends``) and ``equal_times`` (rows of other decays).
     """
     sweeps, samples = found["configuration"]["sweeps"], found["configuration"]["samples"]
     published = found["configuration"]["published"]
     colours = {kind: _COLOURS["batlow"](c) if isinstance(c, float) else c for kind, (c, _) in _ENDS.items()}
+    accent = _COLOURS["batlow"](0.75)
     present = [k for k in _ENDS if any(sum(row["counts"][k].values()) for row in found["table"])]
     with plt.rc_context(_STYLE):
         size = (11.5, 1.5 + 2.5 * len(samples))
@@ -375,23 +377,37 @@ def descent_ends(found: dict[str, Any]) -> Figure:
             for axes, (name, values) in zip(line, sweeps.items(), strict=False):
                 rows = [_row(found["table"], {**published, "samples": n, name: value}) for value in values]
                 _share_panel(axes, rows, present, colours)
-                axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+                unit = 1e3 if name == "decay" else 1.0
+                axes.set_xticks(range(len(values)), [f"{unit * value:g}" for value in values])
                 axes.get_xticklabels()[values.index(published[name])].set_fontweight("bold")
                 axes.set_xlabel(_SWEPT[name])
             rows = [_row(found["table"], {**published, "samples": n, "decay": v}) for v in sweeps["decay"]]
-            _rank_panel(line[-1], rows, sweeps["decay"])
+            named = [{"samples": n, "decay": v} for v in sweeps["decay"]]
+            others = [_row(found["equal_times"] + rows, name) for name in named]
+            _rank_panel(line[-1], rows, others, sweeps["decay"])
             line[0].set_ylabel(f"n = {n} per class\nshare of runs")
         handles: list[Any] = [Patch(facecolor=colours[k], edgecolor="0.2", label=_ENDS[k][1]) for k in present]
-        handles.append(
-            Patch(facecolor="white", edgecolor="0.2", hatch="/////", label="F still moves by more than 1e-3 F")
-        )
+        handles.append(Patch(facecolor="white", edgecolor="0.2", hatch="/////", label="moves by more than 1e-3 F"))
         handles += [
             Line2D([], [], color="black", marker="o", markersize=4, label="average rank after the ReLU"),
             Line2D([], [], color="0.45", marker="s", markersize=4, linestyle="--", label="before it"),
             Line2D([], [], color="0.6", marker="o", markersize=3, linestyle="none", label="one run, after the ReLU"),
+            Line2D(
+                [],
+                [],
+                color=accent,
+                marker="D",
+                markersize=4,
+                linestyle=":",
+                label=r"steps $\propto$ 1/decay",
+            ),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-        figure.suptitle(found["title"], fontsize=9.5)
+        total = {s: sum(counts[s] for counts in found["total"].values()) for s in ("settled", "slow", "moving")}
+        settled = (
+            f"{total['settled']} of {sum(total.values())} runs settled: F moves by at most 1e-5 F in the last tenth"
+        )
+        figure.suptitle(f"{found['title']}\n{settled}", fontsize=9.5)
         return figure
 
 
@@ -415,16 +431,17 @@ def _share_panel(axes: Any, rows: list[dict[str, Any]], kinds: list[str], colour
     axes.set_xlim(-0.6, len(rows) - 0.4)
 
 
-def _rank_panel(axes: Any, rows: list[dict[str, Any]], decays: list[float]) -> None:
+def _rank_panel(axes: Any, rows: list[dict[str, Any]], others: list[dict[str, Any]], decays: list[float]) -> None:
     for place, row in enumerate(rows):
         ranks = sorted(np.mean(end["rank_after"]) for end in row["ends"] if end["rank_after"] is not None)
         spread = place + 0.3 * (np.arange(len(ranks)) / max(len(ranks) - 1, 1) - 0.5)
         axes.plot(spread, ranks, "o", color="0.6", markersize=3)
-    for key, style in (("rank_before", "s--"), ("rank_after", "o-")):
-        mean = [np.nan if row[key] is None else row[key] for row in rows]
-        axes.plot(range(len(rows)), mean, style, color="black" if key == "rank_after" else "0.45", markersize=4)
-    axes.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
+    accent = _COLOURS["batlow"](0.75)
+    curves = ((rows, "rank_before", "s--", "0.45"), (rows, "rank_after", "o-", "black"))
+    for shown, key, style, colour in (*curves, (others, "rank_after", "D:", accent)):
+        mean = [np.nan if row[key] is None else row[key] for row in shown]
+        axes.plot(range(len(rows)), mean, style, color=colour, markersize=4)
+    axes.set_xticks(range(len(decays)), [f"{1e3 * decay:g}" for decay in decays])
     axes.set_xlim(-0.6, len(rows) - 0.4)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("decay of all factors")
+    axes.set_xlabel(_SWEPT["decay"])
     axes.set_ylabel("rank, mean of hidden layers")
