@@ -5,8 +5,9 @@ classes, networks of low rank are better than deep neural collapse.  By how much
 upper bound, given as the ratio to the value of collapse as all decays vanish.
 
 For every K and L :func:`ufm.hunt.hunt` minimises that ratio over networks with few features and few hidden units, from
-random starts.  Further rounds start from the neighbours in the table: one class or one layer more or less.  An entry
-only ever improves.  The result is ``ufm/theory/best_known.npz``; `ufm.search` has it among its starts.
+random starts.  Further rounds start from the neighbours in the table, one class or one layer more or less, and from
+Kneser structures.  An entry only ever improves, and is better than collapse and than the Kneser structure of as many
+classes.  The result is ``ufm/theory/best_known.npz``; `ufm.search` has it among its starts.
 
     python experiments/deep_best_known.py                 # the whole table: hours; goes on where it stopped
     python experiments/deep_best_known.py --classes 6 --depths 4 --rounds 1     # one cell, a minute
@@ -28,7 +29,7 @@ import ufm
 from ufm.hunt import hunt
 from ufm.theory.best_known import ranks, trim
 from ufm.theory.deep import channels
-from ufm.theory.deep_structures import Directions, small_decay_ratio
+from ufm.theory.deep_structures import Directions, kneser, kneser_blocks, small_decay_ratio
 
 TABLE = Path(ufm.__file__).parent / "theory" / "best_known.npz"
 BETTER = 1e-6
@@ -59,6 +60,12 @@ def neighbours(table: dict, num_classes: int, depth: int) -> list[tuple[str, Dir
         sizes = [np.linalg.norm(m) / math.sqrt(num_classes - 1) for m in (found.features, *found.hidden)]
         unit = [m / size for m, size in zip((found.features, *found.hidden), sizes, strict=True)]
         made.append(("one class less", Directions(beside(unit[0]), tuple(map(beside, unit[1:])))))
+    for more in range(3):  # a Kneser structure, or one without one or two classes
+        vertices = (1 + math.isqrt(1 + 8 * (num_classes + more))) // 2
+        if depth >= 3 and vertices >= 4 and vertices * (vertices - 1) // 2 == num_classes + more:
+            found = kneser(vertices, depth)
+            kept = Directions(found.features[:, more:], found.hidden)
+            made.append(("Kneser structure" + (f" without {more} classes" if more else ""), kept))
     return [(name, trim(d)) for name, d in made if d.log_size > -math.inf and np.all(d.activations.any(axis=0))]
 
 
@@ -118,6 +125,8 @@ def improve(table: dict, num_classes: int, depth: int, round_: int, starts: int)
             found += [(ratio, d, name) for ratio, d in ends]
     best = min(found, key=lambda row: row[0], default=None)
     known = 1.0 if old is None else small_decay_ratio(old[0])
+    by_hand = [d for _, d in kneser_blocks(num_classes, depth) if len(d.gram) == num_classes]
+    known = min([known, *map(small_decay_ratio, by_hand)])
     if best is not None and best[0] < known * (1 - BETTER):
         table[num_classes, depth] = best[1], best[2]
     kept = table.get((num_classes, depth))

@@ -9,7 +9,7 @@ import ufm
 from ufm.hunt import hunt
 from ufm.search import random_starts
 from ufm.theory import best_known, structures
-from ufm.theory.deep import channels, deep_collapse
+from ufm.theory.deep import channels, collapse_zero_threshold, deep_collapse
 from ufm.theory.deep_structures import Directions, compose, kneser, small_decay_ratio
 
 
@@ -217,3 +217,49 @@ def test_answer_at_zero_has_no_layers_to_measure():
     assert float(answer.result.value) == pytest.approx(0.5, rel=1e-9)
     assert answer.certificate.words == "global"
     assert answer.layers.rank_after[1] == 0
+
+
+# ------------------------------------------------------------------ what was asked of deep models
+
+
+@pytest.mark.parametrize(("depth", "known"), [(3, 0.0092198), (4, 0.0101993), (5, 0.0111087)])
+def test_ten_classes_are_never_worse_than_known(depth, known):
+    """K = 10, n = 1, width 16, all decays 5e-4: the best values known before, with the bound beside."""
+    problem = ufm.deep([1] * 10, depth=depth, width=16, dim=16, weight_decay=5e-4, feature_decay=5e-4)
+    best = structures(problem)[0]
+    assert best.value <= known
+    certificate = ufm.certify(problem, best.params)
+    assert certificate.lower_bound <= best.value <= float(certificate.value)
+    assert certificate.words == "within gap"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [2, 3, 4, 5, 6])
+def test_two_classes_over_the_threshold(depth):
+    """K = 2: the search equals the oracle, is proven, and is zero exactly from the threshold on."""
+    for x in (0.1, 0.5, 0.9, 0.999, 1.001, 1.5):
+        decay = x * (collapse_zero_threshold(2, depth) / 3) ** (1 / (depth + 1))
+        answer = ufm.answer(ufm.deep([3, 3], depth=depth, width=6, dim=6, weight_decay=decay, feature_decay=decay))
+        expected = deep_collapse(2, 3, [decay] * depth, decay).value
+        value = float(answer.result.value)
+        assert value == pytest.approx(expected, rel=1e-8)
+        assert value >= expected * (1 - 1e-13)
+        assert answer.search.seen["random"] == pytest.approx(expected, rel=1e-6)
+        assert answer.certificate.words == "global"
+        assert (value == 0.5) == (x > 1)
+        if x < 1:
+            assert np.nanmax(answer.layers.dnc2_after[1:depth]) < 1e-6
+            assert np.nanmax(answer.layers.dnc3[2:]) < 1e-6
+            assert answer.layers.rank_after[1:depth] == (2,) * (depth - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [3, 4, 5])
+def test_random_starts_of_two_classes_reach_the_optimum(depth):
+    """K = 2, d = 10, decays 4e-3, n = 1: at least 99 % of the starts, with a smoothed gradient of 1e-9."""
+    problem = ufm.deep([1, 1], depth=depth, width=10, dim=10, weight_decay=4e-3, feature_decay=4e-3)
+    result = ufm.solve(problem, start=random_starts(problem, 104), gtol=1e-9)
+    expected = deep_collapse(2, 1, [4e-3] * depth, 4e-3).value
+    reached = np.abs(np.asarray(result.value) / expected - 1) <= 1e-8
+    assert np.mean(reached & (np.asarray(result.gradient_norm) <= 1e-9)) >= 0.99
+    assert np.min(result.value) >= expected * (1 - 1e-12)
