@@ -295,6 +295,110 @@ def test_inequalities_of_the_chain_on_random_networks():
     assert tight < 1.2
 
 
+def before(depth, rho, rest):
+    """n(g): what X_{L-2} costs over the largest eigenvalue."""
+    if depth == 3:
+        return (1 + rest / math.sqrt(rho)) ** 2
+    return max((1 + rest ** (1 / (depth - 1))) ** (depth - 1), 2 ** (depth - 1) * rest)
+
+
+def test_inequalities_of_the_spectra_on_random_networks():
+    """||W||^2 from the Z-matrix sigma (I - beta G'/x) - delta v v^T, and F's whole small-decay product."""
+    rng, met, tight = np.random.default_rng(6), np.zeros(2, int), np.inf
+    for _ in range(2500):
+        classes, depth, previous = int(rng.integers(3, 7)), int(rng.integers(3, 6)), 0.0
+        for index, (inner, layer, size) in enumerate(draw_layers(rng, classes, depth), 1):
+            squared, previous = size / previous if previous else 0.0, size
+            if inner is None:
+                continue
+            g, vectors = np.linalg.eigh(inner.T @ inner)
+            g, vectors, gram = g[::-1], vectors[:, ::-1], layer.T @ layer
+            if g[1] < 1e-6 * g[0] or np.trace(gram) == 0:
+                break
+            x, v, sigma, beta = g[0], np.abs(vectors[:, 0]), 2 * np.exp(2 * rng.uniform()), rng.uniform()
+            lower = max(0.0, sigma * (1 - beta) - 1) * rng.integers(0, 2)
+            c = sigma * (np.eye(classes) - beta * (inner.T @ inner) / x) - lower * np.outer(v, v)
+            assert np.max(c - np.diag(np.diag(c))) <= 1e-12
+            first, second = np.trace(c @ gram), np.trace(c @ gram @ c @ inner.T @ inner) / x
+            f, h = sigma * (1 - beta * g / x), np.einsum("ji,jk,ki->i", vectors, gram, vectors)
+            f[0] -= lower
+            assert 2 * first - second == pytest.approx(np.sum(h * f * (2 - g / x * f)), rel=1e-8, abs=1e-8 * sigma**2)
+            if first > 0:
+                met[0] += 1
+                assert first**2 <= squared * x * second * (1 + 1e-7)
+            assert before(index + 1, g[1] / x, g[1:].sum() / x) <= size / squared / x * (1 + 1e-9)
+            least = np.linalg.eigvalsh(gram)
+            if least[0] > 1e-9 * least[-1]:
+                met[1] += 1
+                factor = min(pair[0] for pair in rules._spectrum_constants(classes, index + 1))
+                tight = min(tight, size * np.sum(1 / least) / factor)
+                assert factor <= size * np.sum(1 / least)
+    assert met.min() > 100
+    assert tight < 10
+
+
+def loads(sigma, beta, g):
+    f = sigma * (1 - beta * g)
+    f[0] = min(f[0], 1.0)
+    return f * (2 - g * f)
+
+
+@pytest.mark.parametrize("classes", [3, 6])
+def test_boxes_of_the_spectra(classes):
+    """T, the sum of the k_i and n(g) at random points of random boxes, for shapes that prove something and others."""
+    rng, met = np.random.default_rng(7), 0
+    low = rng.uniform(0, 1, (400, 2))
+    high = low + (1 - low) * rng.uniform(0, 0.5, (400, 2))
+    box = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
+    shape = np.stack([np.exp(rng.uniform(-0.3, 2, 400)), rng.uniform(0, 1, 400)], axis=1)
+    root = rules._roots_below(classes, shape, box[:, 1], box[:, 3])
+    above = rules._loads_above(classes, shape, box)
+    for one, (sigma, beta), lower, upper in zip(box, shape, root, above, strict=True):
+        if lower == 0:
+            continue
+        for _ in range(40):
+            rho, mean = rng.uniform(*one[:2]), rng.uniform(*one[2:])
+            tail = np.where(rng.uniform(size=classes - 2) < mean, 1.0, 0.0) if rng.integers(0, 2) else None
+            tail = np.full(classes - 2, mean) if tail is None or classes == 3 else tail
+            if not one[2] <= tail.mean() <= one[3]:
+                continue
+            g = np.concatenate([[1.0, rho], rho * tail])
+            k = loads(sigma, beta, g)
+            met += 1
+            assert np.all(k >= 0)
+            assert lower <= np.sqrt(k).sum()
+            assert np.sum(k) <= upper
+            for depth in (3, 5):
+                cost = rules._before_below(classes, depth, one[[0]], one[[2]])[0]
+                assert cost <= before(depth, rho, g[1:].sum())
+    assert met > 500
+
+
+@pytest.mark.parametrize(("classes", "depth"), [(3, 3), (4, 4), (10, 3)])
+def test_constants_of_the_spectra(classes, depth):
+    """No spectrum is cheaper than the constant although f is searched on a grid; deep collapse is not below it."""
+    rng = np.random.default_rng(8)
+    factor = min(pair[0] for pair in rules._spectrum_constants(classes, depth))
+    sigma, beta = (x.ravel() for x in np.meshgrid(np.geomspace(0.5, 300, 120), np.linspace(0, 1, 101)))
+    found = np.inf
+    for _ in range(400):
+        rho, u = rng.uniform(0.05, 1), rng.uniform(0, 1) * rng.integers(0, 2)
+        g = np.array([1, rho, *[u * rho] * (classes - 2)])
+        f = sigma[:, None] * (1 - beta[:, None] * g)
+        f[:, 0] = np.minimum(f[:, 0], 1)
+        k = f * (2 - g * f)
+        best = np.max(np.where(np.all(k >= 0, axis=1), np.sqrt(np.maximum(k, 0)).sum(axis=1), 0))
+        found = min(found, before(depth, rho, g[1:].sum()) * best**2)
+    assert factor <= found <= 3 * factor
+    assert factor <= classes ** (depth + 1)
+    given = numbers([5] * classes, [1e-9] * depth, 1e-9)
+    ratio = (factor / classes ** (depth + 1)) ** (1 / (depth + 1))
+    assert rules.spectrum_below(given) == pytest.approx(ratio * rules.linear_below(given), rel=1e-3)
+    assert rules.spectrum_below(given) > rules.chain_below(given)
+    assert rules.spectrum_below(numbers([5, 5, 4], [1e-3] * 3, 1e-3)) == 0.0
+    assert rules.spectrum_below(numbers([5] * 3, [1e-3] * 3, 1e-3, rank=2)) == 0.0
+
+
 def test_minimum_over_planes():
     rng = np.random.default_rng(2)
     for trial in range(50):
@@ -520,7 +624,7 @@ def test_best_known_networks_are_above_the_bound():
         if depth == 2:
             below = max(below, rules.two_layer_below(given))
         assert below == pytest.approx(ufm.theory.deep.relu_lower_bound(classes, n, [lam] * depth, lam), rel=1e-9)
-        assert max(below, rules.chain_below(given)) < value
+        assert max(below, rules.chain_below(given), rules.spectrum_below(given)) < value
         assert (rules.chain_below(given) > 1.05 * below) == (depth > 2)
 
 
@@ -536,7 +640,8 @@ def test_table_of_networks_is_above_the_chain_bound(lam):
     for found in structures:
         classes, decays = found.features.shape[1], [lam] * (len(found.hidden) + 1)
         value = theory.deep_structures.profile(np.linalg.eigvalsh(found.gram), found.log_size, 3, decays, lam).value
-        assert rules.chain_below(numbers([3] * classes, decays, lam)) < value
+        given = numbers([3] * classes, decays, lam)
+        assert max(rules.chain_below(given), rules.spectrum_below(given)) < value
 
 
 def test_narrow_layers_raise_the_bound():

@@ -23,7 +23,16 @@ from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Para
 from ..problem.problem import Decay
 from .dual import Setting, _data_ce, _data_mse, _repair_ce, _shift, _snapped_points, _zero_data
 from .form import class_form, class_indicator
-from .layers import Numbers, chain_below, channel_below, linear_below, log_product_below, squares_below, two_layer_below
+from .layers import (
+    Numbers,
+    chain_below,
+    channel_below,
+    linear_below,
+    log_product_below,
+    spectrum_below,
+    squares_below,
+    two_layer_below,
+)
 from .norm import basis
 from .rounding import ELEMENTARY, gamma
 
@@ -121,7 +130,7 @@ def _from_numbers(problem: Problem) -> tuple[float, int]:
         sharper = two_layer_below(numbers)
         if sharper > best:
             best, source = sharper, 3
-    longer = chain_below(numbers)
+    longer = max(chain_below(numbers), spectrum_below(numbers))
     if longer > best:
         best, source = longer, 4
     return best, source

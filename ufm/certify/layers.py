@@ -6,7 +6,8 @@ the singular values of its targets, the bias minimised out; the decays through l
     linear        F >= sum_i (s_i^2/N) phi( (N/s_i^2) (s_i^2 lambda_H lambda_1 ... lambda_L)^{1/(L+1)}, L )
     ReLU          F >= min over gamma_1 >= gamma_2 >= ... of  ridge + two channels,   by branch and bound
     ReLU, L = 2   F >= min of the same ridge + the cost of the first product
-    ReLU, L >= 3  F >= min of the same ridge + the cost of a chain of layers, in closed form
+    ReLU, L >= 3  F >= min of the same ridge + the cost of a chain of layers, in closed form or, for equal s_i, by boxes
+                  of the spectrum of A_{L-2}
 
 Each bound increases in the s_i^2, increases in the decays of the chain and falls in the offset N lambda_L, so that
 roundings of the data are paid once, at the start.
@@ -15,6 +16,7 @@ roundings of the data are paid once, at the start.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -312,6 +314,150 @@ def _chain_of(numbers: Numbers, square: float, others: int) -> float:
     alone = _shared_below(numbers, square, 1.0, 0.0)
     found.append((alone + tail / (1 + 2 * m) / 2 * square / numbers.total) * (1 - gamma(8)))
     return min(found)
+
+
+# ------------------------------------------------------------------ the last two hidden layers, by their spectra
+
+_PIECES = 48
+_TINY = 1e-12
+
+
+def spectrum_below(numbers: Numbers) -> float:
+    """Proven lower bound of F of a ReLU network (or a linear one) with L >= 3 and K >= 3 equal squares, none of them 0.
+
+    g_1 = 1 >= g_2 = rho >= ... are the eigenvalues of A_{L-2}^T A_{L-2} over the largest, h_i the diagonal of
+    A_{L-1}^T A_{L-1} in the same basis, f(g) = sigma (1 - beta g) and f_1 <= sigma (1 - beta); then
+
+        ||W_{L-1}||^2 >= sum_i k_i h_i,   k_i = f_i (2 - g_i f_i),     ||P_1||_*^2 ||W_2||^2 ... ||W_{L-2}||^2 >= n(g)
+        F >= min over g of (eta s^2/N) phi( (N/(eta s^2)) (M s^2 C)^{1/(L+1)}, L ),   M = n T^2,  eta = T^2/sum k_i,
+
+    T = sum sqrt k_i.  0 where it does not apply.
+    """
+    squares = numbers.squares
+    if not 3 <= numbers.depth <= 64 or not 3 <= len(squares) <= 64 or numbers.rank < len(squares):
+        return 0.0
+    if squares[0] != squares[-1] or squares[0] <= 0:
+        return 0.0
+    found = [
+        _shared_below(numbers, squares[0], share, math.log(factor) * (1 - gamma(ELEMENTARY + 4)))
+        for factor, share in _spectrum_constants(len(squares), numbers.depth)
+    ]
+    return min(found, default=0.0) * (1 - gamma(2))
+
+
+@functools.lru_cache(maxsize=128)
+def _spectrum_constants(classes: int, depth: int, accuracy: float = 4e-3, most: int = 4000) -> tuple[Any, ...]:
+    """Pairs (M, eta): every g has one that is below its own M and eta.
+
+    Boxes of rho and u, g_3 + ... = m rho u; the lowest are split.  sigma and beta may be any numbers on a box.
+    """
+    rho = np.concatenate([[0.0], np.geomspace(1e-4, 0.1, 6)[:-1], np.linspace(0.1, 1, 13)])
+    mean = np.linspace(0, 1, 7)
+    box = np.array([(a, b, c, d) for a, b in itertools.pairwise(rho) for c, d in itertools.pairwise(mean)])
+    trial = np.stack(np.meshgrid(np.geomspace(0.7, 300, 20), np.linspace(0, 1, 11)), axis=-1).reshape(-1, 2)
+    start = np.stack([_roots_below(classes, one, box[:, 1], box[:, 3], pieces=4) for one in trial])
+    shape = trial[np.argmax(start, axis=0)]
+    around = np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)])
+    done, best, step = [], np.inf, 0.15
+    for last in (*[False] * 14, True):
+        for width in (step, 0.3 * step):
+            near = [shape * np.exp(width * move) for move in around]
+            values = np.stack([_roots_below(classes, one, box[:, 1], box[:, 3]) for one in near])
+            shape = np.stack(near)[np.argmax(values, axis=0), np.arange(len(box))]
+        root = _roots_below(classes, shape, box[:, 1], box[:, 3])
+        share = root**2 / _loads_above(classes, shape, box) * (1 - _TINY)
+        bound = _before_below(classes, depth, box[:, 0], box[:, 2]) * root**2 * (1 - _TINY)
+        best = min(best, float(np.min(_before_below(classes, depth, box[:, 1], box[:, 3]) * root**2)))
+        keep = bound < best * (1 - accuracy)
+        if last or keep.sum() > most:
+            keep[:] = False
+        done.append(np.stack([bound, share], axis=1)[~keep])
+        box, shape = _quarters(box[keep]), np.concatenate([shape[keep]] * 4)
+        step *= 0.75
+        if not len(box):
+            break
+    pairs = np.concatenate(done)
+    least = pairs[:, 0].min()
+    if not (least > 0 and pairs[:, 1].min() > 0):
+        return ()
+    edges = least * np.array([1, 1.02, 1.1, 1.3, 1.7, 3, 10, np.inf])
+    groups = ((low, pairs[(pairs[:, 0] >= low) & (pairs[:, 0] < high), 1]) for low, high in itertools.pairwise(edges))
+    return tuple((float(low), float(shares.min())) for low, shares in groups if len(shares))
+
+
+def _quarters(box: np.ndarray) -> np.ndarray:
+    a, b, c, d = box.T
+    x, u = 0.5 * (a + b), 0.5 * (c + d)
+    parts = [(a, x, c, u), (x, b, c, u), (a, x, u, d), (x, b, u, d)]
+    return np.concatenate([np.stack(part, axis=1) for part in parts])
+
+
+def _before_below(classes: int, depth: int, rho: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Lower bound of n(g); it increases in rho and in u."""
+    many = 1 + (classes - 2) * mean
+    if depth == 3:
+        return (1 + np.sqrt(rho) * many) ** 2 * (1 - _TINY)
+    rest, power = rho * many, depth - 1
+    return np.maximum((1 + rest ** (1 / power)) ** power, 2.0**power * rest) * (1 - depth * _TINY)
+
+
+def _load(shape: np.ndarray, g: Any) -> tuple[Any, Any]:
+    """(k, its rounding error) at g of f(g) = sigma (1 - beta g), beta g <= 1."""
+    sigma, beta = shape[..., 0], shape[..., 1]
+    f = sigma * (1 - beta * g)
+    return f * (2 - g * f), 64 * UNIT * sigma * (1 + sigma)
+
+
+def _first_load(shape: np.ndarray) -> Any:
+    f = np.minimum(shape[..., 0] * (1 - shape[..., 1]), 1.0) * (1 - _TINY)
+    return f * (2 - f)
+
+
+def _roots_below(
+    classes: int, shape: np.ndarray, rho: np.ndarray, mean: np.ndarray, pieces: int = _PIECES
+) -> np.ndarray:
+    """Lower bound of T for every g with g_2 <= rho and a mean of g_3, ... of at most rho u; 0 for a useless shape.
+
+    k falls on [0, rho] if 0 <= f and g f <= 1 there.  A line c - d g lies below sqrt k where sqrt k at the right end of
+    each piece is at least the line at its left end.
+    """
+    shape = np.broadcast_to(shape, (len(rho), 2))
+    sigma, beta = shape.T
+    peak = np.where(2 * beta * rho >= 1, sigma / (4 * np.maximum(beta, _TINY)), rho * sigma * (1 - beta * rho))
+    good = (beta * rho <= 1 - _TINY) & (beta <= 1) & (peak <= 1 - _TINY)
+    g = rho[:, None] * (np.arange(pieces + 1) / pieces)
+    value, error = _load(shape[:, None, :], g)
+    root = np.sqrt(np.maximum(value - error, 0.0)) * (1 - _TINY)
+    tail = root[:, -1]
+    if classes == 3:
+        value, error = _load(shape, rho * mean)
+        tail = np.sqrt(np.maximum(value - error, 0.0)) * (1 - _TINY)
+    else:
+        chord = (root[:, 0] - root[:, -1]) / rho
+        middle = np.clip((mean * pieces).astype(int), 1, pieces - 1)
+        rows = np.arange(len(rho))
+        tangent = (root[rows, middle - 1] - root[rows, middle + 1]) * pieces / (2 * rho)
+        for part in (0.0, 0.5, 1.0):
+            slope = np.maximum((1 - part) * chord + part * tangent, 0.0)
+            fall = slope[:, None] * g[:, :-1]
+            height = np.min(root[:, 1:] + fall - _TINY * (root[:, 1:] + fall), axis=1)
+            drop = slope * rho * mean
+            tail = np.maximum(tail, height - drop - _TINY * (np.abs(height) + drop))
+    first = np.sqrt(np.maximum(_first_load(shape), 0.0))
+    return np.where(good, (first + root[:, -1] + (classes - 2) * tail) * (1 - _TINY), 0.0)
+
+
+def _loads_above(classes: int, shape: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Upper bound of the sum of the k_i on each box: k falls, and lies below a line c - d g on [0, rho]."""
+    low, high, mean, _ = box.T
+    g = high[:, None] * (np.arange(_PIECES + 1) / _PIECES)
+    value, error = _load(shape[:, None, :], g)
+    above = value + error
+    slope = np.maximum(above[:, 0] - above[:, -1], 0.0) / high
+    line = above[:, :-1] + slope[:, None] * g[:, 1:]
+    tail = np.minimum(above[:, 0], np.max(line, axis=1) - slope * low * mean) + _TINY * np.max(line, axis=1)
+    second, error = _load(shape, low)
+    return (_first_load(shape) + second + error + (classes - 2) * tail) * (1 + _TINY)
 
 
 def _water_level(ridge: _Ridge, first: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
