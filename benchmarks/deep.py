@@ -168,7 +168,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "device": jax.devices()[0].device_kind,
         "dtype": "float64",
-        "versions": {name: version(name) for name in ("ufm", "jax", "numpy", "torch")},
+        "versions": {"ufm": ufm.__version__, **{name: version(name) for name in ("jax", "numpy", "torch")}},
         "python": platform.python_version(),
         "rows": rows,
     }

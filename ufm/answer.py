@@ -133,6 +133,7 @@ class Answer:
                 "relative_gradient": float(r.relative_gradient),
                 "status": r.status_name,
                 "lower_bound": float(c.lower_bound),
+                "bound": c.source_words or None,
                 "gap": float(c.gap),
                 "relative_gap": float(c.relative_gap),
                 "verdict": c.words,

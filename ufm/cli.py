@@ -709,7 +709,8 @@ def _add_bracket(table: Table, j: dict[str, Any]) -> None:
     """What is known of the minimum of a deep problem: a bound below it, a network at or above it."""
     if j["lower_bound"] is not None and j["value"] > 0:
         ratio = j["lower_bound"] / j["value"]
-        table.add_row("bound / value", f"{ratio:.8f}   the minimum is at least this share of the value")
+        by = f" ({j['bound']})" if j.get("bound") else ""
+        table.add_row("bound / value", f"{ratio:.8f}   the minimum is at least this share of the value{by}")
     if (structure := j.get("structure")) is not None:
         table.add_row(
             "structure", f"the value of [bold]{structure['name']}[/bold], but for {structure['difference']:.2g}"

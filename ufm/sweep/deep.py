@@ -30,7 +30,7 @@ _NOISES = (0.03, 0.3)
 def deep_structure(
     cells: int = 10,
     *,
-    classes: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 10),
+    classes: tuple[int, ...] = (2, 3, 4, 6, 8, 10),
     depths: tuple[int, ...] = (2, 3, 4, 5),
     samples: float = 1.0,
     decays: tuple[float, float] = (0.05, 4.0),

@@ -112,7 +112,8 @@ def network_answer(problem: Problem, network: Network, **quantities: Any) -> Ans
         "logits": before[-1],
         "bias": bias,
         "classifier_gram": weights[-1] @ weights[-1].T,
-        "class_means_gram": means.T @ means,
+        # under a ReLU features are not unique: directions that W_1 H has below zero change nothing
+        "class_means_gram": None if problem.model.activation == "relu" else means.T @ means,
         "params": Params(weights, features, bias),
         "quantities": {
             **quantities,
