@@ -27,7 +27,7 @@ import numpy as np
 
 import ufm
 from ufm.hunt import hunt
-from ufm.theory.best_known import ranks, trim
+from ufm.theory.best_known import ranks, sets_of_classes, trim
 from ufm.theory.deep import channels
 from ufm.theory.deep_structures import Directions, kneser, kneser_blocks, small_decay_ratio
 
@@ -155,6 +155,7 @@ def main() -> None:
             bound = (channels(k, depth) / k) ** (depth / (depth + 1))
             ratio = small_decay_ratio(found)
             print(f"K = {k:2d}, L = {depth}: bound {bound:.6f}  ratio {ratio:.6f}  ranks {ranks(found)}  {name}")
+            print(f"    units that see each class: {sets_of_classes(found)}")
         return
     for round_ in range(given.first_round, given.rounds):
         for depth in span(given.depths):

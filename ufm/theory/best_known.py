@@ -102,25 +102,69 @@ def ranks(directions: Directions, rtol: float = 1e-3) -> dict[str, tuple[int, ..
     return {"before": tuple(before), "after": tuple(after)}
 
 
-def trim(directions: Directions, rtol: float = 1e-7) -> Directions:
-    """The same network without dead hidden units and without directions of H that no column uses.
+def sets_of_classes(directions: Directions, rtol: float = 1e-3) -> list[tuple[int, ...]]:
+    """Each class as the set of hidden units that see it, in the hidden layer of fewest units (the first such).
+
+    A structure is a graph where the sets have two elements each, as in Kneser structures: units are vertices, classes
+    are edges.
+
+    Args:
+        directions: hidden layers; L >= 2.
+        rtol: an activation below this share of the layer's largest counts as none.
+
+    >>> from .deep_structures import kneser
+    >>> sets_of_classes(kneser(4, 3))
+    [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    """
+    layer, layers = directions.features, []
+    for weight in directions.hidden:
+        layer = np.maximum(weight @ layer, 0.0)
+        layers.append(layer)
+    fewest = min(layers, key=len)
+    seen = fewest > rtol * fewest.max()
+    return [tuple(int(i) for i in np.flatnonzero(column)) for column in seen.T]
+
+
+def trim(directions: Directions, rtol: float = 1e-7, alike: float = 1e-6) -> Directions:
+    """Much the same network without dead hidden units, with parallel ones merged, and H without directions unused.
+
+    Units with parallel rows of W_l are one unit: merging them keeps ||W_l|| and does not raise ||W_{l+1}||.
 
     Args:
         directions: any hidden layers.
         rtol: size of a row of activations, relative to the largest, below which the unit is dead.
+        alike: rows whose cosine is above 1 - alike are parallel.
     """
     layer, hidden = directions.features, list(directions.hidden)
-    for index, weight in enumerate(hidden):
-        layer = np.maximum(weight @ layer, 0.0)
-        size = np.linalg.norm(layer, axis=1)
+    for index in range(len(hidden)):
+        size = np.linalg.norm(np.maximum(hidden[index] @ layer, 0.0), axis=1)
         live = size > rtol * size.max()
-        hidden[index], layer = weight[live], layer[live]
-        if index + 1 < len(hidden):
-            hidden[index + 1] = hidden[index + 1][:, live]
+        rows, after = hidden[index][live], hidden[index + 1][:, live] if index + 1 < len(hidden) else None
+        merge = _merging(rows, alike)
+        merged = merge @ rows
+        length = np.linalg.norm(rows, axis=1)
+        total = np.sqrt((merge > 0) @ length**2)
+        hidden[index] = merged * (total / np.linalg.norm(merged, axis=1))[:, None]
+        if after is not None:
+            hidden[index + 1] = after @ ((merge > 0).T * length[:, None] / total)
+        layer = np.maximum(hidden[index] @ layer, 0.0)
     u, s, vt = np.linalg.svd(directions.features, full_matrices=False)
     used = s > rtol * s[0]
     hidden[0] = hidden[0] @ u[:, used]
     return Directions(s[used, None] * vt[used], tuple(hidden))
+
+
+def _merging(rows: np.ndarray, alike: float) -> np.ndarray:
+    """Weights that add up parallel rows, one row of weights for each group of them."""
+    length = np.linalg.norm(rows, axis=1)
+    unit = rows / length[:, None]
+    left, groups = np.ones(len(rows), dtype=bool), []
+    for i in range(len(rows)):
+        if left[i]:
+            group = left & (unit @ unit[i] > 1 - alike)
+            left &= ~group
+            groups.append(np.where(group, length, 0.0))
+    return np.array(groups)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -175,8 +219,15 @@ def deep_best_known(problem: Problem) -> Answer:
 
 
 def rows() -> list[dict[str, Any]]:
-    """The table: K, L, ratio to deep neural collapse at small decays, ranks and origin, one dictionary per entry."""
+    """The table, a dictionary per entry: K, L, F over collapse at small decays, ranks, classes as sets, origin."""
     return [
-        {"classes": k, "depth": n, "ratio": small_decay_ratio(found), **ranks(found), "origin": name}
+        {
+            "classes": k,
+            "depth": n,
+            "ratio": small_decay_ratio(found),
+            **ranks(found),
+            "sets": sets_of_classes(found),
+            "origin": name,
+        }
         for (k, n), (found, name) in sorted(_table().items())
     ]
