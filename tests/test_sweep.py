@@ -143,3 +143,35 @@ def test_a_second_write_replaces_the_first(diagrams, tmp_path):
         save_dataset(diagrams[bias], path)
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             assert opened.attrs["bias"] == bias
+
+
+def test_deep_structures_are_brackets(tmp_path):
+    """K = 2, L = 2: collapse below the threshold and zero above it, both proven; files and provenance."""
+    from ufm import phase
+
+    found = phase.run("deep-structure", tmp_path, cells=4, classes=(2,), depths=(2,), decays=(0.2, 2.0), restarts=2)
+    assert found.cells == 4
+    assert found.certified_share == 1.0
+    assert found.wrong_phases == 0
+    assert found.cells_by_phase == {"zero": 2, "collapse": 2, "lower than collapse": 0}
+    assert found.largest_difference["value"] < 1e-9
+    said = json.loads((tmp_path / "deep_structure.json").read_text())
+    assert all(said["checks"].values())
+    assert len(said["checks"]) == 2
+    assert (tmp_path / "deep_structure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"classes": (1,)}, "classes"),
+        ({"depths": (1,)}, "depths"),
+        ({"restarts": 0}, "restarts"),
+        ({"cells": 1}, "cells"),
+    ],
+)
+def test_deep_structures_refuse(tmp_path, settings, words):
+    from ufm import phase
+
+    with pytest.raises(ValueError, match=f"^{words}"):
+        phase.run("deep-structure", tmp_path, **settings)

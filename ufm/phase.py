@@ -176,8 +176,8 @@ def checks(found: PhaseRun, dataset: Any) -> dict[str, bool]:
         "value": ("every value agrees with theory to 1e-8", found.largest_difference["value"] <= 1e-8),
         "bracket": ("no value found is below its proven bound", bool((dataset.relative_gap >= 0).all())),
         "theory": (
-            "no value found is below the best known structure by more than 1e-6",
-            bool((difference >= -1e-6).all()),
+            "no value found is below the best structure known by more than a share of 0.01",
+            bool((difference >= -0.01).all()),
         ),
     }
     return dict(every[promise] for promise in json.loads(dataset.attrs["promises"]))
