@@ -153,7 +153,7 @@ def test_deep_structures_are_brackets(tmp_path):
     assert found.cells == 4
     assert found.certified_share == 1.0
     assert found.wrong_phases == 0
-    assert found.cells_by_phase == {"zero": 2, "collapse": 2, "lower than collapse": 0}
+    assert found.cells_by_phase == {"zero": 1, "collapse": 3, "lower than collapse": 0}
     assert found.largest_difference["value"] < 1e-9
     said = json.loads((tmp_path / "deep_structure.json").read_text())
     assert all(said["checks"].values())
