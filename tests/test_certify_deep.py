@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -458,7 +459,7 @@ def scaled(problem, seed, size):
 )
 def test_value_and_its_error_in_balls(loss, activation, bias, depth):
     labels = ufm.labels.from_labels([0, 1, 1, 2, 2, 2])
-    options = {"bias_decay": 0.3} if bias == "decay" else {}
+    options: dict[str, Any] = {"bias_decay": 0.3} if bias == "decay" else {}
     problem = ufm.deep(
         labels=labels, depth=depth, dim=4, width=5, loss=loss, activation=activation, bias=bias,
         weight_decay=np.linspace(0.01, 0.03, depth), feature_decay=0.02, **options,

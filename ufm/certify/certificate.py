@@ -99,7 +99,12 @@ def _deep_bounds(problem: Problem) -> list[int]:
     """Numbers of the bounds that are tried."""
     numbers = []
     if uses_numbers(problem):
-        numbers = [1] if problem.model.activation == "linear" else [2, 3] if problem.model.depth == 2 else [2]
+        if problem.model.activation == "linear":
+            numbers = [1]
+        elif problem.model.depth == 2:
+            numbers = [2, 3]
+        else:
+            numbers = [2, 4] if problem.num_classes > 2 else [2]
     return [0, *numbers] if uses_planes(problem) else numbers
 
 

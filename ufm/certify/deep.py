@@ -108,7 +108,9 @@ def numbers_of(problem: Problem) -> Numbers:
     counts, total = _counts(problem)
     model = problem.model
     omega = _per_class(problem.loss.class_weight, problem.num_classes)
-    squares = squares_below(counts, omega, model.bias, float(problem.decay.bias))
+    weights = np.asarray(problem.labels.weights, dtype=np.float64)
+    whole = bool(np.all(weights == np.round(weights))) and total < 2.0**52
+    squares = squares_below(counts, omega, model.bias, float(problem.decay.bias), exact=whole)
     feature = float(problem.decay.feature)
     if problem.loss.class_weight is not None:
         feature = feature / float(omega.max()) * (1 - gamma(2))
@@ -118,7 +120,7 @@ def numbers_of(problem: Problem) -> Numbers:
     if model.scale is not None:
         # W_L and lambda_L / s^2 in place of s W_L and lambda_L
         decays = (*decays[:-1], decays[-1] / float(model.scale) ** 2 * (1 - gamma(4)))
-    return Numbers(squares, total * (1 + gamma(1)), decays, feature, rank)
+    return Numbers(squares, total if whole else total * (1 + gamma(4)), decays, feature, rank)
 
 
 def _from_numbers(problem: Problem) -> tuple[float, int]:

@@ -106,7 +106,9 @@ def scalar_below(log_strength: float, depth: int) -> float:
 # ------------------------------------------------------------------ the targets
 
 
-def squares_below(counts: Any, class_weight: Any, bias: str, bias_decay: float) -> tuple[float, ...]:
+def squares_below(
+    counts: Any, class_weight: Any, bias: str, bias_decay: float, exact: bool = True
+) -> tuple[float, ...]:
     """Proven lower bounds of the squared singular values of the targets, the bias minimised out; descending.
 
     They are the eigenvalues of  diag(m) - m m^T / (M + N lambda_b),  m_k = n_k omega_k,  M = sum m_k;  without bias the
@@ -117,9 +119,10 @@ def squares_below(counts: Any, class_weight: Any, bias: str, bias_decay: float) 
         class_weight: omega_k.
         bias: ``none``, ``free`` or ``decay``.
         bias_decay: lambda_b.
+        exact: whether counts that are whole numbers are exact; not if they are rounded sums.
     """
     n, omega = np.asarray(counts, dtype=np.float64), np.asarray(class_weight, dtype=np.float64)
-    whole = bool(np.all(n == np.round(n)))
+    whole = exact and bool(np.all(n == np.round(n)))
     m = n * omega
     safe = m if whole and np.all(omega == 1) else m * (1 - gamma(4))
     if bias == "none":
@@ -339,7 +342,7 @@ def spectrum_below(numbers: Numbers) -> float:
     if squares[0] != squares[-1] or squares[0] <= 0:
         return 0.0
     found = [
-        _shared_below(numbers, squares[0], share, math.log(factor) * (1 - gamma(ELEMENTARY + 4)))
+        _shared_below(numbers, squares[0], share, log_product_below([factor]))
         for factor, share in _spectrum_constants(len(squares), numbers.depth)
     ]
     return min(found, default=0.0) * (1 - gamma(2))
