@@ -16,9 +16,9 @@ PROMISED = {
     *("problem", "value", "gradient_norm", "status", "lower_bound", "gap", "verdict", "class_means_gram", "logits"),
     *("singular_values", "rank", "predictions", "measures", "steps", "seconds", "dtype", "versions"),
 }
-FURTHER = {"relative_gradient", "relative_gap", "assumes", "bias", "groups", "excess_gap"}
+FURTHER = {"relative_gradient", "relative_gap", "assumes", "bias", "groups", "excess_gap", "bound", "layers", "search", "structure"}
 OF_A_PREDICTION = {"name", "value", "holds", "failed_hypothesis", "citation", "difference"}
-FURTHER_OF_A_PREDICTION = {"status", "gram_distance", "quantities"}
+FURTHER_OF_A_PREDICTION = {"status", "gram_distance", "quantities", "claim"}
 OF_A_PROBLEM = {
     *(
         "kind",
@@ -29,6 +29,9 @@ OF_A_PROBLEM = {
         "samples",
         "columns",
         "dim",
+        "depth",
+        "activation",
+        "widths",
         "constraint",
         "bias",
         "scale",
