@@ -16,7 +16,18 @@ PROMISED = {
     *("problem", "value", "gradient_norm", "status", "lower_bound", "gap", "verdict", "class_means_gram", "logits"),
     *("singular_values", "rank", "predictions", "measures", "steps", "seconds", "dtype", "versions"),
 }
-FURTHER = {"relative_gradient", "relative_gap", "assumes", "bias", "groups", "excess_gap", "bound", "layers", "search", "structure"}
+FURTHER = {
+    "relative_gradient",
+    "relative_gap",
+    "assumes",
+    "bias",
+    "groups",
+    "excess_gap",
+    "bound",
+    "layers",
+    "search",
+    "structure",
+}
 OF_A_PREDICTION = {"name", "value", "holds", "failed_hypothesis", "citation", "difference"}
 FURTHER_OF_A_PREDICTION = {"status", "gram_distance", "quantities", "claim"}
 OF_A_PROBLEM = {

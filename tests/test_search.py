@@ -33,7 +33,7 @@ def loss(weights, features, samples, decay):
 def found():
     """A search where a structure beats every random start: three classes, four layers."""
     problem = ufm.deep([2] * 3, depth=4, width=6, weight_decay=0.01, feature_decay=0.01)
-    return problem, ufm.search(problem, restarts=4, near=2, max_steps=2000)
+    return problem, ufm.search(problem, restarts=4, near=2, narrow=(2,), narrow_starts=8, max_steps=2000)
 
 
 def test_search_finds_what_theory_has(found):
@@ -49,7 +49,9 @@ def test_search_finds_what_theory_has(found):
 def test_search_says_where_it_looked(found):
     _, search = found
     assert len(search.origins) == len(search.values)
-    assert {"random", "annealed", "near deep_fan", "deep_fan"} <= set(search.seen)
+    assert {"random", "annealed", "near deep_fan", "deep_fan", "narrow 2"} <= set(search.seen)
+    # two features are enough for the value of collapse: K - 1 directions, see docs/glossary.md
+    assert search.seen["narrow 2"] <= (1 + 1e-6) * deep_collapse(3, 2, [0.01] * 4, 0.01).value
     assert search.best_known is not None
     name, value = search.best_known
     assert search.values[search.origins.index(name)] == value
@@ -58,7 +60,7 @@ def test_search_says_where_it_looked(found):
 
 def test_search_is_the_same_twice(found):
     problem, search = found
-    again = ufm.search(problem, restarts=4, near=2, max_steps=2000)
+    again = ufm.search(problem, restarts=4, near=2, narrow=(2,), narrow_starts=8, max_steps=2000)
     assert again.origins == search.origins
     np.testing.assert_array_equal(again.values, search.values)
     np.testing.assert_array_equal(np.asarray(again.result.value), np.asarray(search.result.value))

@@ -120,13 +120,13 @@ def search(
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     drawn = _random(small, 2 * restarts, seed)
     random, annealed = drawn[:restarts], drawn[restarts:]
-    for r in narrow if restarts else ():
-        networks += [
-            (f"narrow {r}", p) for p in _from_narrow(small, whole_number("narrow", r, 1), restarts, keep, seed)
-        ]
+    for r in [whole_number("narrow", r, 1) for r in narrow]:
+        ends_of_narrow = _from_narrow(small, r, narrow_starts, keep, seed)
+        networks += [(f"narrow {r}", p) for p in ends_of_narrow]
     beside = [
         (f"near {name}", _noisy(small, params, NOISES[i % len(NOISES)], generator))
         for name, params in networks
+        if np.any(params.features)
         for i in range(near)
     ]
     lanes = [("random", p) for p in random]
