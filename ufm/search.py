@@ -102,7 +102,7 @@ def search(
         >>> import ufm
         >>> found = ufm.search(ufm.deep([5, 5], depth=2, weight_decay=0.02, feature_decay=0.02), restarts=2)
         >>> round(float(found.result.value), 8)
-        0.08
+        0.10020295
     """
     if problem.batch_shape:
         raise ValueError("problem: search takes one problem; index the stack first")
