@@ -77,8 +77,7 @@ class Answer:
         """
         points = [x for x in self.comparisons if x.prediction.params is not None and x.difference is not None]
         size = _SAME_VALUE * abs(float(self.result.value))
-        points.sort(key=lambda x: x.prediction.status == "open")  # a structure by its own name, if it has one
-        first = next((x for x in points if abs(x.difference or 0.0) <= size), None)
+        first = next((x for x in points if abs(x.difference or 0.0) <= size), None)  # in the order of the registry
         return None if first is None else (first.prediction.name, float(first.difference or 0.0))
 
     @property

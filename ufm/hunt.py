@@ -26,11 +26,9 @@ from ._numerics import in_float64
 from .problem.labels import whole_number
 from .solve.loop import walk
 from .solve.methods import LBFGS
+from .solve.smoothed import STAGES
 from .theory.best_known import trim
 from .theory.deep_structures import Directions, small_decay_ratio
-
-STAGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Width of the smoothed ReLU in the stages, relative to the root mean square of each layer's pre-activations."""
 
 _GTOL = 1e-7
 
@@ -133,7 +131,12 @@ def hunt(
         >>> round(found[0][0], 4)
         0.9785
     """
-    for name, value, least in (("num_classes", num_classes, 2), ("depth", depth, 2), ("dim", dim, 1)):
+    for name, value, least in (
+        ("num_classes", num_classes, 2),
+        ("depth", depth, 2),
+        ("dim", dim, 1),
+        ("steps", steps, 1),
+    ):
         whole_number(name, value, least)
     width, starts = whole_number("width", width, 1), whole_number("starts", starts, 1)
     sizes = (dim, *(width,) * (depth - 2), 2 * num_classes)
@@ -157,7 +160,7 @@ def hunt(
     ends, _ = map(np.asarray, _run(best, fine, 4 * steps, shapes))
     found = []
     for y in ends:
-        cuts = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
+        cuts = np.cumsum([height * columns for height, columns in shapes])[:-1]
         factors = [part.reshape(shape) for part, shape in zip(np.split(y, cuts), shapes, strict=True)]
         factors = [m / np.linalg.norm(m) for m in factors]
         directions = trim(Directions(factors[0], tuple(factors[1:])))

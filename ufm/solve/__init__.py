@@ -7,12 +7,13 @@ from .logits import balance, has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Adam, GradientDescent, Method, Newton, SpectralGradient
 from .result import History, Result, Status
-from .smoothed import Smoothed
+from .smoothed import STAGES, Smoothed
 from .solve import solve
 
 __all__ = [
     "LBFGS",
     "METHODS",
+    "STAGES",
     "Adam",
     "Descent",
     "GradientDescent",

@@ -16,9 +16,6 @@ from ..solve import Status
 Progress = Callable[[int, int, dict[str, int]], None] | None
 """Called with (cells done, cells in all, cells by status)."""
 
-PROMISES = ("certified", "phases", "value", "bracket", "theory")
-"""What a diagram is checked for (see ``ufm.phase``), by name."""
-
 
 def at_least(name: str, value: Any, least: int) -> None:
     """Raise a ValueError unless a setting is a whole number that reaches the least value."""
@@ -49,7 +46,7 @@ def dataset(
     configuration: dict[str, Any],
     promises: Sequence[str] = ("certified", "phases", "value"),
 ) -> xr.Dataset:
-    """The dataset of a diagram, with attributes that say how it is drawn and what it promises (`PROMISES`)."""
+    """The dataset of a diagram; attributes say how it is drawn and what it promises (see ``ufm.phase.checks``)."""
     attributes = {
         "title": title,
         "drawn": json.dumps(drawn),

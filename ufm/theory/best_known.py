@@ -9,37 +9,28 @@ bound of the minimum for all of them.  None is proven to be a minimum.
 from __future__ import annotations
 
 import functools
-from collections import Counter
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from ..problem import Problem
-from . import deep
-from ._conditions import no_bias
-from ._deep_problem import at_least, balanced_given, concerns, network_answer, plain_balanced, room, room_of
-from .deep_structures import (
-    Composition,
-    Directions,
-    best_composition,
-    compose,
-    kneser_blocks,
-    single,
-    small_decay_ratio,
-)
-from .oracle import Answer, oracle
+from .deep_structures import Composition, Directions, best_composition, kneser_blocks, single
 
 _TABLE = "best_known.npz"
 
 
-@functools.cache
-def _table() -> dict[tuple[int, int], tuple[Directions, str]]:
-    source = resources.files("ufm.theory") / _TABLE
-    if not source.is_file():
-        return {}
+def read(path: Any) -> dict[tuple[int, int], tuple[Directions, str]]:
+    """A table of hidden layers from a file: (K, L) -> (directions, the kind of start from which they were found).
+
+    Args:
+        path: a file as ``experiments/deep_best_known.py`` writes it, or a resource of a package.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     found: dict[tuple[int, int], tuple[Directions, str]] = {}
-    with source.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         for name in archive.files:
             key, _, what = name.partition("/")
             if what != "origin":
@@ -48,6 +39,11 @@ def _table() -> dict[tuple[int, int], tuple[Directions, str]]:
             hidden = tuple(archive[f"{key}/W{layer}"] for layer in range(1, depth))
             found[num_classes, depth] = Directions(archive[f"{key}/H"], hidden), str(archive[name])
     return found
+
+
+@functools.cache
+def _table() -> dict[tuple[int, int], tuple[Directions, str]]:
+    return read(resources.files("ufm.theory") / _TABLE)
 
 
 def entries() -> list[tuple[int, int]]:
@@ -73,12 +69,6 @@ def best_known(num_classes: int, depth: int) -> Directions | None:
     """
     found = _table().get((num_classes, depth))
     return None if found is None else found[0]
-
-
-def origin(num_classes: int, depth: int) -> str | None:
-    """How the entry was found: the kind of start from which the best walk came."""
-    found = _table().get((num_classes, depth))
-    return None if found is None else found[1]
 
 
 def ranks(directions: Directions, rtol: float = 1e-3) -> dict[str, tuple[int, ...]]:
@@ -167,9 +157,13 @@ def _merging(rows: np.ndarray, alike: float) -> np.ndarray:
     return np.array(groups)
 
 
-@functools.lru_cache(maxsize=1024)
 def best_blocks(
-    num_classes: int, samples: float, weight_decays: tuple[float, ...], feature_decay: float
+    num_classes: int,
+    samples: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    widths: Sequence[int] | None = None,
+    dim: int | None = None,
 ) -> Composition:
     """The best composition of all structures known: collapse, Kneser structures and the entries of the table.
 
@@ -178,56 +172,18 @@ def best_blocks(
         samples: n per class.
         weight_decays: λ_1, ..., λ_L.
         feature_decay: λ_H.
+        widths: the L - 1 hidden widths; no limit by default.
+        dim: d; no limit by default.
+
+    Raises:
+        ValueError: no composition fits.
 
     Status: open (an upper bound).
+
+    >>> best_blocks(8, 1, [1e-4] * 3, 1e-4, widths=[8, 8]).names
+    ('collapse', 'collapse', 'collapse', 'collapse', 'collapse', 'collapse', 'collapse', 'collapse')
     """
     depth = len(weight_decays)
     items = [("collapse", single(depth)), *kneser_blocks(num_classes, depth)]
     items += [(f"found_{k}", found) for (k, n), (found, _) in _table().items() if n == depth and k <= num_classes]
-    return best_composition(num_classes, samples, weight_decays, feature_decay, items)
-
-
-def _blocks_of(problem: Problem) -> Composition:
-    n, weights, feature = balanced_given(problem)
-    return best_blocks(problem.num_classes, n, tuple(weights), feature)
-
-
-def _fits(problem: Problem) -> Any:
-    """The room that the network needs, asked only where there is one."""
-    said = (*plain_balanced(problem), no_bias(problem), at_least(problem, "L", problem.model.depth, 2))
-    return (*said, room(problem, _blocks_of(problem).needed)) if all(h.holds for h in said) else said
-
-
-@oracle(
-    "deep_best_known",
-    status="open",
-    citation="related: Súkeník et al. 2024 (arXiv 2405.14468)",
-    statement="ReLU, equal counts, no bias: the best network known, composed of collapse, Kneser structures and "
-    "structures found by search; an upper bound.",
-    concerns=concerns("mse", "relu"),
-    hypotheses=_fits,
-    deep=True,
-)
-def deep_best_known(problem: Problem) -> Answer:
-    """The composition of lowest F; ``blocks`` names its parts, found_K being the table's entry for K classes."""
-    k, given, found = problem.num_classes, balanced_given(problem), _blocks_of(problem)
-    network = compose(found.blocks, *given, **room_of(problem))
-    blocks = ", ".join(f"{count} {name}" for name, count in Counter(found.names).items())
-    collapse = deep.deep_collapse(k, *given).value
-    answer = network_answer(problem, network, blocks=blocks, value_over_collapse=network.value / collapse)
-    return {**answer, "claim": "point"}
-
-
-def rows() -> list[dict[str, Any]]:
-    """The table, a dictionary per entry: K, L, F over collapse at small decays, ranks, classes as sets, origin."""
-    return [
-        {
-            "classes": k,
-            "depth": n,
-            "ratio": small_decay_ratio(found),
-            **ranks(found),
-            "sets": sets_of_classes(found),
-            "origin": name,
-        }
-        for (k, n), (found, name) in sorted(_table().items())
-    ]
+    return best_composition(num_classes, samples, weight_decays, feature_decay, items, widths, dim)

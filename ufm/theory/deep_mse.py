@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..problem import Problem
-from . import deep, deep_structures
+from . import best_known, deep, deep_structures
 from ._conditions import balanced, counts_of, no_bias, number
 from ._deep_problem import (
     at_least,
@@ -33,7 +33,7 @@ from ._deep_problem import (
     room_of,
     sizes_of,
 )
-from .deep_structures import Directions, Network
+from .deep_structures import Composition, Directions, Network
 from .mse import mse_zero_point
 from .oracle import Answer, Hypothesis, oracle
 
@@ -322,25 +322,32 @@ def deep_fan(problem: Problem) -> Answer:
     return {**answer, "claim": "point"}
 
 
-@functools.lru_cache(maxsize=256)
-def _best_composition(
-    num_classes: int, *given: Any, widths: tuple[int, ...], dim: int
-) -> deep_structures.Composition | None:
+@functools.lru_cache(maxsize=512)
+def _best_composition(compose: Callable[..., Composition], num_classes: int, *given: Any, **room: Any) -> Any:
     try:
-        return deep_structures.best_composition(num_classes, *given, widths=widths, dim=dim)
+        return compose(num_classes, *given, **room)
     except ValueError:  # too narrow
         return None
 
 
-def _composition(problem: Problem) -> deep_structures.Composition | None:
+def _composition(problem: Problem, compose: Callable[..., Composition]) -> Composition | None:
     n, weights, feature = balanced_given(problem)
-    return _best_composition(problem.num_classes, n, tuple(weights), feature, **room_of(problem))
+    return _best_composition(compose, problem.num_classes, n, tuple(weights), feature, **room_of(problem))
 
 
-def _fits(problem: Problem) -> Hypothesis:
+def _fits(problem: Problem, compose: Callable[..., Composition]) -> Hypothesis:
     sizes = sizes_of(problem)
     found = f"d = {sizes[0]}, widths {', '.join(map(str, sizes[1:]))}"
-    return Hypothesis("d and widths hold one of the compositions", _composition(problem) is not None, found)
+    return Hypothesis("d and widths hold one of the compositions", _composition(problem, compose) is not None, found)
+
+
+def _composed(problem: Problem, compose: Callable[..., Composition]) -> Answer:
+    found = _composition(problem, compose)
+    assert found is not None  # a hypothesis
+    network = _network_of(problem, found.blocks)
+    blocks = ", ".join(f"{count} {name}" for name, count in Counter(found.names).items())
+    answer = network_answer(problem, network, blocks=blocks, **_sizes_of_blocks(problem, network, found.blocks))
+    return {**answer, "claim": "point"}
 
 
 @oracle(
@@ -352,18 +359,28 @@ def _fits(problem: Problem) -> Hypothesis:
     concerns=concerns("mse", "relu"),
     hypotheses=lambda problem: _when(
         (*_relu_balanced(problem), at_least(problem, "K", problem.num_classes, 3)),
-        lambda: (_fits(problem),),
+        lambda: (_fits(problem, deep_structures.best_composition),),
     ),
     deep=True,
 )
 def deep_composed(problem: Problem) -> Answer:
     """The network of :func:`ufm.theory.deep_structures.best_relu_network` in the widths of the problem."""
-    found = _composition(problem)
-    assert found is not None  # a hypothesis
-    network = _network_of(problem, found.blocks)
-    blocks = ", ".join(f"{count} {name}" for name, count in Counter(found.names).items())
-    answer = network_answer(problem, network, blocks=blocks, **_sizes_of_blocks(problem, network, found.blocks))
-    return {**answer, "claim": "point"}
+    return _composed(problem, deep_structures.best_composition)
+
+
+@oracle(
+    "deep_best_known",
+    status="open",
+    citation="related: Súkeník et al. 2024 (arXiv 2405.14468)",
+    statement="ReLU, L >= 3: the best network known, composed of collapsed classes, Kneser blocks and structures found "
+    "by search; an upper bound.",
+    concerns=concerns("mse", "relu"),
+    hypotheses=lambda problem: _when(_relu_balanced(problem), lambda: (_fits(problem, best_known.best_blocks),)),
+    deep=True,
+)
+def deep_best_known(problem: Problem) -> Answer:
+    """The network of :func:`ufm.theory.best_known.best_blocks`; ``found_K`` is the table's entry for K classes."""
+    return _composed(problem, best_known.best_blocks)
 
 
 @oracle(
