@@ -19,6 +19,7 @@ from .certificate import (
     why_unknown,
 )
 from .curvature import Curvature, Escape, curvature, saddle_escape
+from .groups import certify_groups, judge_groups
 
 __all__ = [
     "GLOBAL",
@@ -31,7 +32,9 @@ __all__ = [
     "bound_known",
     "certify",
     "certify_gram",
+    "certify_groups",
     "curvature",
+    "judge_groups",
     "saddle_escape",
     "why_unknown",
 ]

@@ -3,6 +3,7 @@
 from . import batches, labels, losses, models
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
 from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
+from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_no_logit_groups
 from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError
 from .models import Model, Params
@@ -16,6 +17,7 @@ __all__ = [
     "GramProgram",
     "GroupGram",
     "Labels",
+    "LogitGroups",
     "Loss",
     "MeanSquaredError",
     "Model",
@@ -32,11 +34,15 @@ __all__ = [
     "deep",
     "equal_classes",
     "gram_program",
+    "group_of_classes",
     "group_program",
+    "grouped",
     "labels",
+    "logit_groups",
     "losses",
     "models",
     "shallow",
     "stack",
     "why_no_gram_program",
+    "why_no_logit_groups",
 ]

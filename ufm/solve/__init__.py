@@ -2,6 +2,7 @@
 
 from .descent import Descent, descend
 from .gram import GramResult, features_of, has_gram_program, solve_gram
+from .groups import GroupsResult, minimize_groups, solve_groups
 from .lanes import solve_many
 from .logits import balance, has_logit_program, minimize_logits
 from .loop import best_of, minimize
@@ -18,6 +19,7 @@ __all__ = [
     "Descent",
     "GradientDescent",
     "GramResult",
+    "GroupsResult",
     "History",
     "Method",
     "Newton",
@@ -32,8 +34,10 @@ __all__ = [
     "has_gram_program",
     "has_logit_program",
     "minimize",
+    "minimize_groups",
     "minimize_logits",
     "solve",
     "solve_gram",
+    "solve_groups",
     "solve_many",
 ]

@@ -1,0 +1,404 @@
+"""The grouped logit program of cross-entropy: what an imbalanced problem asks, with equal classes merged.
+
+Free decayed factors with d >= K - 1 leave a convex program in the K x K class logits (shallow theory, section 1).
+Classes of equal count and equal loss parameters are exchangeable, so an optimum is constant on groups of them
+(section 8): with one_a the indicator of group a, K_a classes of n_a samples,
+
+    Z = sum_a alpha_a (I_a - J_a/K_a) + sum_ab M_ab one_a one_b^T,      b = sum_a beta_a one_a,
+
+and Z D^{1/2} splits into the scalars sqrt(n_a) alpha_a, K_a - 1 times each, and one g x g block B,
+
+    F = sum_b (K_b n_b omega_b/N) loss_b + lambda_Z [ sum_a (K_a - 1) sqrt(n_a) |alpha_a| + ||B||_* ]
+        + (lambda_b/2) sum_a K_a beta_a^2,          B_ab = sqrt(K_a) M_ab sqrt(K_b n_b).
+
+g scalars and one g x g block: K is a number of the program, not its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._numerics import in_float64, is_traced, record, static
+from .labels import show
+from .losses import CrossEntropy, check_loss
+from .models import BIASES
+from .problem import Problem
+
+PARAMETERS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
+"""Loss parameters with one number per group."""
+
+
+@record
+class LogitGroups:
+    """The logit program of cross-entropy, equal classes merged into g groups.
+
+    Make one with :func:`logit_groups` or :func:`grouped`; a stacked one has a leading axis on every leaf.
+
+    Attributes:
+        classes: K_a, classes in each group, shape (g,).
+        counts: n_a, samples of one class of the group, shape (g,).
+        lambda_z: sqrt(lambda_W lambda_H)/s, weight of the nuclear norm of Z D^{1/2}.
+        bias_decay: lambda_b; ``None`` unless ``bias`` is ``decay``.
+        smoothing: eps; ``None`` where absent, like all that follow.
+        class_weight: omega_a, shape (g,).
+        logit_scale: delta_a, shape (g,).
+        sample_scale: kappa_a, shape (g,).
+        logit_shift: iota_a, shape (g,).
+        own_margin: m_a, shape (g,).
+        bias: ``none``, ``free`` or ``decay``.
+    """
+
+    classes: Any
+    counts: Any
+    lambda_z: Any
+    bias_decay: Any = None
+    smoothing: Any = None
+    class_weight: Any = None
+    logit_scale: Any = None
+    sample_scale: Any = None
+    logit_shift: Any = None
+    own_margin: Any = None
+    bias: str = static(default="none")
+
+    @property
+    def groups(self) -> int:
+        """g."""
+        return int(np.shape(self.classes)[-1])
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading shape of a stacked program; () for a single one."""
+        return tuple(np.shape(self.classes)[:-1])
+
+    @property
+    def num_classes(self) -> Any:
+        """K."""
+        return self.classes.sum(-1)
+
+    @property
+    def total(self) -> Any:
+        """N."""
+        return (self.classes * self.counts).sum(-1)
+
+    def __len__(self) -> int:
+        if not self.batch_shape:
+            raise TypeError("a single program has no length; make a stack with ufm.problem.grouped")
+        return self.batch_shape[0]
+
+    def __getitem__(self, index: Any) -> LogitGroups:
+        """One program (or a slice) of a stacked one."""
+        if not self.batch_shape:
+            raise TypeError("a single program cannot be indexed; make a stack with ufm.problem.grouped")
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    @in_float64
+    def objective(self, alpha: Any, between: Any, bias: Any) -> Any:
+        """F of the reduced variables: alpha (g,), M (g, g), beta (g,); one program."""
+        lane = lambda leaf: None if leaf is None else jnp.asarray(leaf)[..., None]  # noqa: E731
+        numbers = lanes_of(jax.tree.map(lane, self))
+        gaps = numbers.gaps(lane(alpha), lane(between), lane(bias))
+        share = numbers.classes * numbers.counts * numbers.class_weight / numbers.total
+        root = jnp.sqrt(jnp.asarray(self.classes))
+        block = root[:, None] * between * (root * jnp.sqrt(jnp.asarray(self.counts)))[None, :]
+        scalars = jnp.sum((self.classes - 1) * jnp.sqrt(jnp.asarray(self.counts)) * jnp.abs(alpha))
+        norm = scalars + jnp.sum(jnp.linalg.svd(block, compute_uv=False))
+        decay = 0.0 if self.bias != "decay" else 0.5 * self.bias_decay * jnp.sum(self.classes * bias**2)
+        return jnp.sum(share * numbers.losses(gaps)) + self.lambda_z * norm + decay
+
+
+@record
+class GroupLanes:
+    """The numbers of many programs with the lane axis last and defaults filled in: (g, lanes), or (lanes,).
+
+    Attributes:
+        classes, counts, class_weight, logit_scale, sample_scale, logit_shift, own_margin: (g, lanes).
+        lambda_z, bias_decay, smoothing: (lanes,).
+        total, all_classes: N and K.
+        has_smoothing: whether targets are smoothed.
+        bias: kind of the bias.
+    """
+
+    classes: Any
+    counts: Any
+    class_weight: Any
+    logit_scale: Any
+    sample_scale: Any
+    logit_shift: Any
+    own_margin: Any
+    lambda_z: Any
+    bias_decay: Any
+    smoothing: Any
+    total: Any
+    all_classes: Any
+    has_smoothing: bool = static()
+    bias: str = static()
+
+    @property
+    def multiplicity(self) -> Any:
+        """N_ab = K_a - [a = b]: other classes of group a that a sample of group b sees, (g, g, lanes)."""
+        eye = jnp.eye(self.classes.shape[0])[:, :, None]
+        return self.classes[:, None] - eye
+
+    def gaps(self, alpha: Any, between: Any, bias: Any) -> Any:
+        """Logit of another class of group a minus the own one, for a sample of group b, (g, g, lanes)."""
+        scale = self.logit_scale[:, None] * self.sample_scale[None]
+        own = jnp.eye(self.classes.shape[0], dtype=bool)[:, :, None]
+        level = between + bias[:, None]
+        at_own = jnp.sum(jnp.where(own, level, 0.0), axis=0) + alpha * (1.0 - 1.0 / self.classes)
+        own_scale = self.logit_scale * self.sample_scale
+        shift = self.logit_shift[:, None] - self.logit_shift[None] + self.own_margin[None]
+        across = scale * level - (own_scale * at_own)[None] + shift
+        return jnp.where(own, (self.own_margin - own_scale * alpha)[None], across)
+
+    def losses(self, gaps: Any) -> Any:
+        """Loss of a sample of each group without its class weight, (g, lanes)."""
+        many = self.multiplicity
+        top = jnp.maximum(0.0, jnp.max(jnp.where(many > 0, gaps, 0.0), axis=0))
+        mass = jnp.sum(jnp.where(many > 0, many * jnp.exp(jnp.minimum(gaps - top[None], 0.0)), 0.0), axis=0)
+        plain = top + jnp.log1p(jnp.expm1(-top) + mass)
+        if not self.has_smoothing:
+            return plain
+        return plain - (self.smoothing / self.all_classes)[None] * jnp.sum(many * gaps, axis=0)
+
+    def probabilities(self, gaps: Any) -> Any:
+        """Softmax of one other class of group a for a sample of group b, (g, g, lanes); 0 where there is none."""
+        many = self.multiplicity
+        top = jnp.maximum(0.0, jnp.max(jnp.where(many > 0, gaps, 0.0), axis=0))
+        terms = jnp.where(many > 0, jnp.exp(jnp.minimum(gaps - top[None], 0.0)), 0.0)
+        return terms / (jnp.exp(-top) + jnp.sum(many * terms, axis=0))[None]
+
+
+def lanes_of(program: LogitGroups) -> GroupLanes:
+    """The numbers of a program whose leaves already have the lane axis last."""
+    classes = program.classes
+    one, zero = jnp.ones_like(classes), jnp.zeros_like(classes)
+    given = lambda value, default: default if value is None else value  # noqa: E731
+    return GroupLanes(
+        classes,
+        program.counts,
+        given(program.class_weight, one),
+        given(program.logit_scale, one),
+        given(program.sample_scale, one),
+        given(program.logit_shift, zero),
+        given(program.own_margin, zero),
+        program.lambda_z,
+        given(program.bias_decay, zero[0]),
+        given(program.smoothing, zero[0]),
+        jnp.sum(classes * program.counts, axis=0),
+        jnp.sum(classes, axis=0),
+        program.smoothing is not None,
+        program.bias,
+    )
+
+
+def in_blocks(function: Callable[..., Any], width: int, *trees: Any) -> Any:
+    """Apply a function of lanes (axis last) to stacks (axis first), ``width`` lanes at a time; a pure array program.
+
+    The last block is filled up with its last cell.  The answer is stacked like the input.
+    """
+    size = jax.tree.leaves(trees)[0].shape[0]
+    width = min(width, size)
+    blocks = -(-size // width)
+    rows = jnp.minimum(jnp.arange(blocks * width), size - 1).reshape(blocks, width)
+
+    def one(index: Any) -> Any:
+        return function(*jax.tree.map(lambda leaf: jnp.moveaxis(leaf[index], 0, -1), trees))
+
+    # The answers leave as (block, ..., lane); the lane axis goes back to the front.
+    def stacked(leaf: Any) -> Any:
+        leaf = jnp.moveaxis(leaf, -1, 1)
+        return leaf.reshape(blocks * width, *leaf.shape[2:])[:size]
+
+    return jax.tree.map(stacked, jax.lax.map(one, rows))
+
+
+# ------------------------------------------------------------------ construction
+
+
+def why_no_logit_groups(problem: Problem) -> str | None:
+    """Why a problem has no grouped logit program; ``None`` if it has one. Reads the structure only."""
+    model = problem.model
+    if not isinstance(problem.loss, CrossEntropy):
+        return f"the loss {problem.loss.name} is not cross-entropy"
+    if model.readout != "linear" or model.depth != 1:
+        return "it needs one weight matrix"
+    if not model.is_free:
+        return "constrained factors leave no program in the logits alone"
+    if model.dim < problem.num_classes - 1:
+        return f"dim {model.dim} is below K - 1 = {problem.num_classes - 1}, where the logit program is only a bound"
+    return None
+
+
+def logit_groups(problem: Problem) -> LogitGroups:
+    """The grouped logit program of a cross-entropy problem, or of a stack.
+
+    Classes are in one group when they have the same count and the same loss parameters in every problem of the stack.
+    Groups are in the order in which they first appear.
+
+    Args:
+        problem: cross-entropy with free decayed factors and d >= K - 1; concrete.
+
+    Returns:
+        The program; :func:`group_of_classes` says which class is in which group.
+
+    Raises:
+        ValueError: the problem has no such program.
+
+    Example:
+        >>> import ufm
+        >>> from ufm.problem import logit_groups
+        >>> logit_groups(ufm.shallow([500] * 6 + [50] * 4, weight_decay=1e-3, feature_decay=1e-5)).classes.tolist()
+        [6.0, 4.0]
+    """
+    reason = why_no_logit_groups(problem)
+    if reason:
+        raise ValueError(f"problem: no grouped logit program, {reason}")
+    if is_traced(problem):
+        raise ValueError("problem: it is traced, and groups are found on the host; call logit_groups outside of jit")
+    first, _, sizes = _pattern(problem)
+    batch = problem.batch_shape
+    pick = lambda value: np.broadcast_to(np.asarray(value, dtype=np.float64), (*batch, problem.num_classes))[..., first]  # noqa: E731
+    loss = problem.loss
+    values = {name: None if getattr(loss, name) is None else pick(_per_class(problem, name)) for name in PARAMETERS}
+    root = np.sqrt(np.asarray(problem.decay.weight)) * np.sqrt(np.asarray(problem.decay.feature))
+    if problem.model.scale is not None:
+        root = root / np.asarray(problem.model.scale)
+    flat = lambda value: np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), batch))  # noqa: E731
+    return LogitGroups(
+        np.array(np.broadcast_to(sizes, (*batch, len(first)))),
+        pick(problem.labels.counts),
+        flat(root),
+        flat(problem.decay.bias) if problem.model.bias == "decay" else None,
+        None if loss.smoothing is None else flat(loss.smoothing),
+        **values,
+        bias=problem.model.bias,
+    )
+
+
+def group_of_classes(problem: Problem) -> np.ndarray:
+    """The group of each class in :func:`logit_groups`, shape (K,)."""
+    return _pattern(problem)[1]
+
+
+def _per_class(problem: Problem, name: str) -> np.ndarray:
+    """A loss parameter as (*batch, K) or (*batch, 1)."""
+    value = np.asarray(getattr(problem.loss, name), dtype=np.float64)
+    per_class = value.ndim > len(problem.batch_shape)
+    return value if per_class else value[..., None]
+
+
+def _pattern(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first class of each group, group of each class, group sizes), common to a stack."""
+    k = problem.num_classes
+    rows = [np.asarray(problem.labels.counts, dtype=np.float64).reshape(-1, k)]
+    for name in PARAMETERS:
+        if getattr(problem.loss, name) is not None:
+            value = _per_class(problem, name)
+            rows.append(np.broadcast_to(value, (*problem.batch_shape, k)).reshape(-1, k))
+    table = np.concatenate(rows).T
+    _, first, group, sizes = np.unique(table, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[np.ravel(group)], sizes[order].astype(np.float64)
+
+
+def grouped(
+    classes: Any,
+    counts: Any,
+    *,
+    lambda_z: Any = None,
+    weight_decay: Any = None,
+    feature_decay: Any = None,
+    bias: str = "none",
+    bias_decay: Any = None,
+    **loss_parameters: Any,
+) -> LogitGroups:
+    """State a grouped logit program by numbers alone, or a stack of them.
+
+    Args:
+        classes: K_a, whole numbers, shape (g,), or (batch, g) for a stack.
+        counts: n_a > 0, samples of one class of each group, likewise.
+        lambda_z: weight of the nuclear norm, a number or (batch,); or give both decays.
+        weight_decay: lambda_W, a number or (batch,).
+        feature_decay: lambda_H, a number or (batch,); then lambda_Z = sqrt(lambda_W lambda_H).
+        bias: ``none``, ``free`` or ``decay``.
+        bias_decay: lambda_b > 0, with bias ``decay`` only.
+        **loss_parameters: smoothing (a number or (batch,)), and class_weight, logit_scale, sample_scale, logit_shift,
+            own_margin (a number, (g,), or (batch, g)).
+
+    Raises:
+        ValueError: one sentence that names the argument, its value and what is valid.
+
+    Example:
+        >>> from ufm.problem import grouped
+        >>> grouped([500_000, 500_000], [500, 50], lambda_z=[1e-9, 1e-8]).batch_shape
+        (2,)
+    """
+    if bias not in BIASES:
+        raise ValueError(f"bias: {bias!r} is not known; choose one of {', '.join(BIASES)}")
+    if (lambda_z is None) == (weight_decay is None and feature_decay is None):
+        given = "neither is given" if lambda_z is None else "both are given"
+        raise ValueError(
+            f"lambda_z: {given}, lambda_z and the decays; give lambda_z, or weight_decay and feature_decay"
+        )
+    if lambda_z is None:
+        for name, value in (("weight_decay", weight_decay), ("feature_decay", feature_decay)):
+            if value is None:
+                raise ValueError(f"{name}: it is missing; give both decays, or lambda_z")
+            _positive(name, value)
+        lambda_z = np.sqrt(np.asarray(weight_decay, dtype=np.float64)) * np.sqrt(np.asarray(feature_decay, dtype=float))
+    if (bias_decay is not None) != (bias == "decay"):
+        said = "it is missing" if bias == "decay" else f"{show(bias_decay)} has no place"
+        raise ValueError(f"bias_decay: {said} with bias {bias!r}; give it with bias 'decay' only")
+    unknown = set(loss_parameters) - {"smoothing", *PARAMETERS}
+    if unknown:
+        name = sorted(unknown)[0]
+        raise ValueError(f"{name}: not a parameter of cross-entropy; choose of smoothing, {', '.join(PARAMETERS)}")
+    classes, counts = _positive("classes", classes), _positive("counts", counts)
+    if not np.all(classes == np.round(classes)):
+        raise ValueError(
+            f"classes: {classes[classes != np.round(classes)].ravel()[0]:g} is not a whole number of classes"
+        )
+    if classes.ndim == 0 or classes.shape[-1:] != counts.shape[-1:]:
+        raise ValueError(
+            f"counts: shape {counts.shape} does not fit classes of shape {classes.shape}; give one per group"
+        )
+    g = classes.shape[-1]
+    if np.any(classes.sum(-1) < 2):
+        raise ValueError("classes: one class alone; give at least two classes")
+    loss = {name: value for name, value in loss_parameters.items() if value is not None}
+    check_loss(CrossEntropy(**loss), g)
+    numbers = {"lambda_z": _positive("lambda_z", lambda_z)}
+    if bias_decay is not None:
+        numbers["bias_decay"] = _positive("bias_decay", bias_decay)
+    if "smoothing" in loss:
+        numbers["smoothing"] = np.asarray(loss.pop("smoothing"), dtype=np.float64)
+    vectors = {"classes": classes, "counts": counts}
+    vectors |= {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in loss.items()}
+    shapes = [value.shape[:-1] for value in vectors.values()] + [value.shape for value in numbers.values()]
+    try:
+        batch = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(
+            f"batch: the arguments have different batch sizes {sorted(set(shapes) - {()})}; give one size"
+        ) from None
+    if len(batch) > 1:
+        raise ValueError(f"batch: the arguments make a batch of shape {batch}; give one batch axis (flatten a grid)")
+    filled = {name: np.array(np.broadcast_to(value, (*batch, g))) for name, value in vectors.items()}
+    filled |= {name: np.array(np.broadcast_to(value, batch)) for name, value in numbers.items()}
+    return LogitGroups(**filled, bias=bias)
+
+
+def _positive(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {show(value)} is not a number, nor an array of numbers") from None
+    good = np.isfinite(array) & (array > 0)
+    if not good.all():
+        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give finite positive numbers")
+    return array
