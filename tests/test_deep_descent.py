@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import json
 import math
 from pathlib import Path
@@ -16,6 +17,10 @@ from experiments import deep_gradient_descent as experiment
 from experiments.deep_gradient_descent import KINDS, STATES, Setting
 from test_experiments import EVERY_FIGURE_HAS
 from ufm.search import random_starts
+from ufm.solve import Smoothed
+
+descent = importlib.import_module("ufm.solve.descent")
+solve_module = importlib.import_module("ufm.solve.solve")  # the package has a function of that name
 
 FINISHED = Path(__file__).resolve().parents[1] / "figures" / "deep_gradient_descent.json"
 SMALL = Setting(samples=2, width=5, depth=3, decay=0.02, rate=0.25)
@@ -162,6 +167,111 @@ def test_rows_by_hand_and_reproduced():
             assert end["value_by_numpy"] == pytest.approx(end["value"], rel=1e-13)
     assert [e["value"] for e in alone["ends"]] == pytest.approx([e["value"] for e in second["ends"]], rel=1e-11)
     assert len({e["value"] for e in first["ends"]}) == 3
+
+
+def bits_equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.fixture
+def blocks_of_four(monkeypatch):
+    """As if the cache were tiny: ten starts are three blocks."""
+    monkeypatch.setattr(descent, "_CACHE", 1)
+    assert descent._lanes_in_cache(random_starts(experiment.problem_of(SMALL, 3), 10)) == 4
+
+
+def test_blocks_change_nothing(blocks_of_four, monkeypatch):
+    """Ten starts in blocks: as by hand; the same bits in another order, number and on one thread; one program."""
+    problem = experiment.problem_of(SMALL, 3)
+    start, rates = random_starts(problem, 10, 0, 1.0), np.linspace(0.1, 0.5, 10)
+
+    def run(place):
+        return ufm.descend(problem, jax.tree.map(lambda leaf: leaf[place], start), learning_rate=rates[place], steps=40)
+
+    end, order = run(np.arange(10)), np.random.default_rng(0).permutation(10)
+    assert (end.history.shape, end.value.shape) == ((10, 21), (10,))
+    before = descent._program._cache_size()
+    assert bits_equal(run(order), jax.tree.map(lambda leaf: leaf[order], end))
+    assert bits_equal(run(np.arange(3, 8)), jax.tree.map(lambda leaf: leaf[3:8], end))
+    monkeypatch.setattr(descent, "_cores", lambda: 1)
+    assert bits_equal(run(np.arange(10)), end)
+    assert descent._program._cache_size() == before
+    for lane in (0, 3, 4, 9):
+        point = jax.tree.map(lambda leaf, lane=lane: leaf[lane], start)
+        last = by_hand(problem, point, rates[lane], 40)
+        assert end.value[lane] == pytest.approx(float(problem.objective(last)), rel=1e-11)
+        np.testing.assert_allclose(end.params.features[lane], last.features, rtol=1e-9, atol=1e-12)
+    assert len(set(end.value)) == 10
+
+
+def test_blocks_of_a_stack(blocks_of_four):
+    """Each start keeps its own problem: six decays, in two blocks and one by one."""
+    decays = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]
+    problems = [experiment.problem_of(dataclasses.replace(SMALL, decay=decay), 3) for decay in decays]
+    start = random_starts(problems[0], 6, 0, 1.0)
+    end = ufm.descend(ufm.stack(problems), start, learning_rate=0.25, steps=40)
+    for lane, problem in enumerate(problems):
+        point = jax.tree.map(lambda leaf, lane=lane: leaf[lane], start)
+        alone = ufm.descend(problem, point, learning_rate=0.25, steps=40)
+        assert end.value[lane] == pytest.approx(float(alone.value), rel=1e-12)
+        assert end.gradient_norm[lane] == pytest.approx(float(alone.gradient_norm), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"depth": 3, "width": (4, 6), "dim": 5, "loss": "mse", "weight_decay": [0.1, 0.2, 0.3]},
+        {"depth": 2, "width": 4, "loss": "la", "bias": "decay", "bias_decay": 0.1},
+        {"depth": 3, "width": 4, "loss": "ce", "bias": "free", "activation": "linear"},
+        {"depth": 1, "loss": "ce"},
+        {"depth": 3, "width": 4, "rounding": 0.1},
+    ],
+)
+def test_own_backward_pass(given):
+    """The slope of descent is that of automatic differentiation, on and off kinks."""
+    given = dict(given)
+    rounding = given.pop("rounding", None)
+    problem = ufm.deep([3, 2, 4], feature_decay=0.05, **given)
+    problem = dataclasses.replace(problem, model=dataclasses.replace(problem.model, rounding=rounding))
+    for size in (1.0, 0.0):  # at the zero network every unit is on its kink
+        start = jax.tree.map(lambda leaf, size=size: size * leaf, problem.init(jax.random.key(0), 1.0))
+        if size == 0:  # but for the last layer, so that something flows back
+            start = dataclasses.replace(start, weights=(*start.weights[:-1], np.ones(start.weights[-1].shape)))
+        with ufm.float64():
+            value, slope = jax.value_and_grad(lambda x: descent._objective(problem, x))(start)
+            known, right = jax.value_and_grad(problem.objective)(start)
+        assert float(value) == pytest.approx(float(known), rel=1e-15)
+        for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(right), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-16)
+
+
+def test_one_program_for_all_numbers():
+    """Learning rates, decays, momentum, starts and numbers of steps are data: a new value compiles nothing."""
+    setting = dataclasses.replace(SMALL, depth=2)
+    problem = experiment.problem_of(setting, 3)
+    ufm.descend(problem, random_starts(problem, 3), learning_rate=0.1, steps=40)
+    before = descent._program._cache_size()
+    for seed, rate in ((1, 0.5), (2, np.array([0.1, 0.2, 0.3]))):
+        other = experiment.problem_of(dataclasses.replace(setting, decay=0.01 * seed), 3)
+        ufm.descend(other, random_starts(other, 3, seed), learning_rate=rate, steps=40 * seed, momentum=0.1 * seed)
+    assert descent._program._cache_size() == before
+    ufm.descend(problem, random_starts(problem, 2), learning_rate=0.1, steps=40)
+    assert descent._program._cache_size() == before + 1  # the count can rise
+
+
+def test_stages_are_data():
+    """Other stages of the same number compile nothing; another number is another program."""
+    problem = experiment.problem_of(dataclasses.replace(SMALL, samples=1, depth=2), 3)
+    start = random_starts(problem, 1)
+    start = jax.tree.map(lambda leaf: leaf[0], start)
+    ends, before = [], None
+    for stages in ((1e-1, 1e-3), (3e-1, 1e-4), (1e-2, 1e-5)):
+        ends.append(ufm.solve(problem, start=start, method=Smoothed(stages), max_steps=20))
+        before = solve_module._run_one._cache_size() if before is None else before
+    assert solve_module._run_one._cache_size() == before
+    assert len({float(end.value) for end in ends}) == 3  # the stages were heard
+    ufm.solve(problem, start=start, method=Smoothed((1e-1, 1e-2, 1e-3)), max_steps=20)
+    assert solve_module._run_one._cache_size() == before + 1
 
 
 # ------------------------------------------------------------------ the table and its claims
