@@ -98,7 +98,7 @@ def _log_axes(axes: Any, dataset: xr.Dataset) -> None:
     axes.set_xlabel(r"imbalance ratio $R=n_A/n_B$")
 
 
-_DASHES = ("-", "--", ":")
+_DASHES = ("-", "--", ":", "-.")
 
 
 def phase_diagram(dataset: xr.Dataset) -> Figure:
@@ -112,8 +112,9 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
     cells: Any = {"shading": "nearest", "rasterized": True}
     with plt.rc_context(_STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
-        name, label = drawn["colour"]
-        mesh = left.pcolormesh(x, y, dataset[name].transpose(*dims), cmap=_COLOURS["batlow"], **cells)
+        name, label, *scale = drawn["colour"]
+        shade: Any = {"norm": LogNorm()} if scale == ["log"] else {}
+        mesh = left.pcolormesh(x, y, dataset[name].transpose(*dims), cmap=_COLOURS["batlow"], **shade, **cells)
         figure.colorbar(mesh, ax=left, label=label)
         phase = dataset.phase.transpose(*dims)
         levels = np.arange(int(phase.max())) + 0.5
