@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +34,7 @@ from .solve import Status
 
 # ------------------------------------------------------------------ the words
 
-_COMMANDS = ("solve", "phase", "quickstart", "cite")
+_COMMANDS = ("solve", "sweep", "phase", "quickstart", "cite")
 _SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram", "smoothed")
 
 _LOSSES_WITH = {
@@ -501,6 +502,116 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 @dataclasses.dataclass
+class Sweep:
+    """Run a sweep that a file declares: a grid of problems into one dataset, resumable after any interruption.
+
+    ufm sweep FILE --out DIR runs it, ufm sweep --resume DIR goes on with it, ufm sweep --status DIR tells how far it
+    is. The file is YAML or TOML with the tables problem, axes and solve.
+    """
+
+    file: tyro.conf.Positional[Path | None] = None
+    """The declaration (.yaml, .yml or .toml)."""
+    out: Path | None = None
+    """Folder for the blocks and the dataset data.zarr; made if missing."""
+    resume: Path | None = None
+    """Go on with the sweep in this folder."""
+    status: Path | None = None
+    """Tell how far the sweep in this folder is; changes nothing."""
+    again: Literal["bad", "uncertified", "unconverged"] | None = None
+    """Compute some finished cells again: those without an answer, without a proof within the gap, or not converged."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Another setting for --again, such as max_steps=100000; may be repeated."""
+    workers: int | None = None
+    """Blocks at work at a time; one per core by default."""
+    scheduler: str | None = None
+    """Address of a dask scheduler (tcp://host:8786), or local:N for N processes of this machine."""
+    block: int | None = None
+    """Cells of one block, in place of what the file says; chosen from memory by default."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Run, resume or tell, and print."""
+        from . import sweep as room
+
+        asked = {"file": self.file, "resume": self.resume, "status": self.status}
+        given = [name for name, value in asked.items() if value is not None]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "nothing"
+            raise ValueError(f"file: got {said}; give a file with --out, or --resume DIR, or --status DIR")
+        if self.status is not None:
+            self.show(room.status(self.status), self.status)
+            return
+        if self.file is not None:
+            if self.out is None:
+                raise ValueError("out: is missing; give a folder for the results")
+            declared, out = room.read_file(self.file), self.out
+            if self.block is not None:
+                declared = dataclasses.replace(declared, block=self.block)
+        else:
+            assert self.resume is not None
+            if self.out is not None or self.block is not None:
+                name = "out" if self.out is not None else "block"
+                raise ValueError(f"{name}: {getattr(self, name)} has no use with --resume; drop it")
+            declared, out = room.Store.open(self.resume).sweep, self.resume
+        settings = dict(_setting(text) for text in self.set)
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(room.connect(self.scheduler)) if self.scheduler else None
+            bar, task = stack.enter_context(_progress())
+
+            before: list[tuple[float, int]] = []
+
+            def report(done: int, total: int, tally: dict[str, int]) -> None:
+                before.append((time.monotonic(), done))
+                del before[:-64]  # the rate of the last blocks
+                (then, had), (now, have) = before[0], before[-1]
+                rate = f"{(have - had) / (now - then):.0f} per second, " if now > then else ""
+                words = rate + ", ".join(f"{n} {name}" for name, n in tally.items())
+                bar.update(task, completed=done, total=total, statuses=words)
+
+            try:
+                found = room.run(
+                    declared,
+                    out,
+                    executor=client,
+                    workers=self.workers,
+                    again=self.again,
+                    settings=settings,
+                    progress=report,
+                )
+            except KeyboardInterrupt:
+                print(f"ufm: interrupted; go on with: ufm sweep --resume {out}", file=sys.stderr, flush=True)
+                os._exit(130)  # a compiled call cannot be interrupted, and what is written is whole
+        self.show(found, out)
+
+    def show(self, found: Any, out: Path) -> None:
+        """Print what a run did, or how far it is."""
+        if self.json:
+            print(json.dumps(dataclasses.asdict(found)))
+            return
+        screen = Console(highlight=False)
+        share = 100 * found.done / found.cells
+        screen.print(
+            f"[bold]{found.done}[/bold] of {found.cells} cells ({share:.1f} %): "
+            + (", ".join(f"{number} {name}" for name, number in found.statuses.items()) or "nothing yet")
+        )
+        if found.data is not None:
+            screen.print(f"{found.certified} cells proven optimal within the gap")
+        for path in found.set_aside:
+            screen.print(f"a damaged block was set aside as {path} and computed again", soft_wrap=True)
+        for row in found.bad:
+            cell = ", ".join(f"{name} = {value}" for name, value in row["cell"].items())
+            screen.print(f"no answer at {cell}: {row['reason']}", markup=False, soft_wrap=True)
+        if found.seconds:
+            rate = found.computed / found.seconds
+            screen.print(f"{found.computed} cells computed in {found.seconds:.1f} s ({rate:.0f} per second)")
+        if found.data is None:
+            screen.print(f"go on with: ufm sweep --resume {out}", markup=False, soft_wrap=True)
+        else:
+            screen.print(f"wrote {found.data}", markup=False, soft_wrap=True)
+
+
+@dataclasses.dataclass
 class Cite:
     """Print the references of the oracles, or of one oracle."""
 
@@ -888,9 +999,10 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _parse(arguments: Sequence[str]) -> Solve | Phase | Quickstart | Cite:
+def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Quickstart | Cite:
     commands = (
         Annotated[Solve, tyro.conf.subcommand("solve")]
+        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Phase, tyro.conf.subcommand("phase")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
         | Annotated[Cite, tyro.conf.subcommand("cite")]

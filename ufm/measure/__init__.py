@@ -55,7 +55,7 @@ from ufm.measure.geometry import (
     unit_columns,
 )
 from ufm.measure.layers import LAYER_GLOSSARY, Layers, forward, measure_layers
-from ufm.measure.phase import PHASES, collapse_phase, group_modes
+from ufm.measure.phase import PHASES, collapse_phase, group_modes, phase_of_modes
 from ufm.measure.report import GLOSSARY, measure, measure_arrays
 
 __all__ = [
@@ -105,6 +105,7 @@ __all__ = [
     "numerical_rank",
     "orthogonal_frame_gram",
     "pairwise_distances",
+    "phase_of_modes",
     "self_duality",
     "simplex_etf_gram",
     "singular_values",

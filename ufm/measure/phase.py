@@ -75,13 +75,22 @@ def collapse_phase(logits: Any, counts: Any, tolerance: float = 1e-6) -> np.ndar
         counts: samples per class, shape (..., K).
         tolerance: strength at which a mode counts as alive.
     """
-    strengths = group_modes(logits, counts)
+    code = phase_of_modes(*group_modes(logits, counts), tolerance)
+    finite = np.isfinite(np.asarray(logits)).all((-1, -2))
+    return np.where(finite, code, -1)
+
+
+def phase_of_modes(majority: Any, minority: Any, between: Any, tolerance: float = 1e-6) -> np.ndarray:
+    """The phase code of strengths (alpha_A, alpha_B, between) as in :func:`group_modes`; NaN: no such mode.
+
+    >>> phase_of_modes([3.0, 3.0, 0.0], [2.0, 0.0, 0.0], [1.0, 1.0, 0.0]).tolist()
+    [0, 1, 3]
+    """
+    strengths = tuple(np.asarray(strength, dtype=np.float64) for strength in (majority, minority, between))
     with np.errstate(invalid="ignore"):
         a, b, between = (strength > tolerance for strength in strengths)
     has_a, has_b, has_between = (~np.isnan(strength) for strength in strengths)
     # A mode that cannot exist lives and dies with the one next to it.
     between = np.where(has_between, between, a)
     a, b = np.where(has_a, a, between), np.where(has_b, b, between)
-    code = np.select([a & between & b, a & between & ~b, a & ~between & ~b, ~(a | between | b)], [0, 1, 2, 3], -1)
-    finite = np.isfinite(np.asarray(logits)).all((-1, -2))
-    return np.where(finite, code, -1)
+    return np.select([a & between & b, a & between & ~b, a & ~between & ~b, ~(a | between | b)], [0, 1, 2, 3], -1)

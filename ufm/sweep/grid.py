@@ -1,0 +1,434 @@
+"""What a sweep is: problems as words, axes over any of the words, and the grid of cells that they span.
+
+A word is a number or a choice with the name that it has in Python and on the command line: ``weight_decay``,
+``imbalance``, ``classes``, ``loss``.  Words whose values are array leaves of a problem may differ from cell to cell of
+one compiled program; the others are *structure*, and every combination of their values is a program of its own.
+
+    Sweep(
+        problem={"loss": "ce", "classes": 10, "minority_samples": 100},
+        axes={
+            "decay": {"log": [1e-4, 1e-1, 64], "sets": ["weight_decay", "feature_decay"]},
+            "imbalance": {"log": [1, 100, 64]},
+        },
+    )
+
+The same in YAML or TOML: :func:`read_file`.  This module knows no solver.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..problem.labels import show, whole_number
+
+NUMBERS = (
+    "samples",
+    "minority_samples",
+    "imbalance",
+    "weight_decay",
+    "feature_decay",
+    "bias_decay",
+    "temperature",
+    "feature_radius",
+    "classifier_radius",
+    "smoothing",
+    "gamma",
+    "tau",
+    "exponent",
+    "largest_margin",
+    "mix",
+    "offset",
+    "learning_rate",
+    "momentum",
+    "init_size",
+    "seed",
+)
+"""Words that are array leaves: one compiled program serves all of their values."""
+
+CHOICES = (
+    "loss",
+    "counts",
+    "classes",
+    "minority",
+    "profile",
+    "form",
+    "views",
+    "self_included",
+    "dim",
+    "depth",
+    "activation",
+    "width",
+    "constraint",
+    "classifier_constraint",
+    "bias",
+)
+"""Words that are structure."""
+
+WORDS = (*NUMBERS, *CHOICES)
+
+SETTINGS: dict[str, Any] = {
+    "route": "auto",
+    "gap": 1e-8,
+    "gtol": 1e-9,
+    "max_steps": 20_000,
+    "restarts": 8,
+    "steps": 10_000,
+    "lanes": 32,
+}
+"""Settings of the solves with their defaults, see :mod:`ufm.sweep.routes`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis of a grid.
+
+    Attributes:
+        name: its name, the dimension of the dataset.
+        sets: the words that it sets.
+        values: for each word its values along the axis, tuples of equal length.
+        coordinate: what the dataset shows along the axis.
+        spacing: ``linear``, ``log`` or ``values``.
+    """
+
+    name: str
+    sets: tuple[str, ...]
+    values: tuple[tuple[Any, ...], ...]
+    coordinate: tuple[Any, ...]
+    spacing: str
+
+    def __len__(self) -> int:
+        return len(self.coordinate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """All cells that share one compiled program: fixed choices, and the sub-grid of the other axes.
+
+    Attributes:
+        index: number of the structure.
+        words: its words that do not change from cell to cell.
+        place: index along each structural axis, by axis name.
+        axes: the axes inside of it, in order.
+    """
+
+    index: int
+    words: dict[str, Any]
+    place: dict[str, int]
+    axes: tuple[Axis, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes inside."""
+        return tuple(len(axis) for axis in self.axes)
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return math.prod(self.shape)
+
+    def words_of(self, rows: np.ndarray) -> dict[str, Any]:
+        """The words of some cells: numbers that change as arrays (cells,), all others as they are."""
+        found = dict(self.words)
+        for axis, index in zip(self.axes, np.unravel_index(rows, self.shape), strict=True):
+            for word, values in zip(axis.sets, axis.values, strict=True):
+                found[word] = np.asarray(values, dtype=np.float64)[index]
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A declared sweep.
+
+    Args:
+        problem: fixed words.
+        axes: a mapping from axis name to its values: a list, ``{"linear": [first, last, number]}``,
+            ``{"log": [first, last, number]}`` or ``{"values": [...]}``. The axis sets the word of its own name, or all
+            words in ``"sets"``; ``{"together": {word: [...], ...}}`` moves several words along one axis.
+        solve: settings, see :data:`SETTINGS`.
+        block: cells of one compiled call and of one file; chosen from memory by default.
+        title: for people.
+
+    Raises:
+        ValueError: one sentence that names the word or setting, its value and the remedy.
+
+    >>> sweep = Sweep({"classes": 4, "samples": 10}, {"weight_decay": {"log": [1e-3, 1e-1, 3]}, "depth": [1, 2]})
+    >>> sweep.shape, len(list(sweep.structures()))
+    ((3, 2), 2)
+    """
+
+    problem: Mapping[str, Any]
+    axes: Mapping[str, Any]
+    solve: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    block: int | None = None
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        for part in ("problem", "axes", "solve"):
+            if not isinstance(getattr(self, part), Mapping):
+                raise ValueError(f"{part}: {show(getattr(self, part))} is not a table of names and values; give one")
+        if not self.axes:
+            raise ValueError("axes: there is none; give at least one, such as {weight_decay: {log: [1e-4, 1e-1, 64]}}")
+        if self.block is not None:
+            object.__setattr__(self, "block", whole_number("block", self.block, 1))
+        problem = {word: _plain(word, value) for word, value in self.problem.items()}
+        object.__setattr__(self, "problem", problem)
+        object.__setattr__(self, "solve", _settings(self.solve))
+        taken: dict[str, str] = dict.fromkeys(problem, "problem")
+        for axis in self.grid:
+            for word in axis.sets:
+                if word in taken:
+                    raise ValueError(f"axes.{axis.name}: {word!r} is already set by {taken[word]}; drop one of the two")
+                taken[word] = f"axes.{axis.name}"
+
+    @functools.cached_property
+    def grid(self) -> tuple[Axis, ...]:
+        """The axes, in order."""
+        return tuple(_axis(name, stated) for name, stated in self.axes.items())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of all axes."""
+        return tuple(len(axis) for axis in self.grid)
+
+    @property
+    def cells(self) -> int:
+        """Number of cells of the grid."""
+        return math.prod(self.shape)
+
+    def structures(self) -> Iterator[Structure]:
+        """The structures in grid order; cells of one structure that are neighbours on the grid are neighbours in it."""
+        inner = tuple(axis for axis in self.grid if set(axis.sets) <= set(NUMBERS))
+        outer = tuple(axis for axis in self.grid if axis not in inner)
+        for index, place in enumerate(itertools.product(*(range(len(axis)) for axis in outer))):
+            words = dict(self.problem)
+            for axis, i in zip(outer, place, strict=True):
+                words |= {word: values[i] for word, values in zip(axis.sets, axis.values, strict=True)}
+            names = [axis.name for axis in outer]
+            yield Structure(index, words, dict(zip(names, place, strict=True)), inner)
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration, all defaults filled in; equal sweeps give equal text."""
+        axes = {
+            axis.name: {
+                "spacing": axis.spacing,
+                "together": {word: list(values) for word, values in zip(axis.sets, axis.values, strict=True)},
+                "coordinate": list(axis.coordinate),
+            }
+            for axis in self.grid
+        }
+        return {
+            "title": self.title,
+            "problem": dict(self.problem),
+            "axes": axes,
+            "solve": dict(self.solve),
+            "block": self.block,
+        }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Sweep:
+        """The sweep that :meth:`to_json` wrote."""
+        return cls(said["problem"], said["axes"], said["solve"], said["block"], said["title"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides about the numbers: problem, axes and settings, but not title and block."""
+        said = self.to_json()
+        text = json.dumps([said["problem"], said["axes"], said["solve"]], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cell_seeds(words: Mapping[str, Any], cells: int) -> np.ndarray:
+    """A 64-bit seed for each cell, from what the cell is: a hash of its words, whatever grid or block it is in.
+
+    >>> a = cell_seeds({"loss": "ce", "weight_decay": np.array([0.1, 0.2])}, 2)
+    >>> b = cell_seeds({"weight_decay": np.array([0.2]), "loss": "ce"}, 1)
+    >>> bool(a[1] == b[0])
+    True
+    """
+    fixed = {word: value for word, value in words.items() if np.ndim(value) == 0 or word not in NUMBERS}
+    moving = sorted(word for word in words if word not in fixed)
+    found = np.empty(cells, dtype=np.uint64)
+    for row in range(cells):
+        said = fixed | {word: float(words[word][row]) for word in moving}
+        # one spelling for every number, whether it came from an axis or was fixed
+        said = {word: float(v).hex() if isinstance(v, (int, float, np.number)) else v for word, v in said.items()}
+        text = json.dumps(said, sort_keys=True, default=str)
+        found[row] = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return found
+
+
+def read_file(path: str | Path) -> Sweep:
+    """A sweep declared in a YAML (.yaml, .yml) or TOML (.toml) file with the keys of :class:`Sweep`.
+
+    Raises:
+        ValueError: the file cannot be read, or what it says is not a sweep.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"file: {path} cannot be read ({error}); give a YAML or TOML file") from None
+    said = _parse(path, text)
+    if not isinstance(said, dict):
+        raise ValueError(f"file: {path} holds {type(said).__name__}, not a table with problem and axes")
+    known = [field.name for field in dataclasses.fields(Sweep)]
+    for key in said:
+        if key not in known:
+            raise ValueError(f"file: {path}: {key!r} is not known; choose from {', '.join(known)}")
+    for key in ("problem", "axes"):
+        if key not in said:
+            raise ValueError(f"file: {path}: {key} is missing; a sweep needs problem and axes")
+    return Sweep(**said)
+
+
+def _parse(path: Path, text: str) -> Any:
+    if path.suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"file: {path} is not TOML ({error}); mend it") from None
+    if path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"file: {path} is not YAML ({' '.join(str(error).split())}); mend it") from None
+    raise ValueError(f"file: {path} ends in {path.suffix or 'nothing'}; give a .yaml, .yml or .toml file")
+
+
+# ------------------------------------------------------------------ from what was written to numbers
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(SETTINGS)
+    for name, value in given.items():
+        if name not in SETTINGS:
+            raise ValueError(f"solve: {name!r} is not a setting; choose from {', '.join(SETTINGS)}")
+        if isinstance(SETTINGS[name], str):
+            found[name] = str(value)
+        elif isinstance(SETTINGS[name], int):
+            found[name] = whole_number(f"solve.{name}", _unquoted(value), 1)
+        else:
+            number = _unquoted(value)
+            if not (isinstance(number, (int, float)) and 0 < number < 1):
+                raise ValueError(f"solve.{name}: {show(value)} is not allowed; give a number between 0 and 1")
+            found[name] = float(number)
+    return found
+
+
+def _unquoted(value: Any) -> Any:
+    """A number that YAML took for a word: it reads 1e-5 as text, for want of a point."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _plain(word: str, value: Any) -> Any:
+    """The value of a word as plain Python: a number for the words of :data:`NUMBERS`, as it is for the others."""
+    if word not in WORDS:
+        raise ValueError(f"problem: {word!r} is not a word of a problem; choose from {', '.join(WORDS)}")
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    value = _unquoted(value)
+    listed = isinstance(value, (list, tuple))
+    if word in NUMBERS:
+        if word == "weight_decay" and listed:  # one decay per matrix
+            return [_number(word, part) for part in value]
+        return _number(word, value)
+    if listed:
+        return [_unquoted(part) for part in value]
+    return value
+
+
+def _number(word: str, value: Any) -> float:
+    value = _unquoted(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{word}: {show(value)} is not a number; give one")
+    return float(value)
+
+
+def _axis(name: str, stated: Any) -> Axis:
+    """An axis from a list or from a table of one of its forms."""
+    place = f"axes.{name}"
+    if isinstance(stated, np.ndarray):
+        stated = stated.tolist()
+    if isinstance(stated, (list, tuple)):
+        stated = {"values": list(stated)}
+    if not isinstance(stated, Mapping):
+        raise ValueError(f"{place}: {show(stated)} is not an axis; give a list, or linear, log or values")
+    forms = [form for form in ("linear", "log", "values", "together") if form in stated]
+    extra = set(stated) - {"linear", "log", "values", "together", "sets", "spacing", "coordinate"}
+    if len(forms) != 1 or extra:
+        raise ValueError(f"{place}: {show(dict(stated))} is not an axis; give one of linear, log, values or together")
+    if forms == ["together"]:
+        return _together(name, stated)
+    words = stated.get("sets", [name])
+    words = [words] if isinstance(words, str) else list(words)
+    values = _values(place, forms[0], stated[forms[0]])
+    columns = tuple(tuple(_of_axis(place, word, value) for value in values) for word in words)
+    if not columns:
+        raise ValueError(f"{place}: sets is empty; name the words that the axis sets")
+    return Axis(name, tuple(words), columns, _coordinate(columns[0]), forms[0])
+
+
+def _together(name: str, stated: Mapping[str, Any]) -> Axis:
+    place, table = f"axes.{name}", stated["together"]
+    if not isinstance(table, Mapping) or not table:
+        raise ValueError(f"{place}: together needs a table of words and lists; give such as {{weight_decay: [...]}}")
+    if any(not isinstance(values, (list, tuple)) for values in table.values()):
+        raise ValueError(f"{place}: together needs a list of values for each word")
+    lengths = {len(values) for values in table.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"{place}: lists of lengths {sorted(lengths)}; give lists of one length of at least 1")
+    columns = tuple(tuple(_of_axis(place, word, value) for value in values) for word, values in table.items())
+    coordinate = stated.get("coordinate") or (_coordinate(columns[0]) if len(columns) == 1 else range(len(columns[0])))
+    return Axis(name, tuple(table), columns, tuple(coordinate), stated.get("spacing", "values"))
+
+
+def _values(place: str, form: str, stated: Any) -> list[Any]:
+    if not isinstance(stated, (list, tuple)):
+        raise ValueError(f"{place}.{form}: {show(stated)} is not a list; give [...]")
+    if form == "values":
+        if not stated:
+            raise ValueError(f"{place}: the axis is empty; give at least one value")
+        return list(stated)
+    if len(stated) != 3:
+        raise ValueError(f"{place}.{form}: {show(stated)} has {len(stated)} entries; give [first, last, number]")
+    first, last = (_number(f"{place}.{form}", value) for value in stated[:2])
+    number = whole_number(f"{place}.{form}", _unquoted(stated[2]), 1)
+    if not (math.isfinite(first) and math.isfinite(last)):
+        raise ValueError(f"{place}.{form}: {show(stated)} has an end that is not finite; give two finite numbers")
+    if form == "log":
+        if not (first > 0 and last > 0):
+            raise ValueError(f"{place}.log: {show(stated)} is not a range of positive numbers; use linear or values")
+        return np.geomspace(first, last, number).tolist()
+    return np.linspace(first, last, number).tolist()
+
+
+def _of_axis(place: str, word: str, value: Any) -> Any:
+    try:
+        return _plain(word, value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def _coordinate(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Numbers and words as they are; lists as text."""
+    return tuple(json.dumps(v) if isinstance(v, list) else v for v in values)

@@ -1,0 +1,617 @@
+"""Running a sweep: blocks through threads, devices or any executor, resumable, into one dataset.
+
+A block is the unit of everything: one compiled call, one file, one thing to lose.  Which blocks there are depends on
+the declaration alone, so a sweep that was killed goes on with the blocks that are missing.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from ..answer import versions
+from ..measure import PHASES
+from ..problem.labels import whole_number
+from ..solve import Status
+from .grid import Structure, Sweep
+from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of
+from .store import Block, Damaged, Store
+
+Progress = Callable[[int, int, dict[str, int]], None] | None
+"""Called with (cells done, cells in all, cells by status)."""
+
+AGAIN = ("bad", "uncertified", "unconverged")
+"""Kinds of cells that can be computed again."""
+
+_NAMES = {int(s): s.name for s in Status} | BAD
+_TRIES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        cells: cells of the grid.
+        done: cells computed so far, in this run and before.
+        computed: cells computed in this run.
+        statuses: cells by status.
+        certified: cells whose proven relative gap is within the setting ``gap``.
+        bad: the first cells without an answer, with their coordinates and reasons.
+        set_aside: damaged files that were moved away and computed again.
+        seconds: wall time of this run.
+        data: the dataset; ``None`` as long as blocks are missing.
+    """
+
+    cells: int
+    done: int
+    computed: int
+    statuses: dict[str, int]
+    certified: int
+    bad: list[dict[str, Any]]
+    set_aside: list[str]
+    seconds: float
+    data: str | None
+
+
+def run(
+    sweep: Sweep,
+    out: str | Path,
+    *,
+    executor: Any = None,
+    workers: int | None = None,
+    devices: Sequence[Any] | None = None,
+    again: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress = None,
+) -> Summary:
+    """Run a sweep into a folder, or go on with it; ends with the dataset ``out/data.zarr``.
+
+    Args:
+        sweep: what to compute.
+        out: its folder; made if missing. The same sweep in the same folder goes on where it stopped.
+        executor: anything with ``submit(function, *arguments)`` whose futures have ``done()`` and ``result()``: an
+            executor of ``concurrent.futures``, a ``dask.distributed.Client``, a submitit executor. Blocks come back to
+            this process, which alone writes. Default: threads of this process.
+        workers: blocks at work at a time: threads, or tasks given to the executor. Default: one per core on CPUs with
+            one device, one otherwise, and 64 for an executor.
+        devices: of this process, all local ones by default. Workers of an executor use their first device.
+        again: compute some of the finished cells again: ``bad`` (without an answer), ``uncertified`` (gap above the
+            setting) or ``unconverged``; better values replace the old ones.
+        settings: other settings for ``again``, such as ``{"max_steps": 100_000}``.
+        progress: called after every block.
+
+    Raises:
+        ValueError: the folder holds another sweep, cannot be written, or the problem cannot be stated at all.
+
+    Example:
+        >>> import tempfile
+        >>> from ufm.sweep import Sweep, run, load
+        >>> sweep = Sweep({"classes": 10}, {"weight_decay": [1e-3, 1e-2]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = run(sweep, folder), load(folder).load()
+        >>> found[0].done, bool((found[1].relative_gap < 1e-8).all())
+        (2, True)
+    """
+    begin = time.perf_counter()
+    if again is not None and again not in AGAIN:
+        raise ValueError(f"again: {again!r} is not known; choose one of {', '.join(AGAIN)}")
+    if settings and again is None:
+        raise ValueError("settings: other settings are for cells that are computed again; say which with again")
+    if workers is not None:
+        whole_number("workers", workers, 1)
+    check(sweep)
+    store = Store.create(out, sweep)
+    with store.alone():
+        watch = _Watch(store, progress)
+        if executor is None:
+            local = tuple(jax.local_devices() if devices is None else devices)
+            workers = workers or (_cores() if len(local) == 1 and local[0].platform == "cpu" else 1)
+            pool = _threads(workers)
+            stride, work = len(local), functools.partial(compute, devices=local)
+        else:
+            if hasattr(executor, "get_executor"):  # a dask client: its executor never takes two tasks for one
+                executor = executor.get_executor(pure=False)
+            pool, workers, stride, work = contextlib.nullcontext(executor), workers or 64, 1, _remote
+        with pool as hands:
+            _drain(store, _missing(store, watch, stride), hands, work, workers, lambda x: watch.add(x, put=True))
+            if again is not None:
+                changed = dataclasses.replace(sweep, solve={**sweep.solve, **(settings or {})}).solve
+                tasks = _to_repeat(store, again, changed)
+                _drain(store, tasks, hands, work, workers, lambda x: watch.add(x, put=True, again=True))
+        dataset, timings = assemble(store)
+        store.save_dataset(dataset, timings)
+    return _summary(store, dataset, watch, time.perf_counter() - begin)
+
+
+def check(sweep: Sweep) -> None:
+    """Raise the ValueError of the first structure if no corner cell of any structure can be stated."""
+    first: ValueError | None = None
+    for structure in sweep.structures():
+        corners = np.unique([0, structure.cells - 1])
+        for row in corners:
+            try:
+                words = structure.words_of(np.array([row]))
+                route_of(words, sweep.solve).prepare(words, 1, sweep.solve)
+                return
+            except ValueError as error:
+                first = first or error
+    assert first is not None
+    raise first
+
+
+def load(out: str | Path) -> xr.Dataset:
+    """The dataset of a sweep's folder, lazily; cells that are not done yet are NaN with status -3 (PENDING).
+
+    Raises:
+        ValueError: there is no sweep in the folder.
+    """
+    store = Store.open(out)
+    if not store.data.is_dir():
+        return assemble(store)[0]
+    dataset = xr.open_zarr(store.data, consolidated=False)
+    return dataset[sorted(map(str, dataset.data_vars), key=_order)]
+
+
+def status(out: str | Path) -> Summary:
+    """How far the sweep in a folder is; reads only."""
+    store = Store.open(out)
+    watch = _Watch(store, None)
+    for _, path in _done_blocks(store):
+        with contextlib.suppress(Damaged):
+            watch.add(store.get(path))
+    dataset = xr.open_zarr(store.data, consolidated=False) if store.data.is_dir() else None
+    return _summary(store, dataset, watch, 0.0)
+
+
+# ------------------------------------------------------------------ one block, wherever it runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Blocks of one structure that go to one worker at a time.
+
+    Attributes:
+        sweep: the declaration, as JSON.
+        structure: its number.
+        numbers: of the blocks.
+        rows: the cells of each block.
+        size: cells of the compiled program; blocks with fewer are padded.
+        settings: of the solves.
+    """
+
+    sweep: dict[str, Any]
+    structure: int
+    numbers: tuple[int, ...]
+    rows: tuple[np.ndarray, ...]
+    size: int
+    settings: dict[str, Any]
+
+
+@contextlib.contextmanager
+def _threads(workers: int) -> Iterator[Any]:
+    """Threads of this process; if the run fails they are not waited for."""
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _remote(task: Task) -> list[Block]:
+    """On a worker of an executor: one block, on its first device."""
+    return compute(task, tuple(jax.local_devices())[:1])
+
+
+def compute(task: Task, devices: Sequence[Any] = ()) -> list[Block]:
+    """The blocks of a task, side by side on the devices; a cell that cannot be answered gets a reason."""
+    sweep = Sweep.from_json(task.sweep)
+    structure = next(s for s in sweep.structures() if s.index == task.structure)
+    begin = time.perf_counter()
+    # Several blocks fill all devices, the last one repeated, so that two compiled programs serve every task.
+    used = tuple(devices)[: len(task.rows) if len(task.rows) == 1 else None]
+    filled = [*task.rows, *[task.rows[-1]] * (len(used) - len(task.rows))]
+    padded = np.concatenate([np.pad(rows, (0, task.size - len(rows)), mode="edge") for rows in filled])
+    arrays, reasons = _answer(structure, padded, task.settings, used)
+    seconds = time.perf_counter() - begin
+    said = {"seconds": seconds / len(task.rows), "versions": versions(), "device": _device_kind(used)}
+    blocks = []
+    for place, (number, rows) in enumerate(zip(task.numbers, task.rows, strict=True)):
+        first = place * task.size
+        own = {name: array[first : first + len(rows)] for name, array in arrays.items()}
+        why = {row - first: text for row, text in reasons.items() if first <= row < first + len(rows)}
+        blocks.append(Block(task.structure, number, rows, own, why, said))
+    return blocks
+
+
+def _device_kind(devices: Sequence[Any]) -> str:
+    return (devices[0] if devices else jax.devices()[0]).device_kind
+
+
+def _answer(
+    structure: Structure, rows: np.ndarray, settings: Mapping[str, Any], devices: Sequence[Any]
+) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    """Results and reasons of rows; rows that cannot be stated are answered by a neighbour and then marked."""
+    words = structure.words_of(rows)
+    reasons: dict[int, str] = {}
+    try:
+        route = route_of(words, settings)
+        ready = route.prepare(words, len(rows), settings)
+    except ValueError:
+        reasons = {i: why for i, row in enumerate(rows) if (why := _why_not(structure, row, settings)) is not None}
+        good = [i for i in range(len(rows)) if i not in reasons]
+        if not good:
+            return {"status": np.full(len(rows), -1, dtype=np.int8)}, reasons
+        stand_in = rows.copy()
+        stand_in[list(reasons)] = rows[good[0]]
+        words = structure.words_of(stand_in)
+        route = route_of(words, settings)
+        ready = None
+    try:
+        arrays = _fitting(route, words, len(rows), settings, devices, ready)
+    except Exception as error:  # one block that fails must not end a sweep of thousands
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return {"status": np.full(len(rows), -2, dtype=np.int8)}, dict.fromkeys(range(len(rows)), text) | reasons
+    for array in arrays.values() if reasons else ():
+        array[list(reasons)] = -1 if array.dtype.kind == "i" else np.nan
+    return arrays, reasons
+
+
+def _why_not(structure: Structure, row: int, settings: Mapping[str, Any]) -> str | None:
+    try:
+        words = structure.words_of(np.array([row]))
+        route_of(words, settings).prepare(words, 1, settings)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _fitting(
+    route: Route,
+    words: Mapping[str, Any],
+    cells: int,
+    settings: Mapping[str, Any],
+    devices: Sequence[Any],
+    ready: Prepared | None = None,
+) -> dict[str, np.ndarray]:
+    """Answer all cells at once; where memory does not suffice, in halves, and so on."""
+    try:
+        return route.compute(words, cells, settings, devices, ready)
+    except Exception as error:
+        if not _out_of_memory(error) or cells <= max(1, len(devices)):
+            raise
+    half, parts = cells // 2, []
+    for rows in (slice(0, half), slice(half, cells)):
+        piece = {name: v[rows] if isinstance(v, np.ndarray) and v.ndim == 1 else v for name, v in words.items()}
+        number = len(range(cells)[rows])
+        used = devices if number % max(1, len(devices)) == 0 else devices[:1]
+        parts.append(_fitting(route, piece, number, settings, used))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+# ------------------------------------------------------------------ which blocks, in which order
+
+
+def _blocks_of(structure: Structure, size: int) -> list[np.ndarray]:
+    """Cells in grid order, cut into runs: neighbours on the grid are in the same block."""
+    return [np.arange(first, min(first + size, structure.cells)) for first in range(0, structure.cells, size)]
+
+
+def _size(store: Store, structure: Structure) -> int:
+    """Cells of the compiled program of a structure."""
+
+    def choose() -> int:
+        for row in (0, structure.cells - 1):
+            with contextlib.suppress(ValueError):
+                words = structure.words_of(np.array([row]))
+                return route_of(words, store.sweep.solve).fitting_block(words, store.sweep.solve, _room())
+        return 64
+
+    return min(store.block_size(structure.index, choose), structure.cells)
+
+
+def _missing(store: Store, watch: _Watch, stride: int) -> Iterator[Task]:
+    """Blocks that are not there, several of one structure for several devices; what is there is counted."""
+    declared = store.sweep.to_json()
+    for structure in store.sweep.structures():
+        size = _size(store, structure)
+        wait: list[tuple[int, np.ndarray]] = []
+        for number, rows in enumerate(_blocks_of(structure, size)):
+            if store.has(structure.index, number):
+                try:
+                    watch.add(store.get(store.name(structure.index, number)))
+                    continue
+                except Damaged:
+                    watch.set_aside.append(str(store.set_aside(store.name(structure.index, number))))
+            wait.append((number, rows))
+        for first in range(0, len(wait), stride):
+            some = wait[first : first + stride]
+            numbers, rows = zip(*some, strict=True)
+            yield Task(declared, structure.index, numbers, rows, size, dict(store.sweep.solve))
+
+
+def _to_repeat(store: Store, again: str, settings: Mapping[str, Any]) -> Iterator[Task]:
+    declared, merged = store.sweep.to_json(), _merged(store)
+    for structure in store.sweep.structures():
+        arrays = merged.arrays[structure.index]
+        code = arrays["status"]
+        gap = arrays.get("relative_gap", np.full(len(code), np.nan))
+        chosen = {
+            "bad": (code < 0) | (code == Status.NONFINITE),
+            "uncertified": (code >= 0) & ~(gap <= store.sweep.solve["gap"]),
+            "unconverged": (code >= 0) & (code != Status.CONVERGED),
+        }[again]
+        rows = np.flatnonzero(chosen)
+        size = min(_size(store, structure), max(1, len(rows)))
+        for number, first in enumerate(range(0, len(rows), size)):
+            yield Task(declared, structure.index, (number,), (rows[first : first + size],), size, dict(settings))
+
+
+def _drain(
+    store: Store, tasks: Iterator[Task], executor: Any, work: Any, most: int, keep: Callable[[Block], None]
+) -> None:
+    """Keep an executor busy and save what comes back; a task that is lost with its worker is given out again."""
+    running: dict[Any, tuple[Task, int]] = {}
+    more = True
+    waiting: collections.deque[tuple[Task, int]] = collections.deque()
+    try:
+        while more or running or waiting:
+            while len(running) < most and (waiting or more):
+                if waiting:
+                    task, tries = waiting.popleft()
+                else:
+                    task, tries = next(tasks, None), 0
+                    if task is None:
+                        more = False
+                        break
+                running[executor.submit(work, task)] = task, tries
+            done = [future for future in running if future.done()]
+            if not done:
+                time.sleep(0.002)
+            for future in done:
+                task, tries = running.pop(future)
+                try:
+                    blocks = future.result()
+                except (ValueError, KeyboardInterrupt):
+                    raise
+                except Exception as error:
+                    if tries + 1 >= _TRIES:
+                        raise ValueError(
+                            f"executor: block {task.structure}-{task.numbers[0]} was lost {_TRIES} times "
+                            f"({type(error).__name__}: {error}); see the workers' logs, then resume {store.path}"
+                        ) from error
+                    waiting.append((task, tries + 1))
+                    continue
+                for block in blocks:
+                    keep(block)
+    finally:
+        for future in running:
+            cancel = getattr(future, "cancel", None)
+            if cancel is not None:
+                cancel()
+
+
+class _Watch:
+    """Counts what is done."""
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self.store, self.progress = store, progress
+        self.cells = store.sweep.cells
+        self.done = self.computed = 0
+        self.tally: dict[str, int] = {}
+        self.set_aside: list[str] = []
+
+    def add(self, block: Block, put: bool = False, again: bool = False) -> None:
+        if put:
+            self.store.put(block, again)
+            self.computed += len(block.rows)
+        if not again:
+            self.done += len(block.rows)
+            for code, number in zip(*np.unique(block.arrays["status"], return_counts=True), strict=True):
+                name = _NAMES[int(code)]
+                self.tally[name] = self.tally.get(name, 0) + int(number)
+        if self.progress is not None:
+            self.progress(self.done, self.cells, self.tally)
+
+
+def _room() -> int:
+    """Bytes for one compiled call: an eighth of the free memory of the host, or half of an accelerator's."""
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    if limit is not None:
+        return int(limit) // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 8
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ------------------------------------------------------------------ from blocks to a dataset
+
+
+def _done_blocks(store: Store) -> Iterator[tuple[Structure, Path]]:
+    for structure in store.sweep.structures():
+        found = (store.path / "blocks").glob(f"{structure.index}-*.npz")
+        for path in sorted(found, key=lambda p: int(p.stem.partition("-")[2])):
+            yield structure, path
+
+
+@dataclasses.dataclass
+class _Merged:
+    """What all blocks say together.
+
+    Attributes:
+        arrays: for each structure its results, (cells, ...), PENDING where none are there.
+        reasons: for each structure why cells have no answer.
+        made_by: versions and devices, each once.
+        timings: (structure, block, cells, seconds) of each block.
+    """
+
+    arrays: dict[int, dict[str, np.ndarray]]
+    reasons: dict[int, dict[int, str]]
+    made_by: list[dict[str, Any]]
+    timings: list[tuple[int, int, int, float]]
+
+
+def _merged(store: Store) -> _Merged:
+    sizes = {structure.index: structure.cells for structure in store.sweep.structures()}
+    empty = {index: {"status": np.full(cells, _PENDING, dtype=np.int8)} for index, cells in sizes.items()}
+    found = _Merged(empty, {index: {} for index in sizes}, [], [])
+    first = [(path, False) for _, path in _done_blocks(store)]
+    for path, better in first + [(path, True) for path in store.again()]:
+        with contextlib.suppress(Damaged):
+            block = store.get(path)
+            _lay(found, sizes[block.structure], block, better)
+            made_by = {"versions": block.said["versions"], "device": block.said["device"]}
+            if made_by not in found.made_by:
+                found.made_by.append(made_by)
+            found.timings.append((block.structure, block.number, len(block.rows), float(block.said["seconds"])))
+    return found
+
+
+_PENDING = -3
+
+
+def _lay(found: _Merged, cells: int, block: Block, better: bool) -> None:
+    arrays, reasons = found.arrays[block.structure], found.reasons[block.structure]
+    take = np.arange(len(block.rows))
+    if better:  # of two answers the one with the lower value stays; a bad cell takes any answer
+        old, new = arrays.get("value"), block.arrays.get("value")
+        if new is None:
+            take = take[:0]
+        elif old is not None:
+            before, after = old[block.rows], new
+            gap_before = arrays["relative_gap"][block.rows] if "relative_gap" in arrays else np.inf
+            gap_after = block.arrays.get("relative_gap", np.inf)
+            wins = ~np.isfinite(before) | (after < before) | ((after == before) & (gap_after < gap_before))
+            take = np.flatnonzero(wins & (block.arrays["status"] >= 0))
+    rows = block.rows[take]
+    for name, array in block.arrays.items():
+        if name not in arrays:
+            empty = -1 if array.dtype.kind == "i" else np.nan
+            arrays[name] = np.full((cells, *array.shape[1:]), empty, dtype=array.dtype)
+        arrays[name][rows] = array[take]
+    for place in take:
+        reasons.pop(int(block.rows[place]), None)
+    reasons.update({int(block.rows[i]): why for i, why in block.reasons.items() if i in set(take.tolist())})
+
+
+def assemble(store: Store) -> tuple[xr.Dataset, xr.Dataset]:
+    """(dataset of all cells, seconds and versions of all blocks)."""
+    sweep, merged = store.sweep, _merged(store)
+    grid = sweep.grid
+    names: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+    for arrays in merged.arrays.values():
+        for name, array in arrays.items():
+            extra = names.get(name, (array.dtype, array.shape[1:]))[1]
+            names[name] = array.dtype, tuple(map(max, array.shape[1:], extra))
+    names = {name: names[name] for name in sorted(names, key=_order)}
+    data: dict[str, Any] = {}
+    lengths: dict[str, int] = {}
+    for name in names:  # one length for each extra axis
+        for axis, size in zip(_extra_names(name, names[name][1]), names[name][1], strict=True):
+            lengths[axis] = max(size, lengths.get(axis, 0))
+    bad: list[dict[str, Any]] = []
+    order = [axis.name for axis in grid]
+    for name, (dtype, shape) in names.items():
+        axes = _extra_names(name, shape)
+        empty = (_PENDING if name == "status" else -1) if dtype.kind == "i" else np.nan
+        data[name] = (
+            (*order, *axes),
+            np.full((*sweep.shape, *(lengths[axis] for axis in axes)), empty, dtype=dtype),
+        )
+    for structure in sweep.structures():
+        arrays, reasons = merged.arrays[structure.index], merged.reasons[structure.index]
+        inner = [axis.name for axis in structure.axes]
+        pick = tuple(structure.place.get(name, slice(None)) for name in order)
+        for name, array in arrays.items():
+            extra = tuple(slice(0, size) for size in array.shape[1:])
+            data[name][1][(*pick, *extra)] = array.reshape(*structure.shape, *array.shape[1:])
+        for row, why in sorted(reasons.items()):
+            place = structure.place | dict(zip(inner, map(int, np.unravel_index(row, structure.shape)), strict=True))
+            bad.append({"cell": {axis.name: _json(axis.coordinate[place[axis.name]]) for axis in grid}, "reason": why})
+    coordinates = {axis.name: np.asarray(axis.coordinate) for axis in grid}
+    dataset = xr.Dataset(data, coordinates, _attributes(store, bad, merged.made_by))
+    for name in data:
+        if name in UNITS:
+            dataset[name].attrs["long_name"] = UNITS[name]
+    for axis in grid:
+        dataset[axis.name].attrs |= {"sets": json.dumps(axis.sets), "spacing": axis.spacing}
+    return dataset, _timings(merged.timings)
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Variables in the order in which they are described, others after them."""
+    return list(UNITS).index(name) if name in UNITS else len(UNITS), name
+
+
+def _extra_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    known = EXTRA.get(name, ())
+    return known if len(known) == len(shape) else tuple(f"{name}_{i}" for i in range(len(shape)))
+
+
+def _attributes(store: Store, bad: list[dict[str, Any]], made_by: list[dict[str, Any]]) -> dict[str, Any]:
+    sweep = store.sweep
+    return {
+        "title": sweep.title,
+        "configuration": json.dumps({k: v for k, v in sweep.to_json().items() if k != "axes"}),
+        "fingerprint": sweep.fingerprint,
+        "certified_gap": sweep.solve["gap"],
+        "statuses": json.dumps({**_NAMES, _PENDING: "PENDING"}),
+        "phases": json.dumps(dict(enumerate(PHASES))),
+        "bad": json.dumps(bad),
+        "dtype": "float64",
+        "made_by": json.dumps(made_by),
+        "seed_rule": "the key of a start is the SHA-256 of the cell's words (numbers in hexadecimal) xor its number",
+    }
+
+
+def _timings(rows: list[tuple[int, int, int, float]]) -> xr.Dataset:
+    columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+    names = ("structure", "block", "cells", "seconds")
+    return xr.Dataset({name: ("row", np.asarray(column)) for name, column in zip(names, columns, strict=True)})
+
+
+def _json(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _summary(store: Store, dataset: xr.Dataset | None, watch: _Watch, seconds: float) -> Summary:
+    tally, certified, bad = dict(watch.tally), 0, []
+    if dataset is not None:
+        codes, numbers = np.unique(dataset.status.values, return_counts=True)
+        tally = {{**_NAMES, _PENDING: "PENDING"}[int(c)]: int(n) for c, n in zip(codes, numbers, strict=True)}
+        if "relative_gap" in dataset:
+            certified = int((dataset.relative_gap <= dataset.attrs["certified_gap"]).sum())
+        bad = json.loads(dataset.attrs["bad"])
+    return Summary(
+        store.sweep.cells,
+        watch.done,
+        watch.computed,
+        tally,
+        certified,
+        bad[:20],
+        watch.set_aside,
+        seconds,
+        str(store.data) if store.data.is_dir() else None,
+    )
