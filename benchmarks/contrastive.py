@@ -31,15 +31,12 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import argparse
-import datetime
 import importlib
 import json
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +44,8 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _provenance import TURNS, load, provenance
 
 import ufm
 from ufm.certify import certify_gram
@@ -56,6 +55,7 @@ from ufm.solve import solve_gram
 GAP = 1e-9
 STACK = 256
 SLOW = 60.0  # Clarabel is not tried at a larger K after a solve of so many seconds
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "cvxpy", "clarabel", "scs")
 RESULTS = Path(__file__).parent / "results"
 CONIC = {
     "clarabel": ("CLARABEL", {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}, "time_limit"),
@@ -289,19 +289,6 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def provenance() -> dict[str, Any]:
-    packages = ("jax", "jaxlib", "numpy", "scipy", "cvxpy", "clarabel", "scs")
-    return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"ufm": ufm.__version__, "python": platform.python_version()} | {p: version(p) for p in packages},
-        "dtype": "float64",
-        "device": f"{platform.machine()} virtual machine with {os.cpu_count()} cores, one pinned core, shared",
-        "clock": "process CPU seconds, medians over rounds in which the contenders take turns",
-        "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="K = 5 and 16 problems, one round, nothing written")
@@ -312,7 +299,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for name in ("cvxpy", "clarabel", "scs", "scipy"):
         needed(name)
     classes, number, rounds = ((5,), 16, 1) if options.quick else ((10, 50, 100), STACK, options.rounds)
-    report: dict[str, Any] = provenance() | {"gap": GAP, "limit": options.limit, "problems": []}
+    report: dict[str, Any] = provenance(PACKAGES, pinned=True, clock=TURNS, load_at_start=load()) | {
+        "gap": GAP,
+        "limit": options.limit,
+        "problems": [],
+    }
     report["stack"] = throughput(classes[0], number, rounds)
     print({name: value for name, value in report["stack"].items()}, flush=True)
     for k in classes:
@@ -323,7 +314,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             if not options.quick:  # what is done is kept
                 options.output.parent.mkdir(parents=True, exist_ok=True)
                 options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    report["load_at_end"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    report["load_at_end"] = load()
     if not options.quick:
         options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report

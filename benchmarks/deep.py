@@ -9,8 +9,12 @@ gradient steps from the same starts:
     torch vmap    torch.func.vmap of torch.func.grad over the instances
 
 They take turns in one process, with the cores that it is given, and are timed in wall and in process CPU seconds;
-compilation is timed apart.  Values at the end are compared.  The loop and torch.func.vmap do fewer instances and steps:
-their cost per instance and step does not depend on the number.
+compilation is timed apart, and everyone is warm before it is timed.  Values at the end are compared.  The loop and
+torch.func.vmap do fewer instances and steps: their cost per instance and step does not depend on the number.
+
+A step of an instance takes  6 N (entries of all matrices)  floating-point operations in products, N the columns.  The
+ceilings say what the cores attain in large products (NumPy, 2000 x 2000) and in products of a hidden layer's size
+(NumPy, stacked, one thread per core).
 
     python benchmarks/deep.py [--instances 1024] [--steps 2000] [--rounds 3] [--cores 2] [--quick] [--output FILE]
 """
@@ -18,7 +22,6 @@ their cost per instance and step does not depend on the number.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import json
 import os
@@ -26,7 +29,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _provenance import load, provenance
 
 import ufm
 from ufm.search import random_starts
@@ -109,7 +114,42 @@ def timed(run: Callable[[], np.ndarray], work: int) -> dict[str, Any]:
     }
 
 
-def measure(samples: int, instances: int, steps: int, rounds: int, loop: tuple[int, int], torch: Any) -> dict[str, Any]:
+def flops(samples: int) -> int:
+    """Floating-point operations in the products of one step of one instance: forward, and two back."""
+    sizes = [(WIDTH, WIDTH)] * (DEPTH - 1) + [(CLASSES, WIDTH)]
+    return 3 * 2 * samples * CLASSES * sum(rows * columns for rows, columns in sizes)
+
+
+def ceilings(samples: int, cores: int) -> dict[str, float]:
+    """Operations per second, in 1e9, that NumPy attains in large and in small products; the best of some."""
+    rng = np.random.default_rng(0)
+    large = rng.normal(size=(2000, 2000))
+    w, x = rng.normal(size=(64, WIDTH, WIDTH)), rng.normal(size=(64, WIDTH, samples * CLASSES))
+
+    def small(_: int) -> None:
+        out = np.empty_like(x)
+        for _ in range(200):
+            np.matmul(w, x, out=out)
+
+    def best(run: Callable[[], Any], work: float) -> float:
+        seconds = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - begin)
+        return work / min(seconds) / 1e9
+
+    with ThreadPoolExecutor(cores) as pool:
+        products = cores * 200 * len(w) * 2 * WIDTH * WIDTH * x.shape[-1]
+        return {
+            "large_products": best(lambda: large @ large, 2 * 2000.0**3),
+            "small_products": best(lambda: list(pool.map(small, range(cores))), products),
+        }
+
+
+def measure(
+    samples: int, instances: int, steps: int, rounds: int, loop: tuple[int, int], cores: int, torch: Any
+) -> dict[str, Any]:
     """All contenders on one setting, taking turns; medians."""
     problem = problem_of(samples)
     start = random_starts(problem, instances, 0, 1.0)
@@ -123,14 +163,25 @@ def measure(samples: int, instances: int, steps: int, rounds: int, loop: tuple[i
         "torch loop": (lambda: torch_loop(torch, start, targets, few, short), few * short),
         "torch vmap": (lambda: torch_vmap(torch, start, targets, instances, short), instances * short),
     }
+    torch_loop(torch, start, targets, 1, 50)
+    torch_vmap(torch, start, targets, instances, 5)
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, (run, work) in contenders.items():
             taken[name].append(timed(run, work))
-    out: dict[str, Any] = {"samples": samples, "first_call_seconds": compiled, "contenders": {}}
+    out: dict[str, Any] = {
+        "samples": samples,
+        "first_call_seconds": compiled,
+        "flops_per_step": flops(samples),
+        "ceilings_gflops": ceilings(samples, cores),
+        "contenders": {},
+    }
+    print(f"n = {samples}  {out['ceilings_gflops']}", flush=True)
     for name, runs in taken.items():
         wall, cpu = (float(np.median([run[kind] for run in runs])) for kind in ("wall", "cpu"))
         row = {"wall_per_step": wall, "cpu_per_step": cpu, "steps_x_instances_per_second": 1 / wall}
+        row["gflops"] = flops(samples) / wall / 1e9
+        row["walls"] = [run["wall"] for run in runs]
         if name != "ufm":
             found = runs[0]["values"]
             row["largest_difference"] = float(np.max(np.abs(found - reference[: len(found)])))
@@ -156,9 +207,7 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     instances, steps, rounds = (64, 100, 1) if given.quick else (given.instances, given.steps, given.rounds)
     loop = (2, 50) if given.quick else (4, 200)
-    rows = [measure(samples, instances, steps, rounds, loop, torch) for samples in (1, 5)]
-    report = {
-        "date": datetime.date.today().isoformat(),
+    report = provenance(("jax", "jaxlib", "numpy", "torch"), load_at_start=load()) | {
         "setting": {"classes": CLASSES, "depth": DEPTH, "width": WIDTH, "decay": DECAY, "learning_rate": RATE},
         "instances": instances,
         "steps": steps,
@@ -167,10 +216,9 @@ def main() -> None:
         "threads": given.cores,
         "cores": os.cpu_count(),
         "device": jax.devices()[0].device_kind,
-        "dtype": "float64",
-        "versions": {"ufm": ufm.__version__, **{name: version(name) for name in ("jax", "numpy", "torch")}},
         "python": platform.python_version(),
-        "rows": rows,
+        "rows": [measure(samples, instances, steps, rounds, loop, given.cores, torch) for samples in (1, 5)],
+        "load_at_end": load(),
     }
     given.output.parent.mkdir(exist_ok=True)
     given.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -9,20 +9,18 @@ of its own, so that its peak memory is its own.  K up to 300 runs twice: compila
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _provenance import provenance
 
 import ufm
 
@@ -88,13 +86,7 @@ def main() -> None:
             flush=True,
         )
     if not options.quick:
-        report = {
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "command": " ".join(["python", "benchmarks/scaling.py", *sys.argv[1:]]),
-            "versions": {"ufm": ufm.__version__, "python": platform.python_version()}
-            | {name: version(name) for name in ("jax", "jaxlib", "numpy")},
-            "dtype": "float64",
-            "device": f"{platform.machine()} virtual machine with {os.cpu_count()} cores, shared",
+        report = provenance(("jax", "jaxlib", "numpy")) | {
             "gtol": GTOL,
             "rows": rows,
         }

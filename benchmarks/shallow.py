@@ -25,16 +25,13 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import argparse
-import datetime
 import heapq
 import importlib
 import json
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +43,8 @@ from scipy.optimize import minimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _provenance import TURNS, provenance
+
 import ufm
 from ufm.problem import Params
 
@@ -55,6 +54,7 @@ GAP = 1e-10
 WIDTH = 64
 GTOL = 1e-6
 CLASSES = 10
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "cvxpy", "clarabel", "torch")
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
     "exponential": ("exponential", "none"),
@@ -422,18 +422,6 @@ def table(variant: str, found: dict[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def provenance() -> dict[str, Any]:
-    packages = ("jax", "jaxlib", "numpy", "scipy", "cvxpy", "clarabel", "torch")
-    return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"ufm": ufm.__version__, "python": platform.python_version()} | {p: version(p) for p in packages},
-        "dtype": "float64",
-        "device": f"{platform.machine()} virtual machine with {os.cpu_count()} cores, one pinned core, shared",
-        "clock": "process CPU seconds, medians over rounds in which the contenders take turns",
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="16 x 16 problems, 2 rounds, the main variant only")
@@ -442,7 +430,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     side, rounds, few = (16, 2, 2) if options.quick else (64, options.rounds, 4)
-    report: dict[str, Any] = provenance() | {"gap": GAP, "gtol": GTOL, "classes": CLASSES, "variants": {}}
+    report: dict[str, Any] = provenance(PACKAGES, pinned=True, clock=TURNS) | {
+        "gap": GAP,
+        "gtol": GTOL,
+        "classes": CLASSES,
+        "variants": {},
+    }
     for variant in list(VARIANTS)[: 1 if options.quick else None]:
         report["variants"][variant] = compare(variant, side, rounds, few)
         print(table(variant, report["variants"][variant]), flush=True)
