@@ -73,9 +73,20 @@ def _phase_panel(axes: Any, dataset: xr.Dataset) -> None:
         axes.plot(dataset.imbalance, line, color="white", linewidth=3.2)
         axes.plot(dataset.imbalance, line, color="black", linewidth=1.5, linestyle=dash)
         handles.append(Line2D([], [], color="black", linewidth=1.5, linestyle=dash, label=label))
+    handles += _traced_points(axes, dataset, "imbalance", "lambda_Z")
     _log_axes(axes, dataset)
     axes.set_title("phase found (colour) and exact boundary (line)")
     axes.legend(handles=handles, loc="lower left", framealpha=0.95)
+
+
+def _traced_points(axes: Any, dataset: xr.Dataset, x: str, y: str, most: int = 60) -> list[Any]:
+    """Traced points of the boundaries, if there are any, thinned out to be seen beside the lines of theory."""
+    if f"traced_{x}" not in dataset:
+        return []
+    step = -(-dataset.sizes["traced"] // most)
+    style: Any = {"marker": "o", "linestyle": "none", "markersize": 3.5, "markeredgecolor": "black"}
+    style |= {"markerfacecolor": "white", "markeredgewidth": 0.7, "label": "boundary traced, some of its points"}
+    return axes.plot(dataset[f"traced_{x}"][::step], dataset[f"traced_{y}"][::step], zorder=4, **style)
 
 
 def _gap_panel(figure: Figure, axes: Any, dataset: xr.Dataset) -> None:
@@ -127,6 +138,7 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
             style: Any = {"linestyle": dash, "color": "black", "linewidth": 1.5, "label": text}
             left.plot(points[0] * shown, points[1] * shown, color="white", linewidth=3.4)
             left.plot(points[0] * shown, points[1] * shown, **style)
+        _traced_points(left, dataset, drawn["x"][0], drawn["y"][0])
         left.legend(loc="best", framealpha=0.95)
         left.set_title("found (colour, thin white edge), theory (line)")
         gap = dataset.relative_gap.transpose(*dims)

@@ -1,0 +1,180 @@
+"""Collapse of groups of classes: which modes of a solution are alive, read exactly, and the diagram of the minority.
+
+Logits of a minimiser that is symmetric under exchange of equal classes have one contrast inside each group of classes,
+and a block between the groups (shallow theory, 8.1).  Whether a mode is alive is read off one proximal step.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from ..answer import certified_many, class_logits
+from ..measure import PHASES
+from ..problem import Params, Problem, shallow
+from ..theory.imbalance import two_group_thresholds
+from ._pieces import Progress, at_least
+from .boundary import Boundary, trace
+from .diagram import axes_in_view, collapse_diagram, two_group_counts
+
+_GRADIENT = 1e-11
+"""Relative gradient at which boundaries are read; the proximal step then errs by less than 1e-8 of a threshold."""
+
+
+def group_margins(problem: Problem, params: Params, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """By how much each mode of a nearly optimal point is alive; negative if it is dead.
+
+    In X = Z D^{1/2}, with the gradient Gamma of the data term there, a mode of strength x and dual strength g = -gamma
+    lives in the minimiser iff it survives one proximal step,
+
+        margin = (x + tau g - tau lambda_Z) / (tau lambda_Z) > 0,    1/tau = a bound on the curvature of the data term.
+
+    A live mode has g = lambda_Z, so its margin is x/(tau lambda_Z); a dead one has x = 0, so its margin is
+    g/lambda_Z - 1, the slack of its subgradient condition.  Either way the margin vanishes linearly at the threshold,
+    and an error e in x moves it by e/(tau lambda_Z) at most: no cut on x is involved.
+
+    Args:
+        problem: a stack of shallow problems of class means, cross-entropy or MSE, with free factors; the parameters of
+            the loss are equal over the classes (label smoothing is allowed).
+        params: a point of each, near the optimum.
+        sizes: classes of each group; classes of a group come one after another and have equal counts.
+
+    Returns:
+        (within, between): margins of the contrast inside each group, shape (m, g), NaN for a group of one class; and of
+        the singular values of the block between the groups, shape (m, g), descending.
+    """
+    counts = np.asarray(problem.labels.counts, dtype=np.float64)
+    total, root = counts.sum(-1)[:, None, None], np.sqrt(counts)[:, None, :]
+    logits = class_logits(problem, params)
+    x, residual = logits * root, _residual(problem, logits, params.bias)
+    tau = total * (1.0 if problem.loss.name == "mse" else 2.0)
+    level = tau * np.asarray(problem.lambda_z)[:, None, None]
+    stepped = (x - tau * residual * root / total) / level
+    edges = np.cumsum((0, *sizes))
+    within, block = [], np.empty((len(x), len(sizes), len(sizes)))
+    for a, k_a in enumerate(sizes):
+        rows = slice(edges[a], edges[a + 1])
+        own = stepped[:, rows, rows]
+        trace_, whole = np.trace(own, axis1=-2, axis2=-1), own.sum((-2, -1))
+        within.append((k_a * trace_ - whole) / (k_a * (k_a - 1)) if k_a > 1 else np.full(len(x), np.nan))
+        for b, k_b in enumerate(sizes):
+            columns = slice(edges[b], edges[b + 1])
+            block[:, a, b] = stepped[:, rows, columns].sum((-2, -1)) / np.sqrt(k_a * k_b)
+    return np.stack(within, axis=1) - 1.0, np.linalg.svd(block, compute_uv=False) - 1.0
+
+
+def _residual(problem: Problem, logits: np.ndarray, bias: Any) -> np.ndarray:
+    """Gradient of the loss of each class in its logits, (m, K, K)."""
+    k = logits.shape[-1]
+    z = logits if bias is None else logits + np.asarray(bias)[..., :, None]
+    if problem.loss.name == "mse":
+        return z - np.eye(k)
+    smoothing = getattr(problem.loss, "smoothing", None)
+    eps = np.zeros(len(z)) if smoothing is None else np.broadcast_to(smoothing, len(z))
+    exps = np.exp(z - z.max(-2, keepdims=True))
+    # The own entry is minus the sum of the others: 1 - p would lose the digits of a fitted class.
+    off = np.where(np.eye(k, dtype=bool), 0.0, exps / exps.sum(-2, keepdims=True) - eps[:, None, None] / k)
+    return off - np.eye(k) * off.sum(-2)[:, None, :]
+
+
+def two_group_codes(within: np.ndarray, between: np.ndarray) -> np.ndarray:
+    """Codes of :data:`ufm.measure.PHASES` from the margins of two groups, majority first; -1 for no such phase."""
+    between_alive = between[:, 0] > 0
+    a = np.where(np.isnan(within[:, 0]), between_alive, within[:, 0] > 0)
+    b = np.where(np.isnan(within[:, 1]), between_alive, within[:, 1] > 0)
+    cases = [a & between_alive & b, a & between_alive & ~b, a & ~between_alive & ~b, ~(a | between_alive | b)]
+    return np.select(cases, [0, 1, 2, 3], -1)
+
+
+def minority_collapse(
+    cells: int = 64,
+    *,
+    classes: int = 10,
+    minority: float = 0.5,
+    minority_samples: float = 100.0,
+    largest_ratio: float = 100.0,
+    resolution: int = 12,
+    levels: int = 2,
+    tolerance: float = 1e-6,
+    gap: float = 1e-10,
+    progress: Progress = None,
+) -> xr.Dataset:
+    """Phases of imbalanced cross-entropy over R and lambda_Z: a certified grid, and its boundaries traced.
+
+    The grid is :func:`ufm.sweep.collapse_diagram`.  The boundaries are found a second time without any formula, by
+    :func:`ufm.sweep.boundary.trace` on the margins of :func:`group_margins`, and held against the exact thresholds.
+
+    Args:
+        cells: grid points along each axis.
+        classes: K.
+        minority: fraction of minority classes.
+        minority_samples: n_B, held fixed while n_A = R n_B.
+        largest_ratio: largest R.
+        resolution: cells of the coarse grid of the trace.
+        levels: its subdivisions.
+        tolerance: relative error of the traced points.
+        gap: relative gap to certify, of cells and of traced points alike.
+        progress: called after each block with (cells done, cells in all, cells by status).
+
+    Reference: Hong & Ling 2023 (a sharp minority threshold exists); thresholds derived.
+    """
+    at_least("classes", classes, 3)
+    few = round(minority * classes)
+    if not 1 <= few < classes:
+        raise ValueError(
+            f"minority: {minority!r} of {classes} classes leaves a group empty; give a share within 0 to 1"
+        )
+    setting: dict[str, Any] = {"classes": classes, "minority": minority, "minority_samples": minority_samples}
+    ratios, decays = axes_in_view(cells, **setting, largest_ratio=largest_ratio)
+    found = collapse_diagram(ratios, decays, **setting, gap=gap, progress=progress)
+    sizes = (classes - few, few)
+
+    def read(points: np.ndarray) -> np.ndarray:
+        counts = two_group_counts(classes, minority, minority_samples, points[:, 0])
+        problem = shallow(counts, dim=classes - 1, weight_decay=points[:, 1], feature_decay=points[:, 1])
+        result, certificate = certified_many(problem, gap=gap, gtol=_GRADIENT, width=found.attrs["lanes"])
+        codes = two_group_codes(*group_margins(problem, result.params, sizes))
+        return np.where(np.asarray(certificate.relative_gap) <= gap, codes, -1)
+
+    box = (1.0, largest_ratio, "log"), (float(decays[0]), float(decays[-1]), "log")
+    traced = trace(read, box, resolution=resolution, levels=levels, tolerance=tolerance, block=256)
+    deviation = threshold_deviation(traced, *sizes, minority_samples)
+    found = found.assign(traced.to_data("imbalance", "lambda_Z", deviation))
+    return found.assign_attrs(
+        drawn=json.dumps({"figure": "collapse_diagram"}),
+        theory="{}",
+        promises=json.dumps(["certified", "phases", "boundary"]),
+        boundary=json.dumps(traced.report(deviation, tolerance, list(PHASES))),
+        source="Hong & Ling 2023, arXiv 2309.09725 (a sharp minority threshold exists); thresholds derived",
+        configuration=json.dumps(
+            {
+                **setting,
+                "largest_ratio": largest_ratio,
+                "resolution": resolution,
+                "levels": levels,
+                "tolerance": tolerance,
+                "gap": gap,
+            }
+        ),
+        device=jax.devices()[0].device_kind,
+    )
+
+
+def threshold_deviation(traced: Boundary, majority: int, minority: int, minority_samples: float) -> np.ndarray:
+    """Relative deviation in lambda_Z of each traced point from the nearest threshold between its two phases."""
+    ratio, lam = traced.points.T
+    exact = two_group_thresholds(majority, minority, minority_samples * ratio, minority_samples)
+    relative = lam[:, None] / np.stack([np.broadcast_to(t, lam.shape) for t in exact], axis=1) - 1.0
+    a, b = traced.sides.T
+    step = np.arange(3)[None, :]
+    crossed = (step >= a[:, None]) & (step < b[:, None])
+    size = np.where(crossed & np.isfinite(relative), np.abs(relative), np.inf)
+    return relative[np.arange(len(lam)), np.argmin(size, axis=1)]
+
+
+MAKERS = {"minority-collapse": minority_collapse}
+"""Diagrams of this file, each with its maker."""
