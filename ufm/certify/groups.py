@@ -155,6 +155,13 @@ def _repaired(numbers: GroupLanes, raw: Any, floor: Any) -> Any:
     many = numbers.multiplicity
     residual = jnp.where(many > 0, jnp.maximum(raw, -floor * (1 - 4 * UNIT)), 0.0)
     if numbers.bias == "free" and g > 1:
+        # What the hub's columns can give and take comes from there, the rest is routed.
+        hub, per_column = _hub(numbers)
+        change = jnp.where(hub, 0.0, _imbalance(numbers, residual)[0] / per_column[None])
+        change = jnp.minimum(_rows(change), residual + floor * (1 - 4 * UNIT))
+        residual = jnp.where(
+            hub[None] & ~hub[:, None], jnp.maximum(residual - change, -floor * (1 - 4 * UNIT)), residual
+        )
         residual = residual + _routed(numbers, _imbalance(numbers, residual)[0], signed=True)
     room = 1.0 - (numbers.all_classes - 1.0) * floor - 128 * (g + 8) * UNIT
     mass = jnp.max(jnp.sum(many * residual, axis=0), axis=0)
@@ -175,21 +182,25 @@ def _imbalance(numbers: GroupLanes, residual: Any) -> tuple[Any, Any]:
     return jnp.sum(into, axis=1) - jnp.sum(out, axis=1), jnp.sum(jnp.abs(into), axis=1) + jnp.sum(jnp.abs(out), axis=1)
 
 
+def _hub(numbers: GroupLanes) -> tuple[Any, Any]:
+    """(which group has most samples, K_h w_h of it)."""
+    size = numbers.classes * numbers.counts
+    hub = jnp.arange(size.shape[0])[:, None] == jnp.argmax(size, axis=0)[None]
+    return hub, jnp.sum(jnp.where(hub, numbers.classes * _weight(numbers), 0.0), axis=0)
+
+
 def _routed(numbers: GroupLanes, excess: Any, signed: bool) -> Any:
     """Nonnegative mass, routed through the hub group, that cancels an imbalance; both ways if its sign is not known.
 
     The hub is the group with most samples.  A class with too little in-flow gets -excess/(K_h w_h) in each column of
     the hub; one with too much gives excess/(w_a K_h) to each row of the hub.
     """
-    g = numbers.classes.shape[0]
-    size = numbers.classes * numbers.counts
-    hub = jnp.arange(g)[:, None] == jnp.argmax(size, axis=0)[None]
+    hub, per_column = _hub(numbers)
     classes = jnp.sum(jnp.where(hub, numbers.classes, 0.0), axis=0)[None]
-    weight = jnp.sum(jnp.where(hub, _weight(numbers), 0.0), axis=0)[None]
     excess = jnp.where(hub, 0.0, excess)
     lacks = jnp.maximum(-excess, 0.0) if signed else excess
     spare = jnp.maximum(excess, 0.0) if signed else excess
-    into = jnp.where(hub[None], _rows(lacks / (classes * weight)), 0.0)
+    into = jnp.where(hub[None], _rows(lacks / per_column[None]), 0.0)
     out = jnp.where(hub[:, None], (spare / (_weight(numbers) * classes))[None], 0.0)
     return into + out
 

@@ -25,10 +25,15 @@ import numpy as np
 from .._numerics import in_float64, record
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
 from ..problem.labels import whole_number
+from .loop import walk
+from .methods import LBFGS
 from .result import Status
 
 _REACH = 4.0
 """Largest change of a logit gap in one step: the gradient changes by e^4 over it."""
+
+_STRAIGHT = 0.1
+"""A step of v that ends beside 0, at this share of its length, ends at 0."""
 
 
 @record
@@ -255,24 +260,29 @@ def _aim(p: _Pair, x: _Point, kind: str) -> tuple[Any, Any, Any, Any, Any]:
     change = jnp.abs(p.a2 * dalpha + p.av * dv + p.ab * dbeta[None])
     change = jnp.maximum(change, jnp.where(p.many > 0, jnp.abs(p.a1 * dalpha), 0.0))
     reach = jnp.max(change, axis=0)
-    return dalpha, dv, dbeta, slope, jnp.where(reach > _REACH, _REACH / jnp.where(reach > 0, reach, 1.0), 1.0)
+    size = jnp.where(reach > _REACH, _REACH / jnp.where(reach > 0, reach, 1.0), 1.0)
+    # v may come down to 0, and not beyond: the model of |v| ends there.
+    square = jnp.sum(x.v * x.v, axis=0)
+    down = -jnp.sum(x.v * dv, axis=0)
+    return dalpha, dv, dbeta, slope, jnp.where(size * down > square, square / jnp.where(down > 0, down, 1.0), size)
 
 
 def _move(p: _Pair, state: _State, kind: str) -> _Point:
     x, size = state.x, state.size[None]
     alpha = jnp.maximum(x.alpha + size * state.dalpha, 0.0)
     v = x.v + size * state.dv
-    turned = (jnp.sum(v * x.v, axis=0) <= 0) & (jnp.sum(x.v * x.v, axis=0) > 0)
-    v = jnp.where(turned[None], 0.0, v)
+    # The end of a step that leads straight to 0 is 0.
+    square, old = jnp.sum(v * v, axis=0), jnp.sum(x.v * x.v, axis=0)
+    v = jnp.where((jnp.sum(v * x.v, axis=0) <= 1e-9 * old) & (square <= _STRAIGHT**2 * old), 0.0, v)
     return _look(p, alpha, v, x.beta + state.size * state.dbeta, kind)
 
 
 def _begin_pair(p: _Pair, kind: str, root: Any) -> _Point:
     k = p.many + 1.0
     all_classes = jnp.sum(k, axis=0)[None]
-    # lambda_Z = (omega kappa delta sqrt(n)/N)(1 - p_own) K/(K-1) at equal gaps
+    # lambda_Z = (omega kappa delta sqrt(n)/N) ((1 - p_own) K/(K-1) - eps) at equal gaps
     force = p.weight * p.a1 / (k * root)
-    miss = jnp.clip(p.level[None] / force * (1.0 - 1.0 / all_classes), 1e-300, 1.0)
+    miss = jnp.clip((p.level[None] / force + p.even[None] * all_classes) * (1.0 - 1.0 / all_classes), 1e-300, 1.0)
     odds = (all_classes - 1.0) * (1.0 - miss) / miss
     gap = jnp.log(jnp.maximum(odds, 1.0))
     alpha = jnp.where(p.many > 0, gap / p.a1, 0.0)
@@ -319,17 +329,236 @@ def _solve_pair(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ..
     return x.alpha, between, bias, x.value, x.relative, state.status, state.steps
 
 
+# ------------------------------------------------------------------ one group
+
+
+def _solve_single(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ...]:
+    """One group: the softmax mass of the others at the optimum is known, and alpha with it."""
+    del max_steps
+    k, scale = numbers.classes[0], (numbers.logit_scale * numbers.sample_scale)[0]
+    cost = (k - 1.0) * jnp.sqrt(numbers.counts[0]) * numbers.lambda_z
+    force = numbers.class_weight[0] * scale
+    even = numbers.smoothing * (k - 1.0) / k
+
+    def others(alpha: Any) -> Any:
+        gap = numbers.own_margin[0] - scale * alpha
+        return (k - 1.0) / (k - 1.0 + jnp.exp(-gap))
+
+    mass = cost / force + even
+    alive = others(jnp.zeros_like(k)) > mass
+    safe = jnp.where(alive, mass, 0.5)
+    alpha = jnp.where(alive, (numbers.own_margin[0] + jnp.log((k - 1.0) * (1.0 - safe) / safe)) / scale, 0.0)
+    alpha = jnp.maximum(alpha, 0.0)
+    excess = (others(alpha) - even) * force / cost - 1.0
+    relative = jnp.where(alpha > 0, jnp.abs(excess), jnp.maximum(excess, 0.0))
+    zero = jnp.zeros_like(alpha)[None]
+    gaps = numbers.gaps(alpha[None], zero[None], zero)
+    value = numbers.class_weight[0] * numbers.losses(gaps)[0] + cost * alpha
+    status = jnp.where(relative <= gtol, Status.CONVERGED, Status.STALLED)
+    status = jnp.where(jnp.isfinite(value) & jnp.isfinite(relative), status, Status.NONFINITE).astype(jnp.int32)
+    return alpha[None], zero[None], zero, value, relative, status, jnp.ones_like(status)
+
+
+# ------------------------------------------------------------------ any number of groups
+
+
+@dataclasses.dataclass(frozen=True)
+class _Factors:
+    """Coordinates (x, U, V, y) of one program:  alpha = x^2 / (2 c),  lambda_Z B = U V,  beta = y / sqrt(m).
+
+    c_a = (K_a - 1) sqrt(n_a) lambda_Z, so the penalty of alpha and B is half the square of (x, U, V).
+    """
+
+    numbers: GroupLanes
+    cost: Any
+    outer: Any
+    unit: Any
+    retract = False
+
+    @property
+    def size(self) -> int:
+        return self.cost.shape[0]
+
+    def split(self, y: Any) -> tuple[Any, Any, Any, Any]:
+        g, r = self.size, self.size - 1
+        x, u, v = y[:g], y[g : g + g * r].reshape(g, r), y[g + g * r : g + 2 * g * r].reshape(r, g)
+        return jnp.where(self.cost > 0, x, 0.0), u, v, y[g + 2 * g * r :]
+
+    def to_params(self, y: Any) -> tuple[Any, Any, Any]:
+        x, u, v, b = self.split(y)
+        alpha = x * x / (2 * jnp.where(self.cost > 0, self.cost, 1.0))
+        bias = b / self.unit if self.numbers.bias != "none" else jnp.zeros(self.size)
+        return alpha, (u @ v) / self.outer, bias
+
+    def value_and_gradient(self, y: Any) -> tuple[Any, Any]:
+        (alpha, between, bias), back = jax.vjp(self.to_params, y)
+        data, slopes = _data(self.numbers, alpha, between, bias)
+        x, u, v, _ = self.split(y)
+        decay = self.numbers.bias_decay[0] * self.numbers.classes[:, 0]
+        square = jnp.sum(x * x) + jnp.sum(u * u) + jnp.sum(v * v)
+        value = data + 0.5 * square + 0.5 * jnp.sum(decay * bias * bias)
+        slopes = (slopes[0], slopes[1], slopes[2] + decay * bias)
+        pull = jnp.concatenate([x, u.ravel(), v.ravel(), jnp.zeros(y.shape[0] - self.size * (2 * self.size - 1))])
+        return value, back(slopes)[0] + pull
+
+    def project(self, y: Any) -> Any:
+        return y
+
+    def is_uneven(self, y: Any) -> Any:
+        return jnp.zeros((), bool)
+
+    def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
+        norm = jnp.linalg.norm(gradient)
+        return norm, norm
+
+    def relative(self, metric_norm: Any, value: Any) -> Any:
+        return metric_norm / jnp.sqrt(jnp.maximum(jnp.abs(value), 1e-300))
+
+
+def _data(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The data term of one program (one lane) and its gradient in alpha, M and beta."""
+    gaps, back = jax.vjp(lambda a, m, b: numbers.gaps(a[:, None], m[:, :, None], b[:, None]), alpha, between, bias)
+    share = numbers.classes * numbers.counts * numbers.class_weight / numbers.total
+    even = numbers.smoothing / numbers.all_classes
+    residual = numbers.probabilities(gaps) - even if numbers.has_smoothing else numbers.probabilities(gaps)
+    return jnp.sum(share * numbers.losses(gaps)), back(share[None] * numbers.multiplicity * residual)
+
+
+def _factors(numbers: GroupLanes) -> _Factors:
+    k, n = numbers.classes[:, 0], numbers.counts[:, 0]
+    level = numbers.lambda_z[0]
+    outer = level * jnp.sqrt(k)[:, None] * jnp.sqrt(k * n)[None, :]
+    near = jnp.minimum(level * jnp.sum(k * jnp.sqrt(n)), 1.0) / jnp.sum(k)
+    return _Factors(numbers, (k - 1.0) * jnp.sqrt(n) * level, outer, jnp.sqrt(k * (near + numbers.bias_decay[0])))
+
+
+def _begin_factors(space: _Factors) -> Any:
+    """All gaps of a group equal, and slightly off it in every direction."""
+    numbers, g = space.numbers, space.size
+    k, n = numbers.classes[:, 0], numbers.counts[:, 0]
+    scale, total = (numbers.logit_scale * numbers.sample_scale)[:, 0], jnp.sum(k)
+    force = numbers.class_weight[:, 0] * scale * jnp.sqrt(n) / numbers.total[0]
+    miss = jnp.clip((numbers.lambda_z[0] / force + numbers.smoothing[0]) * (1.0 - 1.0 / total), 1e-300, 1.0)
+    gap = jnp.maximum(jnp.log(jnp.maximum((total - 1.0) * (1.0 - miss) / miss, 1.0)), 0.1) / scale
+    between = gap[None, :] * (jnp.diag(1.0 / k) - 1.0 / total)
+    left, s, right = jnp.linalg.svd(between * space.outer)
+    root = jnp.sqrt(s[: g - 1])
+    noise = jnp.asarray(np.random.default_rng(0).normal(size=(g, g - 1)))
+    u = left[:, : g - 1] * root[None, :] + 1e-3 * root[0] * noise
+    v = root[:, None] * right[: g - 1] + 1e-3 * root[0] * noise.T
+    x = jnp.sqrt(2 * space.cost * gap)
+    return jnp.concatenate([x, u.ravel(), v.ravel(), jnp.zeros(g if numbers.bias != "none" else 0)])
+
+
+def _measure(numbers: GroupLanes, alpha: Any, between: Any, bias: Any, rank: Any) -> tuple[Any, Any]:
+    """(F, relative gradient) of one program at a block of given rank."""
+    k, n, level = numbers.classes[:, 0], numbers.counts[:, 0], numbers.lambda_z[0]
+    outer = jnp.sqrt(k)[:, None] * jnp.sqrt(k * n)[None, :]
+    data, (ga, gm, gb) = _data(numbers, alpha, between, bias)
+    cost = (k - 1.0) * jnp.sqrt(n) * level
+    excess = jnp.where(k > 1, ga / jnp.where(cost > 0, cost, 1.0) + 1.0, 0.0)
+    excess = jnp.where(alpha > 0, jnp.abs(excess), jnp.maximum(-excess, 0.0))
+    matrix = between * outer
+    finite = jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(gm))
+    left, s, right = jnp.linalg.svd(jnp.where(finite, matrix, 0.0))
+    force = jnp.where(finite, -gm / outer / level, 0.0)
+    alive = jnp.arange(s.shape[0]) < rank
+    inner = left.T @ force @ right.T
+    both, none = alive[:, None] & alive[None, :], ~alive[:, None] & ~alive[None, :]
+    apart = jnp.where(none, 0.0, inner - jnp.where(both, jnp.eye(s.shape[0]), 0.0))
+    beyond = jnp.linalg.norm(jnp.where(none, inner, 0.0), ord=2) - 1.0
+    relative = jnp.maximum(jnp.max(excess), jnp.maximum(jnp.linalg.norm(apart), jnp.maximum(beyond, 0.0)))
+    decay = numbers.bias_decay[0] * k
+    if numbers.bias != "none":
+        pull = (gb + decay * bias) / jnp.sqrt(k)
+        relative = jnp.maximum(relative, jnp.linalg.norm(pull) / (level * jnp.sqrt(numbers.total[0])))
+    value = data + jnp.sum(cost * jnp.abs(alpha)) + level * jnp.sum(s) + 0.5 * jnp.sum(decay * bias * bias)
+    return value, jnp.where(finite & jnp.isfinite(value), relative, jnp.nan)
+
+
+def _polish(space: _Factors, y: Any) -> Any:
+    """Newton steps with an eigenvalue-truncated inverse: rotations of (U, V) have no curvature."""
+    gradient = lambda y: space.value_and_gradient(y)[1]  # noqa: E731
+    curvature = jax.jacfwd(gradient)
+
+    def step(_: Any, y: Any) -> Any:
+        g, h = gradient(y), curvature(y)
+        h = 0.5 * (h + h.T)
+        finite = jnp.all(jnp.isfinite(h))
+        values, vectors = jnp.linalg.eigh(jnp.where(finite, h, 0.0))
+        keep = jnp.abs(values) > 1e-11 * jnp.max(jnp.abs(values))
+        move = vectors @ (jnp.where(keep, vectors.T @ g, 0.0) / jnp.where(keep, jnp.abs(values), 1.0))
+        new = y - move
+        better = jnp.linalg.norm(gradient(new)) < jnp.linalg.norm(g)
+        return jnp.where(better, new, y)
+
+    return jax.lax.fori_loop(0, _NEWTON_STEPS, step, y)
+
+
+def _solve_factors(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ...]:
+    """One program of any number of groups (one lane): L-BFGS, Newton, and dead modes cut to exact zeros."""
+    space = _factors(numbers)
+    g = space.size
+    result = walk(space, _begin_factors(space), LBFGS(), 0.01 * gtol, max_steps)
+    # walk gives back what to_params makes; the polish needs coordinates, so they are found again.
+    alpha, between, bias = result.params
+    left, s, right = jnp.linalg.svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
+    root = jnp.sqrt(s[: g - 1])
+    parts = [jnp.sqrt(2 * space.cost * alpha), (left[:, : g - 1] * root[None, :]).ravel()]
+    parts += [(root[:, None] * right[: g - 1]).ravel()]
+    y = jnp.concatenate([*parts, bias * space.unit] if numbers.bias != "none" else parts)
+    alpha, between, bias = space.to_params(_polish(space, y))
+    left, s, right = jnp.linalg.svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
+
+    def cut(share: Any) -> tuple[Any, ...]:
+        kept = s > share * jnp.maximum(s[0], numbers.lambda_z[0])
+        kept = kept & (jnp.arange(g) < g - 1)
+        block = (left * jnp.where(kept, s, 0.0)[None, :]) @ right / space.outer
+        short = jnp.where(alpha > share * jnp.maximum(jnp.max(alpha), 1.0), alpha, 0.0)
+        value, relative = _measure(numbers, short, block, bias, jnp.sum(kept))
+        return short, block, bias, value, relative
+
+    tried = jax.vmap(cut)(jnp.asarray(_CUTS))
+    best = jnp.argmin(jnp.where(jnp.isfinite(tried[4]), tried[4], jnp.inf))
+    alpha, between, bias, value, relative = (leaf[best] for leaf in tried)
+    status = jnp.where(result.status == Status.CONVERGED, Status.STALLED, result.status)
+    status = jnp.where(relative <= gtol, Status.CONVERGED, status)
+    status = jnp.where(jnp.isfinite(relative) & jnp.isfinite(value), status, Status.NONFINITE).astype(jnp.int32)
+    return alpha, between, bias, value, relative, status, result.steps
+
+
+_NEWTON_STEPS = 6
+
+_CUTS = (0.0, 1e-13, 1e-11, 1e-9, 1e-7, 1e-5)
+"""Modes at most this large beside the largest are tried as exact zeros; the least relative gradient wins."""
+
+
+def _solve_general(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ...]:
+    def one(lane: GroupLanes) -> tuple[Any, ...]:
+        return _solve_factors(jax.tree.map(lambda leaf: leaf[..., None], lane), gtol, max_steps)
+
+    first = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), numbers)
+    return tuple(jnp.moveaxis(leaf, 0, -1) for leaf in jax.lax.map(one, first))
+
+
 # ------------------------------------------------------------------ the door
 
 
 def solve_group_lanes(numbers: GroupLanes, gtol: Any, max_steps: Any) -> GroupsResult:
     """Solve programs side by side, lane axis last; a pure array program."""
-    return GroupsResult(*_solve_pair(numbers, gtol, max_steps))
+    groups = numbers.classes.shape[0]
+    solver = {1: _solve_single, 2: _solve_pair}.get(groups, _solve_general)
+    return GroupsResult(*solver(numbers, gtol, max_steps))
 
 
 def minimize_groups(program: LogitGroups, gtol: Any, max_steps: Any, width: int) -> GroupsResult:
     """Solve a stacked program; a pure array program (jit it, shard it over the leading axis)."""
     return in_blocks(lambda block: solve_group_lanes(lanes_of(block), gtol, max_steps), width, program)
+
+
+def default_steps(program: LogitGroups) -> int:
+    """The default limit of evaluations."""
+    return 200 if program.groups <= 2 else 20_000
 
 
 @functools.partial(jax.jit, static_argnames=("width",))
@@ -338,13 +567,15 @@ def _many(program: LogitGroups, gtol: Any, max_steps: Any, width: int) -> Groups
 
 
 @in_float64
-def solve_groups(program: LogitGroups, *, gtol: float = 1e-9, max_steps: int = 200, width: int = 256) -> GroupsResult:
+        max_steps: limit of evaluations per program; by default 200 for one or two groups, 20,000 for more (L-BFGS).
+    program: LogitGroups, *, gtol: float = 1e-9, max_steps: int | None = None, width: int = 256
+) -> GroupsResult:
     """Solve a grouped logit program, or a stack; the cost depends on the number of groups, not on K.
 
     Args:
         program: from :func:`ufm.problem.logit_groups` or :func:`ufm.problem.grouped`.
         gtol: relative gradient at which a solve counts as CONVERGED (see :class:`GroupsResult`).
-        max_steps: limit of evaluations per program.
+        max_steps: limit of evaluations per program; by default 200 for one or two groups, 20,000 for more.
         width: programs side by side; part of the provenance, another width may differ in the last bits.
 
     Example:
@@ -354,6 +585,7 @@ def solve_groups(program: LogitGroups, *, gtol: float = 1e-9, max_steps: int = 2
         'CONVERGED'
     """
     width = whole_number("width", width, 1)
+    max_steps = default_steps(program) if max_steps is None else whole_number("max_steps", max_steps, 1)
     single = not program.batch_shape
     program = jax.tree.map(lambda leaf: jnp.asarray(leaf, float)[None] if single else jnp.asarray(leaf, float), program)
     found = _many(program, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width=width)
