@@ -567,7 +567,7 @@ def _many(program: LogitGroups, gtol: Any, max_steps: Any, width: int) -> Groups
 
 
 @in_float64
-        max_steps: limit of evaluations per program; by default 200 for one or two groups, 20,000 for more (L-BFGS).
+def solve_groups(
     program: LogitGroups, *, gtol: float = 1e-9, max_steps: int | None = None, width: int = 256
 ) -> GroupsResult:
     """Solve a grouped logit program, or a stack; the cost depends on the number of groups, not on K.
@@ -575,7 +575,7 @@ def _many(program: LogitGroups, gtol: Any, max_steps: Any, width: int) -> Groups
     Args:
         program: from :func:`ufm.problem.logit_groups` or :func:`ufm.problem.grouped`.
         gtol: relative gradient at which a solve counts as CONVERGED (see :class:`GroupsResult`).
-        max_steps: limit of evaluations per program; by default 200 for one or two groups, 20,000 for more.
+        max_steps: limit of evaluations per program; 200 by default for one or two groups, 20,000 for more.
         width: programs side by side; part of the provenance, another width may differ in the last bits.
 
     Example:
