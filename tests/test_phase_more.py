@@ -188,3 +188,41 @@ def test_seli_refuses(tmp_path, settings, words):
 def test_ridge_refuses(arguments, words):
     with pytest.raises(ValueError, match=f"^{words}"):
         ridge_two_groups(*arguments)
+
+
+# ------------------------------------------------------------------ deep linear networks
+
+
+def test_class_vanishing(tmp_path):
+    """Every cell proven optimal; classes vanish from the smallest on, never below p = (L-1)/L."""
+    found, data = made(tmp_path, "class-vanishing", cells=6, classes=3, depth=2, largest_ratio=30.0)
+    assert all(number > 0 for number in found.cells_by_phase.values())
+    assert found.largest_difference["fitted"] < 1e-8
+    alive = data.surviving.values > 0
+    assert (data.fitted.values[alive] > 0.5).all()
+    assert (data.fitted.values[alive] < 1).all()
+    assert (data.minima.values[alive] > 1).all()  # starts matter: some end above the optimum
+    for k in (1, 2):
+        assert (data[f"threshold_{k}"] >= data[f"threshold_{k + 1}"]).all()
+
+
+def test_class_vanishing_thresholds(tmp_path):
+    """At the threshold of a class the best p of its scalar problem, on a grid, jumps from (L-1)/L to zero.
+
+    As many cells as matrices: decays of cells are not those of matrices.
+    """
+    depth, words = 4, {"cells": 2, "classes": 2, "depth": 4, "samples": 12.0, "largest_ratio": 3.0}
+    data = made(tmp_path, "class-vanishing", **words)[1]
+    n, p = np.array([12.0, 4.0]), np.linspace(0.0, 1.0, 20_001)
+    for k, count in enumerate(n):
+        for factor, expected in ((0.999, (depth - 1) / depth), (1.001, 0.0)):
+            decay = factor * float(data[f"threshold_{k + 1}"][1])
+            price = (depth + 1) / 2 * (decay ** (depth + 1) * count * p**2) ** (1 / (depth + 1))
+            best = p[np.argmin(count / n.sum() * (1 - p) ** 2 / 2 + price)]
+            assert best == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("settings", "words"), [({"classes": 1}, "classes"), ({"depth": 1}, "depth")])
+def test_class_vanishing_refuses(tmp_path, settings, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        phase.run("class-vanishing", tmp_path, **settings)

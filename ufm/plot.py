@@ -126,7 +126,8 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
         name, label, *scale = drawn["colour"]
         shade: Any = {"norm": LogNorm()} if scale == ["log"] else {}
         mesh = left.pcolormesh(x, y, dataset[name].transpose(*dims), cmap=_COLOURS["batlow"], **shade, **cells)
-        figure.colorbar(mesh, ax=left, label=label)
+        whole = np.issubdtype(dataset[name].dtype, np.integer)
+        figure.colorbar(mesh, ax=left, label=label, ticks=np.unique(dataset[name]) if whole else None)
         phase = dataset.phase.transpose(*dims)
         levels = np.arange(int(phase.max())) + 0.5
         if levels.size and bool((phase != phase[0, 0]).any()):
