@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ._pieces import Progress, tally
+
 Range = tuple[float, float, str]
 """Ends of an axis, low < high, and its scale: ``linear`` or ``log``."""
 
@@ -138,6 +140,29 @@ class Changes:
     below: np.ndarray
     above: np.ndarray
     evaluations: int
+
+
+def blockwise(
+    function: Callable[..., dict[str, Any]], block: int, *columns: np.ndarray, progress: Progress = None
+) -> dict[str, np.ndarray]:
+    """Apply a function to columns in blocks of exactly one size, so that it is compiled once; the last one is padded.
+
+    Args:
+        function: columns of ``block`` entries -> arrays with one entry each; ``status`` among them for ``progress``.
+        block: entries per call.
+        *columns: of equal length.
+        progress: called after each block with (entries done, entries in all, entries by status).
+    """
+    size, pieces, counted = len(columns[0]), [], dict[str, int]()
+    for begin in range(0, size, block):
+        rows = np.minimum(np.arange(begin, begin + block), size - 1)
+        found = function(*(column[rows] for column in columns))
+        pieces.append({name: np.asarray(array)[: size - begin] for name, array in found.items()})
+        if progress is not None:
+            for name, count in tally(pieces[-1]["status"]).items():
+                counted[name] = counted.get(name, 0) + count
+            progress(min(begin + block, size), size, counted)
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 # ------------------------------------------------------------------ lines
@@ -512,7 +537,8 @@ def _triple_points(lattice: _Lattice, cells: np.ndarray, smallest: float) -> tup
 
     A square with three phases at its corners is zoomed in on: of 7 x 7 readings on it and a quarter of its size around
     it, the first square of a quarter of its size with three phases at the corners is next, or else the first of half
-    its size with three phases anywhere.
+    its size with three phases anywhere.  Where there is none before the tolerance is reached, the boundaries do not
+    meet in the cell.
     """
     places, widths = [], []
     for cell, codes in zip(cells, lattice.corners(cells), strict=True):
@@ -530,12 +556,13 @@ def _triple_points(lattice: _Lattice, cells: np.ndarray, smallest: float) -> tup
                 for j in range(7 - span)
                 if _phases(read[i : i + span + 1, j : j + span + 1]) >= 3
             ]
-            if not windows:
+            if not windows:  # two boundaries pass through the cell and do not meet
                 break
             span, i, j = windows[0]
             low, width = grid[7 * i + j], span * step
-        places.append(low + width / 2)
-        widths.append(width)
+        else:
+            places.append(low + width / 2)
+            widths.append(width)
     found, size = np.array(places).reshape(-1, 2), np.array(widths)
     apart = [i for i, x in enumerate(found) if not np.any(np.all(np.abs(found[:i] - x) <= 2 * size[i], axis=1))]
     return found[apart], size[apart]

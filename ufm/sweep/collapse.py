@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
-from ..answer import certified_many, class_logits
+from ..answer import class_logits
+from ..certify import certify_groups
 from ..measure import PHASES
-from ..problem import Params, Problem, shallow
-from ..theory.imbalance import two_group_thresholds
-from ._pieces import Progress, at_least
-from .boundary import Boundary, trace
-from .diagram import axes_in_view, collapse_diagram, two_group_counts
+from ..problem import Params, Problem, grouped
+from ..solve import solve_groups
+from ..theory.imbalance import phase_of, two_group_thresholds
+from ._pieces import Progress, at_least, codes, dataset
+from .boundary import Boundary, blockwise, trace
+from .diagram import axes_in_view
 
-_GRADIENT = 1e-11
-"""Relative gradient at which boundaries are read; the proximal step then errs by less than 1e-8 of a threshold."""
+_GRADIENT = 1e-12
+"""Stationarity of a grouped program, relative to lambda_Z: at this distance from a threshold a mode has no side."""
+_BLOCK = 512
 
 
 def group_margins(problem: Problem, params: Params, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -81,37 +83,30 @@ def _residual(problem: Problem, logits: np.ndarray, bias: Any) -> np.ndarray:
     return off - np.eye(k) * off.sum(-2)[:, None, :]
 
 
-def two_group_codes(within: np.ndarray, between: np.ndarray) -> np.ndarray:
-    """Codes of :data:`ufm.measure.PHASES` from the margins of two groups, majority first; -1 for no such phase."""
-    between_alive = between[:, 0] > 0
-    a = np.where(np.isnan(within[:, 0]), between_alive, within[:, 0] > 0)
-    b = np.where(np.isnan(within[:, 1]), between_alive, within[:, 1] > 0)
-    cases = [a & between_alive & b, a & between_alive & ~b, a & ~between_alive & ~b, ~(a | between_alive | b)]
-    return np.select(cases, [0, 1, 2, 3], -1)
-
-
 def minority_collapse(
-    cells: int = 64,
+    cells: int = 128,
     *,
     classes: int = 10,
     minority: float = 0.5,
     minority_samples: float = 100.0,
     largest_ratio: float = 100.0,
-    resolution: int = 12,
+    resolution: int = 16,
     levels: int = 2,
     tolerance: float = 1e-6,
     gap: float = 1e-10,
     progress: Progress = None,
 ) -> xr.Dataset:
-    """Phases of imbalanced cross-entropy over R and lambda_Z: a certified grid, and its boundaries traced.
+    """Phases of imbalanced cross-entropy over R and lambda_Z for any K: a certified grid, and its boundaries traced.
 
-    The grid is :func:`ufm.sweep.collapse_diagram`.  The boundaries are found a second time without any formula, by
-    :func:`ufm.sweep.boundary.trace` on the margins of :func:`group_margins`, and held against the exact thresholds.
+    Every point is a grouped logit program of two groups, whose cost does not depend on K; its dead modes are exactly
+    zero, held there by their subgradient condition.  The boundaries are found without any formula by
+    :func:`ufm.sweep.boundary.trace`, and held against the exact thresholds.  :func:`ufm.sweep.collapse_diagram` solves
+    the same grid with all W and H free.
 
     Args:
         cells: grid points along each axis.
         classes: K.
-        minority: fraction of minority classes.
+        minority: fraction of minority classes, at least two of them; so also of the majority.
         minority_samples: n_B, held fixed while n_A = R n_B.
         largest_ratio: largest R.
         resolution: cells of the coarse grid of the trace.
@@ -122,46 +117,83 @@ def minority_collapse(
 
     Reference: Hong & Ling 2023 (a sharp minority threshold exists); thresholds derived.
     """
-    at_least("classes", classes, 3)
+    at_least("classes", classes, 4)
     few = round(minority * classes)
-    if not 1 <= few < classes:
-        raise ValueError(
-            f"minority: {minority!r} of {classes} classes leaves a group empty; give a share within 0 to 1"
-        )
+    if not 2 <= few <= classes - 2:
+        raise ValueError(f"minority: {minority!r} of {classes} classes leaves a group of fewer than two classes")
     setting: dict[str, Any] = {"classes": classes, "minority": minority, "minority_samples": minority_samples}
     ratios, decays = axes_in_view(cells, **setting, largest_ratio=largest_ratio)
-    found = collapse_diagram(ratios, decays, **setting, gap=gap, progress=progress)
     sizes = (classes - few, few)
 
+    def solved(ratio: np.ndarray, decay: np.ndarray) -> dict[str, np.ndarray]:
+        counts = minority_samples * np.stack([ratio, np.ones_like(ratio)], axis=1)
+        program = grouped(sizes, counts, lambda_z=decay)
+        result = solve_groups(program, gtol=_GRADIENT)
+        judged = certify_groups(program, result, tolerance=gap)
+        return {
+            "value": np.asarray(result.value),
+            "lower_bound": np.asarray(judged.lower_bound),
+            "relative_gap": np.asarray(judged.relative_gap),
+            "status": np.asarray(result.status).astype(np.int8),
+            "steps": np.asarray(result.steps),
+            "phase": two_group_codes(np.asarray(result.alpha) > 0, np.any(np.asarray(result.between) != 0, (-2, -1))),
+        }
+
+    grid_ratio, grid_decay = (x.ravel() for x in np.meshgrid(ratios, decays))
+    found = blockwise(solved, _BLOCK, grid_ratio, grid_decay, progress=progress)
+    dims = ("lambda_Z", "imbalance")
+    data: dict[str, Any] = {name: (dims, array.reshape(cells, cells)) for name, array in found.items()}
+    thresholds = two_group_thresholds(*sizes, minority_samples * ratios, minority_samples)
+    words = phase_of(decays[:, None], type(thresholds)(*(t[None, :] for t in thresholds)))
+    data["phase_theory"] = (dims, codes(np.vectorize(PHASES.index, otypes=[int])(words)))
+    for name, along in zip(thresholds._fields, thresholds, strict=True):
+        data[f"threshold_{name}"] = (("imbalance",), along)
+
     def read(points: np.ndarray) -> np.ndarray:
-        counts = two_group_counts(classes, minority, minority_samples, points[:, 0])
-        problem = shallow(counts, dim=classes - 1, weight_decay=points[:, 1], feature_decay=points[:, 1])
-        result, certificate = certified_many(problem, gap=gap, gtol=_GRADIENT, width=found.attrs["lanes"])
-        codes = two_group_codes(*group_margins(problem, result.params, sizes))
-        return np.where(np.asarray(certificate.relative_gap) <= gap, codes, -1)
+        seen = blockwise(solved, _BLOCK, *points.T)
+        return np.where(seen["relative_gap"] <= gap, seen["phase"], -1)
 
     box = (1.0, largest_ratio, "log"), (float(decays[0]), float(decays[-1]), "log")
-    traced = trace(read, box, resolution=resolution, levels=levels, tolerance=tolerance, block=256)
+    traced = trace(read, box, resolution=resolution, levels=levels, tolerance=tolerance, block=_BLOCK)
     deviation = threshold_deviation(traced, *sizes, minority_samples)
-    found = found.assign(traced.to_data("imbalance", "lambda_Z", deviation))
-    return found.assign_attrs(
-        drawn=json.dumps({"figure": "collapse_diagram"}),
-        theory="{}",
-        promises=json.dumps(["certified", "phases", "boundary"]),
-        boundary=json.dumps(traced.report(deviation, tolerance, list(PHASES))),
+    made = dataset(
+        data | traced.to_data("imbalance", "lambda_Z", deviation),
+        {"lambda_Z": decays, "imbalance": ratios},
+        phases=list(PHASES),
+        title="phases of imbalanced cross-entropy",
+        drawn={"figure": "collapse_diagram"},
+        theory={},
+        gap=gap,
         source="Hong & Ling 2023, arXiv 2309.09725 (a sharp minority threshold exists); thresholds derived",
-        configuration=json.dumps(
-            {
-                **setting,
-                "largest_ratio": largest_ratio,
-                "resolution": resolution,
-                "levels": levels,
-                "tolerance": tolerance,
-                "gap": gap,
-            }
-        ),
-        device=jax.devices()[0].device_kind,
+        configuration={
+            **setting,
+            "largest_ratio": largest_ratio,
+            "resolution": resolution,
+            "levels": levels,
+            "tolerance": tolerance,
+            "gap": gap,
+        },
+        promises=("certified", "phases", "boundary"),
     )
+    return made.assign_attrs(
+        boundary=json.dumps(traced.report(deviation, tolerance, list(PHASES))),
+        classes=classes,
+        minority_classes=few,
+        minority_samples=minority_samples,
+        bias="none",
+    )
+
+
+def two_group_codes(inside: np.ndarray, between: np.ndarray) -> np.ndarray:
+    """Codes of :data:`ufm.measure.PHASES` of two groups of at least two classes; -1 where it is none of them.
+
+    Args:
+        inside: whether the contrast inside the majority and inside the minority is alive, shape (m, 2).
+        between: whether the mode between them is alive, shape (m,).
+    """
+    a, b = inside[:, 0], inside[:, 1]
+    cases = [a & between & b, a & between & ~b, a & ~between & ~b, ~(a | between | b)]
+    return np.select(cases, [0, 1, 2, 3], -1)
 
 
 def threshold_deviation(traced: Boundary, majority: int, minority: int, minority_samples: float) -> np.ndarray:

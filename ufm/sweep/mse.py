@@ -15,8 +15,8 @@ import xarray as xr
 from ..answer import certified_many, class_means
 from ..problem import shallow
 from ..theory.mse import balanced_mse, etf_to_of_bias_decay
-from ._pieces import Progress, at_least, codes, dataset, tally
-from .boundary import trace
+from ._pieces import Progress, at_least, codes, dataset
+from .boundary import blockwise, trace
 from .collapse import group_margins
 
 PHASES = ("simplex ETF", "between ETF and orthogonal frame", "features vanish")
@@ -77,14 +77,7 @@ def etf_to_of(
             "cosine": cosine,
         }
 
-    pieces = []
-    for begin in range(0, grid_lam.size, _BLOCK):  # one compiled shape, which the trace uses too
-        rows = np.minimum(np.arange(begin, begin + _BLOCK), grid_lam.size - 1)
-        piece = solved(grid_bias[rows], grid_lam[rows])
-        pieces.append({name: array[: grid_lam.size - begin] for name, array in piece.items()})
-    found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    if progress is not None:
-        progress(grid_lam.size, grid_lam.size, tally(found["status"]))
+    found = blockwise(solved, _BLOCK, grid_bias, grid_lam, progress=progress)
     expected = balanced_mse(classes, unit * grid_lam, "decay", grid_bias)
     a, u = expected.contrast, expected.constant
     alive = unit * grid_lam < 1
@@ -99,7 +92,7 @@ def etf_to_of(
     data["threshold_complete"] = (("bias_decay",), np.full(cells, 1 / unit))
 
     def read(points: np.ndarray) -> np.ndarray:
-        seen = solved(points[:, 0], points[:, 1])
+        seen = blockwise(solved, _BLOCK, *points.T)
         return np.where(seen["relative_gap"] <= gap, seen["phase"], -1)
 
     box = (*bias_decays, "log"), (float(lam[0]), float(lam[-1]), "log")
