@@ -19,11 +19,24 @@ from jaxlib import version as jaxlib_version
 
 from ._numerics import in_float64
 from ._version import __version__
-from .certify import Certificate, certify, certify_gram
+from .certify import Certificate, certify, certify_gram, certify_groups
+from .certify.groups import certify_group_lanes
 from .measure import Layers, forward, gram_distance, measure, measure_layers, numerical_rank
-from .problem import GroupGram, Params, Problem, equal_classes, gram_program
+from .problem import GroupGram, LogitGroups, Params, Problem, equal_classes, gram_program
+from .problem.groups import in_blocks, lanes_of
 from .search import Search, search
-from .solve import Result, balance, has_gram_program, has_logit_program, solve, solve_gram, solve_many
+from .solve import (
+    GroupsResult,
+    Result,
+    balance,
+    has_gram_program,
+    has_logit_program,
+    solve,
+    solve_gram,
+    solve_groups,
+    solve_many,
+)
+from .solve.groups import default_steps, solve_group_lanes
 from .theory import Prediction, predict
 
 
@@ -479,6 +492,76 @@ def _replace(old: Any, rows: np.ndarray, new: Any, source: np.ndarray) -> Any:
         return jax.tree.map(put, old, new)
     bare = dataclasses.replace(old, history=None), dataclasses.replace(new, history=None)
     return dataclasses.replace(jax.tree.map(put, *bare), history=old.history)
+
+
+# ------------------------------------------------------------------ grouped logit programs
+
+
+def solve_and_certify_groups(
+    program: LogitGroups, gtol: Any, gap: Any, max_steps: Any, width: int
+) -> tuple[GroupsResult, Certificate]:
+    """Solve and certify a stacked grouped program in one pass; a pure array program.
+
+    Nothing leaves the device in between: jit it with ``width`` static, shard it over the leading axis, run it from
+    threads.  Enter :func:`ufm.float64` around it.
+    """
+
+    def block(program: LogitGroups) -> tuple[GroupsResult, Certificate]:
+        numbers = lanes_of(program)
+        found = solve_group_lanes(numbers, gtol, max_steps)
+        return found, certify_group_lanes(numbers, found.alpha, found.between, found.bias, gap)
+
+    return in_blocks(block, width, program)
+
+
+_groups_jit = jax.jit(solve_and_certify_groups, static_argnames=("width",))
+
+
+@in_float64
+def _groups_once(program: LogitGroups, gtol: Any, gap: Any, max_steps: Any, *, width: int) -> Any:
+    program = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, float), program)
+    limits = jax.numpy.asarray(gtol, float), jax.numpy.asarray(gap, float), jax.numpy.asarray(max_steps, "int32")
+    return _groups_jit(program, *limits, width=width)
+
+
+def certified_groups(
+    program: LogitGroups, *, gap: float = 1e-8, gtol: float = 1e-9, width: int = 256, max_steps: int | None = None
+) -> tuple[GroupsResult, Certificate]:
+    """Solve and certify a stack of grouped logit programs, whatever their numbers of classes.
+
+    One compiled pass solves and certifies; what is left goes through the method for any number of groups.
+
+    Args:
+        program: stacked, from :func:`ufm.problem.logit_groups` or :func:`ufm.problem.grouped`.
+        gap: relative gap to certify; also what the verdict ``global`` means.
+        gtol: relative gradient of the solves.
+        width: programs side by side; 256 suits a processor core's cache.
+        max_steps: limit of evaluations per program (see :func:`ufm.solve.solve_groups`).
+
+    Returns:
+        (result, certificate), stacked.
+
+    Example:
+        >>> import numpy as np
+        >>> from ufm.answer import certified_groups
+        >>> from ufm.problem import grouped
+        >>> many = grouped([500_000, 500_000], [1000, 10], lambda_z=np.geomspace(1e-9, 1e-7, 50))
+        >>> set(certified_groups(many)[1].words.tolist())
+        {'global'}
+    """
+    if not program.batch_shape:
+        raise ValueError("program: certified_groups needs a stacked program; use solve_groups and certify_groups")
+    steps = default_steps(program) if max_steps is None else max_steps
+    result, certificate = _groups_once(program, gtol, gap, steps, width=width)
+    relative_gap = np.asarray(certificate.relative_gap)
+    left = np.flatnonzero(np.isfinite(relative_gap) & (relative_gap > gap))
+    if not left.size:
+        return result, certificate
+    rows = np.resize(left, 1 << max(3, int(left.size - 1).bit_length()))
+    again = solve_groups(program[rows], gtol=max(1e-3 * gtol, 1e-13), width=width, general=True)
+    judged = certify_groups(program[rows], again, tolerance=gap, width=width)
+    better = np.flatnonzero(np.asarray(judged.gap)[: left.size] < np.asarray(certificate.gap)[left])
+    return _replace(result, left[better], again, better), _replace(certificate, left[better], judged, better)
 
 
 # ------------------------------------------------------------------ words and numbers for people and files

@@ -2,7 +2,15 @@
 
 from .descent import Descent, descend
 from .gram import GramResult, features_of, has_gram_program, solve_gram
-from .groups import GroupsResult, minimize_groups, solve_groups
+from .groups import (
+    GroupsResult,
+    group_modes_of,
+    group_phase,
+    lift,
+    lifted_logits,
+    minimize_groups,
+    solve_groups,
+)
 from .lanes import solve_many
 from .logits import balance, has_logit_program, minimize_logits
 from .loop import best_of, minimize
@@ -31,8 +39,12 @@ __all__ = [
     "best_of",
     "descend",
     "features_of",
+    "group_modes_of",
+    "group_phase",
     "has_gram_program",
     "has_logit_program",
+    "lift",
+    "lifted_logits",
     "minimize",
     "minimize_groups",
     "minimize_logits",

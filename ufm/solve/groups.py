@@ -23,8 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, record
-from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
+from ..measure.phase import phase_of_modes
+from ..problem import Params, Problem
+from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
 from ..problem.labels import whole_number
+from .logits import factor
 from .loop import walk
 from .methods import LBFGS
 from .result import Status
@@ -544,16 +547,23 @@ def _solve_general(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any,
 # ------------------------------------------------------------------ the door
 
 
-def solve_group_lanes(numbers: GroupLanes, gtol: Any, max_steps: Any) -> GroupsResult:
-    """Solve programs side by side, lane axis last; a pure array program."""
+def solve_group_lanes(numbers: GroupLanes, gtol: Any, max_steps: Any, general: bool = False) -> GroupsResult:
+    """Solve programs side by side, lane axis last; a pure array program.
+
+    Args:
+        numbers: from :func:`ufm.problem.groups.lanes_of`.
+        gtol: relative gradient to reach.
+        max_steps: limit of evaluations.
+        general: take the method for any number of groups also for two.
+    """
     groups = numbers.classes.shape[0]
-    solver = {1: _solve_single, 2: _solve_pair}.get(groups, _solve_general)
+    solver = {1: _solve_single, 2: _solve_general if general else _solve_pair}.get(groups, _solve_general)
     return GroupsResult(*solver(numbers, gtol, max_steps))
 
 
-def minimize_groups(program: LogitGroups, gtol: Any, max_steps: Any, width: int) -> GroupsResult:
+def minimize_groups(program: LogitGroups, gtol: Any, max_steps: Any, width: int, general: bool = False) -> GroupsResult:
     """Solve a stacked program; a pure array program (jit it, shard it over the leading axis)."""
-    return in_blocks(lambda block: solve_group_lanes(lanes_of(block), gtol, max_steps), width, program)
+    return in_blocks(lambda block: solve_group_lanes(lanes_of(block), gtol, max_steps, general), width, program)
 
 
 def default_steps(program: LogitGroups) -> int:
@@ -561,14 +571,14 @@ def default_steps(program: LogitGroups) -> int:
     return 200 if program.groups <= 2 else 20_000
 
 
-@functools.partial(jax.jit, static_argnames=("width",))
-def _many(program: LogitGroups, gtol: Any, max_steps: Any, width: int) -> GroupsResult:
-    return minimize_groups(program, gtol, max_steps, width)
+@functools.partial(jax.jit, static_argnames=("width", "general"))
+def _many(program: LogitGroups, gtol: Any, max_steps: Any, width: int, general: bool) -> GroupsResult:
+    return minimize_groups(program, gtol, max_steps, width, general)
 
 
 @in_float64
 def solve_groups(
-    program: LogitGroups, *, gtol: float = 1e-9, max_steps: int | None = None, width: int = 256
+    program: LogitGroups, *, gtol: float = 1e-9, max_steps: int | None = None, width: int = 256, general: bool = False
 ) -> GroupsResult:
     """Solve a grouped logit program, or a stack; the cost depends on the number of groups, not on K.
 
@@ -577,6 +587,7 @@ def solve_groups(
         gtol: relative gradient at which a solve counts as CONVERGED (see :class:`GroupsResult`).
         max_steps: limit of evaluations per program; 200 by default for one or two groups, 20,000 for more.
         width: programs side by side; part of the provenance, another width may differ in the last bits.
+        general: take the method for any number of groups (L-BFGS, then Newton) also for two.
 
     Example:
         >>> from ufm.problem import grouped
@@ -588,5 +599,90 @@ def solve_groups(
     max_steps = default_steps(program) if max_steps is None else whole_number("max_steps", max_steps, 1)
     single = not program.batch_shape
     program = jax.tree.map(lambda leaf: jnp.asarray(leaf, float)[None] if single else jnp.asarray(leaf, float), program)
-    found = _many(program, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width=width)
+    found = _many(program, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width=width, general=general)
     return jax.tree.map(lambda leaf: leaf[0], found) if single else found
+
+
+# ------------------------------------------------------------------ what a solution means
+
+
+def group_modes_of(program: LogitGroups, result: GroupsResult) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values of Z D^{1/2} with their multiplicities, without laying out the classes.
+
+    Returns:
+        (values, multiplicities), each (..., 2 g): sqrt(n_a) alpha_a, K_a - 1 times; then those of the g x g block.
+    """
+    classes, counts = np.asarray(program.classes), np.asarray(program.counts)
+    root = np.sqrt(classes)
+    block = root[..., :, None] * np.asarray(result.between) * (root * np.sqrt(counts))[..., None, :]
+    usable = np.isfinite(block).all((-1, -2))
+    inner = np.linalg.svd(np.where(usable[..., None, None], block, 0.0), compute_uv=False)
+    inner = np.where(usable[..., None], inner, np.nan)
+    values = np.concatenate([np.sqrt(counts) * np.asarray(result.alpha), inner], axis=-1)
+    return values, np.concatenate([classes - 1.0, np.ones_like(classes)], axis=-1)
+
+
+def group_phase(program: LogitGroups, result: GroupsResult, tolerance: float = 1e-6) -> np.ndarray:
+    """The phase code of two-group solutions, as :func:`ufm.measure.collapse_phase` gives it for their logits.
+
+    Raises:
+        ValueError: the program has not two groups, or their counts are equal.
+    """
+    if program.groups != 2:
+        raise ValueError(f"program: {program.groups} groups; the phases are those of two groups of classes")
+    classes, counts = np.asarray(program.classes), np.asarray(program.counts)
+    if np.any(counts[..., 0] == counts[..., 1]):
+        raise ValueError("program: equal counts; the phases are those of a majority and a minority")
+    alpha, between = np.where(classes > 1, np.asarray(result.alpha), np.nan), np.asarray(result.between)
+    mean = np.sum(classes[..., :, None] * between, axis=-2, keepdims=True) / classes.sum(-1)[..., None, None]
+    strength = np.abs(between - mean).max((-1, -2))
+    first = counts[..., 0] > counts[..., 1]
+    majority, minority = np.where(first, alpha.T[0].T, alpha.T[1].T), np.where(first, alpha.T[1].T, alpha.T[0].T)
+    code = phase_of_modes(majority, minority, strength, tolerance)
+    return np.where(np.isfinite(between).all((-1, -2)), code, -1)
+
+
+def lifted_logits(program: LogitGroups, result: GroupsResult, group: Any = None) -> np.ndarray:
+    """The K x K class logits Z of one solution, without bias.
+
+    Args:
+        program: one program.
+        result: its solution.
+        group: the group of each class, from :func:`ufm.problem.group_of_classes`; in the order of groups by default.
+    """
+    if program.batch_shape:
+        raise ValueError("program: lifted_logits takes one program; index the stack first")
+    classes = np.asarray(program.classes)
+    group = np.repeat(np.arange(program.groups), classes.astype(int)) if group is None else np.asarray(group)
+    alpha, same = np.asarray(result.alpha), group[:, None] == group[None, :]
+    logits = np.asarray(result.between)[np.ix_(group, group)]
+    return logits - np.where(same, (alpha / classes)[group][:, None], 0.0) + np.diag(alpha[group])
+
+
+@in_float64
+def lift(problem: Problem, program: LogitGroups, result: GroupsResult) -> Params:
+    """Parameters (W, H, b) of the full problem with the logits of a solution and balanced factors.
+
+    For K up to a few hundred: it takes an SVD of the K x K logits.
+
+    Args:
+        problem: the one problem that the program was made from.
+        program: from :func:`ufm.problem.logit_groups`.
+        result: its solution.
+
+    Example:
+        >>> import ufm
+        >>> from ufm.problem import logit_groups
+        >>> from ufm.solve import lift, solve_groups
+        >>> problem = ufm.shallow([40, 40, 4], weight_decay=1e-2, feature_decay=1e-3)
+        >>> program = logit_groups(problem)
+        >>> ufm.certify(problem, lift(problem, program, solve_groups(program))).words
+        'global'
+    """
+    group = group_of_classes(problem)
+    small = problem.reduce().problem
+    scaled = jnp.asarray(lifted_logits(program, result, group)) * jnp.sqrt(jnp.asarray(small.labels.weights))[None, :]
+    params = factor(small, scaled, None if program.bias == "none" else jnp.asarray(result.bias)[group])
+    if problem.labels.classes is None:
+        return params
+    return Params(params.weights, params.features[:, jnp.asarray(problem.labels.classes)], params.bias)
