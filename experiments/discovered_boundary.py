@@ -8,7 +8,7 @@ Claim    Three groups of classes with n R^2, n R and n samples, cross-entropy wi
          (below, from the dual point of the state in which only the contrast inside the largest group is alive).
 Status   derived: the controls. Open: the boundary between rank 2 and rank 1.
 Source   related: Hong & Ling 2023, arXiv 2309.09725 (two groups, a sharp minority threshold exists).
-Cost     about 10,000 problems of 9 classes: two minutes on two processor cores.
+Cost     about 10,000 problems of 9 classes: a minute of processor time.
 Expected all checks true: every control within 1e-6 of its formula; and a second solver, with another reading of the
          rank (exact zeros of a singular value threshold), on the same side 1e-5 below and above the found boundary.
 
@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from cmcrameri import cm
+from cmcrameri import cm as crameri
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
@@ -46,6 +46,7 @@ GRADIENT = 1e-11
 TOLERANCE = 1e-6
 ASIDE = 1e-5  # how far from the found boundary the second solver looks
 BLOCK = 256
+COLOURS: Any = crameri.cmaps["batlow"]
 
 
 # ------------------------------------------------------------------ the problem
@@ -113,7 +114,8 @@ def last_contrast(ratio: float) -> float:
         inside, between = dual(alpha)
         return inside - between
 
-    return dual(brentq(excess, 1e-9, 50.0, xtol=1e-13, rtol=1e-14))[0]
+    root: Any = brentq(excess, 1e-9, 50.0, xtol=1e-13)
+    return dual(root)[0]
 
 
 def controls(ratio: np.ndarray) -> dict[str, np.ndarray]:
@@ -185,13 +187,13 @@ def draw(found: dict[str, Any]) -> Figure:
         "rank 0": ("last contrast between groups dies", (0, (6, 2, 1, 2))),
         "group A": ("everything collapses", "-"),
     }
-    style = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "savefig.dpi": 150, "pdf.fonttype": 42}
+    style: Any = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "savefig.dpi": 150, "pdf.fonttype": 42}
     with plt.rc_context(style):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.0), layout="constrained")
         scale = group_counts(ratio) @ np.array(SIZES) / math.sqrt(SMALLEST)
         for index, (name, threshold) in enumerate((n, controls(ratio)[n]) for n in lines):
             label, dash = lines[name]
-            left.plot(ratio, threshold * scale, color=cm.batlow(0.1 + 0.22 * index), linestyle=dash, label=label)
+            left.plot(ratio, threshold * scale, color=COLOURS(0.1 + 0.22 * index), linestyle=dash, label=label)
         at, lam = np.array(found["boundary"]["R"]), np.array(found["boundary"]["lambda_Z"])
         scale = group_counts(at) @ np.array(SIZES) / math.sqrt(SMALLEST)
         left.plot(

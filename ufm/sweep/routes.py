@@ -24,13 +24,11 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from .._numerics import float64, in_float64
-from ..answer import certified_many
+from ..answer import certified_groups, certified_many, solve_and_certify_groups
 from ..certify import certify, certify_gram
-from ..certify.groups import judge_groups
 from ..measure import collapse_phase, phase_of_modes
 from ..problem import Params, Problem, group_program, grouped
 from ..solve import Status, descend, has_gram_program, solve, solve_gram, solve_many
-from ..solve.groups import minimize_groups
 from ..solve.methods import METHODS
 from . import words as stated
 from .grid import cell_seeds
@@ -129,9 +127,7 @@ class Route:
         block = self.block
         if _SPREAD * inputs**2 * block < room:  # far from it: no need to ask the compiler
             return block
-        while block > 1 and _bytes(ready, block) > room:
-            block = max(1, block // 2)
-        return block
+        return max(1, min(block, int(block * room / max(1, _bytes(ready, block)))))
 
 
 def _bytes(ready: Prepared, cells: int) -> int:
@@ -257,18 +253,23 @@ def _feature_decay(words: Mapping[str, Any], classes: Any, counts: Any, cells: i
 @functools.lru_cache(maxsize=4)
 def _groups_kernel(lanes: int) -> Callable[..., dict[str, Any]]:
     def kernel(program: Any, gtol: Any, max_steps: Any, gap: Any) -> dict[str, Any]:
-        result = minimize_groups(program, gtol, max_steps, lanes)
-        certificate = judge_groups(program, result.alpha, result.between, result.bias, gap, lanes)
-        said = _judged(result, certificate)
-        return said | {"alpha": result.alpha, "between": result.between, "bias": result.bias}
+        return _said_of_groups(*solve_and_certify_groups(program, gtol, gap, max_steps, lanes))
 
     return kernel
 
 
+def _said_of_groups(result: Any, certificate: Any) -> dict[str, Any]:
+    return _judged(result, certificate) | {"alpha": result.alpha, "between": result.between, "bias": result.bias}
+
+
 def _after_groups(found: Any, words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Arrays:
-    del settings
     classes, counts = stated.groups_of(words)
     found, equal = _read(found), len(classes) == 1
+    left = np.flatnonzero(~(found["relative_gap"] <= settings["gap"]))
+    if left.size:
+        program = _groups(words, cells, settings).tree[np.resize(left, 1 << max(3, int(left.size - 1).bit_length()))]
+        again = _read(_said_of_groups(*certified_groups(program, gap=settings["gap"], gtol=settings["gtol"])))
+        _keep_better(found, again, left)
     alpha, between, bias = (found.pop(name) for name in ("alpha", "between", "bias"))
     if equal:
         half = np.floor(classes[0] / 2)
@@ -417,9 +418,7 @@ def _after_convex(found: Any, words: Mapping[str, Any], cells: int, settings: Ma
             piece, gap=settings["gap"], gtol=settings["gtol"], max_steps=settings["max_steps"]
         )
         again = _read(_judged(result, certificate) | _shapes(piece, result.params))
-        better = np.flatnonzero(again["relative_gap"][: left.size] < found["relative_gap"][left])
-        for name, array in again.items():
-            found[name][left[better]] = array[better]
+        _keep_better(found, again, left)
     if (logits := found.pop("logits", None)) is not None and _two_groups(words):
         with np.errstate(invalid="ignore"):
             found["phase"] = collapse_phase(logits, problem.labels.counts).astype(np.int8)
@@ -554,8 +553,9 @@ def _one_cell(words: Mapping[str, Any], small: bool = False) -> dict[str, Any]:
     if small:
         few = dict(words)
         if "counts" not in words:
-            few["classes"] = min(int(words.get("classes", 2)), 2)
-            few.pop("minority", None)
+            few["classes"] = min(words.get("classes", 2), 2)
+            if "imbalance" in words:
+                few.pop("minority", None)
         few.pop("dim", None)
         return few
 
@@ -566,6 +566,15 @@ def _one_cell(words: Mapping[str, Any], small: bool = False) -> dict[str, Any]:
         return float(finite[0] if finite.size else value[0])
 
     return {name: first(value) for name, value in words.items()}
+
+
+def _keep_better(found: Arrays, again: Arrays, rows: np.ndarray) -> None:
+    """Put the answers of a second pass (padded) in the place of those with a larger gap."""
+    with np.errstate(invalid="ignore"):
+        worse = ~(found["relative_gap"][rows] <= again["relative_gap"][: rows.size])
+    better = np.flatnonzero(worse & np.isfinite(again["value"][: rows.size]))
+    for name, array in again.items():
+        found[name][rows[better]] = array[better]
 
 
 def _column(words: Mapping[str, Any], name: str, cells: int, default: Any = None) -> np.ndarray:

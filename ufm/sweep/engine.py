@@ -26,7 +26,7 @@ from ..answer import versions
 from ..measure import PHASES
 from ..problem.labels import whole_number
 from ..solve import Status
-from .grid import Structure, Sweep
+from .grid import Axis, Structure, Sweep
 from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of
 from .store import Block, Damaged, Store
 
@@ -550,7 +550,7 @@ def assemble(store: Store) -> tuple[xr.Dataset, xr.Dataset]:
         for row, why in sorted(reasons.items()):
             place = structure.place | dict(zip(inner, map(int, np.unravel_index(row, structure.shape)), strict=True))
             bad.append({"cell": {axis.name: _json(axis.coordinate[place[axis.name]]) for axis in grid}, "reason": why})
-    coordinates = {axis.name: np.asarray(axis.coordinate) for axis in grid}
+    coordinates = {axis.name: _coordinate(axis) for axis in grid}
     dataset = xr.Dataset(data, coordinates, _attributes(store, bad, merged.made_by))
     for name in data:
         if name in UNITS:
@@ -590,6 +590,12 @@ def _timings(rows: list[tuple[int, int, int, float]]) -> xr.Dataset:
     columns = zip(*rows, strict=True) if rows else ((), (), (), ())
     names = ("structure", "block", "cells", "seconds")
     return xr.Dataset({name: ("row", np.asarray(column)) for name, column in zip(names, columns, strict=True)})
+
+
+def _coordinate(axis: Axis) -> np.ndarray:
+    """Numbers as numbers; anything else as text, which zarr stores as strings of any length."""
+    values = np.asarray(axis.coordinate)
+    return values if values.dtype.kind in "fiub" else np.array([str(v) for v in axis.coordinate], dtype=object)
 
 
 def _json(value: Any) -> Any:
