@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..answer import class_logits
-from ..certify import certify_groups
+from ..answer import certified_groups, class_logits
 from ..measure import PHASES
 from ..problem import Params, Problem, grouped
-from ..solve import solve_groups
 from ..theory.imbalance import phase_of, two_group_thresholds
 from ._pieces import Progress, at_least, codes, dataset
 from .boundary import Boundary, blockwise, trace
@@ -128,8 +126,7 @@ def minority_collapse(
     def solved(ratio: np.ndarray, decay: np.ndarray) -> dict[str, np.ndarray]:
         counts = minority_samples * np.stack([ratio, np.ones_like(ratio)], axis=1)
         program = grouped(sizes, counts, lambda_z=decay)
-        result = solve_groups(program, gtol=_GRADIENT)
-        judged = certify_groups(program, result, tolerance=gap)
+        result, judged = certified_groups(program, gap=gap, gtol=_GRADIENT)
         return {
             "value": np.asarray(result.value),
             "lower_bound": np.asarray(judged.lower_bound),
