@@ -4,7 +4,7 @@ Problem: the published setting of K = 10 classes, L = 4 weight matrices, width 3
 (Súkeník, Lampert & Mondelli 2024), ReLU, MSE, float64, one or five samples per class.  Each contender takes plain
 gradient steps from the same starts:
 
-    ufm           ufm.descend: all instances in one compiled program, vmapped
+    ufm           ufm.descend: all instances through one compiled program, in blocks, a block per core at a time
     torch loop    one instance after another, autograd, in-place update
     torch vmap    torch.func.vmap of torch.func.grad over the instances
 
@@ -16,6 +16,9 @@ A step of an instance takes  6 N (entries of all matrices)  floating-point opera
 ceilings say what the cores attain in large products (NumPy, 2000 x 2000) and in products of a hidden layer's size
 (NumPy, stacked, one thread per core).
 
+On a loaded machine pin it to one core and read CPU seconds; PyTorch's threads spin while they wait for each other:
+
+    taskset -c 0 python benchmarks/deep.py --cores 1
     python benchmarks/deep.py [--instances 1024] [--steps 2000] [--rounds 3] [--cores 2] [--quick] [--output FILE]
 """
 
