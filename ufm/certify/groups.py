@@ -48,7 +48,7 @@ def _doubt(numbers: GroupLanes) -> Any:
 
 def _share(numbers: GroupLanes) -> Any:
     """K_b n_b omega_b / N."""
-    return numbers.classes * numbers.counts * numbers.class_weight / numbers.total
+    return numbers.classes * numbers.counts * numbers.class_weight / numbers.total[None]
 
 
 def value_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) -> tuple[Any, Any]:
@@ -135,7 +135,7 @@ def bound_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) ->
     floor = numbers.smoothing / numbers.all_classes
     many = numbers.multiplicity
     start = numbers.probabilities(numbers.gaps(alpha, between, bias))
-    residual = _repaired(numbers, jnp.where(many > 0, start - floor, 0.0), floor)
+    residual = _repaired(numbers, jnp.where(many > 0, start - floor[None, None], 0.0), floor)
     lower, norm = _prove(numbers, residual, floor)
     zero = _zero(numbers, floor)
     scale = jnp.where(norm <= 1, 1.0, (1 - gamma(4)) / jnp.where(norm <= 1, 1.0, norm))
@@ -143,7 +143,7 @@ def bound_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) ->
     least = zero * (1 - gamma(4))
     use = jnp.isfinite(value) & (value > least)
     return GroupBound(
-        jnp.where(use, residual, jnp.where(jnp.isnan(value), jnp.nan, 0.0)),
+        jnp.where(use[None, None], residual, jnp.where(jnp.isnan(value), jnp.nan, 0.0)[None, None]),
         jnp.where(use, norm, jnp.where(jnp.isnan(value), jnp.nan, 0.0)),
         jnp.where(use, value, least),
     )
@@ -153,19 +153,18 @@ def _repaired(numbers: GroupLanes, raw: Any, floor: Any) -> Any:
     """Probabilities that are not negative, balanced flows up to rounding, own probability positive."""
     g = numbers.classes.shape[0]
     many = numbers.multiplicity
-    residual = jnp.where(many > 0, jnp.maximum(raw, -floor * (1 - 4 * UNIT)), 0.0)
+    least = floor[None, None] * (-1 + 4 * UNIT)
+    residual = jnp.where(many > 0, jnp.maximum(raw, least), 0.0)
     if numbers.bias == "free" and g > 1:
         # What the hub's columns can give and take comes from there, the rest is routed.
         hub, per_column = _hub(numbers)
         change = jnp.where(hub, 0.0, _imbalance(numbers, residual)[0] / per_column[None])
-        change = jnp.minimum(_rows(change), residual + floor * (1 - 4 * UNIT))
-        residual = jnp.where(
-            hub[None] & ~hub[:, None], jnp.maximum(residual - change, -floor * (1 - 4 * UNIT)), residual
-        )
+        change = jnp.minimum(_rows(change), residual - least)
+        residual = jnp.where(hub[None] & ~hub[:, None], jnp.maximum(residual - change, least), residual)
         residual = residual + _routed(numbers, _imbalance(numbers, residual)[0], signed=True)
     room = 1.0 - (numbers.all_classes - 1.0) * floor - 128 * (g + 8) * UNIT
     mass = jnp.max(jnp.sum(many * residual, axis=0), axis=0)
-    return residual * jnp.where(mass > room, room / jnp.where(mass > room, mass, 1.0), 1.0)
+    return residual * jnp.where(mass > room, room / jnp.where(mass > room, mass, 1.0), 1.0)[None, None]
 
 
 def _weight(numbers: GroupLanes) -> Any:
@@ -224,8 +223,8 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
 
     # 2. entropies
     if numbers.has_smoothing:
-        off = residual + floor
-        doubt = gamma(3) * (size + floor)
+        off = residual + floor[None, None]
+        doubt = gamma(3) * (size + floor[None, None])
         small = (many <= 0) | (off <= 4 * doubt)
         logs = jnp.log(jnp.where(small, 1.0, off))
         terms = -off * logs * (1 - gamma(ELEMENTARY + 4)) - doubt * (jnp.abs(logs) + 3)

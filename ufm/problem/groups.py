@@ -102,8 +102,9 @@ class LogitGroups:
         lane = lambda leaf: None if leaf is None else jnp.asarray(leaf)[..., None]  # noqa: E731
         numbers = lanes_of(jax.tree.map(lane, self))
         gaps = numbers.gaps(lane(alpha), lane(between), lane(bias))
-        share = numbers.classes * numbers.counts * numbers.class_weight / numbers.total
+        share = numbers.classes * numbers.counts * numbers.class_weight / numbers.total[None]
         root = jnp.sqrt(jnp.asarray(self.classes))
+        between = jnp.asarray(between)
         block = root[:, None] * between * (root * jnp.sqrt(jnp.asarray(self.counts)))[None, :]
         scalars = jnp.sum((self.classes - 1) * jnp.sqrt(jnp.asarray(self.counts)) * jnp.abs(alpha))
         norm = scalars + jnp.sum(jnp.linalg.svd(block, compute_uv=False))

@@ -109,7 +109,7 @@ def _pair(numbers: GroupLanes) -> _Pair:
     other = k[::-1]
     # u is orthogonal to sqrt(K_a)/delta_a; rows = u_a/sqrt(K_a) is what a class of group a gets of it.
     raw = jnp.stack([jnp.sqrt(k[1]) / delta[1], -jnp.sqrt(k[0]) / delta[0]])
-    rows = raw / jnp.sqrt(jnp.sum(raw * raw, axis=0)) / jnp.sqrt(k)
+    rows = raw / jnp.sqrt(jnp.sum(raw * raw, axis=0))[None] / jnp.sqrt(k)
     sign = jnp.asarray([1.0, -1.0])[:, None]
     spread = kappa * (delta[0] * rows[0] - delta[1] * rows[1])[None]
     root = jnp.sqrt(k * n)
@@ -118,7 +118,7 @@ def _pair(numbers: GroupLanes) -> _Pair:
     return _Pair(
         many=k - 1.0,
         other=other,
-        weight=k * n * numbers.class_weight / numbers.total,
+        weight=k * n * numbers.class_weight / numbers.total[None],
         a1=scale,
         a2=scale * (1.0 - 1.0 / k),
         av=spread / root,
@@ -126,7 +126,7 @@ def _pair(numbers: GroupLanes) -> _Pair:
         h1=numbers.own_margin,
         h2=shift[::-1] - shift + numbers.own_margin,
         even=numbers.smoothing / numbers.all_classes,
-        cost=(k - 1.0) * jnp.sqrt(n) * numbers.lambda_z,
+        cost=(k - 1.0) * jnp.sqrt(n) * numbers.lambda_z[None],
         level=numbers.lambda_z,
         bias_decay=numbers.bias_decay,
         total=numbers.total,
@@ -270,13 +270,19 @@ def _aim(p: _Pair, x: _Point, kind: str) -> tuple[Any, Any, Any, Any, Any]:
     return dalpha, dv, dbeta, slope, jnp.where(size * down > square, square / jnp.where(down > 0, down, 1.0), size)
 
 
+def _pick(condition: Any, a: _Point, b: _Point) -> _Point:
+    """Lane by lane a or b."""
+    return jax.tree.map(lambda x, y: jnp.where(condition if x.ndim == 1 else condition[None], x, y), a, b)
+
+
 def _move(p: _Pair, state: _State, kind: str) -> _Point:
     x, size = state.x, state.size[None]
     alpha = jnp.maximum(x.alpha + size * state.dalpha, 0.0)
     v = x.v + size * state.dv
     # The end of a step that leads straight to 0 is 0.
     square, old = jnp.sum(v * v, axis=0), jnp.sum(x.v * x.v, axis=0)
-    v = jnp.where((jnp.sum(v * x.v, axis=0) <= 1e-9 * old) & (square <= _STRAIGHT**2 * old), 0.0, v)
+    ended = (jnp.sum(v * x.v, axis=0) <= 1e-9 * old) & (square <= _STRAIGHT**2 * old)
+    v = jnp.where(ended[None], 0.0, v)
     return _look(p, alpha, v, x.beta + state.size * state.dbeta, kind)
 
 
@@ -312,7 +318,7 @@ def _solve_pair(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ..
         good = change <= 1e-4 * state.size * state.slope
         near = (change <= 1e-12 * jnp.abs(x.value)) & (new.relative < x.relative)
         accept = running & (good | near) & jnp.isfinite(new.relative)
-        point = jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, x)
+        point = _pick(accept, new, x)
         dalpha, dv, dbeta, slope, size = _aim(p, point, kind)
         rejected = jnp.where(accept, 0, state.rejected + 1)
         size = jnp.where(accept, size, 0.25 * state.size)
@@ -326,7 +332,7 @@ def _solve_pair(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ..
     *step, _, size = _aim(p, state.x, kind)
     new = _move(p, dataclasses.replace(state, dalpha=step[0], dv=step[1], dbeta=step[2], size=size), kind)
     better = new.relative < state.x.relative
-    x = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, state.x)
+    x = _pick(better, new, state.x)
     between = p.rows[:, None] * (p.columns * x.v)[None]
     bias = jnp.zeros_like(x.alpha) if kind == "none" else p.rows * x.beta[None]
     return x.alpha, between, bias, x.value, x.relative, state.status, state.steps
@@ -421,8 +427,8 @@ class _Factors:
 def _data(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) -> tuple[Any, tuple[Any, Any, Any]]:
     """The data term of one program (one lane) and its gradient in alpha, M and beta."""
     gaps, back = jax.vjp(lambda a, m, b: numbers.gaps(a[:, None], m[:, :, None], b[:, None]), alpha, between, bias)
-    share = numbers.classes * numbers.counts * numbers.class_weight / numbers.total
-    even = numbers.smoothing / numbers.all_classes
+    share = numbers.classes * numbers.counts * numbers.class_weight / numbers.total[None]
+    even = (numbers.smoothing / numbers.all_classes)[None, None]
     residual = numbers.probabilities(gaps) - even if numbers.has_smoothing else numbers.probabilities(gaps)
     return jnp.sum(share * numbers.losses(gaps)), back(share[None] * numbers.multiplicity * residual)
 

@@ -1,0 +1,373 @@
+"""The grouped logit program: golden values, the full problem, thresholds, exact zeros, rounding, statuses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flint import arb
+
+import ball
+import ufm
+from ufm.answer import certified_groups, class_logits, solve_and_certify_groups
+from ufm.certify import certify_groups
+from ufm.measure import collapse_phase
+from ufm.problem import group_of_classes, grouped, logit_groups, why_no_logit_groups
+from ufm.solve import Status, group_modes_of, group_phase, lift, lifted_logits, solve_groups
+from ufm.theory.imbalance import group_collapse_threshold, two_group_thresholds, zero_point
+
+GOLDEN = json.loads((Path(__file__).parent / "golden_shallow.json").read_text(encoding="utf-8"))
+KINDS = ("none", "free", "decay")
+
+
+def decay_of(kind, value=0.03):
+    return {"bias_decay": value} if kind == "decay" else {}
+
+
+def row(tree, index):
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
+
+
+def two_groups(kind, n=60, seed=0, classes=(5, 3), span=(-3.0, 0.2)):
+    """Full problems of two groups, with decays around their thresholds."""
+    rng = np.random.default_rng(seed)
+    counts = np.stack([np.repeat(pair, classes) for pair in 10 ** rng.uniform(0, 3, (n, 2))])
+    level = 10 ** rng.uniform(*span, n) * np.sqrt(counts.max(1)) / counts.sum(1)
+    return ufm.shallow(counts, weight_decay=level, feature_decay=level, bias=kind, **decay_of(kind))
+
+
+def torture(kind, n=300, seed=0, g=2, largest=6.0, loss=True):
+    """Programs of every loss parameter, sizes from 1 to a million, decays over seven orders."""
+    rng = np.random.default_rng(seed)
+    classes = np.round(10 ** rng.uniform(0, largest, (n, g)))
+    classes[classes.sum(1) < 3] = 2.0
+    counts = 10 ** rng.uniform(0, 4, (n, g))
+    level = 10 ** rng.uniform(-6, 0.5, n) * np.sqrt(counts.max(1)) / (classes * counts).sum(1)
+    parameters = {
+        "smoothing": rng.uniform(0, 0.5, n),
+        "class_weight": np.exp(0.5 * rng.normal(size=(n, g))),
+        "logit_scale": np.exp(0.3 * rng.normal(size=(n, g))),
+        "sample_scale": np.exp(0.3 * rng.normal(size=(n, g))),
+        "logit_shift": rng.normal(size=(n, g)),
+        "own_margin": rng.uniform(0, 1, (n, g)),
+    }
+    decay = decay_of(kind, 10 ** rng.uniform(-8, 1, n))
+    return grouped(classes, counts, lambda_z=level, bias=kind, **decay, **(parameters if loss else {}))
+
+
+# ------------------------------------------------------------------ values
+
+
+@pytest.mark.parametrize("entry", [e for e in GOLDEN if e["params"].get("group_counts")], ids=lambda e: e["id"])
+def test_golden(entry):
+    given = entry["params"]
+    kind = given["bias"]
+    program = grouped(
+        given["group_sizes"], given["group_counts"], lambda_z=given["lam_Z"], bias=kind,
+        **decay_of(kind, given.get("lam_b")),
+    )  # fmt: skip
+    result = solve_groups(program)
+    found = {"value": result.value, "logit_gaps": result.alpha, "bias": result.bias}[entry["quantity"]]
+    assert result.status == Status.CONVERGED
+    np.testing.assert_allclose(found, entry["value"], rtol=10.0 ** (1 - entry["digits"]), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_agrees_with_the_full_problem(kind):
+    problem = two_groups(kind)
+    program = logit_groups(problem)
+    result, certificate = certified_groups(program)
+    full, judged = ufm.certified_many(problem, gtol=1e-9)
+    np.testing.assert_allclose(result.value, full.value, rtol=1e-10)
+    np.testing.assert_allclose(certificate.lower_bound, judged.lower_bound, rtol=1e-11)
+    counts = np.asarray(problem.labels.counts)
+    phases = group_phase(program, result)
+    np.testing.assert_array_equal(phases, collapse_phase(class_logits(problem, full.params), counts))
+    assert set(phases) == {0, 1, 2, 3}
+    assert np.all(result.status == Status.CONVERGED)
+    assert np.all(certificate.relative_gap < 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_agrees_with_the_full_problem_in_every_parameter(kind):
+    rng = np.random.default_rng(5)
+    sizes = (3, 1, 4)
+
+    def spread(values):
+        return np.repeat(values, sizes)
+
+    problem = ufm.shallow(
+        spread([40, 25, 6]), weight_decay=3e-3, feature_decay=1e-3, bias=kind, **decay_of(kind), smoothing=0.05,
+        class_weight=spread(rng.uniform(0.5, 2, 3)), logit_scale=spread(rng.uniform(0.7, 1.4, 3)),
+        sample_scale=spread(rng.uniform(0.7, 1.4, 3)), logit_shift=spread(rng.normal(size=3)),
+        own_margin=spread(rng.uniform(0, 0.5, 3)), scale=1.3,
+    )  # fmt: skip
+    program = logit_groups(problem)
+    result = solve_groups(program)
+    params = lift(problem, program, result)
+    answer = ufm.solve(problem, gtol=1e-12)
+    np.testing.assert_allclose(result.value, answer.value, rtol=1e-11)
+    np.testing.assert_allclose(problem.objective(params), result.value, rtol=1e-13)
+    np.testing.assert_allclose(program.objective(result.alpha, result.between, result.bias), result.value, rtol=1e-13)
+    reduced, full = certify_groups(program, result), ufm.certify(problem, params)
+    np.testing.assert_allclose(reduced.lower_bound, full.lower_bound, rtol=1e-12)
+    assert reduced.words == full.words == "global"
+
+
+def test_lift_in_the_order_of_the_classes():
+    problem = ufm.shallow([5, 50, 5, 50, 50], weight_decay=1e-2, feature_decay=1e-3)
+    program = logit_groups(problem)
+    result = solve_groups(program)
+    assert group_of_classes(problem).tolist() == [0, 1, 0, 1, 1]
+    values, times = group_modes_of(program, result)
+    modes = np.sort(np.repeat(values, times.astype(int)))
+    logits = lifted_logits(program, result, group_of_classes(problem))
+    singular = np.linalg.svd(logits * np.sqrt([5, 50, 5, 50, 50]), compute_uv=False)
+    np.testing.assert_allclose(modes, np.sort(singular), atol=1e-12 * singular[0])
+    assert ufm.certify(problem, lift(problem, program, result)).words == "global"
+
+
+def test_one_group_is_the_balanced_optimum():
+    for smoothing in (None, 0.1):
+        options = {} if smoothing is None else {"smoothing": smoothing}
+        problem = ufm.shallow([20] * 6, weight_decay=[1e-4, 1e-3, 1.0], feature_decay=[1e-4, 1e-3, 1.0], **options)
+        result, certificate = certified_groups(logit_groups(problem))
+        full, _ = ufm.certified_many(problem)
+        np.testing.assert_allclose(result.value, full.value, rtol=1e-12)
+        assert result.alpha[2, 0] == 0.0
+        assert np.all(certificate.relative_gap < 1e-13)
+
+
+# ------------------------------------------------------------------ any size, any parameter
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", [False, True], ids=["plain", "parameters"])
+def test_two_groups_always_close(kind, loss):
+    result, certificate = certified_groups(torture(kind, loss=loss))
+    assert np.all(result.status == Status.CONVERGED)
+    assert np.all(certificate.gap >= 0)
+    assert np.all(certificate.relative_gap < 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_groups_close(kind):
+    result, certificate = certified_groups(torture(kind, n=12, g=3, largest=4.0, loss=kind == "free"))
+    assert np.all(certificate.gap >= 0)
+    assert np.all(certificate.relative_gap < 1e-10)
+    assert np.mean(result.status == Status.CONVERGED) > 0.9
+
+
+def test_both_methods_agree_on_two_groups():
+    program = torture("free", n=12, seed=3, largest=3.0)
+    np.testing.assert_allclose(solve_groups(program).value, solve_groups(program, general=True).value, rtol=1e-11)
+
+
+def test_merged_groups_change_nothing():
+    split = grouped([2, 3, 4], [30, 30, 7], lambda_z=2e-3)
+    whole = grouped([5, 4], [30, 7], lambda_z=2e-3)
+    np.testing.assert_allclose(solve_groups(split).value, solve_groups(whole).value, rtol=1e-13)
+
+
+@pytest.mark.parametrize("classes", [10, 10**6])
+def test_tiny_decay(classes):
+    for ratio in (1, 10, 1e4):
+        program = grouped([classes / 2] * 2, [[10 * ratio, 10]] * 3, lambda_z=[1e-12, 1e-11, 1e-10])
+        result, certificate = certified_groups(program)
+        assert np.all(result.converged)
+        assert np.all(certificate.relative_gap < 1e-12)
+
+
+def test_number_of_classes_does_not_compile_again():
+    traced = []
+
+    def counted(program):
+        traced.append(1)
+        return solve_and_certify_groups(program, 1e-9, 1e-8, 200, width=8)
+
+    with ufm.float64():
+        run = jax.jit(counted)
+        for half in (5, 500_000):
+            result, certificate = run(grouped([half, half], [100, 10], lambda_z=np.geomspace(1e-5, 1e-3, 9) / half))
+            assert np.all(np.asarray(certificate.relative_gap) < 1e-12)
+            assert np.all(np.asarray(result.status) == Status.CONVERGED)
+    assert len(traced) == 1
+
+
+# ------------------------------------------------------------------ thresholds and exact zeros
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [(3, 7), (5, 5)])
+def test_thresholds_from_both_sides(kind, sizes):
+    counts = (500, 100)
+    at = two_group_thresholds(*sizes, *counts, bias=kind, **decay_of(kind, 0.02))
+    order = np.array([at.minority, at.between, at.complete])
+    for step in (1e-3, 1e-6):
+        level = np.concatenate([order * (1 - step), order * (1 + step)])
+        program = grouped(sizes, counts, lambda_z=level, bias=kind, **decay_of(kind, 0.02))
+        result, certificate = certified_groups(program)
+        assert group_phase(program, result, tolerance=1e-9).tolist() == [0, 1, 2, 1, 2, 3]
+        assert np.all(certificate.relative_gap < 1e-12)
+        dead = result.alpha[[3, 4, 5], 1], result.between[[4, 5]], result.alpha[5, 0]
+        assert all(np.all(mode == 0.0) for mode in dead)
+
+
+def test_group_collapse_with_three_groups():
+    classes, counts = np.array([3, 4, 5]), np.array([90, 30, 10])
+    total = float(classes @ counts)
+    edge = group_collapse_threshold(counts[1], total)
+    program = grouped(classes, counts, lambda_z=[edge * 0.999, edge * 1.001], bias="free")
+    alpha = solve_groups(program).alpha
+    assert alpha[0, 1] > 1e-4
+    assert alpha[1, 1] == 0.0
+    assert np.all(alpha[:, 2] == 0.0)
+
+
+def test_complete_collapse_of_single_classes():
+    edge = zero_point(np.array([60.0, 5, 5, 5])).threshold
+    program = grouped([1, 3], [60, 5], lambda_z=[edge * 0.9999, edge * 1.0001])
+    result = solve_groups(program)
+    assert np.abs(result.between[0]).max() > 1e-5
+    assert np.all(result.between[1] == 0.0)
+
+
+# ------------------------------------------------------------------ audit in ball arithmetic
+
+
+def exact_reduced_value(program, result):
+    """F at the floats of a two-group point, as a ball."""
+
+    def q(x):
+        return ball.ball(ball.exact(x))
+
+    k, n = [q(x) for x in program.classes], [q(x) for x in program.counts]
+    alpha, bias = [q(x) for x in result.alpha], [q(x) for x in result.bias]
+    mean = [[q(x) for x in line] for line in result.between]
+
+    def given(name, default):
+        values = getattr(program, name)
+        return [q(x) for x in ([default] * 2 if values is None else values)]
+
+    weight, delta, kappa = given("class_weight", 1.0), given("logit_scale", 1.0), given("sample_scale", 1.0)
+    shift, margin = given("logit_shift", 0.0), given("own_margin", 0.0)
+    floor = (q(program.smoothing) if program.smoothing is not None else arb(0)) / (k[0] + k[1])
+    total, value = k[0] * n[0] + k[1] * n[1], arb(0)
+    for b in (0, 1):
+        own = delta[b] * kappa[b] * (alpha[b] * (1 - 1 / k[b]) + mean[b][b] + bias[b]) + shift[b] - margin[b]
+        same = delta[b] * kappa[b] * (mean[b][b] + bias[b] - alpha[b] / k[b]) + shift[b] - own
+        a = 1 - b
+        other = delta[a] * kappa[b] * (mean[a][b] + bias[a]) + shift[a] - own
+        odds = (k[b] - 1) * same.exp() + k[a] * other.exp()
+        loss = (1 + odds).log() - floor * ((k[b] - 1) * same + k[a] * other)
+        value = value + k[b] * n[b] * weight[b] * loss / total
+    block = [[k[a].sqrt() * mean[a][b] * (k[b] * n[b]).sqrt() for b in (0, 1)] for a in (0, 1)]
+    square = sum((x * x for line in block for x in line), arb(0))
+    det = abs(block[0][0] * block[1][1] - block[0][1] * block[1][0])
+    norm = (square + 2 * det).sqrt() if square > 0 else arb(0)
+    norm = norm + sum(((k[a] - 1) * n[a].sqrt() * abs(alpha[a]) for a in (0, 1)), arb(0))
+    value = value + q(program.lambda_z) * norm
+    if program.bias == "decay":
+        value = value + q(program.bias_decay) / 2 * sum((k[a] * bias[a] ** 2 for a in (0, 1)), arb(0))
+    return value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("near", [True, False], ids=["solved", "anywhere"])
+def test_certificates_in_ball_arithmetic(kind, near):
+    rng = np.random.default_rng(7)
+    parameters = torture(kind, n=40, seed=11, largest=0.7)
+    program = dataclasses.replace(parameters, counts=np.round(parameters.counts))
+    result = solve_groups(program)
+    if not near:
+
+        def noise(leaf, size):
+            return leaf + size * rng.normal(size=leaf.shape)
+
+        result = dataclasses.replace(
+            result, alpha=np.abs(noise(result.alpha, 0.3)), between=noise(result.between, 0.3),
+            bias=noise(result.bias, 0.0 if kind == "none" else 0.3),
+        )  # fmt: skip
+    certificate = certify_groups(program, result)
+    assert np.all(np.isfinite(certificate.lower_bound))
+    for i in range(len(program)):
+        one, point, judged = program[i], row(result, i), row(certificate, i)
+        assert bool(ball.ball(ball.exact(judged.value)) >= exact_reduced_value(one, point))
+        sizes = one.classes.astype(int)
+
+        def spread(x, sizes=sizes):
+            return None if x is None else np.repeat(x, sizes)
+
+        names = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
+        problem = ufm.shallow(
+            spread(one.counts), weight_decay=one.lambda_z, feature_decay=one.lambda_z, bias=kind,
+            smoothing=one.smoothing, **{name: spread(getattr(one, name)) for name in names},
+            **({"bias_decay": float(one.bias_decay)} if kind == "decay" else {}),
+        )  # fmt: skip
+        form = ball.Exact(problem)
+        group = np.repeat([0, 1], sizes)
+        dual = np.asarray(judged.dual)[np.ix_(group, group)]
+        exact = ball.exact_dual(form, dual)
+        assert ball.is_feasible(form, exact)
+        assert ball.norm_is_at_most(form, exact, float(judged.dual_norm))
+        lower = ball.exact_dual_value(form, exact, float(judged.dual_norm))
+        assert bool(ball.ball(ball.exact(judged.lower_bound)) <= lower)
+
+
+# ------------------------------------------------------------------ statuses and the door
+
+
+def test_a_bad_lane_harms_no_other():
+    program = grouped([5, 5], [100, 10], lambda_z=np.geomspace(1e-4, 1e-2, 20))
+    level = program.lambda_z.copy()
+    level[7] = np.nan
+    good, bad = certified_groups(program), certified_groups(dataclasses.replace(program, lambda_z=level))
+    others = np.arange(20) != 7
+    assert bad[0].status[7] == Status.NONFINITE
+    assert bad[1].words[7] == "unknown"
+    for a, b in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
+        np.testing.assert_array_equal(np.asarray(a)[others], np.asarray(b)[others])
+
+
+def test_too_few_steps_are_said():
+    program = grouped([5, 5], [1000, 10], lambda_z=[1e-4, 1e-3], bias="free")
+    result = solve_groups(program, max_steps=2)
+    assert result.status_name.tolist() == ["MAX_STEPS", "MAX_STEPS"]
+    assert np.all(result.relative_gradient > 1e-9)
+    assert np.all(certify_groups(program, result).gap > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lambda_z": 0.0}, "lambda_z: 0 is not allowed"),
+        ({}, "lambda_z: neither is given"),
+        ({"weight_decay": 1e-3}, "feature_decay: it is missing"),
+        ({"lambda_z": 1e-3, "bias": "yes"}, "bias: 'yes' is not known"),
+        ({"lambda_z": 1e-3, "bias": "decay"}, "bias_decay: it is missing"),
+        ({"lambda_z": 1e-3, "bias_decay": 1.0}, "bias_decay: 1.0 has no place"),
+        ({"lambda_z": 1e-3, "tau": 1.0}, "tau: not a parameter"),
+        ({"lambda_z": 1e-3, "smoothing": 1.5}, "smoothing: 1.5 must lie"),
+        ({"lambda_z": [1e-3] * 2, "smoothing": [0.1] * 3}, "batch: the arguments have different"),
+        ({"lambda_z": 1e-3, "classes": [1.5, 2]}, "classes: 1.5 is not a whole number"),
+        ({"lambda_z": 1e-3, "counts": [1, 2, 3]}, "counts: shape"),
+    ],
+)
+def test_the_door(options, said):
+    given = {"classes": [3, 3], "counts": [10, 5]} | options
+    with pytest.raises(ValueError, match=said):
+        grouped(given.pop("classes"), given.pop("counts"), **given)
+
+
+def test_why_not():
+    assert why_no_logit_groups(ufm.shallow([3, 3])) is None
+    for problem, word in (
+        (ufm.shallow([3, 3], loss="mse"), "mse"),
+        (ufm.shallow([3, 3, 3], dim=1), "dim 1"),
+        (ufm.shallow([3, 3], features="sphere", weight_decay=0.1), "constrained"),
+    ):
+        assert word in why_no_logit_groups(problem)
+        with pytest.raises(ValueError, match="no grouped logit program"):
+            logit_groups(problem)
