@@ -226,3 +226,34 @@ def test_class_vanishing_thresholds(tmp_path):
 def test_class_vanishing_refuses(tmp_path, settings, words):
     with pytest.raises(ValueError, match=f"^{words}"):
         phase.run("class-vanishing", tmp_path, **settings)
+
+
+# ------------------------------------------------------------------ the layer-peeled model
+
+
+def test_peeled_collapse(tmp_path):
+    """R* by bisection agrees with theory; the merged point is optimal there, and sides are apart and merged."""
+    words = {"cells": 2, "classes": 6, "majority": (2, 4), "feature_budgets": (1.0, 4.0), "largest_ratio": 1e3}
+    found, data = made(tmp_path, "peeled-collapse", **words)
+    assert found.largest_difference["log_ratio"] < 1e-8
+    assert (data.contrast_below > 0.05).all()
+    assert (data.contrast_above < 1e-7).all()
+    ratio = data.ratio.transpose("feature_budget", "majority").values
+    assert (np.diff(ratio, axis=0) > 0).all()  # more budget, later collapse
+    assert (np.diff(ratio, axis=1) < 0).all()
+    assert len(np.unique(data.phase)) >= 2
+
+
+def test_peeled_collapse_says_that_the_bracket_is_too_small(tmp_path):
+    words = {"cells": 2, "classes": 6, "majority": (2, 4), "feature_budgets": (1.0, 4.0), "largest_ratio": 3.0}
+    with pytest.raises(ValueError, match=r"^largest_ratio"):
+        phase.run("peeled-collapse", tmp_path, halvings=4, **words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"classes": 2}, "classes"), ({"majority": (0,)}, "majority"), ({"classes": 4, "majority": (3,)}, "majority")],
+)
+def test_peeled_collapse_refuses(tmp_path, settings, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        phase.run("peeled-collapse", tmp_path, **settings)

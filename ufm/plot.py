@@ -130,7 +130,10 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
         figure.colorbar(mesh, ax=left, label=label, ticks=np.unique(dataset[name]) if whole else None)
         phase = dataset.phase.transpose(*dims)
         levels = np.arange(int(phase.max())) + 0.5
-        if levels.size and bool((phase != phase[0, 0]).any()):
+        numbered = np.issubdtype(x.dtype, np.integer) and drawn["x"][2] == "linear"
+        if numbered:
+            _edges_by_column(left, x.values, y.values, phase.values, drawn["y"][2])
+        elif levels.size and bool((phase != phase[0, 0]).any()):
             left.contour(x, y, phase, levels=levels, colors="white", linewidths=0.8, linestyles="solid")
         for dash, (line, text) in zip(_DASHES, drawn["boundaries"].items(), strict=False):
             along = dataset[line]
@@ -150,10 +153,11 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
         figure.colorbar(mesh, ax=right, label="proven relative gap (rounding included)")
         certified = float((dataset.relative_gap <= dataset.attrs["certified_gap"]).mean())
         right.set_title(f"{100 * certified:.2f} % of cells proven within {dataset.attrs['certified_gap']:g}")
+        left.set_yscale(drawn["y"][2])  # before its ticks, which it would undo
         for axes in (left, right):
             axes.set_xlabel(drawn["x"][1])
             axes.set_xscale(drawn["x"][2])
-            axes.set_xlim(float(x[0]), float(x[-1]))
+            axes.set_xlim(float(x[0]) - 0.5 * numbered, float(x[-1]) + 0.5 * numbered)
             for axis, values, scale in ((axes.xaxis, x, drawn["x"][2]), (axes.yaxis, y, drawn["y"][2])):
                 if scale == "log" and float(values[-1] / values[0]) < 100:  # minor labels in powers would overlap
                     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -163,10 +167,17 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
                 axes.set_xticks(x.values, [str(value) for value in x.values])
                 axes.xaxis.set_minor_locator(NullLocator())
         left.set_ylabel(drawn["y"][1])
-        left.set_yscale(drawn["y"][2])
         left.set_ylim(float(y[0]), float(y[-1]))
         figure.suptitle(dataset.attrs["title"])
         return figure
+
+
+def _edges_by_column(axes: Any, x: np.ndarray, y: np.ndarray, phase: np.ndarray, scale: str) -> None:
+    """Where the phase changes along each column, for columns that have nothing between them."""
+    middle = np.sqrt(y[1:] * y[:-1]) if scale == "log" else (y[1:] + y[:-1]) / 2
+    for value, column in zip(x, phase.T, strict=True):
+        edges = middle[np.diff(column) != 0]
+        axes.hlines(edges, value - 0.5, value + 0.5, colors="white", linewidths=0.8)
 
 
 _STRUCTURE_MARKS = {"zero": "0", "collapse": "C", "kneser": "S", "found": "L", "mixed": "M"}

@@ -1,6 +1,6 @@
 """Many problems at once: grids of problems, solved and certified block by block, as labelled datasets."""
 
-from . import collapse, contrastive, deep, focal, mse, nonnegative, ridge, vanishing
+from . import collapse, contrastive, deep, focal, mse, nonnegative, peeled, ridge, vanishing
 from .cluster import connect
 from .contrastive import class_collapse, sigmoid_transition, supcon_minority
 from .deep import deep_structure
@@ -16,6 +16,7 @@ NAMED = {
     **focal.MAKERS,
     **mse.MAKERS,
     **nonnegative.MAKERS,
+    **peeled.MAKERS,
     **ridge.MAKERS,
     **vanishing.MAKERS,
 }
