@@ -86,7 +86,7 @@ class Model:
         return self.features == "free" and self.classifier == "free"
 
     def activate(self, z: Any) -> Any:
-        """The activation a, entrywise; the derivative of the ReLU at 0 is 0."""
+        """The activation a, entrywise; the slope that automatic differentiation takes of the ReLU at 0 is 1/2."""
         if self.activation == "linear":
             return z
         if self.rounding is None:

@@ -27,7 +27,8 @@ from .._numerics import float64, in_float64
 from ..answer import certified_groups, certified_many, solve_and_certify_groups
 from ..certify import certify, certify_gram
 from ..measure import collapse_phase, phase_of_modes
-from ..problem import Params, Problem, group_program, grouped
+from ..problem import Params, Problem, group_program, grouped, labels
+from ..problem.losses import NAMED as NAMED_LOSSES
 from ..solve import Status, descend, has_gram_program, solve, solve_gram, solve_many
 from ..solve.methods import METHODS
 from . import words as stated
@@ -203,9 +204,14 @@ def _on(device: Any, run: Callable[..., Any], given: Any) -> Any:
 # ------------------------------------------------------------------ groups: cross-entropy, equal classes merged
 
 
+_LARGEST_GROUPS = 16
+"""Above this many groups of classes the full problem is no slower."""
+
+
 def _why_no_groups(words: Mapping[str, Any]) -> str | None:
-    if words.get("loss", "ce") != "ce":
-        return f"the loss {words['loss']} is not plain cross-entropy"
+    loss = words.get("loss", "ce")
+    if loss not in _CE_FAMILY:
+        return f"the loss {loss} is not cross-entropy"
     if words.get("depth", 1) != 1:
         return "deep models are not convex"
     for name in ("constraint", "classifier_constraint"):
@@ -217,35 +223,59 @@ def _why_no_groups(words: Mapping[str, Any]) -> str | None:
         classes = stated.groups_of(words)[0]
     except ValueError:
         return None  # said by the words themselves
-    if len(classes) > 2:
-        return f"{len(classes)} groups of classes, and the grouped program is made for two"
+    if len(classes) > _LARGEST_GROUPS:
+        return f"{len(classes)} groups of classes are too many"
     if words.get("dim", classes.sum()) < classes.sum() - 1:
         return f"dim {words['dim']} is below {classes.sum() - 1:g}, where the program is only a bound"
     return None
 
 
+_CE_FAMILY = ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce")
+
+
 def _groups(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Prepared:
     stated.problem_of(_one_cell(words, small=True))  # the checks of the problem itself
-    classes, counts = stated.groups_of(words)
-    if len(classes) == 1:  # equal counts: two groups that happen to be equal
-        half = np.floor(classes[0] / 2)
-        classes, counts = np.array([classes[0] - half, half]), np.concatenate([counts, counts], axis=-1)
+    classes, counts = _two_or_more(words, cells)
     weight = _column(words, "weight_decay", cells, 5e-3)
     root = np.sqrt(weight * _feature_decay(words, classes, counts, cells)) * _column(words, "temperature", cells, 1.0)
     program = grouped(
-        np.broadcast_to(classes, (cells, 2)),
-        np.broadcast_to(counts, (cells, 2)),
+        np.broadcast_to(classes, (cells, len(classes))),
+        counts,
         lambda_z=root,
         bias=words.get("bias", "none"),
         bias_decay=_column(words, "bias_decay", cells) if "bias_decay" in words else None,
-        smoothing=_column(words, "smoothing", cells) if "smoothing" in words else None,
+        **_parameters(words, classes, counts, cells),
     )
     return Prepared(_groups_kernel(_GROUP_LANES), program, _limits(settings))
 
 
+def _two_or_more(words: Mapping[str, Any], cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """(K_a (g,), n_a (cells, g)); equal counts are two groups that happen to be equal."""
+    classes, counts = stated.groups_of(words)
+    if len(classes) == 1:
+        half = np.floor(classes[0] / 2)
+        classes, counts = np.array([classes[0] - half, half]), np.concatenate([counts, counts], axis=-1)
+    return classes, np.array(np.broadcast_to(counts, (cells, len(classes))))
+
+
+def _parameters(words: Mapping[str, Any], classes: np.ndarray, counts: np.ndarray, cells: int) -> dict[str, Any]:
+    """The loss parameters of each group, from the builders of the losses."""
+    loss = words.get("loss", "ce")
+    given = {name: words[name] for name in ("smoothing", "tau", "exponent", "largest_margin") if name in words}
+    # One class stands for its group.  The prior of LA then sums to another total, which shifts all logits alike.
+    built = NAMED_LOSSES[loss](labels.from_counts(counts), **given)
+    found = {f.name: getattr(built, f.name) for f in dataclasses.fields(built) if getattr(built, f.name) is not None}
+    if "smoothing" in found:
+        found["smoothing"] = _column(words, "smoothing", cells)
+    if "class_weight" in found:  # sum_a K_a n_a omega_a = N
+        total = np.sum(classes * counts, axis=1) / np.sum(classes * counts * found["class_weight"], axis=1)
+        found["class_weight"] = found["class_weight"] * total[:, None]
+    return found
+
+
 def _feature_decay(words: Mapping[str, Any], classes: Any, counts: Any, cells: int) -> np.ndarray:
     """lambda_H as stated, or lambda_W K/N."""
-    total = np.broadcast_to(np.sum(classes * counts, axis=-1), (cells,))
+    total = np.sum(classes * counts, axis=-1)
     weight = _column(words, "weight_decay", cells, 5e-3)
     return _column(words, "feature_decay", cells, weight * np.sum(classes) / total)
 
@@ -263,59 +293,62 @@ def _said_of_groups(result: Any, certificate: Any) -> dict[str, Any]:
 
 
 def _after_groups(found: Any, words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Arrays:
-    classes, counts = stated.groups_of(words)
-    found, equal = _read(found), len(classes) == 1
+    found = _read(found)
     left = np.flatnonzero(~(found["relative_gap"] <= settings["gap"]))
     if left.size:
         program = _groups(words, cells, settings).tree[np.resize(left, 1 << max(3, int(left.size - 1).bit_length()))]
         again = _read(_said_of_groups(*certified_groups(program, gap=settings["gap"], gtol=settings["gtol"])))
         _keep_better(found, again, left)
     alpha, between, bias = (found.pop(name) for name in ("alpha", "between", "bias"))
-    if equal:
-        half = np.floor(classes[0] / 2)
-        classes, counts = np.array([classes[0] - half, half]), np.concatenate([counts, counts], axis=-1)
-    counts = np.broadcast_to(counts, (cells, 2))
-    # The block has rank one: columns lie along (K_B, -K_A), whatever the losses of its two columns.
+    classes, counts = _two_or_more(words, cells)
     block = np.sqrt(classes)[:, None] * between * np.sqrt(classes * counts)[:, None, :]
-    mode = np.sqrt(np.sum(block**2, axis=(1, 2)))
-    inside = np.sqrt(counts) * np.abs(alpha) * (classes > 1)
-    values = np.concatenate([inside, mode[:, None]], axis=1)
-    times = np.broadcast_to([*(classes - 1), 1.0], values.shape)
+    if len(classes) == 2:  # of rank one: its columns are orthogonal to one vector
+        inner, right = np.sqrt(np.sum(block**2, axis=(1, 2)))[:, None], np.swapaxes(block, 1, 2) @ block
+        right = np.where(inner[..., None] > 0, right / np.where(inner > 0, inner, 1.0)[..., None], 0.0)
+    else:
+        _, inner, v = np.linalg.svd(np.where(np.isfinite(block), block, 0.0))
+        right = np.swapaxes(v, 1, 2) @ (inner[..., None] * v)
+    values = np.concatenate([np.sqrt(counts) * np.abs(alpha) * (classes > 1), inner], axis=1)
+    times = np.broadcast_to([*(classes - 1), *np.ones(inner.shape[1])], values.shape)
     order = np.argsort(-values, axis=1, kind="stable")
     found["singular_values"] = np.take_along_axis(values, order, axis=1)
     found["multiplicity"] = np.take_along_axis(times, order, axis=1)
     alive = values > 1e-6 * np.maximum(values.max(axis=1, keepdims=True), 1e-8)
     found["rank"] = np.sum(times * alive, axis=1)
-    first = counts[:, 0] >= counts[:, 1]  # group A has the larger count
+    if len(classes) == 2:
+        found["phase"] = _phase(classes, counts, alpha, between)
+    if words.get("bias", "none") != "none":
+        found["bias"] = bias
+    return found | _geometry(words, classes, counts, alpha, right, cells)
+
+
+def _phase(classes: np.ndarray, counts: np.ndarray, alpha: np.ndarray, between: np.ndarray) -> np.ndarray:
+    """The phase of two groups from their modes; group A has the larger count, and equal counts are one group."""
+    first = counts[:, 0] >= counts[:, 1]
     a, b = (np.where(first, alpha[:, i], alpha[:, 1 - i]) for i in (0, 1))
-    sizes = [np.where(first, classes[i], classes[1 - i]) for i in (0, 1)]
+    size_a, size_b = (np.where(first, classes[i], classes[1 - i]) for i in (0, 1))
     centred = between - np.sum(classes[:, None] * between, axis=1, keepdims=True) / classes.sum()
     strength = np.max(np.abs(centred), axis=(1, 2))
-    one = counts[:, 0] == counts[:, 1]  # no second group
-    a = np.where(one, np.maximum(np.abs(a), strength), np.where(sizes[0] > 1, a, np.nan))
-    found["phase"] = phase_of_modes(
-        a, np.where(one | (sizes[1] <= 1), np.nan, b), np.where(one, np.nan, strength)
-    ).astype(np.int8)
-    return found | _geometry(words, classes, counts, alpha, block, mode, cells) | ({"bias": bias} if bias.any() else {})
+    one = counts[:, 0] == counts[:, 1]
+    a = np.where(one, np.maximum(np.abs(a), strength), np.where(size_a > 1, a, np.nan))
+    b = np.where(one | (size_b <= 1), np.nan, b)
+    return phase_of_modes(a, b, np.where(one, np.nan, strength)).astype(np.int8)
 
 
 def _geometry(
-    words: Mapping[str, Any], classes: Any, counts: Any, alpha: Any, block: Any, mode: Any, cells: int
+    words: Mapping[str, Any], classes: np.ndarray, counts: np.ndarray, alpha: np.ndarray, right: np.ndarray, cells: int
 ) -> Arrays:
     """Norms and cosines of the class means (shallow theory, 8.3); NaN for means that are zero."""
     ratio = np.sqrt(_feature_decay(words, classes, counts, cells) / _column(words, "weight_decay", cells, 5e-3))
-    root = np.sqrt(classes * counts)
+    root, own = np.sqrt(classes * counts), alpha / np.sqrt(counts)
+    g = np.arange(len(classes))
     with np.errstate(divide="ignore", invalid="ignore"):
-        right = np.where(mode[:, None, None] > 0, np.swapaxes(block, 1, 2) @ block / mode[:, None, None], 0.0)
-        common = right / (root[:, :, None] * root[:, None, :])
-        own = alpha / np.sqrt(counts)
-        diagonal = common[:, [0, 1], [0, 1]]
-        square = (diagonal + own * (1 - 1 / classes)) / ratio[:, None]
-        within = (diagonal - own / classes) / ratio[:, None]
+        gram = right / (root[:, :, None] * root[:, None, :] * ratio[:, None, None])
+        square = gram[:, g, g] + own * (1 - 1 / classes) / ratio[:, None]
         norm = np.sqrt(np.maximum(square, 0.0))
-        cosine = common / ratio[:, None, None] / (norm[:, :, None] * norm[:, None, :])
-        within = np.where(classes > 1, within / norm**2, np.nan)
-    cosine[:, [0, 1], [0, 1]] = within
+        within = np.where(classes > 1, (gram[:, g, g] - own / classes / ratio[:, None]) / square, np.nan)
+        cosine = gram / (norm[:, :, None] * norm[:, None, :])
+    cosine[:, g, g] = within
     return {"norm": norm, "cosine_within": within, "cosine_between": cosine}
 
 
