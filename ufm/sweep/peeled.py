@@ -161,6 +161,18 @@ def _merged_start(group: np.ndarray, budgets: np.ndarray, classifier_budget: flo
     return Params((weight * math.sqrt(classifier_budget),), features * np.sqrt(budgets)[:, None, None])
 
 
+def _random_start(like: Params) -> Params:
+    """Gaussian factors of the norms of other ones, the same in every run."""
+    generator = np.random.default_rng(0)
+
+    def drawn(matrix: Any) -> np.ndarray:
+        noise = generator.standard_normal(matrix.shape)
+        norms = [np.linalg.norm(x, axis=(-2, -1), keepdims=True) for x in (matrix, noise)]
+        return noise * norms[0] / norms[1]
+
+    return Params((drawn(like.weights[0]),), drawn(like.features))
+
+
 def _stays_merged(problem: Problem, start: Params, max_steps: int = 1000) -> tuple[np.ndarray, Any]:
     """Whether the merged point is the minimum, and the end of the descent that found it; far from R* few steps tell."""
     result = solve(problem, start=start, gtol=1e-12, max_steps=max_steps)
@@ -194,7 +206,7 @@ def _proven(posed: Callable[[np.ndarray], Problem], log_ratio: np.ndarray, start
     }
     for name, side in zip(("below", "above"), _SIDES, strict=True):
         beside = posed(np.log1p(side * np.expm1(log_ratio)))
-        free = solve(beside, gtol=1e-9, max_steps=20_000)
+        free = solve(beside, start=_random_start(start), gtol=1e-9, max_steps=20_000)
         gaps.append(np.asarray(certify(beside, free.params, tolerance=gap).relative_gap))
         found[f"contrast_{name}"] = group_modes(class_logits(beside, free.params), beside.labels.counts)[1]
     return {**found, "relative_gap": np.max(gaps, axis=0)}
