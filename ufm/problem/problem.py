@@ -390,7 +390,7 @@ def deep(
         activation: a, after W_1, ..., W_{L-1}: ``relu`` or ``linear``.
         loss: ``mse``, or a name or object as in :func:`shallow`.
         weight_decay: lambda_l: one number for all matrices, or a list of L; for a stack (batch,) or (batch, L).
-            5e-3 by default.
+            5e-3 by default. A list of L is one per matrix: give (batch, L) where the batch has that length.
         feature_decay: lambda_H; 5e-3 K/N by default (so that n lambda_H = 5e-3 when balanced).
         bias: ``none``, ``free`` or ``decay``: bias of the last layer.
         bias_decay: lambda_b, with bias ``decay``.
@@ -439,6 +439,11 @@ def deep(
         if width is not None:
             raise ValueError(f"width: {show(width)} has no use with one weight matrix; drop it")
         return flat
+    if per_layer and decays.ndim == 1 and flat.batch_shape == (depth,):
+        raise ValueError(
+            f"weight_decay: {show(weight_decay)} may be one per matrix or one per problem; "
+            f"give an array of shape ({depth}, {depth})"
+        )
     widths = _widths(width, depth, flat.num_classes)
     spread = decays if per_layer else np.repeat(decays[..., None], depth, axis=-1)
     spread = np.broadcast_to(spread, (*flat.batch_shape, depth)).copy()

@@ -139,6 +139,10 @@ def run(
 
 def check(sweep: Sweep) -> None:
     """Raise the ValueError of the first structure if no corner cell of any structure can be stated."""
+    taken = {*UNITS, *(axis for axes in EXTRA.values() for axis in axes)}
+    for axis in sweep.grid:
+        if axis.name in taken:
+            raise ValueError(f"axes.{axis.name}: the dataset has a variable or an axis of that name; give another one")
     first: ValueError | None = None
     for structure in sweep.structures():
         corners = np.unique([0, structure.cells - 1])

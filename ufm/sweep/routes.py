@@ -45,7 +45,7 @@ EXTRA = {
     "cosine_within": ("group",),
     "cosine_between": ("group", "other_group"),
     "norm": ("group",),
-    "bias": ("group",),
+    "group_bias": ("group",),
     "history": ("record",),
 }
 """Names of the axes that a variable has beside those of the grid."""
@@ -66,7 +66,7 @@ UNITS = {
     "cosine_within": "cosine between class means of one group",
     "cosine_between": "cosine between class means of two groups",
     "norm": "norm of a class mean of the group",
-    "bias": "bias of a class of the group",
+    "group_bias": "bias of a class of the group",
     "history": "F at equally spaced steps, the first at the start",
 }
 
@@ -169,8 +169,9 @@ def route_of(words: Mapping[str, Any], settings: Mapping[str, Any]) -> Route:
 def over(kernel: Callable[..., Any], devices: Sequence[Any], tree: Any, *limits: Any) -> Any:
     """Run a kernel on stacked data, the leading axis cut into one equal part per device.
 
-    Each device runs the program of its part alone, so that numbers do not depend on how many devices there are, as
-    long as the parts have one shape.  ``limits`` go to every device whole.
+    Each device runs the program of its part alone, so that two devices or more give the same bits, as long as the parts
+    have one shape.  One device alone may differ in the last bits: the compiler orders some sums in another way in a
+    program that is not cut.  ``limits`` go to every device whole.
     """
     return _over(tree, limits, kernel=kernel, devices=tuple(devices))
 
@@ -183,10 +184,7 @@ def _over(tree: Any, limits: Any, *, kernel: Callable[..., Any], devices: tuple[
 
 @functools.lru_cache(maxsize=64)
 def _compiled(kernel: Callable[..., Any], devices: tuple[Any, ...]) -> Callable[..., Any]:
-    if len(devices) <= 1:
-        run = jax.jit(kernel)
-        return run if not devices else lambda *given: _on(devices[0], run, given)
-    mesh = Mesh(np.asarray(devices), ("cells",))
+    mesh = Mesh(np.asarray(devices or jax.devices()[:1]), ("cells",))
     cells, whole = PartitionSpec("cells"), PartitionSpec()
 
     def sharded(tree: Any, *limits: Any) -> Any:
@@ -194,11 +192,6 @@ def _compiled(kernel: Callable[..., Any], devices: tuple[Any, ...]) -> Callable[
         return jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=cells, check_vma=False)(tree, *limits)
 
     return jax.jit(sharded)
-
-
-def _on(device: Any, run: Callable[..., Any], given: Any) -> Any:
-    with jax.default_device(device):
-        return run(*given)
 
 
 # ------------------------------------------------------------------ groups: cross-entropy, equal classes merged
@@ -318,7 +311,7 @@ def _after_groups(found: Any, words: Mapping[str, Any], cells: int, settings: Ma
     if len(classes) == 2:
         found["phase"] = _phase(classes, counts, alpha, between)
     if words.get("bias", "none") != "none":
-        found["bias"] = bias
+        found["group_bias"] = bias
     return found | _geometry(words, classes, counts, alpha, right, cells)
 
 

@@ -195,7 +195,7 @@ class Store:
             Damaged: it is not as it was written.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 loaded = {name: archive[name] for name in archive.files}  # every checksum is tested
             said = json.loads(loaded.pop("said").tobytes())
             rows = loaded.pop("rows")

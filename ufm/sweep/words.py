@@ -75,6 +75,8 @@ def problem_of(words: Mapping[str, Any]) -> Problem:
     if depth > 1:
         _none_of(words, ("classifier_constraint", "classifier_radius", "temperature"), f"depth {depth}")
         given |= {name: words[name] for name in ("activation", "width") if name in words}
+        if isinstance(given.get("weight_decay"), np.ndarray) and given["weight_decay"].ndim == 1:  # of the cells
+            given["weight_decay"] = np.repeat(given["weight_decay"][:, None], depth, axis=1)
         return deep(labels=found, loss=loss, depth=depth, **given, **parameters)
     _none_of(words, ("activation", "width"), "depth 1")
     if "temperature" in words:
