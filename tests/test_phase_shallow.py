@@ -12,7 +12,7 @@ from ufm.theory.cross_entropy import focal_transition
 from ufm.theory.imbalance import two_group_thresholds
 
 SMALL = {
-    "minority-collapse": {"cells": 9, "resolution": 6, "levels": 0},
+    "ce-minority": {"cells": 9, "resolution": 6, "levels": 0},
     "etf-to-of": {"cells": 9, "resolution": 5, "levels": 0},
     "focal": {"cells": 4, "classes": 24, "gammas": (0.0, 3.0), "margins": (1.0, 4.0)},
 }
@@ -58,7 +58,7 @@ def test_a_broken_promise_would_be_noticed(runs, name):
 
 def test_traced_points_of_the_minority_by_their_own_numbers(runs):
     """Each traced point lies on the threshold that its two phases say."""
-    _, dataset, said = runs["minority-collapse"]
+    _, dataset, said = runs["ce-minority"]
     exact = two_group_thresholds(5, 5, 100 * dataset.traced_imbalance.values, 100.0)
     for step, threshold in enumerate(exact):
         here = (dataset.traced_below == step) & (dataset.traced_above == step + 1)
@@ -70,7 +70,7 @@ def test_traced_points_of_the_minority_by_their_own_numbers(runs):
 def test_minority_collapse_of_very_many_classes(tmp_path):
     """K does not enter the cost: a million classes, three tenths of them small."""
     setting = {"classes": 1_000_000, "minority": 0.3, "minority_samples": 50.0}
-    found = phase.run("minority-collapse", tmp_path, cells=5, resolution=4, levels=0, **setting)
+    found = phase.run("ce-minority", tmp_path, cells=5, resolution=4, levels=0, **setting)
     assert found.certified_share == 1.0
     assert found.wrong_phases == 0
     said = json.loads((tmp_path / "minority_collapse.json").read_text())
@@ -107,7 +107,7 @@ def test_focal_margin_jumps_where_theory_says(runs):
 
 
 def test_figures_show_traced_points(runs):
-    for name, draw in (("minority-collapse", collapse_diagram), ("etf-to-of", phase_diagram), ("focal", phase_diagram)):
+    for name, draw in (("ce-minority", collapse_diagram), ("etf-to-of", phase_diagram), ("focal", phase_diagram)):
         axes = draw(runs[name][1]).axes[0]
         words = [text.get_text() for text in axes.get_legend().get_texts()]
         assert any("traced" in word for word in words), name
@@ -116,9 +116,9 @@ def test_figures_show_traced_points(runs):
 @pytest.mark.parametrize(
     ("name", "setting", "words"),
     [
-        ("minority-collapse", {"classes": 3}, "classes: 3"),
-        ("minority-collapse", {"minority": 0.05}, "minority: 0.05"),
-        ("minority-collapse", {"minority": 1.0}, "minority: 1.0"),
+        ("ce-minority", {"classes": 3}, "classes: 3"),
+        ("ce-minority", {"minority": 0.05}, "minority: 0.05"),
+        ("ce-minority", {"minority": 1.0}, "minority: 1.0"),
         ("etf-to-of", {"classes": 1}, "classes: 1"),
         ("focal", {"classes": 2}, "classes: 2"),
         ("focal", {"nosuch": 2}, "set: focal has no setting"),

@@ -205,5 +205,5 @@ def threshold_deviation(traced: Boundary, majority: int, minority: int, minority
     return relative[np.arange(len(lam)), np.argmin(size, axis=1)]
 
 
-MAKERS = {"minority-collapse": minority_collapse}
+MAKERS = {"ce-minority": minority_collapse}
 """Diagrams of this file, each with its maker."""
