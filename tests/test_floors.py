@@ -26,7 +26,7 @@ FLOORS = (
     ("__init__",),
     ("plot",),
     ("quickstart",),
-    ("phase",),
+    ("phase", "report"),
     ("cli",),
     ("__main__",),
 )

@@ -34,7 +34,7 @@ from .solve import Status
 
 # ------------------------------------------------------------------ the words
 
-_COMMANDS = ("solve", "sweep", "phase", "quickstart", "cite")
+_COMMANDS = ("solve", "sweep", "phase", "features", "compare", "quickstart", "cite")
 _SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram", "smoothed")
 
 _LOSSES_WITH = {
@@ -436,7 +436,9 @@ class Phase:
     """Draw a named phase diagram: every cell solved and certified, theory overlaid.
 
     Diagrams: class-collapse (temperature x alpha), supcon-minority (imbalance ratio x temperature), sigmoid (instances
-    x offset), deep-structure (classes x decay for each depth). Writes the figure, the dataset and the provenance.
+    x offset), deep-structure (classes x decay for each depth), ce-minority (imbalance ratio x decay), etf-to-of (bias
+    decay x decay), focal (gamma x decay), relu-collapse, seli and class-vanishing (imbalance ratio x decay),
+    peeled-collapse (majority classes x feature budget). Writes the figure, the dataset and the provenance.
     """
 
     name: tyro.conf.Positional[str | None] = None
@@ -609,6 +611,143 @@ class Sweep:
             screen.print(f"go on with: ufm sweep --resume {out}", markup=False, soft_wrap=True)
         else:
             screen.print(f"wrote {found.data}", markup=False, soft_wrap=True)
+
+
+@dataclasses.dataclass
+class Features:
+    """Hold the features of your own network against theory: measures, and distance to the optimum of the matching UFM.
+
+    FILE is an .npz file, a folder of .npy arrays, or a .pt file of tensors, with features (or H), labels (or y), and
+    optionally W (or W1, ..., WL of a deep head), b, counts, test_features and test_labels. Decays are those of the
+    canonical objective; without --feature-decay the optimum is the nearest along lambda_Z, and the report says so.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """Features, labels and layers."""
+    labels: Path | None = None
+    """File of labels (.npy, .txt, .pt), where FILE has none."""
+    samples: Literal["columns", "rows"] | None = None
+    """Where the samples are in the features; by default the axis as long as the labels (columns, if both are)."""
+    loss: str = "ce"
+    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce, or supcon: the loss that the network was trained with."""
+    weight_decay: str | None = None
+    """lambda_W, one number for all matrices or one per matrix: 0.01,0.02."""
+    feature_decay: float | None = None
+    """lambda_H, per sample; leave it out where training had none."""
+    bias_decay: float | None = None
+    """lambda_b; a bias is free without it."""
+    temperature: float | None = None
+    """Logits, or similarities, are divided by this."""
+    constraint: str | None = None
+    """Constraint on the model's features: none, nonnegative, sphere, ball, nonnegative-sphere, nonnegative-ball. By
+    default nonnegative where all features are, and a sphere with supcon."""
+    feature_radius: float | None = None
+    """Radius of the sphere or ball."""
+    activation: Literal["relu", "linear"] = "relu"
+    """Between the matrices of a deep head."""
+    frames_only: bool = False
+    """Solve nothing: hold the features against frames alone."""
+    out: Path | None = None
+    """Folder for report.json and the figures; made if missing."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Read, measure, solve and print."""
+        from . import report as room
+        from .measure.files import read_features
+
+        given = read_features(self.file, labels=self.labels, samples=self.samples)
+        decay = None if self.weight_decay is None else _numbers("weight_decay", self.weight_decay, "a number")
+        if decay is not None and len(decay) not in (1, max(len(given.weights), 1)):
+            raise ValueError(
+                f"weight_decay: {self.weight_decay} has {len(decay)} numbers for {len(given.weights)} matrices; "
+                "give one, or one per matrix"
+            )
+        found = room.report(
+            given.features,
+            given.labels,
+            list(given.weights) or None,
+            given.bias,
+            loss=self.loss,
+            weight_decay=None if decay is None else decay[0] if len(decay) == 1 else decay,
+            feature_decay=self.feature_decay,
+            bias_decay=self.bias_decay,
+            temperature=self.temperature,
+            constraint="free" if self.constraint == "none" else self.constraint,
+            feature_radius=self.feature_radius,
+            activation=self.activation,
+            test=given.test,
+            counts=given.counts,
+            optimum=not self.frames_only,
+            name=given.name,
+        )
+        files = [] if self.out is None else found.save(self.out)
+        if self.json:
+            print(json.dumps(found.to_json()))
+        else:
+            _print_report(found.to_json(), [str(path) for path in files])
+
+
+@dataclasses.dataclass
+class Compare:
+    """Compare two geometries: solutions of solve --save, features as for ufm features, or saved reports.
+
+    The distance of the Gram matrices of the class means is taken modulo scale, rotation, and the order of classes with
+    equal counts.
+    """
+
+    first: tyro.conf.Positional[Path]
+    """Solution, features, report.json, or a folder with report.json or features.npz."""
+    second: tyro.conf.Positional[Path]
+    """The other one."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Read, compare and print."""
+        from . import report as room
+
+        found = room.compare(_geometry(self.first), _geometry(self.second)).to_json()
+        if self.json:
+            print(json.dumps(found))
+            return
+        out = Console(highlight=False)
+        a, b = found["names"]
+        out.print(f"[bold]{a}[/bold] and [bold]{b}[/bold]: distance of the Gram matrices of the class means")
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, key in (
+            ("class means", "distance"),
+            ("centred", "distance_centred"),
+            ("classes in order", "distance_in_order"),
+            ("classifier", "classifier_distance"),
+        ):
+            table.add_row(name, _number(found[key], 6))
+        out.print(table)
+        table = Table("", a, b, box=None, padding=(0, 2, 0, 0))
+        for row, key in (("nearest", "nearest"), ("nearest, centred", "nearest_centred")):
+            table.add_row(row, *(f"{name} ({_number(value, 4)})" for name, value in found[key]))
+        for name in _SHOWN_MEASURES:
+            if name in found["measures"]:
+                table.add_row(name, *(_number(value, 6) for value in found["measures"][name]))
+        out.print(table)
+
+
+def _geometry(path: Path) -> Any:
+    """One side of a comparison."""
+    from . import report as room
+    from .measure.files import read_features
+
+    if path.is_dir():
+        inside = [path / name for name in ("report.json", "features.npz") if (path / name).is_file()]
+        path = inside[0] if inside else path
+    if path.suffix.lower() == ".json":
+        return room.read_report(path)
+    given = read_features(path)
+    weights = list(given.weights) or None
+    return room.report(
+        given.features, given.labels, weights, given.bias, counts=given.counts, optimum=False, name=given.name
+    ).geometry
 
 
 @dataclasses.dataclass
@@ -798,17 +937,78 @@ def _print_answer(j: dict[str, Any], convention: str) -> None:
     if not j["measures"]:
         return
     measures = Table("measure", "", box=None, padding=(0, 2, 0, 0))
-    for name in (
-        "nc1_quotient",
-        "nc2_gram_etf_centred_means",
-        "nc2_gram_of_means",
-        "nc2_equinorm_centred_means",
-        "nc3_papyan",
-        "nc4_mismatch",
-    ):
+    for name in _SHOWN_MEASURES:
         if name in j["measures"]:
             measures.add_row(name, _number(j["measures"][name], 6))
     out.print(measures)
+
+
+_SHOWN_MEASURES = (
+    "nc1_quotient",
+    "nc2_gram_etf_centred_means",
+    "nc2_gram_of_means",
+    "nc2_equinorm_centred_means",
+    "nc3_papyan",
+    "nc4_mismatch",
+)
+
+
+def _print_report(j: dict[str, Any], files: list[str]) -> None:
+    out = Console(highlight=False)
+    counts = j["counts"]
+    spread = f"{counts[0]:g} per class" if len(set(counts)) == 1 else f"{max(counts):g} to {min(counts):g} per class"
+    out.print(f"[bold]{j['name']}[/bold]: K = {len(counts)}, N = {sum(counts):g} ({spread}), d = {j['dim']}")
+    p = j["problem"]
+    if p is not None:
+        numbers = {"lambda_H": p["feature_decay"], "temperature": None if p["scale"] is None else 1 / p["scale"]}
+        words = [f"{p['loss']}, d = {p['dim']}, bias {p['bias']}, features: {p['constraint']}"]
+        words += (
+            [] if p["kind"] == "contrastive" else [f"lambda_W = {_alike(np.atleast_1d(p['weight_decay']).tolist())}"]
+        )
+        words += [f"{name} = {value:g}" for name, value in numbers.items() if value]
+        out.print("model: " + ", ".join(words))
+    table = Table("distance to", "class means", "centred", "classifier", "", box=None, padding=(0, 2, 0, 0))
+    for row in j["targets"]:
+        word = row["source"] if row["verdict"] is None else f"{row['verdict']}, gap {_number(row['relative_gap'], 2)}"
+        numbers = (row[key] for key in ("distance", "distance_centred", "classifier_distance"))
+        table.add_row(row["name"], *(_number(value, 4) for value in numbers), word)
+    out.print(table)
+    near, centred = j["nearest"], j["nearest_centred"]
+    out.print(f"nearest: [bold]{near['name']}[/bold]; with centred class means: [bold]{centred['name']}[/bold]")
+    for note in j["notes"]:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    test = j["test"]
+    heads = ["measure", "train", *(["test"] if test else [])]
+    measures = Table(*heads, box=None, padding=(0, 2, 0, 0))
+    for name in _SHOWN_MEASURES:
+        if name in j["measures"]:
+            columns = [j["measures"][name], *([test["measures"].get(name)] if test else [])]
+            measures.add_row(name, *(_number(value, 6) for value in columns))
+    for name in ("classifier", "nearest_mean"):
+        if j["accuracy"][name] is not None:
+            columns = [j["accuracy"][name], *([test["accuracy"][name]] if test else [])]
+            measures.add_row(f"accuracy, {name.replace('_', ' ')}", *(_number(value, 6) for value in columns))
+    out.print(measures)
+    out.print("rank: " + ", ".join(f"{name} {rank}" for name, rank in j["ranks"].items()), markup=False)
+    if (few := j["minority"]) is not None:
+        _print_minority(out, few)
+    if j["layers"] is not None:
+        _print_layers(out, j["layers"])
+    written = f"; wrote {', '.join(files)}" if files else ""
+    out.print(f"{j['seconds']:.1f} s{written}", soft_wrap=True)
+
+
+def _print_minority(out: Console, few: dict[str, Any]) -> None:
+    """How far the minority classes have merged."""
+    table = Table("minority", "mean cosine", "smallest angle", box=None, padding=(0, 2, 0, 0))
+    for side in ("learned", "optimum"):
+        for what, row in (few[side] or {}).items():
+            table.add_row(
+                f"{side}, {what}", _number(row["mean_cosine"], 4), f"{_number(row['smallest_angle_degrees'], 4)} deg"
+            )
+    out.print(table)
+    if few["predicted_ratio"] is not None:
+        out.print(f"ratio {few['ratio']:.4g}; this model's minority collapses from {few['predicted_ratio']:.4g} on")
 
 
 def _alike(values: Sequence[float]) -> str:
@@ -999,11 +1199,13 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Quickstart | Cite:
+def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Features | Compare | Quickstart | Cite:
     commands = (
         Annotated[Solve, tyro.conf.subcommand("solve")]
         | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Phase, tyro.conf.subcommand("phase")]
+        | Annotated[Features, tyro.conf.subcommand("features")]
+        | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
         | Annotated[Cite, tyro.conf.subcommand("cite")]
     )

@@ -22,7 +22,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 _COLOURS: Any = crameri.cmaps
 _STYLE: Any = {
@@ -470,3 +470,119 @@ def _rank_panel(axes: Any, rows: list[dict[str, Any]], others: list[dict[str, An
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(_SWEPT["decay"])
     axes.set_ylabel("rank, mean of hidden layers")
+
+
+_TARGET_WORDS = {
+    "simplex_etf": "simplex ETF",
+    "orthogonal_frame": "orthogonal frame",
+    "seli": "SELI",
+    "optimum": "UFM optimum",
+    "optimum_centred": "UFM optimum (centred)",
+}
+
+
+def report_grams(said: dict[str, Any]) -> Figure:
+    """Gram matrices of the class means side by side: learned, the solved optimum, and the simplex ETF.
+
+    Args:
+        said: a report as JSON (``Report.to_json``).
+    """
+    by_name = {target["name"]: target for target in said["targets"]}
+    shown: list[tuple[str, Any, Any]] = [("learned", said["class_means_gram"], None)]
+    for name in ("optimum", "seli", "simplex_etf"):
+        if name in by_name:
+            shown.append((_TARGET_WORDS[name], by_name[name]["gram"], by_name[name]["distance"]))
+    matrices = [np.array(gram, dtype=np.float64) for _, gram, _ in shown]
+    matrices = [gram / np.linalg.norm(gram) if gram.any() else gram for gram in matrices]
+    low, high = (float(end([end(gram) for gram in matrices])) for end in (np.min, np.max))
+    k = len(matrices[0])
+    with plt.rc_context(_STYLE):
+        size = (0.9 + 2.5 * len(shown), 3.1)
+        figure, row = plt.subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
+        mesh: Any = None
+        for axes, gram, (title, _, distance) in zip(row[0], matrices, shown, strict=True):
+            mesh = axes.imshow(gram, cmap=_COLOURS["lapaz"], vmin=low, vmax=high)
+            if k <= 6:
+                for (i, j), entry in np.ndenumerate(gram):
+                    shade = "white" if entry < 0.5 * (low + high) else "black"
+                    axes.text(j, i, f"{entry:.2f}", ha="center", va="center", fontsize=7, color=shade)
+            axes.set_title(title if distance is None else f"{title}\ndistance {distance:.3g}")
+            ticks = np.arange(k) if k <= 12 else np.linspace(0, k - 1, 6).astype(int)
+            axes.set_xticks(ticks)
+            axes.set_yticks(ticks)
+            axes.set_xlabel("class")
+        row[0][0].set_ylabel("class")
+        figure.colorbar(mesh, ax=list(row[0]), label=r"$M^TM\,/\,\|M^TM\|_F$")
+        figure.suptitle(f"{said['name']}: Gram matrix of the class means")
+        return figure
+
+
+_SMALLEST_SHOWN = 1e-9
+
+
+def report_spectrum(said: dict[str, Any]) -> Figure:
+    """Singular values of the class means and of every weight matrix, each over its largest.
+
+    Args:
+        said: a report as JSON.
+    """
+    words = {"means": "class means $M$", "centred_means": "centred class means", "logits": "logits of the class means"}
+    marks = ("o", "s", "^", "D", "v", "P", "X", "*")
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+        most = 1
+        for place, (name, values) in enumerate(said["singular_values"].items()):
+            spectrum = np.array([np.nan if value is None else value for value in values])
+            if not spectrum.size or not spectrum[0] > 0:
+                continue
+            most = max(most, min(len(spectrum), 4 * len(said["counts"])))
+            style: Any = {"marker": marks[place % len(marks)], "linestyle": _DASHES[place % len(_DASHES)]}
+            style |= {"color": str(0.12 * (place % 6)), "markersize": 4, "markerfacecolor": "white", "linewidth": 1.0}
+            label = f"{words.get(name, f'$W_{{{name[1:]}}}$' if name[1:] else '$W$')}, rank {said['ranks'][name]}"
+            relative = np.maximum(spectrum / spectrum[0], _SMALLEST_SHOWN)
+            axes.plot(np.arange(1, len(spectrum) + 1), relative, label=label, **style)
+        axes.axhline(1e-3, color="0.7", linewidth=0.8)
+        axes.text(1.0, 1.1e-3, "rank counts above this", fontsize=7, color="0.4", va="bottom")
+        axes.set_yscale("log")
+        axes.set_xlim(0.5, most + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("index")
+        axes.set_ylabel(f"singular value over the largest (at least {_SMALLEST_SHOWN:g})")
+        axes.set_title(said["name"])
+        axes.legend(framealpha=0.95)
+        return figure
+
+
+def report_distances(said: dict[str, Any]) -> Figure:
+    """Distance of the Gram matrix of the class means to every target, as it is and centred; nearest on top.
+
+    Args:
+        said: a report as JSON.
+    """
+    rows = [target for target in said["targets"] if target["distance"] is not None][::-1]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 1.5 + 0.45 * max(len(rows), 1)), layout="constrained")
+        place = np.arange(len(rows))
+        kinds: Any = (
+            ("distance", "class means", 0.19, "0.25", None),
+            ("distance_centred", "centred", -0.19, "0.85", "////"),
+        )
+        for key, label, shift, shade, hatch in kinds:
+            values = [np.nan if row[key] is None else row[key] for row in rows]
+            style: Any = {"height": 0.36, "color": shade, "edgecolor": "0.2", "linewidth": 0.6, "hatch": hatch}
+            axes.barh(place + shift, values, label=label, **style)
+            for at, value in zip(place + shift, values, strict=True):
+                if np.isfinite(value):
+                    axes.text(value, at, f" {value:.3g}", va="center", fontsize=7)
+        names = []
+        for row in rows:
+            word = row["verdict"] or ("" if row["source"] == "frame" else row["source"])
+            named = _TARGET_WORDS.get(row["name"], row["name"])
+            names.append(f"{named}\n({word})" if word else named)
+        axes.set_yticks(place, names)
+        axes.margins(x=0.12)
+        axes.set_xlim(left=0.0)
+        axes.set_xlabel(r"$\|G/\|G\|_F-T/\|T\|_F\|_F$")
+        axes.set_title(f"{said['name']}: distance of the Gram matrix to")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        return figure

@@ -97,9 +97,10 @@ class ClassSums:
         member = (y[:, None] == np.arange(self.num_classes)) * w[:, None]
         batch.counts = member.sum(axis=0)
         share = np.where(batch.counts > 0, batch.counts, 1.0)
-        batch._rows = shift + (member.T @ (X - shift[y])) / share[:, None]
+        means = shift + (member.T @ (X - shift[y])) / share[:, None]
         batch.squares = member.T @ np.einsum("ij,ij->i", X, X)
-        residuals = X - batch._rows[y]
+        batch._rows = means
+        residuals = X - means[y]
         lengths = np.linalg.norm(residuals, axis=1)
         residuals[lengths <= _rounding(batch.squares, share)[y]] = 0.0
         batch.spreads = member.T @ np.einsum("ij,ij->i", residuals, residuals)
