@@ -1,0 +1,57 @@
+"""The real thing: image data and Flax networks, trained to collapse and held against the theory.
+
+Data need NumPy and JAX only; a network needs Flax, which is imported when one is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .data import (
+    Images,
+    augment,
+    bound_batches,
+    coarse,
+    epoch_order,
+    from_arrays,
+    imbalanced,
+    load,
+    normalise,
+    per_class,
+    standardise,
+)
+
+if TYPE_CHECKING:
+    from .models import ARCHITECTURES, Network, Outputs, count_parameters, head_matrices, make
+
+_NEED_FLAX = ("ARCHITECTURES", "Network", "Outputs", "count_parameters", "head_matrices", "make")
+
+__all__ = [
+    "ARCHITECTURES",
+    "Images",
+    "Network",
+    "Outputs",
+    "augment",
+    "bound_batches",
+    "coarse",
+    "count_parameters",
+    "epoch_order",
+    "from_arrays",
+    "head_matrices",
+    "imbalanced",
+    "load",
+    "make",
+    "normalise",
+    "per_class",
+    "standardise",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_FLAX:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from . import models
+    except ModuleNotFoundError as error:
+        if error.name != "flax":
+            raise
+        raise ValueError("networks: flax is not installed; pip install 'ufm[networks]'") from None
+    return getattr(models, name)

@@ -1,0 +1,647 @@
+"""Training networks to collapse, and reading their geometry on the way.
+
+    loss   ce      mean cross-entropy, label smoothing
+           mse     mean of |z - e_y|^2 / 2, as in the canonical objective
+           supcon  mean over anchors with a positive in the batch, on the projection or on normalised features
+    decay  standard  weight decay on every parameter, as networks are trained
+           ufm       (lambda_W/2) sum_l |W_l|^2 + (lambda_H/2) sum_i |h_i|^2 on head and features alone, as in theory
+
+Images stay on the device as bytes; an epoch is a few compiled calls of many steps each.  Everything random comes from
+the seed and the number of the epoch, so that a run that was killed goes on along the same curve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..answer import versions
+from ..measure import numerical_rank
+from ..measure.stream import Agreement, ClassSums
+from ..problem.labels import show, whole_number
+from .data import (
+    Images,
+    augment,
+    bound_batches,
+    coarse,
+    epoch_order,
+    imbalanced,
+    load,
+    normalise,
+    per_class,
+    standardise,
+)
+from .models import ARCHITECTURES, Network, head_matrices, make
+
+LOSSES = ("ce", "mse", "supcon")
+_STEPS_PER_CALL = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run; plain numbers and words, written to ``config.json``.
+
+    Attributes:
+        data: a source of :func:`ufm.networks.load`.
+        arch: one of ``ufm.networks.ARCHITECTURES``.
+        loss: ce, mse or supcon.
+        epochs: passes over the data.
+        batch_size: images of a step, over all devices.
+        optimizer: sgd (with momentum) or adam.
+        learning_rate: the largest.
+        schedule: cosine (to 0), step (a tenth at 1/2 and 3/4 of the epochs) or constant.
+        warmup: epochs of linear rise.
+        momentum: of sgd, Nesterov.
+        decay: standard or ufm, see the module.
+        weight_decay: lambda_W, or of every parameter.
+        feature_decay: lambda_H per sample, for decay ufm; lambda_W K/N by default.
+        bias_decay: lambda_b, for decay ufm; 0 leaves the bias free.
+        smoothing: label smoothing of ce.
+        temperature: of supcon.
+        projection: output size of the projection behind supcon; 0 takes the normalised features.
+        views: augmented views of an image in a supcon batch.
+        bind: batch binding for supcon: a sample of each class in every batch.
+        width: factor on the channels.
+        feature_dim: d; the architecture's own by default.
+        head_depth: L, weight matrices behind the features.
+        head_activation: relu or linear.
+        head_width: of the hidden layers of the head; d by default.
+        bias: whether the last layer has one.
+        relu_features: whether features pass a ReLU; the architecture's own way by default.
+        samples: training images per class (of the largest class); all by default.
+        imbalance: ratio of the largest to the smallest class.
+        profile: step or exponential.
+        minority: fraction of minority classes of the step profile.
+        coarse: name of a map to coarser classes, or nothing.
+        limit: at most this many training images, in proportion.
+        augment: random crops and flips.
+        dtype: arithmetic of the backbone, float32 or bfloat16; state is float32.
+        evaluations: number of log-spaced epochs at which the geometry is measured.
+        stop_epoch: end after this epoch, with the schedule of the whole run.
+        seed: of everything random.
+    """
+
+    data: str = "digits"
+    arch: str = "resnet18"
+    loss: Literal["ce", "mse", "supcon"] = "ce"
+    epochs: int = 100
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.1
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = 0.0
+    momentum: float = 0.9
+    decay: Literal["standard", "ufm"] = "standard"
+    weight_decay: float = 5e-4
+    feature_decay: float | None = None
+    bias_decay: float = 0.0
+    smoothing: float = 0.0
+    temperature: float = 0.1
+    projection: int = 0
+    views: int = 2
+    bind: bool = False
+    width: float = 1.0
+    feature_dim: int | None = None
+    head_depth: int = 1
+    head_activation: Literal["relu", "linear"] = "relu"
+    head_width: int | None = None
+    bias: bool = True
+    relu_features: bool | None = None
+    samples: int | None = None
+    imbalance: float = 1.0
+    profile: Literal["step", "exponential"] = "step"
+    minority: float = 0.5
+    coarse: str | None = None
+    limit: int | None = None
+    augment: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    evaluations: int = 12
+    stop_epoch: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "arch": ARCHITECTURES,
+            "loss": LOSSES,
+            "optimizer": ("sgd", "adam"),
+            "schedule": ("cosine", "step", "constant"),
+            "decay": ("standard", "ufm"),
+            "dtype": ("float32", "bfloat16"),
+            "profile": ("step", "exponential"),
+        }
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}: {show(value)} is not known; choose one of {', '.join(allowed)}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("head_depth", 1), ("evaluations", 1), ("views", 1)):
+            whole_number(name, getattr(self, name), least)
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a positive number")
+        for name in ("weight_decay", "bias_decay", "feature_decay", "warmup"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}: {show(value)} is not allowed; give a number of at least 0")
+        for name in ("momentum", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a number in [0, 1)")
+        if not 1 <= self.imbalance < math.inf:
+            raise ValueError(f"imbalance: {show(self.imbalance)} is not allowed; give a ratio of at least 1")
+        if self.smoothing and self.loss != "ce":
+            raise ValueError(f"smoothing: {self.smoothing:g} has no effect with loss {self.loss}; drop it")
+        if (self.feature_decay is not None or self.bias_decay) and self.decay != "ufm":
+            name = "feature_decay" if self.feature_decay is not None else "bias_decay"
+            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with decay standard; say decay ufm")
+        if self.loss != "supcon" and (self.projection or self.bind):
+            name = "projection" if self.projection else "bind"
+            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with loss {self.loss}; drop it")
+        if self.loss == "supcon" and self.decay == "ufm":
+            raise ValueError("decay: 'ufm' is for a classifier, and supcon has none; say standard")
+        if self.stop_epoch is not None and not 1 <= self.stop_epoch <= self.epochs:
+            raise ValueError(f"stop_epoch: {show(self.stop_epoch)} is not an epoch of 1..{self.epochs}; change it")
+
+    @property
+    def measured_epochs(self) -> list[int]:
+        """Epochs at which the geometry is measured: 0, log-spaced ones, and the last."""
+        spaced = np.unique(np.round(np.geomspace(1, self.epochs, self.evaluations)).astype(int))
+        found = {0, *map(int, spaced), self.epochs}
+        return sorted(
+            found if self.stop_epoch is None else {*(e for e in found if e <= self.stop_epoch), self.stop_epoch}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run ended with.
+
+    Attributes:
+        config: of the run.
+        epochs: epochs done.
+        history: one record per epoch, those of measured epochs with the geometry.
+        features: H of the training images, (d, N), float32; ``y`` their classes.
+        test_features: of the test images, with ``test_y``.
+        weights: W_1, ..., W_L, (outputs, inputs); empty for supcon.
+        bias: of the last layer, or ``None``.
+        seconds: wall time of this call.
+        out: folder of the run.
+    """
+
+    config: Config
+    epochs: int
+    history: list[dict[str, Any]]
+    features: np.ndarray
+    y: np.ndarray
+    test_features: np.ndarray
+    test_y: np.ndarray
+    weights: tuple[np.ndarray, ...]
+    bias: np.ndarray | None
+    seconds: float
+    out: Path
+
+
+Progress = Callable[[dict[str, Any]], None] | None
+
+
+# ------------------------------------------------------------------ data
+
+
+def prepare(config: Config) -> tuple[Images, Images]:
+    """(training, test) images as the configuration wants them."""
+    train, test = (load(config.data, split, seed=config.seed) for split in ("train", "test"))
+    if config.coarse is not None:
+        train, test = coarse(train, config.coarse), coarse(test, config.coarse)
+    if config.imbalance > 1:
+        samples = int(train.counts.min()) if config.samples is None else config.samples
+        train = imbalanced(
+            train, config.profile, config.imbalance, minority=config.minority, samples=samples, seed=config.seed
+        )
+    elif config.samples is not None:
+        train = per_class(train, config.samples, seed=config.seed)
+    if config.limit is not None and config.limit < len(train):
+        rows = np.random.default_rng(config.seed).permutation(len(train))[: config.limit]
+        train = train.take(np.sort(rows))
+        if (train.counts == 0).any():
+            raise ValueError(f"limit: {config.limit} leaves a class without an image; give a larger one")
+    if config.loss == "supcon" and config.views == 1 and (train.counts < 2).any():
+        raise ValueError(
+            f"data: class {int(np.argmin(train.counts))} has one sample, which has no positive in supcon; "
+            "give two views, or more samples"
+        )
+    if config.batch_size > len(train):
+        raise ValueError(f"batch_size: {config.batch_size} is above the {len(train)} training images; give less")
+    return train, test
+
+
+# ------------------------------------------------------------------ losses
+
+
+def supcon(points: Any, labels: Any, temperature: Any) -> Any:
+    """Supervised contrastive loss of a batch of unit vectors: the mean over anchors that have a positive.
+
+        loss_i = -(1/|P(i)|) sum_{j in P(i)} log( exp(s_ij) / sum_{a != i} exp(s_ia) ),   s_ij = <z_i, z_j>/tau
+
+    Args:
+        points: (B, p), rows of length 1.
+        labels: (B,).
+        temperature: tau.
+
+    Reference: Khosla et al. 2020 (the loss "out").
+    """
+    similarity = points @ points.T / temperature
+    itself = jnp.eye(points.shape[0], dtype=bool)
+    alike = (labels[:, None] == labels[None, :]) & ~itself
+    log_mass = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=1)
+    number = jnp.sum(alike, axis=1)
+    per_anchor = -jnp.sum(jnp.where(alike, similarity - log_mass[:, None], 0.0), axis=1) / jnp.maximum(number, 1)
+    return jnp.sum(jnp.where(number > 0, per_anchor, 0.0)) / jnp.maximum(jnp.sum(number > 0), 1)
+
+
+def _data_loss(config: Config, outputs: Any, labels: Any, num_classes: int) -> Any:
+    if config.loss == "supcon":
+        points = outputs.projected
+        if points is None:
+            square = jnp.sum(outputs.features**2, axis=1, keepdims=True)
+            points = outputs.features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+        return supcon(points, labels, config.temperature)
+    target = jax.nn.one_hot(labels, num_classes)
+    if config.loss == "mse":
+        return 0.5 * jnp.mean(jnp.sum((outputs.logits - target) ** 2, axis=1))
+    smooth = (1 - config.smoothing) * target + config.smoothing / num_classes
+    return jnp.mean(optax.softmax_cross_entropy(outputs.logits, smooth))
+
+
+def feature_decay_of(config: Config, train: Images) -> float:
+    """lambda_H: as stated, or lambda_W K/N, so that n lambda_H = lambda_W when balanced."""
+    if config.feature_decay is not None:
+        return config.feature_decay
+    return config.weight_decay * train.num_classes / len(train)
+
+
+# ------------------------------------------------------------------ the run
+
+
+def train(
+    config: Config, out: str | Path, *, resume: bool = False, devices: Any = None, progress: Progress = None
+) -> Trained:
+    """Train a network, measure its geometry on the way, and save what it learned.
+
+    The folder holds ``config.json``, ``log.jsonl`` (one record per epoch), ``checkpoints/`` and at the end
+    ``features.npz`` (H, y, W or W1, W2, ..., b, test_H, test_y).
+
+    Args:
+        config: the run.
+        out: its folder, new or empty; with ``resume`` the folder of a run that was stopped.
+        resume: go on from the last checkpoint, along the curve that the run would have taken.
+        devices: to lay every batch over; all local ones by default.
+        progress: called after every compiled call with epoch, epochs, loss, accuracy, nc1 and seconds left.
+
+    Raises:
+        ValueError: bad data or settings, or a folder of another run; one sentence with the remedy.
+    """
+    begin = time.perf_counter()
+    run = _Run(config, Path(out), resume, tuple(jax.local_devices() if devices is None else devices))
+    for said in run.epochs():
+        if progress is not None:
+            progress(said)
+    return run.finish(time.perf_counter() - begin)
+
+
+class _Run:
+    """The moving parts of a run: device arrays, compiled programs, log and checkpoints."""
+
+    def __init__(self, config: Config, out: Path, resume: bool, devices: tuple[Any, ...]) -> None:
+        self.config, self.out = config, out
+        if config.batch_size % len(devices):
+            raise ValueError(
+                f"batch_size: {config.batch_size} cannot be laid over {len(devices)} devices; give a multiple of it"
+            )
+        self.train_images, self.test_images = prepare(config)
+        self._open(resume)
+        mesh = Mesh(np.asarray(devices), ("batch",))
+        self.whole, self.split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "batch"))
+        self.rows_split = NamedSharding(mesh, PartitionSpec("batch"))
+        self.steps = self._order(0).shape[0]
+        model = make(
+            config.arch,
+            num_classes=self.train_images.num_classes,
+            image_shape=self.train_images.image_shape,
+            width=config.width,
+            feature_dim=config.feature_dim,
+            head_depth=config.head_depth,
+            head_activation=config.head_activation,
+            head_width=config.head_width,
+            bias=config.bias,
+            relu_features=config.relu_features,
+            projection=(config.projection, config.projection) if config.projection else None,
+            dtype=jnp.dtype(config.dtype),
+            seed=config.seed,
+        )
+        self.graph, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+        params, stats, self.rest = map(nnx.pure, parts)  # plain arrays: traces may make and drop them
+        self.optimizer = _optimizer(config, self.steps)
+        state = {"params": params, "stats": stats, "optimizer": self.optimizer.init(params)}
+        self.state = jax.device_put(state, self.whole)
+        self.pixels = jax.device_put(self.train_images.images, self.whole)
+        self.labels = jax.device_put(self.train_images.labels, self.whole)
+        self.norm = standardise(self.train_images)
+        self.done = 0
+        self.history: list[dict[str, Any]] = []
+        self._chunk = jax.jit(self._many_steps, donate_argnums=0)
+        self._outputs = jax.jit(self._eval)
+        self.manager = ocp.CheckpointManager(
+            (out / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
+        )
+        if resume:
+            self._restore()
+
+    # -------------------------------------------------------------- folder
+
+    def _open(self, resume: bool) -> None:
+        out, said = self.out, {"ufm": versions(), **dataclasses.asdict(self.config)}
+        path = out / "config.json"
+        if resume:
+            old = read_config(out)
+            if old != self.config:
+                differs = next(
+                    f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(self.config, f.name)
+                )
+                raise ValueError(f"resume: {out} was begun with another {differs}; give it a folder of its own")
+            return
+        if out.is_dir() and any(out.iterdir()):
+            raise ValueError(f"out: {out} is not empty; give a new folder, or go on with --resume {out}")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"out: {out} cannot be written ({error.strerror}); give another path") from None
+
+    def _restore(self) -> None:
+        latest = self.manager.latest_step()
+        if latest is None:
+            return
+        try:
+            flat = _flat(self.state)
+            shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, flat)
+            found = self.manager.restore(latest, args=ocp.args.StandardRestore(shapes))
+        except Exception as error:  # whatever orbax raises for a damaged file
+            raise ValueError(
+                f"resume: checkpoint {latest} in {self.out} cannot be read ({type(error).__name__}); "
+                f"remove its folder to go on from the one before"
+            ) from None
+        assert found is not None
+        self.state = jax.tree.unflatten(jax.tree.structure(self.state), [found[k] for k in flat])
+        self.done = int(latest)
+        self.history = [line for line in read_log(self.out) if line["epoch"] <= self.done]
+        text = "".join(json.dumps(line) + "\n" for line in self.history)
+        part = self.out / "log.jsonl.part"
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, self.out / "log.jsonl")
+
+    def _log(self, line: dict[str, Any]) -> None:
+        self.history.append(line)
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def _save(self) -> None:
+        self.manager.save(self.done, args=ocp.args.StandardSave(_flat(self.state)))
+        self.manager.wait_until_finished()
+
+    # -------------------------------------------------------------- compiled parts
+
+    def _model(self, params: Any, stats: Any) -> Network:
+        return nnx.merge(self.graph, params, stats, self.rest)
+
+    def _objective(self, params: Any, stats: Any, pixels: Any, labels: Any, key: Any) -> Any:
+        config = self.config
+        if config.loss == "supcon":
+            keys = jax.random.split(key, config.views)
+            pixels = jnp.concatenate([augment(k, pixels) for k in keys])
+            labels = jnp.tile(labels, config.views)
+        elif config.augment:
+            pixels = augment(key, pixels)
+        model = self._model(params, stats)
+        outputs = model(normalise(pixels, *self.norm, dtype=jnp.dtype(config.dtype)), train=True)
+        loss = _data_loss(config, outputs, labels, self.train_images.num_classes)
+        penalty = jnp.zeros(())
+        if config.decay == "ufm":
+            squares = sum(jnp.sum(layer.kernel[...] ** 2) for layer in model.head)
+            penalty = 0.5 * config.weight_decay * squares
+            per_sample = feature_decay_of(config, self.train_images) * len(self.train_images)
+            penalty += 0.5 * per_sample * jnp.mean(jnp.sum(outputs.features**2, axis=1))
+            if config.bias and config.bias_decay:
+                penalty += 0.5 * config.bias_decay * jnp.sum(model.head[-1].bias[...] ** 2)
+        right = jnp.mean((jnp.argmax(outputs.logits, axis=1) == labels).astype(jnp.float32))
+        return loss + penalty, (nnx.pure(nnx.state(model, nnx.BatchStat)), loss, right)
+
+    def _many_steps(self, state: Any, pixels: Any, labels: Any, order: Any, keys: Any) -> Any:
+        def step(state: Any, given: Any) -> Any:
+            rows, key = given
+            slope = jax.value_and_grad(self._objective, has_aux=True)
+            (total, (stats, loss, right)), gradient = slope(
+                state["params"], state["stats"], pixels[rows], labels[rows], jax.random.wrap_key_data(key)
+            )
+            updates, optimizer = self.optimizer.update(gradient, state["optimizer"], state["params"])
+            params = optax.apply_updates(state["params"], updates)
+            return {"params": params, "stats": stats, "optimizer": optimizer}, jnp.stack([total, loss, right])
+
+        return jax.lax.scan(step, state, (order, keys))
+
+    def _eval(self, params: Any, stats: Any, pixels: Any) -> Any:
+        model = self._model(params, stats)
+        outputs = model(normalise(pixels, *self.norm, dtype=jnp.dtype(self.config.dtype)), train=False)
+        return outputs.features, outputs.logits
+
+    # -------------------------------------------------------------- epochs
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Rows of every batch of an epoch; epoch 0 is the first."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), epoch)
+        if self.config.bind:
+            return np.asarray(bound_batches(key, self.train_images.labels, self.config.batch_size))
+        return np.asarray(epoch_order(key, len(self.train_images), self.config.batch_size))
+
+    def epochs(self) -> Iterator[dict[str, Any]]:
+        """Train to the end; yields what there is to show."""
+        config, begin, first = self.config, time.perf_counter(), self.done
+        last = config.epochs if config.stop_epoch is None else config.stop_epoch
+        measured = set(config.measured_epochs)
+        if self.done == 0 and not self.history:
+            self._log({"epoch": 0, **self._measure()})
+        nc1 = self._last_nc1()
+        every = max(1, config.epochs // 20)
+        while self.done < last:
+            epoch = self.done + 1
+            order = self._order(epoch - 1)
+            root = jax.random.fold_in(jax.random.key(config.seed + 1), epoch)
+            keys = np.asarray(jax.random.key_data(jax.random.split(root, len(order))))
+            tally = []
+            for start in range(0, len(order), _STEPS_PER_CALL):
+                piece = slice(start, start + _STEPS_PER_CALL)
+                rows = jax.device_put(order[piece], self.split)
+                self.state, said = self._chunk(
+                    self.state, self.pixels, self.labels, rows, jax.device_put(keys[piece], self.whole)
+                )
+                tally.append(np.asarray(said))
+                spent = time.perf_counter() - begin
+                share = (epoch - 1 - first + min(1.0, (start + len(order[piece])) / len(order))) / (last - first)
+                yield {
+                    "epoch": epoch,
+                    "epochs": last,
+                    "loss": float(tally[-1][-1, 1]),
+                    "accuracy": float(tally[-1][:, 2].mean()),
+                    "nc1": nc1,
+                    "left": spent * (1 - share) / max(share, 1e-9),
+                }
+            total, loss, right = np.concatenate(tally).mean(axis=0)
+            self.done = epoch
+            line: dict[str, Any] = {"epoch": epoch, "objective": float(total), "loss": float(loss)}
+            if config.loss != "supcon":
+                line["accuracy_batches"] = float(right)
+            if not math.isfinite(line["objective"]):
+                self._log(line | {"status": "NONFINITE"})
+                why = f"{config.learning_rate:g} made the loss infinite in epoch {epoch}"
+                raise ValueError(f"learning_rate: {why}; give a smaller one")
+            if epoch in measured:
+                line |= self._measure()
+                nc1 = line["train"]["nc1_quotient"]
+            self._log(line)
+            if epoch in measured or epoch % every == 0 or epoch == last:
+                self._save()
+
+    def _last_nc1(self) -> float | None:
+        seen = [line["train"]["nc1_quotient"] for line in self.history if "train" in line]
+        return seen[-1] if seen else None
+
+    def _pass(self, images: Images, size: int = 512) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Features, logits and classes of all images, batch by batch, in evaluation mode."""
+        size = min(size, -(-len(images) // self.rows_split.num_devices) * self.rows_split.num_devices)
+        size = max(1, size // self.rows_split.num_devices) * self.rows_split.num_devices
+        for start in range(0, len(images), size):
+            rows = np.arange(start, min(start + size, len(images)))
+            padded = np.resize(images.images[rows], (size, *images.image_shape))
+            features, logits = self._outputs(
+                self.state["params"], self.state["stats"], jax.device_put(padded, self.rows_split)
+            )
+            yield np.asarray(features)[: len(rows)], np.asarray(logits)[: len(rows)], images.labels[rows]
+
+    def _measure(self) -> dict[str, Any]:
+        """Geometry of training and test features, streamed in float64."""
+        found: dict[str, Any] = {}
+        matrices, bias = head_matrices(self._model(self.state["params"], self.state["stats"]))
+        single = len(matrices) == 1 and self.config.loss != "supcon"
+        for name, images in (("train", self.train_images), ("test", self.test_images)):
+            sums = ClassSums(images.num_classes)
+            for features, _, labels in self._pass(images):
+                sums.update(features, labels)
+            seen = Agreement(sums.means)
+            for features, logits, labels in self._pass(images):
+                if self.config.loss == "supcon":
+                    logits = features @ sums.means
+                seen.update(features, labels, logits=logits)
+            measures = sums.measures(matrices[0] if single else None, bias if single else None)
+            gram = sums.means.T @ sums.means
+            right = seen.nearest_accuracy if self.config.loss == "supcon" else seen.accuracy
+            found[name] = {
+                "accuracy": right,
+                "nearest_accuracy": seen.nearest_accuracy,
+                **({} if self.config.loss == "supcon" else {"nc4_mismatch": seen.mismatch}),
+                **{key: value for key, value in measures.items() if math.isfinite(value)},
+                "rank_of_means": numerical_rank(sums.means),
+                "gram": gram.tolist() if images.num_classes <= 100 else None,
+            }
+        found["ranks_of_weights"] = [numerical_rank(matrix) for matrix in matrices]
+        return found
+
+    # -------------------------------------------------------------- the end
+
+    def finish(self, seconds: float) -> Trained:
+        """Save what was learned."""
+        parts = {}
+        for name, images in (("", self.train_images), ("test_", self.test_images)):
+            rows = [features for features, _, _ in self._pass(images)]
+            parts[f"{name}H"], parts[f"{name}y"] = np.concatenate(rows).T.astype(np.float32), images.labels
+        matrices, bias = head_matrices(self._model(self.state["params"], self.state["stats"]))
+        if self.config.loss == "supcon":
+            matrices, bias = (), None
+        arrays = dict(parts)
+        if len(matrices) == 1:
+            arrays["W"] = matrices[0]
+        else:
+            arrays |= {f"W{i}": matrix for i, matrix in enumerate(matrices, start=1)}
+        if bias is not None:
+            arrays["b"] = bias
+        path = self.out / "features.npz"
+        part = path.with_name("features.part.npz")
+        np.savez(part, allow_pickle=False, **arrays)
+        os.replace(part, path)
+        self.manager.close()
+        return Trained(
+            self.config, self.done, self.history, parts["H"], parts["y"], parts["test_H"], parts["test_y"],
+            tuple(matrices), bias, seconds, self.out,
+        )  # fmt: skip
+
+
+def _optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+    total, warm = config.epochs * steps, round(config.warmup * steps)
+    body = max(1, total - warm)
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(config.learning_rate, body)
+    elif config.schedule == "step":
+        rate = optax.piecewise_constant_schedule(config.learning_rate, {body // 2: 0.1, 3 * body // 4: 0.1})
+    else:
+        rate = optax.constant_schedule(config.learning_rate)
+    if warm:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warm), rate], [warm])
+    parts = [] if config.decay == "ufm" else [optax.add_decayed_weights(config.weight_decay)]
+    if config.optimizer == "adam":
+        return optax.chain(*parts, optax.adam(rate))
+    return optax.chain(*parts, optax.sgd(rate, momentum=config.momentum or None, nesterov=config.momentum > 0))
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Leaves by their paths: what a checkpoint holds, whatever the classes around them."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def read_config(out: str | Path) -> Config:
+    """The configuration of a run's folder.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    path = Path(out) / "config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        names = {field.name for field in dataclasses.fields(Config)}
+        return Config(**{name: value for name, value in said.items() if name in names})
+    except FileNotFoundError:
+        raise ValueError(f"resume: {out} holds no run (no config.json); begin one with --out {out}") from None
+    except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"resume: {path} cannot be read ({error}); restore it") from None
+
+
+def read_log(out: str | Path) -> list[dict[str, Any]]:
+    """The records of a run, those of whole lines."""
+    found = []
+    path = Path(out) / "log.jsonl"
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:  # a line that a kill cut short
+                break
+    return found
