@@ -376,7 +376,7 @@ def report(
     if constraint is None:
         kind = "sphere" if pairs else "free"
         constraint = ("nonnegative-sphere" if pairs else "nonnegative") if positive else kind
-        if positive:
+        if positive and optimum:
             notes.append("all features are nonnegative, so are those of the model")
     if pairs and constraint.endswith("sphere"):
         H = _normalised(H)

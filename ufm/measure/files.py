@@ -138,10 +138,10 @@ def _arrays_of(place: Path) -> dict[str, NDArray[Any]]:
     if ending == ".npy":
         return {"features": _single(place, "features")}
     try:
-        archive = np.load(place, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("not an archive")
-        with archive:
+        with place.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("not an archive")
             known = {alias for aliases in _NAMES.values() for alias in aliases}
             wanted = [key for key in archive.files if key in known or (key[:1] == "W" and key[1:].isdigit())]
             return {key: archive[key] for key in wanted}
@@ -158,7 +158,8 @@ def _single(place: Path, name: str) -> NDArray[Any]:
             return next(iter(_tensors(place).values()))
         if place.suffix.lower() in (".txt", ".csv"):
             return np.loadtxt(place, delimiter=",", ndmin=1)
-        return np.asarray(np.load(place, allow_pickle=False))
+        with place.open("rb") as stream:
+            return np.asarray(np.load(stream, allow_pickle=False))
     except _BROKEN as error:
         if str(error).startswith("file:"):
             raise

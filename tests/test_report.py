@@ -1,0 +1,326 @@
+"""The report: features of known geometry are found nearest to it; files are read; bad input gets one sentence."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ufm
+from ufm import cli
+from ufm.measure import gram_distance, measure, simplex_etf_gram
+from ufm.measure.files import read_features
+from ufm.report import Geometry, _best_order, compare, read_report, report
+from ufm.theory.frames import seli_frames, simplex_etf
+
+COUNTS = (40, 40, 4, 4)
+DECAYS = {"weight_decay": 4e-3, "feature_decay": 1e-3}
+
+
+def laid_out(means, counts=COUNTS, noise=0.0, seed=0):
+    """Samples around class means, d x N, and their labels."""
+    y = np.repeat(np.arange(len(counts)), counts)
+    H = np.asarray(means)[:, y]
+    return H + noise * np.random.default_rng(seed).normal(size=H.shape), y
+
+
+@pytest.fixture(scope="module")
+def optimum():
+    """An imbalanced optimum, turned into six dimensions."""
+    result = ufm.solve(ufm.shallow(COUNTS, dim=4, **DECAYS))
+    Q = np.linalg.qr(np.random.default_rng(3).normal(size=(6, 6)))[0][:, :4]
+    return Q @ result.params.features, result.params.classifier @ Q.T
+
+
+@pytest.fixture(scope="module")
+def near_optimum(optimum):
+    """The report of samples around that optimum, with test features."""
+    M, W = optimum
+    return report(*laid_out(M, noise=0.03), W, test=laid_out(M, (9, 8, 7, 6), noise=0.03, seed=1), **DECAYS)
+
+
+def test_features_at_an_optimum_are_nearest_to_it(near_optimum):
+    found = near_optimum
+    target = found.target("optimum")
+    assert found.nearest is target
+    assert found.nearest_centred is target
+    assert target.verdict == "global"
+    assert target.relative_gap <= 1e-8
+    assert target.distance < 0.05
+    assert target.classifier_distance < 1e-6
+    assert all(other.distance > 3 * target.distance for other in found.targets if other is not target)
+    assert found.path is None
+
+
+def test_distances_and_measures_are_those_of_the_measure_room(near_optimum, optimum):
+    found, (M, W) = near_optimum, optimum
+    H, y = laid_out(M, noise=0.03)
+    assert found.measures == measure(H, y, W)
+    for target in found.targets:
+        assert target.distance == gram_distance(found.gram, target.gram)
+    means = np.stack([H[:, y == k].mean(axis=1) for k in range(4)], axis=1)
+    np.testing.assert_allclose(found.gram, means.T @ means, rtol=1e-12)
+    C = np.eye(4) - 1 / 4
+    etf = found.target("simplex_etf")
+    assert etf.distance_centred == pytest.approx(gram_distance(C @ found.gram @ C, simplex_etf_gram(4)), rel=1e-12)
+    assert etf.distance_centred == pytest.approx(found.target("orthogonal_frame").distance_centred, rel=1e-12)
+    assert found.test["accuracy"] == {"classifier": 1.0, "nearest_mean": 1.0}
+    assert found.test["nc4_mismatch_train_means"] == 0.0
+    assert found.ranks["W"] == 3
+    np.testing.assert_allclose(found.spectra["logits"], np.linalg.svd(W @ means, compute_uv=False), atol=1e-12)
+
+
+def test_minority_angles_and_predicted_ratio(near_optimum, optimum):
+    few = near_optimum.minority
+    assert few["classes"].tolist() == [2, 3]
+    W = optimum[1]
+    cosine = W[2] @ W[3] / np.linalg.norm(W[2]) / np.linalg.norm(W[3])  # bias-free CE rows sum to zero already
+    assert few["learned"]["classifier"]["mean_cosine"] == pytest.approx(cosine, abs=1e-9)
+    assert few["optimum"]["classifier"]["mean_cosine"] == pytest.approx(cosine, abs=1e-6)
+    # Collapse when lambda_Z = sqrt(n_B)/N with N = n_B (2 R + 2).
+    ratio = few["predicted_ratio"]
+    assert np.sqrt(4e-3 * 1e-3) == pytest.approx(np.sqrt(4) / (4 * (2 * ratio + 2)))
+
+
+def test_without_decays_the_nearest_of_a_path_is_reported_as_such(optimum):
+    found = report(*laid_out(optimum[0], noise=0.01), optimum[1])
+    assert found.nearest.name == "optimum"
+    assert found.path.over == "lambda_Z"
+    assert set(found.path.verdicts) == {"global"}
+    # The grid has steps of a factor 10^(8/32): the truth, 2e-3, is within one.
+    assert 2e-3 / 1.8 < found.path.grid[found.path.chosen] < 2e-3 * 1.8
+    assert any("lambda_Z was not given" in note for note in found.notes)
+    # At a vanishing decay the optimum tends to SELI, like 1/log: SELI features sit at the far end of the path.
+    W, M = seli_frames(COUNTS, dim=4)
+    limit = report(*laid_out(M), W)
+    assert limit.nearest.name == "seli"
+    assert limit.path.chosen == 0
+    assert limit.path.distance[0] < 0.5 * limit.target("simplex_etf").distance
+    assert any("at an end" in note for note in limit.notes)
+
+
+def test_optimum_at_a_tiny_decay_is_nearest_to_seli_of_all_frames():
+    tiny = ufm.solve(ufm.shallow(COUNTS, dim=4, weight_decay=1e-9, feature_decay=1e-9))
+    found = report(*laid_out(tiny.params.features), tiny.params.classifier, optimum=False)
+    assert found.nearest.name == "seli"
+    assert found.nearest_centred.name == "seli"
+
+
+def test_etf_features_are_nearest_to_the_etf_also_about_a_common_mean():
+    H, y = laid_out(simplex_etf(4, 6), (10,) * 4, noise=0.01)
+    found = report(H, y, optimum=False)
+    assert (found.nearest.name, found.nearest_centred.name) == ("simplex_etf", "simplex_etf")
+    assert found.minority is None
+    moved = report(H + 5.0, y, optimum=False)
+    assert moved.nearest_centred.name == "simplex_etf"
+    assert moved.nearest.distance > 0.9
+
+
+def test_relu_features_are_held_against_the_nonnegative_model():
+    H, y = laid_out(np.diag([2.0, 2.0, 1.0, 1.0]))
+    found = report(H, y)
+    assert found.problem.model.features == "nonnegative"
+    assert set(found.path.verdicts) == {"global"}
+    assert np.count_nonzero(found.target("optimum").gram - np.diag(np.diag(found.target("optimum").gram))) == 0
+    assert report(H, y, optimum=False).notes == ()
+
+
+def test_a_deep_head_is_measured_layer_by_layer():
+    rng = np.random.default_rng(0)
+    W1, W2, b = rng.normal(size=(5, 6)), rng.normal(size=(3, 5)), rng.normal(size=3)
+    H, y = laid_out(rng.normal(size=(6, 3)), (6, 5, 4), noise=0.1)
+    found = report(H, y, [W1, W2], b, loss="mse", activation="relu")
+    hidden = np.maximum(W1 @ H, 0)
+    means = np.stack([hidden[:, y == k].mean(axis=1) for k in range(3)], axis=1)
+    assert found.layer_distances[1]["orthogonal_frame"] == pytest.approx(gram_distance(means.T @ means, np.eye(3)))
+    assert found.layers.depth == 2
+    assert found.accuracy["classifier"] == np.mean((W2 @ hidden + b[:, None]).argmax(0) == y)
+    assert any("several weight matrices" in note for note in found.notes)
+    assert found.problem is None
+
+
+def test_multiplicities_stand_for_samples(optimum):
+    M, W = optimum
+    short = report(M, np.arange(4), W, counts=COUNTS, optimum=False)
+    long = report(*laid_out(M), W, optimum=False)
+    np.testing.assert_allclose(short.gram, long.gram, rtol=1e-12)
+    assert short.counts.tolist() == list(COUNTS)
+
+
+# ------------------------------------------------------------------ two geometries
+
+
+def test_comparison_forgets_rotation_scale_and_order_of_equal_classes(optimum):
+    M, W = optimum
+    order = [1, 0, 3, 2]
+    Q = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
+    scales = np.array([1.0, 1.3, 1.0, 1.7])  # makes the classes unlike
+    a = report(M * scales, np.arange(4), W, counts=COUNTS, optimum=False)
+    b = report(3.0 * Q @ (M * scales)[:, order], np.arange(4), (W @ Q.T)[order], counts=COUNTS, optimum=False)
+    found = compare(a, b)
+    assert found.distance < 1e-12
+    assert found.distance_in_order > 0.05
+    assert found.order.tolist() == order
+    assert found.classifier_distance < 1e-12
+    assert compare(a, a).order.tolist() == [0, 1, 2, 3]
+    # Unequal counts: no class changes place.
+    c = report(*laid_out((M * scales)[:, order], (40, 39, 4, 3)), optimum=False)
+    assert compare(a, c).distance == compare(a, c).distance_in_order
+
+
+def test_search_over_orders_finds_a_hidden_permutation():
+    rng = np.random.default_rng(5)
+    V = rng.normal(size=(4, 7))
+    hidden = rng.permutation(7)
+    B = (V.T @ V)[np.ix_(hidden, hidden)]
+    order = _best_order(V.T @ V, B, np.ones((7, 7), dtype=bool), 20)
+    np.testing.assert_allclose(B[np.ix_(order, order)], V.T @ V, atol=1e-12)
+
+
+def test_comparison_needs_equal_numbers_of_classes(optimum):
+    a = report(optimum[0], np.arange(4), optimum=False)
+    b = report(optimum[0][:, :3], np.arange(3), optimum=False)
+    with pytest.raises(ValueError, match="has 3 classes but features has 4"):
+        compare(a, b)
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_files_of_every_kind_give_the_same_arrays(tmp_path, optimum):
+    M, W = optimum
+    H, y = laid_out(M, noise=0.01)
+    named = {"features": H.T, "labels": y, "W": W, "b": np.zeros(4), "test_H": H, "test_y": y}
+    np.savez(tmp_path / "a.npz", **named)
+    (tmp_path / "folder").mkdir()
+    for name, array in named.items():
+        np.save(tmp_path / "folder" / f"{name}.npy", array)
+    places = [tmp_path / "a.npz", tmp_path / "folder"]
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        torch.save({name: torch.as_tensor(array) for name, array in named.items()}, tmp_path / "a.pt")
+        places.append(tmp_path / "a.pt")
+    for place in places:
+        given = read_features(place)
+        np.testing.assert_array_equal(given.features, H)
+        np.testing.assert_array_equal(given.labels, y)
+        np.testing.assert_array_equal(given.weights[0], W)
+        np.testing.assert_array_equal(given.test[0], H)
+    np.savez(tmp_path / "deep.npz", H=H, y=y, W1=W, W2=np.eye(4))
+    assert [w.shape for w in read_features(tmp_path / "deep.npz").weights] == [(4, 6), (4, 4)]
+    np.save(tmp_path / "alone.npy", H)
+    np.savetxt(tmp_path / "labels.txt", y)
+    assert read_features(tmp_path / "alone.npy", labels=tmp_path / "labels.txt").labels.tolist() == y.tolist()
+
+
+def test_ambiguous_square_features_follow_the_flag(tmp_path):
+    X = np.arange(9.0).reshape(3, 3)
+    np.savez(tmp_path / "a.npz", features=X, labels=[0, 1, 2])
+    np.testing.assert_array_equal(read_features(tmp_path / "a.npz").features, X)
+    np.testing.assert_array_equal(read_features(tmp_path / "a.npz", samples="rows").features, X.T)
+
+
+def test_saved_report_reads_back_and_holds_strict_json(tmp_path, near_optimum):
+    files = near_optimum.save(tmp_path / "out")
+    names = sorted(path.name for path in files)
+    assert names == sorted(
+        ["report.json", *(f"{f}.{e}" for f in ("grams", "spectrum", "distances") for e in ("png", "pdf"))]
+    )
+    assert all(path.stat().st_size > 1000 for path in files)
+    back = read_report(files[0])
+    assert isinstance(back, Geometry)
+    assert compare(back, near_optimum).distance < 1e-14
+    assert back.nearest == (near_optimum.nearest.name, near_optimum.nearest.distance)
+    json.loads(files[0].read_text(), parse_constant=lambda word: pytest.fail(word))
+
+
+def test_commands_print_tables_and_json(tmp_path, capsys, optimum):
+    M, W = optimum
+    H, y = laid_out(M, noise=0.01)
+    np.savez(tmp_path / "net.npz", H=H, y=y, W=W, test_H=H, test_y=y)
+    cli.main(["features", str(tmp_path / "net.npz"), "--weight-decay", "4e-3", "--feature-decay", "1e-3"])
+    said = " ".join(capsys.readouterr().out.split())
+    for word in (
+        "nearest: optimum",
+        "global, gap",
+        "seli",
+        "accuracy, classifier 1 1",
+        "smallest angle",
+        "nc1_quotient",
+    ):
+        assert word in said, word
+    cli.main(["features", str(tmp_path / "net.npz"), "--frames-only", "--json", "--out", str(tmp_path / "out")])
+    found = json.loads(capsys.readouterr().out)
+    assert found["nearest"]["name"] == "seli"
+    cli.main(["compare", str(tmp_path / "net.npz"), str(tmp_path / "out"), "--json"])
+    both = json.loads(capsys.readouterr().out)
+    assert both["distance"] < 1e-12
+    assert both["names"] == ["net", "net"]
+    cli.main(["compare", str(tmp_path / "net.npz"), str(tmp_path / "out" / "report.json")])
+    assert "nearest, centred" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ bad input
+
+
+def _refused(capsys, words):
+    """The one line of a refused command."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(word) for word in words])
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+BAD = {
+    "nan": ({"H": [[1.0, np.nan]], "y": [0, 1]}, "features[0, 1] is nan"),
+    "out of range": ({"H": np.eye(3), "y": [0, 1, 7], "W": np.eye(3)}, "labels[2] is 7 but the classes are 0..2"),
+    "missing class": ({"H": np.eye(3), "y": [0, 2, 2]}, "no sample of class 1"),
+    "shapes": ({"H": np.ones((4, 5)), "y": [0, 1, 2]}, "features has shape (4, 5) but labels has 3 entries"),
+    "classifier": ({"H": np.eye(3), "y": [0, 1, 2], "W": np.ones((3, 2))}, "W has shape (3, 2)"),
+    "layers": ({"H": np.eye(3), "y": [0, 1, 2], "W1": np.ones((3, 2)), "W2": np.eye(3)}, "weights[0] has shape (3, 2)"),
+    "gap in layers": ({"H": np.eye(3), "y": [0, 1, 2], "W1": np.eye(3), "W3": np.eye(3)}, "number the matrices"),
+    "no labels": ({"H": np.eye(3)}, "needs labels or y"),
+    "twice": ({"H": np.eye(3), "features": np.eye(3), "y": [0, 1, 2]}, "keep one of them"),
+    "half a test": ({"H": np.eye(3), "y": [0, 1, 2], "test_H": np.eye(3)}, "only one of test_features"),
+    "bad test": (
+        {"H": np.eye(3), "y": [0, 1, 2], "test_H": np.eye(3), "test_y": [0, 1, 1]},
+        "test: labels has no sample",
+    ),
+    "pickle": ({"H": np.array([None]), "y": [0]}, "not a readable .npz file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_features_get_one_sentence(tmp_path, capsys, name):
+    arrays, words = BAD[name]
+    np.savez(tmp_path / "bad.npz", **arrays)
+    assert words in _refused(capsys, ["features", tmp_path / "bad.npz", "--frames-only"])
+
+
+def test_unreadable_files_and_flags_get_one_sentence(tmp_path, capsys):
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "broken.pt").write_bytes(b"no tensors")
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "good.npz", H=np.eye(3), y=[0, 1, 2], W=np.eye(3))
+    good = tmp_path / "good.npz"
+    for words, expected in (
+        (["features", tmp_path / "none.npz"], "does not exist"),
+        (["features", tmp_path / "broken.npz"], "not a readable .npz"),
+        (["features", tmp_path / "broken.pt"], "tensors"),
+        (["features", tmp_path / "empty"], "folder without .npy arrays"),
+        (["features", good, "--labels", tmp_path / "none.npy"], "labels: "),
+        (["features", good, "--loss", "hinge"], "loss: 'hinge' is not known"),
+        (["features", good, "--constraint", "cube"], "constraint: 'cube' is not known"),
+        (["features", good, "--weight-decay", "1,2"], "has 2 numbers for 1 matrices"),
+        (["features", good, "--weight-decay", "-1", "--feature-decay", "1"], "weight-decay: -1"),
+        (["features", good, "--loss", "supcon"], "has no classifier"),
+        (["compare", good, tmp_path / "other.json"], "is not a report"),
+        (["compare", good], "ufm compare --help"),
+    ):
+        assert expected in _refused(capsys, words), expected
