@@ -549,7 +549,8 @@ def report_spectrum(said: dict[str, Any]) -> Figure:
         axes.set_xlabel("index")
         axes.set_ylabel(f"singular value over the largest (at least {_SMALLEST_SHOWN:g})")
         axes.set_title(said["name"])
-        axes.legend(framealpha=0.95)
+        if axes.lines[:-1]:  # besides the level of the rank
+            axes.legend(framealpha=0.95)
         return figure
 
 
