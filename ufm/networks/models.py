@@ -95,10 +95,11 @@ class BatchNorm(nnx.Module):
     def __init__(
         self, channels: int, param_dtype: Any, scale_init: float = 1.0, momentum: float = 0.9, epsilon: float = 1e-5
     ):
-        self.scale = nnx.Param(jnp.full((channels,), scale_init, param_dtype))
-        self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros((channels,), jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones((channels,), jnp.float32))
+        # Made by NumPy, like the weights: nothing to compile.
+        self.scale = nnx.Param(jnp.asarray(np.full(channels, scale_init, param_dtype)))
+        self.bias = nnx.Param(jnp.asarray(np.zeros(channels, param_dtype)))
+        self.mean = nnx.BatchStat(jnp.asarray(np.zeros(channels, np.float32)))
+        self.var = nnx.BatchStat(jnp.asarray(np.ones(channels, np.float32)))
         self.momentum, self.epsilon = momentum, epsilon
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
