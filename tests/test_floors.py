@@ -27,6 +27,7 @@ FLOORS = (
     ("plot",),
     ("quickstart",),
     ("phase", "report"),
+    ("trained",),
     ("cli",),
     ("__main__",),
 )

@@ -28,13 +28,14 @@ from rich.table import Table
 
 from ._version import __version__
 from .answer import Answer, answer
+from .networks.config import Config, read_config
 from .problem import Labels, Problem, batches, contrastive, convert, deep, labels, losses, shallow
 from .problem.contrastive import CONTRASTIVE, CONVENTIONS, TWO_TOWER
 from .solve import Status
 
 # ------------------------------------------------------------------ the words
 
-_COMMANDS = ("solve", "sweep", "phase", "features", "compare", "quickstart", "cite")
+_COMMANDS = ("solve", "sweep", "phase", "train", "features", "compare", "quickstart", "cite")
 _SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram", "smoothed")
 
 _LOSSES_WITH = {
@@ -690,6 +691,75 @@ class Features:
 
 
 @dataclasses.dataclass
+class Train:
+    """Train a network to collapse and hold what it learned against the certified optimum of the matching UFM.
+
+    ufm train --out DIR begins a run, ufm train --resume DIR goes on with one that was stopped. Data: digits (comes with
+    scikit-learn), a folder or file of MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100, an .npz file, or hf:NAME.
+    """
+
+    config: Config = dataclasses.field(default_factory=Config)
+    """The run."""
+    out: Path | None = None
+    """Folder of the run: log, checkpoints, features, report and figures."""
+    resume: Path | None = None
+    """Go on with the run in this folder, along the curve that it would have taken."""
+    report: bool = True
+    """Hold the features against theory at the end."""
+    tensorboard: bool = False
+    """Also write event files for TensorBoard into the folder."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Train, report and print."""
+        config, out = self.config, self.out
+        if (self.out is None) == (self.resume is None):
+            said = "neither is given" if self.out is None else "both are given"
+            raise ValueError(f"out: {said}, --out and --resume; give one of them")
+        if self.resume is not None:
+            if self.config != Config():
+                raise ValueError("resume: a run goes on as it was begun; drop the other flags")
+            config, out = read_config(self.resume), self.resume
+        assert out is not None
+        try:
+            from . import trained
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("flax", "orbax", "sklearn"):
+                raise
+            raise ValueError("train: Flax is not installed; pip install 'ufm[networks]'") from None
+        with _progress("epochs") as (bar, task):
+
+            def show(said: dict[str, Any]) -> None:
+                nc1 = "" if said["nc1"] is None else f", NC1 {said['nc1']:.3g}"
+                words = f"loss {said['loss']:.4g}, accuracy {100 * said['accuracy']:.1f} %{nc1}"
+                bar.update(task, completed=said["epoch"], total=said["epochs"], statuses=words)
+
+            found = trained.run(
+                config,
+                out,
+                resume=self.resume is not None,
+                compare=self.report,
+                tensorboard=self.tensorboard,
+                progress=show,
+            )
+        said = found.to_json()
+        if self.json:
+            print(json.dumps(said))
+            return
+        screen = Console(highlight=False)
+        table = Table("", "train", "test", box=None, padding=(0, 2, 0, 0))
+        for name in ("accuracy", "nc1_quotient", "cdnv", "nc2_gram_etf_centred_means", "nc3_papyan", "nc4_mismatch"):
+            row = [said[split].get(name) for split in ("train", "test")]
+            if any(value is not None for value in row):
+                table.add_row(name, *(_number(value, 6) for value in row))
+        screen.print(f"{said['epochs']} epochs, loss {_number(said['loss'], 6)}, {said['seconds']:.1f} s")
+        screen.print(table)
+        if found.report is not None:
+            _print_report(found.report.to_json(), [str(out)])
+
+
+@dataclasses.dataclass
 class Compare:
     """Compare two geometries: solutions of solve --save, features as for ufm features, or saved reports.
 
@@ -1126,7 +1196,7 @@ def _print_quickstart(found: Any) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Any:
+def _progress(what: str = "cells") -> Any:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -1135,7 +1205,7 @@ def _progress() -> Any:
         TextColumn("{task.fields[statuses]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
-        yield bar, bar.add_task("cells", total=None, statuses="compiling")
+        yield bar, bar.add_task(what, total=None, statuses="compiling")
 
 
 def _save_solution(found: Answer, path: Path) -> None:
@@ -1199,11 +1269,12 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Features | Compare | Quickstart | Cite:
+def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features | Compare | Quickstart | Cite:
     commands = (
         Annotated[Solve, tyro.conf.subcommand("solve")]
         | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Phase, tyro.conf.subcommand("phase")]
+        | Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Features, tyro.conf.subcommand("features")]
         | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]

@@ -587,3 +587,65 @@ def report_distances(said: dict[str, Any]) -> Figure:
         axes.set_title(f"{said['name']}: distance of the Gram matrix to")
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return figure
+
+
+def training(history: list[dict[str, Any]], distances: dict[str, list[float]], title: str = "") -> Figure:
+    """How a network came to its geometry: loss and accuracy, collapse of the samples, geometry of the class means.
+
+    Args:
+        history: records of a run, one per epoch; those with ``train`` have measures.
+        distances: for the epochs in ``epoch`` the distance to each target, by its name; may be empty.
+        title: of the figure.
+    """
+    measured = [line for line in history if "train" in line]
+    epoch = np.array([line["epoch"] for line in measured], dtype=float)
+
+    def column(split: str, name: str) -> Any:
+        return np.array([line[split].get(name, np.nan) for line in measured], dtype=float)
+
+    with plt.rc_context(_STYLE):
+        figure, ((left, right), (low, last)) = plt.subplots(2, 2, figsize=(8.4, 6.0), layout="constrained")
+        figure.suptitle(title)
+        lines = [line for line in history if "loss" in line]
+        left.plot([line["epoch"] for line in lines], [line["loss"] for line in lines], "k-", label="loss")
+        left.set_yscale("log")
+        left.set_ylabel("loss")
+        other = left.twinx()
+        for split, style in (("train", "o--"), ("test", "s:")):
+            other.plot(epoch, 1 - column(split, "accuracy"), style, color="0.45", ms=4, label=f"{split} error")
+        other.set_ylabel("share of errors")
+        other.set_ylim(0, None)
+        handles = [*left.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
+        left.legend(handles, [str(handle.get_label()) for handle in handles])
+        left.set_title("loss and errors")
+        for split, style in (("train", "o-"), ("test", "s--")):
+            right.plot(epoch, column(split, "nc1_quotient"), style, ms=4, label=f"NC1, {split}", color="k")
+            right.plot(epoch, column(split, "cdnv"), style, ms=4, label=f"CDNV, {split}", color="0.55")
+        right.set_yscale("log")
+        right.set_title("spread inside classes")
+        right.legend()
+        names = {
+            "nc2_equinorm_centred_means": "NC2: norms of class means",
+            "nc2_gram_etf_centred_means": "NC2: distance to the ETF",
+            "nc3_papyan": "NC3: classifier and means",
+            "nc4_mismatch": "NC4: other nearest mean",
+        }
+        for (name, label), style in zip(names.items(), ("o-", "s--", "^-.", "v:"), strict=True):
+            values = column("train", name)
+            if np.isfinite(values).any():
+                low.plot(epoch, np.where(values > 0, values, np.nan), style, ms=4, label=label)
+        low.set_yscale("log")
+        low.set_title("class means and classifier")
+        low.legend()
+        words = {"optimum": "certified optimum of the model", "simplex_etf": "simplex ETF", "seli": "SELI"}
+        words["orthogonal_frame"] = "orthogonal frame"
+        for name, style in zip(words, ("ko-", "s--", "^-.", "v:"), strict=True):
+            if name in distances:
+                last.plot(distances["epoch"], distances[name], style, ms=4, label=words[name])
+        if len(last.lines):
+            last.legend()
+        last.set_title("distance of the centred class means")
+        for axes in (left, right, low, last):
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlabel("epoch")
+    return figure

@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..answer import versions
 from ..measure import numerical_rank
 from ..measure.stream import Agreement, ClassSums
-from ..problem.labels import show, whole_number
+from .config import Config, read_config
 from .data import (
     Images,
     augment,
@@ -45,142 +45,9 @@ from .data import (
     per_class,
     standardise,
 )
-from .models import ARCHITECTURES, Network, head_matrices, make
+from .models import Network, head_matrices, make
 
-LOSSES = ("ce", "mse", "supcon")
 _STEPS_PER_CALL = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """One training run; plain numbers and words, written to ``config.json``.
-
-    Attributes:
-        data: a source of :func:`ufm.networks.load`.
-        arch: one of ``ufm.networks.ARCHITECTURES``.
-        loss: ce, mse or supcon.
-        epochs: passes over the data.
-        batch_size: images of a step, over all devices.
-        optimizer: sgd (with momentum) or adam.
-        learning_rate: the largest.
-        schedule: cosine (to 0), step (a tenth at 1/2 and 3/4 of the epochs) or constant.
-        warmup: epochs of linear rise.
-        momentum: of sgd, Nesterov.
-        decay: standard or ufm, see the module.
-        weight_decay: lambda_W, or of every parameter.
-        feature_decay: lambda_H per sample, for decay ufm; lambda_W K/N by default.
-        bias_decay: lambda_b, for decay ufm; 0 leaves the bias free.
-        smoothing: label smoothing of ce.
-        temperature: of supcon.
-        projection: output size of the projection behind supcon; 0 takes the normalised features.
-        views: augmented views of an image in a supcon batch.
-        bind: batch binding for supcon: a sample of each class in every batch.
-        width: factor on the channels.
-        feature_dim: d; the architecture's own by default.
-        head_depth: L, weight matrices behind the features.
-        head_activation: relu or linear.
-        head_width: of the hidden layers of the head; d by default.
-        bias: whether the last layer has one.
-        relu_features: whether features pass a ReLU; the architecture's own way by default.
-        samples: training images per class (of the largest class); all by default.
-        imbalance: ratio of the largest to the smallest class.
-        profile: step or exponential.
-        minority: fraction of minority classes of the step profile.
-        coarse: name of a map to coarser classes, or nothing.
-        limit: at most this many training images, in proportion.
-        augment: random crops and flips.
-        dtype: arithmetic of the backbone, float32 or bfloat16; state is float32.
-        evaluations: number of log-spaced epochs at which the geometry is measured.
-        stop_epoch: end after this epoch, with the schedule of the whole run.
-        seed: of everything random.
-    """
-
-    data: str = "digits"
-    arch: str = "resnet18"
-    loss: Literal["ce", "mse", "supcon"] = "ce"
-    epochs: int = 100
-    batch_size: int = 128
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = 0.1
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: float = 0.0
-    momentum: float = 0.9
-    decay: Literal["standard", "ufm"] = "standard"
-    weight_decay: float = 5e-4
-    feature_decay: float | None = None
-    bias_decay: float = 0.0
-    smoothing: float = 0.0
-    temperature: float = 0.1
-    projection: int = 0
-    views: int = 2
-    bind: bool = False
-    width: float = 1.0
-    feature_dim: int | None = None
-    head_depth: int = 1
-    head_activation: Literal["relu", "linear"] = "relu"
-    head_width: int | None = None
-    bias: bool = True
-    relu_features: bool | None = None
-    samples: int | None = None
-    imbalance: float = 1.0
-    profile: Literal["step", "exponential"] = "step"
-    minority: float = 0.5
-    coarse: str | None = None
-    limit: int | None = None
-    augment: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    evaluations: int = 12
-    stop_epoch: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        choices = {
-            "arch": ARCHITECTURES,
-            "loss": LOSSES,
-            "optimizer": ("sgd", "adam"),
-            "schedule": ("cosine", "step", "constant"),
-            "decay": ("standard", "ufm"),
-            "dtype": ("float32", "bfloat16"),
-            "profile": ("step", "exponential"),
-        }
-        for name, allowed in choices.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name}: {show(value)} is not known; choose one of {', '.join(allowed)}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("head_depth", 1), ("evaluations", 1), ("views", 1)):
-            whole_number(name, getattr(self, name), least)
-        for name in ("learning_rate", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a positive number")
-        for name in ("weight_decay", "bias_decay", "feature_decay", "warmup"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name}: {show(value)} is not allowed; give a number of at least 0")
-        for name in ("momentum", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a number in [0, 1)")
-        if not 1 <= self.imbalance < math.inf:
-            raise ValueError(f"imbalance: {show(self.imbalance)} is not allowed; give a ratio of at least 1")
-        if self.smoothing and self.loss != "ce":
-            raise ValueError(f"smoothing: {self.smoothing:g} has no effect with loss {self.loss}; drop it")
-        if (self.feature_decay is not None or self.bias_decay) and self.decay != "ufm":
-            name = "feature_decay" if self.feature_decay is not None else "bias_decay"
-            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with decay standard; say decay ufm")
-        if self.loss != "supcon" and (self.projection or self.bind):
-            name = "projection" if self.projection else "bind"
-            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with loss {self.loss}; drop it")
-        if self.loss == "supcon" and self.decay == "ufm":
-            raise ValueError("decay: 'ufm' is for a classifier, and supcon has none; say standard")
-        if self.stop_epoch is not None and not 1 <= self.stop_epoch <= self.epochs:
-            raise ValueError(f"stop_epoch: {show(self.stop_epoch)} is not an epoch of 1..{self.epochs}; change it")
-
-    @property
-    def measured_epochs(self) -> list[int]:
-        """Epochs at which the geometry is measured: 0, log-spaced ones, and the last."""
-        spaced = np.unique(np.round(np.geomspace(1, self.epochs, self.evaluations)).astype(int))
-        found = {0, *map(int, spaced), self.epochs}
-        return sorted(
-            found if self.stop_epoch is None else {*(e for e in found if e <= self.stop_epoch), self.stop_epoch}
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,12 +161,18 @@ def feature_decay_of(config: Config, train: Images) -> float:
 
 
 def train(
-    config: Config, out: str | Path, *, resume: bool = False, devices: Any = None, progress: Progress = None
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    devices: Any = None,
+    progress: Progress = None,
+    listen: Progress = None,
 ) -> Trained:
     """Train a network, measure its geometry on the way, and save what it learned.
 
     The folder holds ``config.json``, ``log.jsonl`` (one record per epoch), ``checkpoints/`` and at the end
-    ``features.npz`` (H, y, W or W1, W2, ..., b, test_H, test_y).
+    ``features.npz`` (H, y, W or W1, W2, ..., b, test_features, test_labels).
 
     Args:
         config: the run.
@@ -307,12 +180,14 @@ def train(
         resume: go on from the last checkpoint, along the curve that the run would have taken.
         devices: to lay every batch over; all local ones by default.
         progress: called after every compiled call with epoch, epochs, loss, accuracy, nc1 and seconds left.
+        listen: called with every record of the log.
 
     Raises:
         ValueError: bad data or settings, or a folder of another run; one sentence with the remedy.
     """
     begin = time.perf_counter()
     run = _Run(config, Path(out), resume, tuple(jax.local_devices() if devices is None else devices))
+    run.listen = listen
     for said in run.epochs():
         if progress is not None:
             progress(said)
@@ -350,7 +225,7 @@ class _Run:
             seed=config.seed,
         )
         self.graph, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-        params, stats, self.rest = map(nnx.pure, parts)  # plain arrays: traces may make and drop them
+        params, stats, self.rest = map(nnx.as_pure, parts)  # plain arrays: traces may make and drop them
         self.optimizer = _optimizer(config, self.steps)
         state = {"params": params, "stats": stats, "optimizer": self.optimizer.init(params)}
         self.state = jax.device_put(state, self.whole)
@@ -359,6 +234,7 @@ class _Run:
         self.norm = standardise(self.train_images)
         self.done = 0
         self.history: list[dict[str, Any]] = []
+        self.listen: Progress = None
         self._chunk = jax.jit(self._many_steps, donate_argnums=0)
         self._outputs = jax.jit(self._eval)
         self.manager = ocp.CheckpointManager(
@@ -402,8 +278,8 @@ class _Run:
                 f"resume: checkpoint {latest} in {self.out} cannot be read ({type(error).__name__}); "
                 f"remove its folder to go on from the one before"
             ) from None
-        assert found is not None
-        self.state = jax.tree.unflatten(jax.tree.structure(self.state), [found[k] for k in flat])
+        leaves: Any = found
+        self.state = jax.tree.unflatten(jax.tree.structure(self.state), [leaves[key] for key in flat])
         self.done = int(latest)
         self.history = [line for line in read_log(self.out) if line["epoch"] <= self.done]
         text = "".join(json.dumps(line) + "\n" for line in self.history)
@@ -415,6 +291,8 @@ class _Run:
         self.history.append(line)
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+        if self.listen is not None:
+            self.listen(line)
 
     def _save(self) -> None:
         self.manager.save(self.done, args=ocp.args.StandardSave(_flat(self.state)))
@@ -427,12 +305,13 @@ class _Run:
 
     def _objective(self, params: Any, stats: Any, pixels: Any, labels: Any, key: Any) -> Any:
         config = self.config
-        if config.loss == "supcon":
+        pad = max(1, self.train_images.image_shape[0] // 8)  # 4 pixels of 32, as published
+        if config.loss == "supcon" and config.views > 1:
             keys = jax.random.split(key, config.views)
-            pixels = jnp.concatenate([augment(k, pixels) for k in keys])
+            pixels = jnp.concatenate([augment(k, pixels, pad=pad) for k in keys])
             labels = jnp.tile(labels, config.views)
         elif config.augment:
-            pixels = augment(key, pixels)
+            pixels = augment(key, pixels, pad=pad)
         model = self._model(params, stats)
         outputs = model(normalise(pixels, *self.norm, dtype=jnp.dtype(config.dtype)), train=True)
         loss = _data_loss(config, outputs, labels, self.train_images.num_classes)
@@ -442,10 +321,10 @@ class _Run:
             penalty = 0.5 * config.weight_decay * squares
             per_sample = feature_decay_of(config, self.train_images) * len(self.train_images)
             penalty += 0.5 * per_sample * jnp.mean(jnp.sum(outputs.features**2, axis=1))
-            if config.bias and config.bias_decay:
-                penalty += 0.5 * config.bias_decay * jnp.sum(model.head[-1].bias[...] ** 2)
+            if config.bias_decay:
+                penalty += 0.5 * config.bias_decay * jnp.sum(_bias(model) ** 2)
         right = jnp.mean((jnp.argmax(outputs.logits, axis=1) == labels).astype(jnp.float32))
-        return loss + penalty, (nnx.pure(nnx.state(model, nnx.BatchStat)), loss, right)
+        return loss + penalty, (nnx.as_pure(nnx.state(model, nnx.BatchStat)), loss, right)
 
     def _many_steps(self, state: Any, pixels: Any, labels: Any, order: Any, keys: Any) -> Any:
         def step(state: Any, given: Any) -> Any:
@@ -571,9 +450,10 @@ class _Run:
     def finish(self, seconds: float) -> Trained:
         """Save what was learned."""
         parts = {}
-        for name, images in (("", self.train_images), ("test_", self.test_images)):
-            rows = [features for features, _, _ in self._pass(images)]
-            parts[f"{name}H"], parts[f"{name}y"] = np.concatenate(rows).T.astype(np.float32), images.labels
+        names = (("H", "y", self.train_images), ("test_features", "test_labels", self.test_images))
+        for features, labels, images in names:
+            rows = [batch for batch, _, _ in self._pass(images)]
+            parts[features], parts[labels] = np.concatenate(rows).T.astype(np.float32), images.labels
         matrices, bias = head_matrices(self._model(self.state["params"], self.state["stats"]))
         if self.config.loss == "supcon":
             matrices, bias = (), None
@@ -590,9 +470,15 @@ class _Run:
         os.replace(part, path)
         self.manager.close()
         return Trained(
-            self.config, self.done, self.history, parts["H"], parts["y"], parts["test_H"], parts["test_y"],
+            self.config, self.done, self.history, parts["H"], parts["y"], parts["test_features"], parts["test_labels"],
             tuple(matrices), bias, seconds, self.out,
         )  # fmt: skip
+
+
+def _bias(model: Network) -> Any:
+    """Bias of the last layer, 0 without one."""
+    bias = model.head[-1].bias
+    return jnp.zeros(()) if bias is None else bias[...]
 
 
 def _optimizer(config: Config, steps: int) -> optax.GradientTransformation:
@@ -615,23 +501,6 @@ def _optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 def _flat(tree: Any) -> dict[str, Any]:
     """Leaves by their paths: what a checkpoint holds, whatever the classes around them."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def read_config(out: str | Path) -> Config:
-    """The configuration of a run's folder.
-
-    Raises:
-        ValueError: there is none, or it is damaged.
-    """
-    path = Path(out) / "config.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        names = {field.name for field in dataclasses.fields(Config)}
-        return Config(**{name: value for name, value in said.items() if name in names})
-    except FileNotFoundError:
-        raise ValueError(f"resume: {out} holds no run (no config.json); begin one with --out {out}") from None
-    except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"resume: {path} cannot be read ({error}); restore it") from None
 
 
 def read_log(out: str | Path) -> list[dict[str, Any]]:

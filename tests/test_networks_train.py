@@ -1,0 +1,247 @@
+"""Training: it collapses, it is the same run after a kill and on eight devices, and it says what is wrong."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ufm
+from ufm.cli import main
+from ufm.networks import head_matrices, load
+from ufm.networks import models as models_module
+from ufm.networks import train as train_module
+from ufm.networks.config import ARCHITECTURES, LOSSES, Config, read_config
+from ufm.networks.train import read_log, supcon, train
+
+SMALL = Config(arch="mlp", width=0.1, epochs=3, batch_size=200, samples=60, evaluations=2, learning_rate=0.05)
+
+
+def numbers(history):
+    """Everything a log has but nothing that a clock wrote."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in history]
+
+
+def test_names_are_those_of_the_models():
+    assert tuple(models_module.ARCHITECTURES) == ARCHITECTURES
+
+
+def test_supcon_is_the_loss_of_the_problem():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(9, 5))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2])
+    problem = ufm.contrastive(labels=ufm.labels.from_labels(labels), dim=5, temperature=0.3)
+    expected = float(problem.objective(ufm.Params((), points.T, None)))
+    with ufm.float64():
+        assert float(supcon(jnp.asarray(points), jnp.asarray(labels), 0.3)) == pytest.approx(expected, rel=1e-12)
+        alone = supcon(jnp.asarray(points[:4]), jnp.asarray([0, 0, 1, 2]), 0.3)  # two anchors without a positive
+    assert np.isfinite(alone)
+
+
+def test_decay_of_theory_is_the_penalty_of_the_canonical_objective(tmp_path):
+    config = dataclasses.replace(
+        SMALL, decay="ufm", weight_decay=0.02, feature_decay=3e-4, bias_decay=0.01, loss="mse", batch_size=600
+    )
+    run = train_module._Run(config, tmp_path / "run", False, tuple(jax.devices()[:1]))
+    state, images = run.state, run.train_images
+    assert len(images) == 600
+    rows = np.arange(600)
+    total, (_, loss, _) = run._objective(
+        state["params"], state["stats"], images.images[rows], images.labels[rows], jax.random.key(0)
+    )
+    model = run._model(state["params"], state["stats"])
+    x = train_module.normalise(images.images, *run.norm)
+    outputs = model(x, train=True)
+    (W,), b = head_matrices(model)
+    H = np.asarray(outputs.features, np.float64).T
+    problem = ufm.shallow(
+        labels=ufm.labels.from_labels(images.labels), dim=len(H), loss="mse", weight_decay=0.02, feature_decay=3e-4,
+        bias="decay", bias_decay=0.01,
+    )  # fmt: skip
+    expected = float(problem.objective(ufm.Params((W,), H, b)))
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+    assert float(loss) < float(total)
+
+
+def test_digits_are_learned_and_collapse(tmp_path):
+    config = Config(
+        arch="mlp", width=0.5, epochs=60, batch_size=128, learning_rate=0.1, weight_decay=2e-3, evaluations=6
+    )
+    run = train(config, tmp_path / "run")
+    first, last = run.history[0], run.history[-1]
+    assert last["test"]["accuracy"] > 0.95
+    assert last["train"]["accuracy"] > 0.999
+    assert last["train"]["nc1_quotient"] < first["train"]["nc1_quotient"] / 10
+    assert [line["epoch"] for line in run.history] == list(range(61))
+    saved = np.load(tmp_path / "run" / "features.npz")
+    assert saved["H"].shape == run.features.shape == (len(run.weights[0][0]), len(load("digits")))
+    np.testing.assert_array_equal(saved["y"], load("digits").labels)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_architecture_learns_under_every_loss(tmp_path, arch, loss):
+    if arch != "mlp" and (arch, loss) not in {("resnet20", "ce"), ("convnext-tiny", "supcon")}:
+        pytest.skip("in the slow run")
+    smoke(tmp_path, arch, loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_architecture_learns_under_every_loss_slow(tmp_path, arch, loss):
+    smoke(tmp_path, arch, loss)
+
+
+def smoke(tmp_path, arch, loss):
+    config = Config(
+        arch=arch, loss=loss, width=0.125, epochs=2, batch_size=50, samples=20, evaluations=1, learning_rate=0.01,
+        optimizer="adam", projection=8 if loss == "supcon" else 0, dtype="bfloat16", augment=True,
+    )  # fmt: skip
+    run = train(config, tmp_path / "run")
+    assert run.history[2]["objective"] < run.history[1]["objective"]
+    assert all(leaf.dtype == np.float32 for leaf in (run.features, run.test_features))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"loss": "supcon", "bind": True, "views": 2}, {"decay": "ufm", "head_depth": 3, "optimizer": "adam"}],
+    ids=["ce", "supcon", "deep"],
+)
+def test_same_seed_same_curve_and_a_stopped_run_goes_on(tmp_path, change):
+    config = dataclasses.replace(SMALL, epochs=4, **change)
+    whole = train(config, tmp_path / "whole")
+    again = train(config, tmp_path / "again")
+    assert numbers(whole.history) == numbers(again.history)
+    assert numbers(train(dataclasses.replace(config, seed=1), tmp_path / "other").history) != numbers(whole.history)
+
+    class Stop(Exception):
+        pass
+
+    def stop(said):
+        if said["epoch"] == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, tmp_path / "stopped", progress=stop)
+    with (tmp_path / "stopped" / "log.jsonl").open("a") as log:
+        log.write('{"epoch": 3, "lo')  # a line that the kill cut short
+    resumed = train(read_config(tmp_path / "stopped"), tmp_path / "stopped", resume=True)
+    assert numbers(resumed.history) == numbers(whole.history) == numbers(read_log(tmp_path / "stopped"))
+    np.testing.assert_array_equal(resumed.features, whole.features)
+
+
+SCRIPT = "import sys; from ufm.cli import main; main(['train', *sys.argv[1:]])"
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_from_the_command(tmp_path):
+    flags = ["--arch", "mlp", "--width", "0.1", "--epochs", "40", "--samples", "60", "--batch-size", "200"]
+    environment = os.environ | {"UFM_CACHE": str(tmp_path / "programs")}
+
+    def begin(*arguments):
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments, "--no-report"], env=environment,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+    assert begin(*flags, "--out", str(tmp_path / "whole")).wait(600) == 0
+    process = begin(*flags, "--out", str(tmp_path / "killed"))
+    deadline = time.monotonic() + 300
+    while len(read_log(tmp_path / "killed")) < 12:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert begin("--resume", str(tmp_path / "killed")).wait(600) == 0
+    assert read_log(tmp_path / "killed") == read_log(tmp_path / "whole")
+
+
+def test_eight_devices_take_the_same_curve(tmp_path):
+    script = """
+import dataclasses, json, sys, jax
+from ufm.networks.config import Config
+from ufm.networks.train import train
+assert len(jax.devices()) == 8
+config = Config(**json.loads(sys.argv[1]))
+for number in (1, 8):
+    train(config, f"{sys.argv[2]}/{number}", devices=jax.devices()[:number])
+"""
+    config = dataclasses.replace(SMALL, arch="resnet20", width=0.125, batch_size=160, samples=32, epochs=2)
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    said = json.dumps(dataclasses.asdict(config))
+    done = subprocess.run(
+        [sys.executable, "-c", script, said, str(tmp_path)], env=os.environ | flags, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, eight = (read_log(tmp_path / name) for name in ("1", "8"))
+    for a, b in zip(one, eight, strict=True):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)  # float32 sums in another order
+        if "train" in a:
+            assert a["train"]["nc1_quotient"] == pytest.approx(b["train"]["nc1_quotient"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"arch": "vgg"}, "arch: 'vgg' is not known"),
+        ({"loss": "hinge"}, "loss: 'hinge' is not known"),
+        ({"epochs": 0}, "epochs: 0"),
+        ({"learning_rate": -1.0}, "learning_rate: -1.0 is not allowed"),
+        ({"smoothing": 0.1, "loss": "mse"}, "smoothing: 0.1 has no effect"),
+        ({"feature_decay": 0.1}, "feature_decay: 0.1 has no effect with decay standard"),
+        ({"projection": 8}, "projection: 8 has no effect with loss ce"),
+        ({"loss": "supcon", "decay": "ufm"}, "decay: 'ufm' is for a classifier"),
+        ({"stop_epoch": 9}, "stop_epoch: 9"),
+        ({"imbalance": 0.5}, "imbalance: 0.5"),
+    ],
+)
+def test_wrong_settings_are_told_at_the_door(change, said):
+    with pytest.raises(ValueError, match=r".") as told:
+        dataclasses.replace(SMALL, **change)
+    assert said in str(told.value)
+
+
+def test_wrong_data_and_folders_are_told(tmp_path):
+    with pytest.raises(ValueError, match="batch_size: 5000 is above the"):
+        train(dataclasses.replace(SMALL, batch_size=5000), tmp_path / "a")
+    with pytest.raises(ValueError, match=r"source"):
+        train(dataclasses.replace(SMALL, data="no-such-data"), tmp_path / "b")
+    one = dataclasses.replace(SMALL, loss="supcon", views=1, samples=1, batch_size=5)
+    with pytest.raises(ValueError, match="has one sample, which has no positive"):
+        train(one, tmp_path / "c")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="is not empty"):
+        train(SMALL, tmp_path / "full")
+    with pytest.raises(ValueError, match="holds no run"):
+        read_config(tmp_path / "full")
+    train(dataclasses.replace(SMALL, epochs=1), tmp_path / "run")
+    with pytest.raises(ValueError, match="was begun with another epochs"):
+        train(SMALL, tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="made the loss infinite"):
+        train(dataclasses.replace(SMALL, learning_rate=1e12, loss="mse"), tmp_path / "blown")
+
+
+def test_the_command_trains_reports_and_draws(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("UFM_CACHE", "")
+    flags = ["--arch", "mlp", "--width", "0.1", "--epochs", "2", "--samples", "40", "--batch-size", "100"]
+    with jax.numpy_rank_promotion("allow"):
+        main(["train", *flags, "--out", str(tmp_path / "run"), "--tensorboard", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["epochs"] == 2
+    assert said["nearest_centred"]["name"]
+    assert {"optimum", "simplex_etf"} <= said["distances"].keys()
+    for name in ("config.json", "log.jsonl", "features.npz", "training.png", "report/report.json", "report/grams.png"):
+        assert (tmp_path / "run" / name).is_file(), name
+    assert list((tmp_path / "run" / "events").iterdir())
+    with pytest.raises(SystemExit):
+        main(["train", *flags])
+    assert capsys.readouterr().err.startswith("ufm: out: neither is given")

@@ -1,0 +1,167 @@
+"""What a training run is: plain numbers and words, checked when they are written down. Knows no Flax."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..problem.labels import show, whole_number
+
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet20", "mlp", "convnext-tiny")
+"""Names of the networks, see :mod:`ufm.networks.models`."""
+
+LOSSES = ("ce", "mse", "supcon")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run; plain numbers and words, written to ``config.json``.
+
+    Attributes:
+        data: a source of :func:`ufm.networks.load`.
+        arch: one of ``ufm.networks.ARCHITECTURES``.
+        loss: ce, mse or supcon.
+        epochs: passes over the data.
+        batch_size: images of a step, over all devices.
+        optimizer: sgd (with momentum) or adam.
+        learning_rate: the largest.
+        schedule: cosine (to 0), step (a tenth at 1/2 and 3/4 of the epochs) or constant.
+        warmup: epochs of linear rise.
+        momentum: of sgd, Nesterov.
+        decay: standard or ufm, see the module.
+        weight_decay: lambda_W, or of every parameter.
+        feature_decay: lambda_H per sample, for decay ufm; lambda_W K/N by default.
+        bias_decay: lambda_b, for decay ufm; 0 leaves the bias free.
+        smoothing: label smoothing of ce.
+        temperature: of supcon.
+        projection: output size of the projection behind supcon; 0 takes the normalised features.
+        views: augmented views of an image in a supcon batch; 1 takes the image as it is, unless ``augment`` is on.
+        bind: batch binding for supcon: a sample of each class in every batch.
+        width: factor on the channels.
+        feature_dim: d; the architecture's own by default.
+        head_depth: L, weight matrices behind the features.
+        head_activation: relu or linear.
+        head_width: of the hidden layers of the head; d by default.
+        bias: whether the last layer has one.
+        relu_features: whether features pass a ReLU; the architecture's own way by default.
+        samples: training images per class (of the largest class); all by default.
+        imbalance: ratio of the largest to the smallest class.
+        profile: step or exponential.
+        minority: fraction of minority classes of the step profile.
+        coarse: name of a map to coarser classes, or nothing.
+        limit: at most this many training images, in proportion.
+        augment: random crops and flips.
+        dtype: arithmetic of the backbone, float32 or bfloat16; state is float32.
+        evaluations: number of log-spaced epochs at which the geometry is measured.
+        stop_epoch: end after this epoch, with the schedule of the whole run.
+        seed: of everything random.
+    """
+
+    data: str = "digits"
+    arch: str = "resnet18"
+    loss: Literal["ce", "mse", "supcon"] = "ce"
+    epochs: int = 100
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.1
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = 0.0
+    momentum: float = 0.9
+    decay: Literal["standard", "ufm"] = "standard"
+    weight_decay: float = 5e-4
+    feature_decay: float | None = None
+    bias_decay: float = 0.0
+    smoothing: float = 0.0
+    temperature: float = 0.1
+    projection: int = 0
+    views: int = 2
+    bind: bool = False
+    width: float = 1.0
+    feature_dim: int | None = None
+    head_depth: int = 1
+    head_activation: Literal["relu", "linear"] = "relu"
+    head_width: int | None = None
+    bias: bool = True
+    relu_features: bool | None = None
+    samples: int | None = None
+    imbalance: float = 1.0
+    profile: Literal["step", "exponential"] = "step"
+    minority: float = 0.5
+    coarse: str | None = None
+    limit: int | None = None
+    augment: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    evaluations: int = 12
+    stop_epoch: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "arch": ARCHITECTURES,
+            "loss": LOSSES,
+            "optimizer": ("sgd", "adam"),
+            "schedule": ("cosine", "step", "constant"),
+            "decay": ("standard", "ufm"),
+            "dtype": ("float32", "bfloat16"),
+            "profile": ("step", "exponential"),
+        }
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}: {show(value)} is not known; choose one of {', '.join(allowed)}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("head_depth", 1), ("evaluations", 1), ("views", 1)):
+            whole_number(name, getattr(self, name), least)
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a positive number")
+        for name in ("weight_decay", "bias_decay", "feature_decay", "warmup"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}: {show(value)} is not allowed; give a number of at least 0")
+        for name in ("momentum", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a number in [0, 1)")
+        if not 1 <= self.imbalance < math.inf:
+            raise ValueError(f"imbalance: {show(self.imbalance)} is not allowed; give a ratio of at least 1")
+        if self.smoothing and self.loss != "ce":
+            raise ValueError(f"smoothing: {self.smoothing:g} has no effect with loss {self.loss}; drop it")
+        if (self.feature_decay is not None or self.bias_decay) and self.decay != "ufm":
+            name = "feature_decay" if self.feature_decay is not None else "bias_decay"
+            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with decay standard; say decay ufm")
+        if self.loss != "supcon" and (self.projection or self.bind):
+            name = "projection" if self.projection else "bind"
+            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with loss {self.loss}; drop it")
+        if self.loss == "supcon" and self.decay == "ufm":
+            raise ValueError("decay: 'ufm' is for a classifier, and supcon has none; say standard")
+        if self.stop_epoch is not None and not 1 <= self.stop_epoch <= self.epochs:
+            raise ValueError(f"stop_epoch: {show(self.stop_epoch)} is not an epoch of 1..{self.epochs}; change it")
+
+    @property
+    def measured_epochs(self) -> list[int]:
+        """Epochs at which the geometry is measured: 0, log-spaced ones, and the last."""
+        spaced = np.unique(np.round(np.geomspace(1, self.epochs, self.evaluations)).astype(int))
+        found = {0, *map(int, spaced), self.epochs}
+        return sorted(
+            found if self.stop_epoch is None else {*(e for e in found if e <= self.stop_epoch), self.stop_epoch}
+        )
+
+
+def read_config(out: str | Path) -> Config:
+    """The configuration of a run's folder.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    path = Path(out) / "config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        names = {field.name for field in dataclasses.fields(Config)}
+        return Config(**{name: value for name, value in said.items() if name in names})
+    except FileNotFoundError:
+        raise ValueError(f"resume: {out} holds no run (no config.json); begin one with --out {out}") from None
+    except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"resume: {path} cannot be read ({error}); restore it") from None

@@ -1,0 +1,177 @@
+"""From a configuration to a finished run: the network trained, its geometry held against theory, files and figures.
+
+The training is that of :mod:`ufm.networks`, the comparison that of :mod:`ufm.report`; here the two meet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import plot
+from .measure import gram_distance
+from .networks.train import Config, Progress, Trained, feature_decay_of, prepare, train
+from .report import Report, report
+
+_TARGETS = ("optimum", "simplex_etf", "orthogonal_frame", "seli")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        trained: the network's features, layers and history.
+        report: its geometry beside theory; ``None`` where it was not asked for.
+        distances: for every measured epoch the distance of the Gram matrix of the centred class means to each target.
+        files: files written.
+    """
+
+    trained: Trained
+    report: Report | None
+    distances: dict[str, list[float]]
+    files: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as the command's ``--json`` object."""
+        last = self.trained.history[-1]
+        said = {
+            "epochs": self.trained.epochs,
+            "loss": last.get("loss"),
+            "train": _scalars(last.get("train", {})),
+            "test": _scalars(last.get("test", {})),
+            "seconds": self.trained.seconds,
+            "files": self.files,
+        }
+        if self.report is not None:
+            near = self.report.nearest_centred
+            said["nearest_centred"] = {"name": near.name, "distance": near.distance_centred}
+            said["distances"] = {target.name: target.distance_centred for target in self.report.targets}
+        return said
+
+
+def run(
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    compare: bool = True,
+    tensorboard: bool = False,
+    devices: Any = None,
+    progress: Progress = None,
+) -> Run:
+    """Train a network, report its geometry, and draw how it came about.
+
+    Args:
+        config: of the training.
+        out: folder of the run; the report goes into ``out/report``.
+        resume: go on with the run in the folder.
+        tensorboard: also write event files for TensorBoard into the folder.
+        compare: solve the matching unconstrained features model and report the distance to its optimum.
+        devices: to lay batches over; all local ones by default.
+        progress: see :func:`ufm.networks.train.train`.
+
+    Raises:
+        ValueError: bad data, settings or folder.
+    """
+    out = Path(out)
+    listen = _tensorboard(out) if tensorboard else None
+    trained = train(config, out, resume=resume, devices=devices, progress=progress, listen=listen)
+    files = [str(out / name) for name in ("config.json", "log.jsonl", "features.npz")]
+    found = None
+    if compare:
+        found = report(trained.features, trained.y, _weights(trained), trained.bias, **_options(trained))
+        files += [str(path) for path in found.save(out / "report")]
+    distances = distances_by_epoch(trained.history, found)
+    figure = plot.training(trained.history, distances, title=_title(config))
+    files += [str(path) for path in plot.save_figure(figure, out / "training")]
+    ended = Run(trained, found, distances, files)
+    (out / "run.json").write_text(json.dumps(ended.to_json(), indent=1) + "\n", encoding="utf-8")
+    return ended
+
+
+def distances_by_epoch(history: list[dict[str, Any]], found: Report | None) -> dict[str, list[float]]:
+    """Distance of the Gram matrix of the centred class means, modulo scale, to each target at every measured epoch."""
+    rows = [line for line in history if line.get("train", {}).get("gram") is not None]
+    if found is None or not rows:
+        return {}
+    size = len(rows[0]["train"]["gram"])
+    centring = np.eye(size) - 1.0 / size
+
+    def centred(gram: Any) -> np.ndarray:
+        return centring @ np.asarray(gram) @ centring
+
+    distances: dict[str, list[float]] = {"epoch": [line["epoch"] for line in rows]}
+    for target in found.targets:
+        if target.name in _TARGETS:
+            wanted = centred(target.gram)
+            if np.linalg.norm(wanted) > 0:
+                distances[target.name] = [gram_distance(centred(line["train"]["gram"]), wanted) for line in rows]
+    return distances
+
+
+def _weights(trained: Trained) -> Any:
+    return None if not trained.weights else trained.weights[0] if len(trained.weights) == 1 else list(trained.weights)
+
+
+def _options(trained: Trained) -> dict[str, Any]:
+    """What the report is told of the training."""
+    config = trained.config
+    options: dict[str, Any] = {
+        "loss": config.loss,
+        "activation": config.head_activation,
+        "test": (trained.test_features, trained.test_y),
+        "name": f"{config.arch} on {config.data}",
+    }
+    if config.loss == "supcon":
+        # behind a projection the temperature acts on other vectors than the features
+        return options | ({} if config.projection else {"temperature": config.temperature})
+    if config.smoothing:
+        options["smoothing"] = config.smoothing
+    if config.decay == "ufm":
+        options["weight_decay"] = config.weight_decay
+        options["feature_decay"] = feature_decay_of(config, prepare(config)[0])
+        if config.bias and config.bias_decay:
+            options["bias_decay"] = config.bias_decay
+    return options
+
+
+def _title(config: Config) -> str:
+    words = [config.arch, Path(config.data).name, config.loss]
+    if config.imbalance > 1:
+        words.append(f"imbalance {config.imbalance:g}")
+    if config.head_depth > 1:
+        words.append(f"{config.head_depth} {config.head_activation} layers")
+    return ", ".join([*words, f"{config.decay} decay"])
+
+
+def _tensorboard(out: Path) -> Callable[[dict[str, Any]], None]:
+    """A listener that writes every scalar of the log as an event."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError:
+        raise ValueError("tensorboard: tensorboardX is not installed; pip install 'ufm[tensorboard]'") from None
+    writers: list[Any] = []
+
+    def listen(line: dict[str, Any]) -> None:
+        if not writers:  # the folder is there now
+            writers.append(SummaryWriter(str(out / "events")))
+        for name, value in {**_scalars(line), **_nested(line)}.items():
+            writers[0].add_scalar(name, value, line["epoch"])
+        writers[0].flush()
+
+    return listen
+
+
+def _nested(line: dict[str, Any]) -> dict[str, float]:
+    return {f"{split}/{k}": v for split in ("train", "test") for k, v in _scalars(line.get(split, {})).items()}
+
+
+def _scalars(measured: dict[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in measured.items() if isinstance(v, (int, float)) and math.isfinite(v)}
