@@ -108,8 +108,11 @@ def test_bottleneck_gradient_reaches_every_parameter():
         assert np.any(np.asarray(leaf)), path
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 13, 3), (32, 32, 3)])
+@pytest.mark.parametrize(
+    ("arch", "shape"),
+    [(arch, shape) for arch in ARCHITECTURES for shape in ((8, 8, 1), (32, 32, 3))]
+    + [("resnet20", (9, 13, 3)), ("convnext-tiny", (13, 9, 1))],
+)
 def test_shapes_at_every_size(arch, shape):
     """Without computing: odd sides, both channel numbers, head and projection."""
 
