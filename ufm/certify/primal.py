@@ -39,20 +39,21 @@ def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
 
 
 def _inputs(problem: Problem, params: Params) -> tuple[Any, Any]:
-    """Bounds of the absolute value and of the error of A_{L-1}.
+    """Bounds of the absolute value and of the error of A_{L-1}; ``None`` for an error of zero.
 
     P_l = W_l A_{l-1}:  |error| <= |W_l| |error of A_{l-1}| + gamma(width) |W_l| |A_{l-1}|;  ReLU is exact and
     1-Lipschitz.
     """
     model, a = problem.model, params.features
-    error = jnp.zeros_like(a)
+    error = None  # of H there is none; a product with constant zeros is compiled wrongly by XLA (CPU, jax 0.10.2)
     for w in params.weights[:-1]:
         p = w @ a
-        error = SLACK * (jnp.abs(w) @ error) + gamma(w.shape[1] + 2) * (jnp.abs(w) @ jnp.abs(a))
+        own = gamma(w.shape[1] + 2) * (jnp.abs(w) @ jnp.abs(a))
+        error = own if error is None else SLACK * (jnp.abs(w) @ error) + own
         if model.activation == "relu" and model.rounding is not None:
             error = error + gamma(6) * (jnp.abs(p) + jnp.abs(model.rounding))
         a = model.activate(p)
-    return jnp.abs(a) + error, error
+    return (jnp.abs(a), None) if error is None else (jnp.abs(a) + error, error)
 
 
 def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
@@ -61,7 +62,8 @@ def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
     d, k = w.shape[1], problem.num_classes
     logits = problem.model.logits(params)
     magnitude, error = _inputs(problem, params)
-    size, drift = jnp.abs(w) @ magnitude, SLACK * (jnp.abs(w) @ error)
+    size = jnp.abs(w) @ magnitude
+    drift = jnp.zeros_like(logits) if error is None else SLACK * (jnp.abs(w) @ error)
     if problem.model.scale is not None:
         size, drift = problem.model.scale * size, SLACK * problem.model.scale * drift
     if params.bias is not None:
