@@ -6,10 +6,10 @@ State a problem with :func:`shallow`, :func:`deep` or :func:`contrastive`, solve
 
 from ._numerics import float64
 from ._version import __version__
-from .answer import Answer, Comparison, answer, certified_many
+from .answer import Answer, Comparison, answer, certified_groups, certified_many
 from .certify import Certificate, certify
 from .measure import measure, measure_layers
-from .problem import Labels, Params, Problem, batches, contrastive, deep, labels, losses, shallow, stack
+from .problem import Labels, Params, Problem, batches, contrastive, deep, grouped, labels, losses, shallow, stack
 from .search import Search, search
 from .solve import Descent, Result, Status, descend, solve, solve_many
 from .theory import Prediction, predict
@@ -29,12 +29,14 @@ __all__ = [
     "__version__",
     "answer",
     "batches",
+    "certified_groups",
     "certified_many",
     "certify",
     "contrastive",
     "deep",
     "descend",
     "float64",
+    "grouped",
     "labels",
     "losses",
     "measure",

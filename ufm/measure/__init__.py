@@ -33,6 +33,7 @@ from ufm.measure.collapse import (
     nc4_mismatch,
     vci,
 )
+from ufm.measure.files import FeatureFile, read_features
 from ufm.measure.geometry import (
     angles,
     centre,
@@ -62,7 +63,10 @@ __all__ = [
     "GLOSSARY",
     "LAYER_GLOSSARY",
     "PHASES",
+    "Agreement",
     "ClassStatistics",
+    "ClassSums",
+    "FeatureFile",
     "LabelledFeatures",
     "Layers",
     "angles",
@@ -106,6 +110,7 @@ __all__ = [
     "orthogonal_frame_gram",
     "pairwise_distances",
     "phase_of_modes",
+    "read_features",
     "self_duality",
     "simplex_etf_gram",
     "singular_values",
