@@ -8,9 +8,9 @@ schedule, in batches of 512, arithmetic in bfloat16 with float32 state:
     torch    channels_last, autocast to bfloat16, fused SGD, torch.compile where it works (``--no-compile`` without)
 
 Timed are whole epochs after the compiling ones, of ufm those without a checkpoint or a measurement of the geometry;
-medians.  The work of a step is what XLA counts in the lowered program of one gradient (``flops_per_step``): products with
-padding are left out, so it is 13 % below the usual 6 x 0.556e9 per image.  The peak of the card is measured by a large
-bfloat16 product, and looked up for known cards.
+medians.  The work of a step is what XLA counts in the lowered program of one gradient (``flops_per_step``): products
+with padding are left out, so it is 13 % below the usual 6 x 0.556e9 per image.  The peak of the card is measured by a
+large bfloat16 product, and looked up for known cards.
 
     python benchmarks/networks.py --data DIR                the folder with CIFAR-10; writes results/networks.json
     python benchmarks/networks.py --data DIR --accuracy     test accuracy and NC1 of 5 seeds too, 200 epochs each
