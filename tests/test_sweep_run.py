@@ -19,6 +19,7 @@ import xarray as xr
 
 import ufm
 from ufm.cli import main
+from ufm.measure import gram_distance, simplex_etf_gram
 from ufm.solve import Status
 from ufm.sweep import Store, Sweep, engine, load, read_file, run, status
 from ufm.sweep import routes as routes_module
@@ -235,6 +236,10 @@ def test_groups_and_the_full_problem_agree(tmp_path):
     np.testing.assert_allclose(a.value, b.value, rtol=1e-12)
     np.testing.assert_array_equal(a.phase, b.phase)
     np.testing.assert_array_equal(a["rank"], b["rank"])
+    alive = (b["rank"] == b["rank"].max()).values  # where every class has a mean
+    for name in ("norm_ratio", "distance_to_etf"):
+        np.testing.assert_allclose(a[name].values[alive], b[name].values[alive], atol=1e-6)
+    assert float(a.distance_to_etf[0, 0]) < 1e-6  # equal counts
     assert float(a.relative_gap.max()) < 1e-10
     many = np.repeat(a.singular_values.values.ravel(), a.multiplicity.values.astype(int).ravel()).reshape(20, -1)
     np.testing.assert_allclose(np.sort(many), np.sort(b.singular_values.values.reshape(20, -1))[:, 1:], atol=1e-7)
@@ -251,6 +256,9 @@ def test_groups_have_the_class_means_of_the_full_problem(tmp_path):
         size = np.linalg.norm(means, axis=0)
         np.testing.assert_allclose(found.norm[place], size[[0, -1]], rtol=1e-7)
         cosine = (means.T @ means) / np.outer(size, size)
+        etf = gram_distance(means.T @ means, simplex_etf_gram(6))
+        assert float(found.distance_to_etf[place]) == pytest.approx(etf, abs=1e-7)
+        assert float(found.norm_ratio[place]) == pytest.approx(size.max() / size.min(), rel=1e-7)
         # the two groups of equal counts are halves of the classes there
         np.testing.assert_allclose(found.cosine_between[place, 0, 1], cosine[0, -1], atol=1e-7)
         np.testing.assert_allclose(found.cosine_within[place], [cosine[0, 1], cosine[-1, -2]], atol=1e-7)
@@ -701,3 +709,17 @@ def test_decays_of_cells_are_not_taken_for_decays_of_layers():
 def test_an_axis_may_not_have_the_name_of_a_variable(tmp_path):
     with pytest.raises(ValueError, match=r"axes.value: the dataset has a variable"):
         run(Sweep({"classes": 3}, {"value": {"values": [0.1], "sets": "weight_decay"}}), tmp_path / "out")
+
+
+def test_contrastive_sweeps_are_certified_and_know_their_geometry(tmp_path):
+    words = {"loss": "supcon", "classes": 6, "samples": 8, "temperature": 0.3}
+    found = run(Sweep(words, {"imbalance": [1.0, 4.0]}), tmp_path / "out")
+    assert found.certified == 2
+    data = load(tmp_path / "out").load()
+    for place, counts in enumerate(([8] * 6, [8] * 3 + [2] * 3)):
+        answer = ufm.answer(ufm.contrastive(counts, temperature=0.3), gtol=1e-12)
+        gram = answer.class_means_gram
+        assert float(data.value[place]) == pytest.approx(float(answer.result.value), rel=1e-12)
+        assert float(data.distance_to_etf[place]) == pytest.approx(gram_distance(gram, simplex_etf_gram(6)), abs=1e-6)
+        if place:
+            np.testing.assert_allclose(data.cosine_between[place, 0, 1], gram[0, -1], atol=1e-6)

@@ -61,6 +61,8 @@ UNITS = {
     "singular_values": "distinct singular values of Z D^{1/2} (of M D^{1/2} without a classifier), in logits",
     "multiplicity": "how often each singular value occurs",
     "rank": "number of singular values above 1e-6 of the largest",
+    "norm_ratio": "longest over shortest class mean",
+    "distance_to_etf": "distance of the class means' Gram matrix to the simplex ETF, both scaled to norm 1",
     "starts_at_best": "share of the random starts whose value is the best to a relative 1e-8",
     "gradient_norm": "Euclidean norm of the gradient of F at the last point",
     "cosine_within": "cosine between class means of one group",
@@ -342,7 +344,28 @@ def _geometry(
         within = np.where(classes > 1, (gram[:, g, g] - own / classes / ratio[:, None]) / square, np.nan)
         cosine = gram / (norm[:, :, None] * norm[:, None, :])
     cosine[:, g, g] = within
-    return {"norm": norm, "cosine_within": within, "cosine_between": cosine}
+    said = {"norm": norm, "cosine_within": within, "cosine_between": cosine}
+    return said | _to_etf(classes, square, np.where(classes > 1, within, 0.0), norm, cosine)
+
+
+def _to_etf(classes: Any, square: Any, within: Any, norm: Any, cosine: Any) -> Arrays:
+    """Ratio of the norms of the class means, and distance of their Gram matrix to the simplex ETF, by groups.
+
+    || G/||G||_F - E/||E||_F ||_F with E = I - J/K, from <G, E> = tr G - (sum of G)/K.
+    """
+    classes = np.broadcast_to(classes, np.shape(square))
+    inner = cosine * norm[:, :, None] * norm[:, None, :]
+    g = np.arange(classes.shape[1])
+    pairs = classes[:, :, None] * classes[:, None, :]
+    pairs[:, g, g] = classes * (classes - 1)
+    inner[:, g, g] = within * square
+    inner = np.where(pairs > 0, inner, 0.0)
+    trace, k = np.sum(classes * square, axis=1), np.sum(classes, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.sqrt(np.sum(classes * square**2, axis=1) + np.sum(pairs * inner**2, axis=(1, 2)))
+        along = (trace - (trace + np.sum(pairs * inner, axis=(1, 2))) / k) / (size * np.sqrt(k - 1))
+        ratio = np.max(norm, axis=1) / np.min(norm, axis=1)
+    return {"norm_ratio": ratio, "distance_to_etf": np.sqrt(np.maximum(2 - 2 * along, 0.0))}
 
 
 # ------------------------------------------------------------------ gram: contrastive, equal classes merged
@@ -387,11 +410,6 @@ def _gram(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> 
     return Prepared(_gram_kernel, jax.tree.map(np.asarray, program), _limits(settings))
 
 
-def _as_it_is(found: Any, words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Arrays:
-    del words, cells, settings
-    return _read(found)
-
-
 def _gram_kernel(program: Any, gtol: Any, max_steps: Any, gap: Any) -> dict[str, Any]:
     result = solve_gram(program, gtol, max_steps)
     certificate = certify_gram(program, result.gram, gap)
@@ -405,6 +423,15 @@ def _gram_kernel(program: Any, gtol: Any, max_steps: Any, gap: Any) -> dict[str,
         "cosine_between": cosine,
         "norm": length,
     }
+
+
+def _after_gram(found: Any, words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Arrays:
+    del settings
+    found = _read(found)
+    classes, _ = stated.groups_of(words)
+    within = np.where(classes > 1, found["cosine_within"], 0.0)
+    square = np.broadcast_to(found["norm"] ** 2, (cells, len(classes)))
+    return found | _to_etf(classes, square, within, found["norm"], found["cosine_between"])
 
 
 # ------------------------------------------------------------------ convex: the full class-mean problem
@@ -639,15 +666,19 @@ def _shapes(problem: Problem, params: Params) -> dict[str, Any]:
     return found
 
 
+def _class_means(problem: Problem, params: Params) -> Any:
+    """M, (cells, d, K)."""
+    if problem.labels.classes is None:
+        return params.features
+    inside = problem.labels.classes[:, None, :] == jnp.arange(problem.num_classes)[None, :, None]
+    weights = jnp.where(inside, problem.labels.weights[:, None, :], 0.0)
+    weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    return jnp.einsum("bdn,bkn->bdk", params.features, weights)
+
+
 def _class_outputs(problem: Problem, params: Params) -> Any:
     """Class logits s W M, (cells, K, K)."""
-    means = params.features
-    if problem.labels.classes is not None:
-        inside = problem.labels.classes[:, None, :] == jnp.arange(problem.num_classes)[None, :, None]
-        weights = jnp.where(inside, problem.labels.weights[:, None, :], 0.0)
-        weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
-        means = jnp.einsum("bdn,bkn->bdk", means, weights)
-    layer = means
+    layer = _class_means(problem, params)
     for weight in params.weights[:-1]:
         layer = weight @ layer
         layer = jnp.maximum(layer, 0.0) if problem.model.activation == "relu" else layer
@@ -660,10 +691,18 @@ def _spectrum(problem: Problem, params: Params) -> dict[str, Any]:
     matrix = _class_outputs(problem, params) * jnp.sqrt(problem.labels.counts)[:, None, :]
     values = jnp.linalg.svd(matrix, compute_uv=False)
     alive = values > 1e-6 * jnp.maximum(values[:, :1], 1e-8)
+    means = _class_means(problem, params)
+    gram = jnp.swapaxes(means, 1, 2) @ means
+    k, size = problem.num_classes, jnp.sqrt(jnp.sum(gram**2, axis=(1, 2)))
+    squares = jnp.trace(gram, axis1=1, axis2=2)
+    along = (squares - jnp.sum(gram, axis=(1, 2)) / k) / (size * np.sqrt(k - 1.0))
+    norm = jnp.sqrt(jnp.diagonal(gram, axis1=1, axis2=2))
     return {
         "singular_values": values,
         "multiplicity": jnp.ones_like(values),
         "rank": jnp.sum(alive, axis=1).astype(float),
+        "norm_ratio": jnp.max(norm, axis=1) / jnp.min(norm, axis=1),
+        "distance_to_etf": jnp.sqrt(jnp.maximum(2 - 2 * along, 0.0)),
     }
 
 
@@ -699,7 +738,7 @@ ROUTES = {
     route.name: route
     for route in (
         Route("groups", 16_384, _groups, _after_groups),
-        Route("gram", 1024, _gram, _as_it_is),
+        Route("gram", 1024, _gram, _after_gram),
         Route("convex", 256, _convex, _after_convex),
         Route("starts", 64, _starts, _after_starts),
         Route("descent", 64, _descent, _after_descent),
