@@ -9,8 +9,8 @@ tensors are read with ``weights_only=True``, and only then is PyTorch imported. 
 from __future__ import annotations
 
 import dataclasses
-import os
 import importlib
+import os
 import pickle
 import zipfile
 import zlib
