@@ -324,3 +324,18 @@ def test_unreadable_files_and_flags_get_one_sentence(tmp_path, capsys):
         (["compare", good], "ufm compare --help"),
     ):
         assert expected in _refused(capsys, words), expected
+
+
+def test_zero_features_are_left_out_of_a_sphere_and_a_lower_oracle_silences_the_solver():
+    labels = np.repeat([0, 1, 2], [12, 12, 3])
+    features = np.eye(3)[:, labels] + 0.0
+    features[:, 5] = 0.0
+    found = report(features, labels, loss="supcon", temperature=0.5)
+    assert any("1 features are zero" in note for note in found.notes)
+    assert found.nearest.distance < 1e-9
+    assert found.nearest.name in {"orthogonal_frame", "optimum", "supcon_orthogonal_frame"}
+    solved = [target for target in found.targets if target.name == "optimum"]
+    assert not solved or solved[0].distance < 1e-6  # never a point above what theory knows
+    features[:, labels == 2] = 0.0
+    with pytest.raises(ValueError, match="all of class 2 are zero"):
+        report(features, labels, loss="supcon", temperature=0.5)

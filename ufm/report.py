@@ -26,6 +26,7 @@ from . import plot
 from .answer import answer, certified_many, class_logits, class_means, describe, versions
 from .certify import certify
 from .measure import (
+    LabelledFeatures,
     Layers,
     as_arrays,
     as_matrix,
@@ -379,7 +380,10 @@ def report(
         if positive and optimum:
             notes.append("all features are nonnegative, so are those of the model")
     if pairs and constraint.endswith("sphere"):
-        H = _normalised(H)
+        data, dropped = _with_direction(data)
+        H = _normalised(data.features)
+        if dropped:
+            notes.append(f"{dropped} features are zero and were left out: on a sphere they have no direction")
         notes.append("features were divided by their norms, as the loss does")
 
     statistics = class_statistics(dataclasses.replace(data, features=H))
@@ -466,12 +470,19 @@ def _matrices(weights: Any) -> list[np.ndarray]:
     return [as_matrix(matrix, name) for matrix, name in zip(given, names, strict=True)]
 
 
+def _with_direction(data: LabelledFeatures) -> tuple[LabelledFeatures, int]:
+    """The samples whose features are not zero, and how many are."""
+    alive = np.linalg.norm(data.features, axis=0) > 0
+    gone = [k for k in range(data.num_classes) if not alive[data.labels == k].any()]
+    if gone:
+        raise ValueError(f"features: all of class {gone[0]} are zero, so it has no direction on a sphere; say free.")
+    weights = None if data.weights is None else data.weights[alive]
+    kept = dataclasses.replace(data, features=data.features[:, alive], labels=data.labels[alive], weights=weights)
+    return kept, int((~alive).sum())
+
+
 def _normalised(H: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(H, axis=0)
-    if (length == 0).any():
-        at = int(np.argmin(length))
-        raise ValueError(f"features[:, {at}] is zero: a feature on a sphere needs a direction; drop it, or say free.")
-    return H / length
+    return H / np.linalg.norm(H, axis=0)
 
 
 def _accuracies(
@@ -490,6 +501,7 @@ def _tested(test: tuple[Any, Any], head: _Head, d: int, means: np.ndarray, unit:
     W, b = (head.weights[0], head.bias) if shallow_head else (None, None)
     try:
         data = as_arrays(test[0], test[1], num_classes=K)
+        data = _with_direction(data)[0] if unit else data
         H = _normalised(data.features) if unit else data.features
         if H.shape[0] != d:
             raise ValueError(f"features have dimension {H.shape[0]} but those of training {d}: take the same layer.")
@@ -662,7 +674,17 @@ def _optimum(
         certificate = found.certificate
         judged = {"verdict": str(certificate.words), "relative_gap": float(certificate.relative_gap)}
         targets = []
-        if _alive(solved):
+        above = 1e-8 * abs(float(found.result.value))
+        lower = [
+            x.prediction.name
+            for x in found.comparisons
+            if x.prediction.holds and x.prediction.claim == "minimum" and (x.difference or 0.0) > above
+        ]
+        if lower:  # where nothing is convex, a solver may miss what theory knows
+            notes.append(
+                f"the solver ended above the minimum that theory knows ({lower[0]}): no solved optimum is shown"
+            )
+        elif _alive(solved):
             means = solved.means
             targets = [learned.held("optimum", "solved", means.T @ means, solved.classifier_gram, **judged)]
         else:
