@@ -476,7 +476,7 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     ("cite nope", "oracle", "ce_simplex_etf"),
     ("cite ce_simplex_etf again", "again", "ufm cite --help"),
     ("frobnicate", "frobnicate", "ufm --help"),
-    ("", "no command was given", "solve, phase, quickstart, cite"),
+    ("", "no command was given", "solve, sweep, phase, train, features, compare, quickstart, cite"),
 ]
 
 

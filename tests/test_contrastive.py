@@ -807,7 +807,7 @@ def test_named_diagrams(capsys, tmp_path, name, settings):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("nosuch", "name: 'nosuch' is not a diagram; choose one of class-collapse"),
+        ("nosuch", "name: 'nosuch' is not a diagram; choose one of ce-minority"),
         ("sigmoid --set x=3", "set: sigmoid has no setting 'x'"),
         ("sigmoid --set scale", "set: 'scale' is not KEY=VALUE"),
         ("sigmoid --set instances=4", "set: instances = 4 does not fit; give a list"),
