@@ -73,7 +73,7 @@ def test_minority_collapse_of_very_many_classes(tmp_path):
     found = phase.run("ce-minority", tmp_path, cells=5, resolution=4, levels=0, **setting)
     assert found.certified_share == 1.0
     assert found.wrong_phases == 0
-    said = json.loads((tmp_path / "minority_collapse.json").read_text())
+    said = json.loads((tmp_path / "ce_minority.json").read_text())
     assert said["boundary"]["largest_deviation"] <= 1e-6
     assert "--set classes=1000000" in said["command"]
 
