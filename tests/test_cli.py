@@ -126,7 +126,7 @@ def test_flags_of_a_loss_are_the_parameters_that_it_takes():
     """The table of the command against the builders themselves."""
     counts = ufm.labels.from_counts([4, 4, 4])
     builders = NAMED | CONTRASTIVE | TWO_TOWER
-    for name, losses in cli._LOSSES_WITH.items():
+    for name, losses in cli.LOSSES_WITH.items():
         assert set(losses) <= set(builders)
         words = {"views": " 2", "self_included": ""}.get(name, " 0.5")
         for loss, build in builders.items():

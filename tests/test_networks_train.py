@@ -30,7 +30,7 @@ def numbers(history):
 
 
 def test_names_are_those_of_the_models():
-    assert tuple(models_module.ARCHITECTURES) == ARCHITECTURES
+    assert tuple(models_module._PLANS) == ARCHITECTURES
 
 
 def test_supcon_is_the_loss_of_the_problem():

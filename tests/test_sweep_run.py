@@ -567,7 +567,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> None:
         assert done >= moment
         told = status(out)
         assert told.done == 5 * done  # every file with its final name is whole, and no other is read
-    assert killed >= min(kills, 1)
+    assert killed >= kills - 1  # one may fall after the last block
     left = 600 - status(out).done
     final = run(read_file(folder / "sweep.yaml"), out)
     assert final.computed == left

@@ -30,26 +30,13 @@ from ._version import __version__
 from .answer import Answer, answer
 from .networks.config import Config, read_config
 from .problem import Labels, Problem, batches, contrastive, convert, deep, labels, losses, shallow
-from .problem.contrastive import CONTRASTIVE, CONVENTIONS, TWO_TOWER
+from .problem.contrastive import CONTRASTIVE, CONVENTIONS, LOSSES_WITH, TWO_TOWER
 from .solve import Status
 
 # ------------------------------------------------------------------ the words
 
 _COMMANDS = ("solve", "sweep", "phase", "train", "features", "compare", "quickstart", "cite")
 _SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram", "smoothed")
-
-_LOSSES_WITH = {
-    "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce"),
-    "gamma": ("focal",),
-    "tau": ("la", "vs"),
-    "exponent": ("cdt", "ldt", "vs", "wce", "wsupcon"),
-    "largest_margin": ("ldam",),
-    "mix": ("supcon", "spread"),
-    "views": ("supcon",),
-    "self_included": ("supcon", "wsupcon", "simclr"),
-    "offset": ("sigmoid",),
-}
-"""The parameters of losses, each with the losses that take it."""
 
 _FLAG_OF = {
     "method": "solver",
@@ -337,15 +324,15 @@ class Solve:
 
     def loss_parameters(self) -> dict[str, float]:
         """Parameters of the loss that were given."""
-        stated = {name: getattr(self, name) for name in _LOSSES_WITH}
+        stated = {name: getattr(self, name) for name in LOSSES_WITH}
         given = {name: value for name, value in stated.items() if value is not None and value is not False}
         for name, value in given.items():
             if not np.isfinite(value):
                 raise ValueError(f"{name}: {value:g} is not a finite number; give one")
-            if self.loss in (*losses.NAMED, *CONTRASTIVE, *TWO_TOWER) and self.loss not in _LOSSES_WITH[name]:
+            if self.loss in (*losses.NAMED, *CONTRASTIVE, *TWO_TOWER) and self.loss not in LOSSES_WITH[name]:
                 raise ValueError(
                     f"{name}: {value:g} has no effect with --loss {self.loss}; drop it, or choose --loss "
-                    f"{' or '.join(_LOSSES_WITH[name])}"
+                    f"{' or '.join(LOSSES_WITH[name])}"
                 )
         return given
 

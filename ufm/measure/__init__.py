@@ -57,7 +57,7 @@ from ufm.measure.geometry import (
 )
 from ufm.measure.layers import LAYER_GLOSSARY, Layers, forward, measure_layers
 from ufm.measure.phase import PHASES, collapse_phase, group_modes, phase_of_modes
-from ufm.measure.report import GLOSSARY, measure, measure_arrays
+from ufm.measure.report import GLOSSARY, measure, measure_arrays, measure_statistics
 from ufm.measure.stream import Agreement, ClassSums
 
 __all__ = [
@@ -98,6 +98,7 @@ __all__ = [
     "measure",
     "measure_arrays",
     "measure_layers",
+    "measure_statistics",
     "nc1_papyan",
     "nc1_pinv",
     "nc1_quotient",

@@ -124,9 +124,21 @@ def measure(
 
 def measure_arrays(data: LabelledFeatures) -> dict[str, float]:
     """`measure` for arrays that passed the door already, for instance from `load_npz`."""
-    statistics = collapse.class_statistics(data)
-    M, U, W = statistics.means, statistics.centred_means, data.W
-    report = {
+    statistics, mismatch = collapse.class_statistics(data), None
+    if data.W is not None:
+        mismatch = collapse.nc4_mismatch(data.features, statistics.means, data.W, data.b, data.weights)
+    return measure_statistics(statistics, data.W, data.b, mismatch)
+
+
+def measure_statistics(
+    statistics: collapse.ClassStatistics,
+    W: FloatArray | None = None,
+    b: FloatArray | None = None,
+    mismatch: float | None = None,
+) -> dict[str, float]:
+    """The scalars of :func:`ufm.measure.measure` from class statistics; NC4 is given, not computed."""
+    M, U = statistics.means, statistics.centred_means
+    said = {
         "trace_sigma_w": float((statistics.within_factor**2).sum()),
         "trace_sigma_b": float((statistics.between_factor() ** 2).sum()),
         "nc1_pinv": collapse.nc1_pinv(statistics),
@@ -140,19 +152,20 @@ def measure_arrays(data: LabelledFeatures) -> dict[str, float]:
     }
     vectors = {"means": M, "centred_means": U}
     if W is not None:
-        W_centred = geometry.centre(W.T).T
-        vectors |= {"classifier": W.T, "centred_classifier": W_centred.T}
-        report |= {
+        centred = geometry.centre(W.T).T
+        vectors |= {"classifier": W.T, "centred_classifier": centred.T}
+        said |= {
             "nc3_papyan": collapse.nc3_papyan(W, U),
-            "nc3_papyan_centred_classifier": collapse.nc3_papyan(W_centred, U),
+            "nc3_papyan_centred_classifier": collapse.nc3_papyan(centred, U),
             "nc3_zhu": collapse.nc3_zhu(W, U),
             "nc3_dang": collapse.nc3_dang(W, M),
             "nc3_difference": collapse.nc3_difference(W, M),
             "nc3_difference_centred": collapse.nc3_difference(W, U),
-            "nc4_mismatch": collapse.nc4_mismatch(data.features, M, W, data.b, data.weights),
-            "bias_collapse": collapse.bias_collapse(W, statistics.mean_of_means, data.b),
+            "bias_collapse": collapse.bias_collapse(W, statistics.mean_of_means, b),
         }
+        if mismatch is not None:
+            said["nc4_mismatch"] = float(mismatch)
     for of, V in vectors.items():
         for name, (function, _) in _VECTOR_MEASURES.items():
-            report[f"{name}_{of}"] = function(V)
-    return {key: report[key] for key in GLOSSARY if key in report}
+            said[f"{name}_{of}"] = function(V)
+    return {key: said[key] for key in GLOSSARY if key in said}

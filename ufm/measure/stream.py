@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ufm.measure import collapse, geometry
+from ufm.measure import collapse
 from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
 from ufm.measure.collapse import ClassStatistics
 from ufm.measure.geometry import ROUNDING
-from ufm.measure.report import _VECTOR_MEASURES, GLOSSARY
+from ufm.measure.report import measure_statistics
 
 _NEED_COVARIANCE = ("nc1_pinv", "nc1_papyan", "nc1_pinv_sample_mean", "nc1_papyan_sample_mean", "vci")
 
@@ -281,44 +281,6 @@ class Agreement:
     def nearest_accuracy(self) -> float:
         """Share of samples that the nearest class mean labels right."""
         return self.nearest_right / self.total if self.total else float("nan")
-
-
-def measure_statistics(
-    statistics: ClassStatistics, W: FloatArray | None = None, b: FloatArray | None = None, mismatch: float | None = None
-) -> dict[str, float]:
-    """The scalars of :func:`ufm.measure.measure` from class statistics; NC4 is given, not computed."""
-    M, U = statistics.means, statistics.centred_means
-    said = {
-        "trace_sigma_w": float((statistics.within_factor**2).sum()),
-        "trace_sigma_b": float((statistics.between_factor() ** 2).sum()),
-        "nc1_pinv": collapse.nc1_pinv(statistics),
-        "nc1_papyan": collapse.nc1_papyan(statistics),
-        "nc1_quotient": collapse.nc1_quotient(statistics),
-        "nc1_pinv_sample_mean": collapse.nc1_pinv(statistics, "samples"),
-        "nc1_papyan_sample_mean": collapse.nc1_papyan(statistics, "samples"),
-        "nc1_quotient_sample_mean": collapse.nc1_quotient(statistics, "samples"),
-        "cdnv": collapse.cdnv(statistics),
-        "vci": collapse.vci(statistics),
-    }
-    vectors = {"means": M, "centred_means": U}
-    if W is not None:
-        centred = geometry.centre(W.T).T
-        vectors |= {"classifier": W.T, "centred_classifier": centred.T}
-        said |= {
-            "nc3_papyan": collapse.nc3_papyan(W, U),
-            "nc3_papyan_centred_classifier": collapse.nc3_papyan(centred, U),
-            "nc3_zhu": collapse.nc3_zhu(W, U),
-            "nc3_dang": collapse.nc3_dang(W, M),
-            "nc3_difference": collapse.nc3_difference(W, M),
-            "nc3_difference_centred": collapse.nc3_difference(W, U),
-            "bias_collapse": collapse.bias_collapse(W, statistics.mean_of_means, b),
-        }
-        if mismatch is not None:
-            said["nc4_mismatch"] = float(mismatch)
-    for of, V in vectors.items():
-        for name, (function, _) in _VECTOR_MEASURES.items():
-            said[f"{name}_{of}"] = function(V)
-    return {key: said[key] for key in GLOSSARY if key in said}
 
 
 def _rounding(squares: FloatArray, counts: FloatArray) -> FloatArray:

@@ -5,6 +5,7 @@ Data need NumPy and JAX only; a network needs Flax, which is imported when one i
 
 from typing import TYPE_CHECKING, Any
 
+from .config import ARCHITECTURES
 from .data import (
     Images,
     augment,
@@ -20,9 +21,9 @@ from .data import (
 )
 
 if TYPE_CHECKING:
-    from .models import ARCHITECTURES, Network, Outputs, count_parameters, head_matrices, make
+    from .models import Network, Outputs, count_parameters, head_matrices, make
 
-_NEED_FLAX = ("ARCHITECTURES", "Network", "Outputs", "count_parameters", "head_matrices", "make")
+_NEED_FLAX = ("Network", "Outputs", "count_parameters", "head_matrices", "make")
 
 __all__ = [
     "ARCHITECTURES",

@@ -27,6 +27,7 @@ import numpy as np
 from flax import nnx
 
 from ..problem.labels import show, whole_number
+from .config import ARCHITECTURES
 
 SMALLEST_SIDE = 8
 
@@ -483,8 +484,6 @@ _PLANS = {
     "mlp": _Plan(_perceptron, True),
     "convnext-tiny": _Plan(_convnext_tiny, False),
 }
-ARCHITECTURES = tuple(_PLANS)
-"""Names that :func:`make` knows."""
 
 
 def make(
@@ -513,7 +512,7 @@ def make(
     without parameters, ``mlp`` has three layers of 512, ``convnext-tiny`` follows Liu et al. 2022 but for its stem.
 
     Args:
-        arch: one of :data:`ARCHITECTURES`.
+        arch: one of :data:`ufm.networks.config.ARCHITECTURES`.
         num_classes: K.
         image_shape: (H, W, C) with sides of at least 8 and C = 1 or 3.
         width: factor on the number of channels.

@@ -344,3 +344,17 @@ def _check_batches(batches: Any, labels: Labels) -> None:
     members = np.sort(np.where(index < 0, -1, classes), axis=-1)
     if not np.any((members[..., 1:] == members[..., :-1]) & (members[..., 1:] >= 0)):
         raise ValueError("batches: no batch holds two samples of one class, so no anchor has a positive; enlarge them")
+
+
+LOSSES_WITH = {
+    "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce"),
+    "gamma": ("focal",),
+    "tau": ("la", "vs"),
+    "exponent": ("cdt", "ldt", "vs", "wce", "wsupcon"),
+    "largest_margin": ("ldam",),
+    "mix": ("supcon", "spread"),
+    "views": ("supcon",),
+    "self_included": ("supcon", "wsupcon", "simclr"),
+    "offset": ("sigmoid",),
+}
+"""Parameters of all named losses, those with a classifier among them, each with the losses that take it."""

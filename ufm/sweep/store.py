@@ -60,8 +60,8 @@ class Block:
 class Store:
     """A sweep's folder."""
 
-    def __init__(self, path: Path, sweep: Sweep, blocks: dict[str, int]) -> None:
-        self.path, self.sweep, self.block_sizes = path, sweep, blocks
+    def __init__(self, path: Path, sweep: Sweep) -> None:
+        self.path, self.sweep = path, sweep
 
     # -------------------------------------------------------------- opening
 
@@ -93,7 +93,7 @@ class Store:
             _write(path / "sweep.json", (json.dumps(said, indent=1) + "\n").encode())
         except OSError as error:
             raise _cannot_write(path, error) from None
-        return cls(path, sweep, {})
+        return cls(path, sweep)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -119,7 +119,7 @@ class Store:
             raise ValueError(
                 f"resume: {path / 'sweep.json'} was changed by hand; give the new sweep a folder of its own"
             )
-        return cls(path, sweep, {})
+        return cls(path, sweep)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

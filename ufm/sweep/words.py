@@ -12,22 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..problem import Labels, Problem, contrastive, deep, labels, shallow
-from ..problem.contrastive import CONTRASTIVE, TWO_TOWER
+from ..problem.contrastive import CONTRASTIVE, LOSSES_WITH, TWO_TOWER
 from ..problem.labels import show, whole_number
 
 _COUNT_WORDS = ("samples", "minority_samples", "imbalance", "minority", "profile")
-
-_LOSS_WORDS = {
-    "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce"),
-    "gamma": ("focal",),
-    "tau": ("la", "vs"),
-    "exponent": ("cdt", "ldt", "vs", "wce", "wsupcon"),
-    "largest_margin": ("ldam",),
-    "mix": ("supcon", "spread"),
-    "views": ("supcon",),
-    "self_included": ("supcon", "wsupcon", "simclr"),
-    "offset": ("sigmoid",),
-}
 
 ANSWER_WORDS = ("learning_rate", "momentum", "init_size", "seed")
 """Words about how a cell is answered, not what it asks."""
@@ -49,8 +37,8 @@ def problem_of(words: Mapping[str, Any]) -> Problem:
     words = {name: value for name, value in words.items() if name not in ANSWER_WORDS}
     loss = words.get("loss", "ce")
     depth = int(words.get("depth", 1))
-    parameters = {name: words[name] for name, losses in _LOSS_WORDS.items() if name in words and loss in losses}
-    for name, losses in _LOSS_WORDS.items():
+    parameters = {name: words[name] for name, losses in LOSSES_WITH.items() if name in words and loss in losses}
+    for name, losses in LOSSES_WITH.items():
         if name in words and loss not in losses:
             raise ValueError(f"{name}: has no effect with loss {loss}; drop it, or choose one of {', '.join(losses)}")
     found = _labels(words)
