@@ -601,8 +601,9 @@ def test_no_network_is_below_the_bound(depth, activation):
     """Random networks at many scales, in a stack of counts and decays; all from one compiled program."""
     counts = np.array([[6.0, 6.0, 6.0], [12.0, 5.0, 1.0], [3.0, 3.0, 1.0], [40.0, 1.0, 1.0]])
     lam = np.array([0.02, 0.004, 0.01, 0.002])
+    each = np.repeat(lam[:, None], depth, axis=1)  # one per problem, the same for its matrices
     stack = ufm.deep(
-        counts, depth=depth, width=5, activation=activation, weight_decay=lam, feature_decay=lam, bias="free"
+        counts, depth=depth, width=5, activation=activation, weight_decay=each, feature_decay=lam, bias="free"
     )
     draws = [stack[row].init(jax.random.key(row), 0.7) for row in range(4)]
     found = certify(stack, jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *draws))
