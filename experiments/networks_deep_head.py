@@ -39,7 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments._networks import Flags, finish, flags, settings, trained
 from ufm.measure import as_arrays, class_statistics, forward, measure_layers, singular_values
 from ufm.networks.config import Config
-from ufm.networks.train import Trained, feature_decay_of, prepare
+from ufm.networks.step import feature_decay_of
+from ufm.networks.train import Trained, prepare
 from ufm.theory import structures
 
 SOURCE = "Súkeník, Mondelli & Lampert 2023; Súkeník, Lampert & Mondelli 2024; Dang et al. 2023"

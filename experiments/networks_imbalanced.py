@@ -40,7 +40,8 @@ from ufm import certified_many, shallow
 from ufm.answer import class_means
 from ufm.measure import as_arrays, class_statistics, simplex_etf_gram
 from ufm.networks.config import Config
-from ufm.networks.train import feature_decay_of, prepare
+from ufm.networks.step import feature_decay_of
+from ufm.networks.train import prepare
 from ufm.theory.frames import seli_grams
 
 SOURCE = "Thrampoulidis et al. 2022; Fang et al. 2021; Hong & Ling 2023; threshold derived"
@@ -199,6 +200,8 @@ def draw(rows: list[dict[str, Any]], title: str) -> Figure:
             left.set_ylim(0, None)
             for axes in (left, right):
                 axes.set_xscale("log")
+                axes.set_xticks(x, [f"{value:g}" for value in x])
+                axes.minorticks_off()
                 axes.set_xlabel(r"$\lambda_Z$ over $\sqrt{n_B}/N$" if sweep == "decay" else "ratio of counts, R")
                 axes.axvline(collapse_at(table), color="0.4", lw=1, ls=(0, (6, 3)))
             left.set_title(

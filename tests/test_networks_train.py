@@ -11,15 +11,18 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import ufm
 from ufm.cli import main
-from ufm.networks import head_matrices, load
+from ufm.networks import head_matrices, load, normalise, standardise
 from ufm.networks import models as models_module
+from ufm.networks import step as step_module
 from ufm.networks import train as train_module
 from ufm.networks.config import ARCHITECTURES, LOSSES, Config, read_config
-from ufm.networks.train import read_log, supcon, train
+from ufm.networks.step import supcon
+from ufm.networks.train import read_log, train
 
 SMALL = Config(arch="mlp", width=0.1, epochs=3, batch_size=200, samples=60, evaluations=2, learning_rate=0.05)
 
@@ -54,11 +57,12 @@ def test_decay_of_theory_is_the_penalty_of_the_canonical_objective(tmp_path):
     state, images = run.state, run.train_images
     assert len(images) == 600
     rows = np.arange(600)
-    total, (_, loss, _) = run._objective(
-        state["params"], state["stats"], images.images[rows], images.labels[rows], jax.random.key(0)
-    )
-    model = run._model(state["params"], state["stats"])
-    x = train_module.normalise(images.images, *run.norm)
+    total, (_, loss, _) = step_module.objective(
+        run.structure, state["params"], state["stats"], run.rest, run.numbers, images.images[rows],
+        images.labels[rows], jax.random.key(0),
+    )  # fmt: skip
+    model = run._model()
+    x = normalise(images.images, *standardise(images))
     outputs = model(x, train=True)
     (W,), b = head_matrices(model)
     H = np.asarray(outputs.features, np.float64).T
@@ -135,6 +139,63 @@ def test_same_seed_same_curve_and_a_stopped_run_goes_on(tmp_path, change):
 
 
 SCRIPT = "import sys; from ufm.cli import main; main(['train', *sys.argv[1:]])"
+
+
+def test_numbers_do_not_compile_again(tmp_path):
+    """Rates, decays, lengths, seeds and the number of images are arrays; another loss is another program."""
+    changes = [
+        {},
+        {"learning_rate": 0.02, "momentum": 0.5, "weight_decay": 1e-3, "smoothing": 0.1, "warmup": 1.0, "seed": 3},
+        {"samples": 55, "epochs": 2},
+        {"imbalance": 1.1, "samples": 58},
+    ]
+    sizes, ends = [], []
+    for number, change in enumerate(changes):
+        run = train(dataclasses.replace(SMALL, **change), tmp_path / str(number))
+        ends.append(run.history[-1]["loss"])
+        sizes.append((step_module.many_steps._cache_size(), step_module.evaluate._cache_size()))
+    assert len(set(sizes)) == 1
+    assert len(set(ends)) == len(ends)
+    train(dataclasses.replace(SMALL, loss="mse"), tmp_path / "mse")
+    assert step_module.many_steps._cache_size() == sizes[0][0] + 1
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+@pytest.mark.parametrize("warm", [0, 7])
+def test_rate_is_that_of_optax(schedule, warm):
+    body, top = 41, 0.3
+    given = {"learning_rate": np.float32(top), "warm": np.int32(warm), "body": np.int32(body)}
+    theirs = {
+        "cosine": optax.cosine_decay_schedule(top, body),
+        "step": optax.piecewise_constant_schedule(top, {body // 2: 0.1, 3 * body // 4: 0.1}),
+        "constant": optax.constant_schedule(top),
+    }[schedule]
+    if warm:
+        theirs = optax.join_schedules([optax.linear_schedule(0.0, top, warm), theirs], [warm])
+    for count in range(60):
+        assert float(step_module.rate(schedule, given, count)) == pytest.approx(
+            float(theirs(count)), rel=1e-6, abs=1e-9
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum", "decay"), [("sgd", 0.9, "standard"), ("sgd", 0.0, "ufm"), ("adam", 0.9, "standard")]
+)
+def test_optimiser_is_that_of_optax(name, momentum, decay):
+    config = dataclasses.replace(SMALL, optimizer=name, decay=decay, schedule="constant")
+    given = {k: np.float32(v) for k, v in {"learning_rate": 0.1, "momentum": momentum, "weight_decay": 0.01}.items()}
+    given |= {"warm": np.int32(0), "body": np.int32(9)}
+    last = optax.adam(0.1) if name == "adam" else optax.sgd(0.1, momentum=momentum or None, nesterov=momentum > 0)
+    theirs = optax.chain(*([] if decay == "ufm" else [optax.add_decayed_weights(0.01)]), last)
+    ours = step_module.optimizer(config, given)
+    one = two = {"w": jnp.arange(4.0)}
+    a, b = ours.init(one), theirs.init(two)
+    for number in range(5):
+        slope = {"w": jnp.cos(one["w"] + number)}
+        up, a = ours.update(slope, a, one)
+        also, b = theirs.update(slope, b, two)
+        one, two = optax.apply_updates(one, up), optax.apply_updates(two, also)
+        np.testing.assert_allclose(one["w"], two["w"], rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ import numpy as np
 
 from . import plot
 from .measure import gram_distance
-from .networks.train import Config, Progress, Trained, feature_decay_of, prepare, train
+from .networks.step import feature_decay_of
+from .networks.train import Config, Progress, Trained, prepare, train
 from .report import Report, report
 
 _TARGETS = ("optimum", "simplex_etf", "orthogonal_frame", "seli")

@@ -22,32 +22,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..answer import versions
 from ..measure import numerical_rank
 from ..measure.stream import Agreement, ClassSums
 from .config import Config, read_config
-from .data import (
-    Images,
-    augment,
-    bound_batches,
-    coarse,
-    epoch_order,
-    imbalanced,
-    load,
-    normalise,
-    per_class,
-    standardise,
+from .data import Images, bound_batches, coarse, epoch_order, imbalanced, load, per_class
+from .models import Network, head_matrices
+from .step import (
+    STEPS_PER_CALL,
+    Structure,
+    evaluate,
+    many_steps,
+    numbers_of,
+    optimizer,
+    room_for,
+    split,
 )
-from .models import Network, head_matrices, make
-
-_STEPS_PER_CALL = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,51 +106,6 @@ def prepare(config: Config) -> tuple[Images, Images]:
     return train, test
 
 
-# ------------------------------------------------------------------ losses
-
-
-def supcon(points: Any, labels: Any, temperature: Any) -> Any:
-    """Supervised contrastive loss of a batch of unit vectors: the mean over anchors that have a positive.
-
-        loss_i = -(1/|P(i)|) sum_{j in P(i)} log( exp(s_ij) / sum_{a != i} exp(s_ia) ),   s_ij = <z_i, z_j>/tau
-
-    Args:
-        points: (B, p), rows of length 1.
-        labels: (B,).
-        temperature: tau.
-
-    Reference: Khosla et al. 2020 (the loss "out").
-    """
-    similarity = points @ points.T / temperature
-    itself = jnp.eye(points.shape[0], dtype=bool)
-    alike = (labels[:, None] == labels[None, :]) & ~itself
-    log_mass = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=1)
-    number = jnp.sum(alike, axis=1)
-    per_anchor = -jnp.sum(jnp.where(alike, similarity - log_mass[:, None], 0.0), axis=1) / jnp.maximum(number, 1)
-    return jnp.sum(jnp.where(number > 0, per_anchor, 0.0)) / jnp.maximum(jnp.sum(number > 0), 1)
-
-
-def _data_loss(config: Config, outputs: Any, labels: Any, num_classes: int) -> Any:
-    if config.loss == "supcon":
-        points = outputs.projected
-        if points is None:
-            square = jnp.sum(outputs.features**2, axis=1, keepdims=True)
-            points = outputs.features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
-        return supcon(points, labels, config.temperature)
-    target = jax.nn.one_hot(labels, num_classes)
-    if config.loss == "mse":
-        return 0.5 * jnp.mean(jnp.sum((outputs.logits - target) ** 2, axis=1))
-    smooth = (1 - config.smoothing) * target + config.smoothing / num_classes
-    return jnp.mean(optax.softmax_cross_entropy(outputs.logits, smooth))
-
-
-def feature_decay_of(config: Config, train: Images) -> float:
-    """lambda_H: as stated, or lambda_W K/N, so that n lambda_H = lambda_W when balanced."""
-    if config.feature_decay is not None:
-        return config.feature_decay
-    return config.weight_decay * train.num_classes / len(train)
-
-
 # ------------------------------------------------------------------ the run
 
 
@@ -209,34 +158,17 @@ class _Run:
         self.whole, self.split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "batch"))
         self.rows_split = NamedSharding(mesh, PartitionSpec("batch"))
         self.steps = self._order(0).shape[0]
-        model = make(
-            config.arch,
-            num_classes=self.train_images.num_classes,
-            image_shape=self.train_images.image_shape,
-            width=config.width,
-            feature_dim=config.feature_dim,
-            head_depth=config.head_depth,
-            head_activation=config.head_activation,
-            head_width=config.head_width,
-            bias=config.bias,
-            relu_features=config.relu_features,
-            projection=(config.projection, config.projection) if config.projection else None,
-            dtype=jnp.dtype(config.dtype),
-            seed=config.seed,
-        )
-        self.graph, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-        params, stats, self.rest = map(nnx.as_pure, parts)  # plain arrays: traces may make and drop them
-        self.optimizer = _optimizer(config, self.steps)
-        state = {"params": params, "stats": stats, "optimizer": self.optimizer.init(params)}
-        self.state = jax.device_put(state, self.whole)
-        self.pixels = jax.device_put(self.train_images.images, self.whole)
-        self.labels = jax.device_put(self.train_images.labels, self.whole)
-        self.norm = standardise(self.train_images)
+        self.structure = Structure.of(config, self.train_images)
+        params, stats, self.rest = split(self.structure.network(config.seed))
+        self.numbers = numbers_of(config, self.train_images, self.steps)
+        memory = optimizer(self.structure.config, self.numbers).init(params)
+        self.state = jax.device_put({"params": params, "stats": stats, "optimizer": memory}, self.whole)
+        pixels = room_for(self.train_images)
+        self.pixels = jax.device_put(pixels, self.whole)
+        self.labels = jax.device_put(np.resize(self.train_images.labels, len(pixels)), self.whole)
         self.done = 0
         self.history: list[dict[str, Any]] = []
         self.listen: Progress = None
-        self._chunk = jax.jit(self._many_steps, donate_argnums=0)
-        self._outputs = jax.jit(self._eval)
         self.manager = ocp.CheckpointManager(
             (out / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
@@ -298,51 +230,8 @@ class _Run:
         self.manager.save(self.done, args=ocp.args.StandardSave(_flat(self.state)))
         self.manager.wait_until_finished()
 
-    # -------------------------------------------------------------- compiled parts
-
-    def _model(self, params: Any, stats: Any) -> Network:
-        return nnx.merge(self.graph, params, stats, self.rest)
-
-    def _objective(self, params: Any, stats: Any, pixels: Any, labels: Any, key: Any) -> Any:
-        config = self.config
-        pad = max(1, self.train_images.image_shape[0] // 8)  # 4 pixels of 32, as published
-        if config.loss == "supcon" and config.views > 1:
-            keys = jax.random.split(key, config.views)
-            pixels = jnp.concatenate([augment(k, pixels, pad=pad) for k in keys])
-            labels = jnp.tile(labels, config.views)
-        elif config.augment:
-            pixels = augment(key, pixels, pad=pad)
-        model = self._model(params, stats)
-        outputs = model(normalise(pixels, *self.norm, dtype=jnp.dtype(config.dtype)), train=True)
-        loss = _data_loss(config, outputs, labels, self.train_images.num_classes)
-        penalty = jnp.zeros(())
-        if config.decay == "ufm":
-            squares = sum(jnp.sum(layer.kernel[...] ** 2) for layer in model.head)
-            penalty = 0.5 * config.weight_decay * squares
-            per_sample = feature_decay_of(config, self.train_images) * len(self.train_images)
-            penalty += 0.5 * per_sample * jnp.mean(jnp.sum(outputs.features**2, axis=1))
-            if config.bias_decay:
-                penalty += 0.5 * config.bias_decay * jnp.sum(_bias(model) ** 2)
-        right = jnp.mean((jnp.argmax(outputs.logits, axis=1) == labels).astype(jnp.float32))
-        return loss + penalty, (nnx.as_pure(nnx.state(model, nnx.BatchStat)), loss, right)
-
-    def _many_steps(self, state: Any, pixels: Any, labels: Any, order: Any, keys: Any) -> Any:
-        def step(state: Any, given: Any) -> Any:
-            rows, key = given
-            slope = jax.value_and_grad(self._objective, has_aux=True)
-            (total, (stats, loss, right)), gradient = slope(
-                state["params"], state["stats"], pixels[rows], labels[rows], jax.random.wrap_key_data(key)
-            )
-            updates, optimizer = self.optimizer.update(gradient, state["optimizer"], state["params"])
-            params = optax.apply_updates(state["params"], updates)
-            return {"params": params, "stats": stats, "optimizer": optimizer}, jnp.stack([total, loss, right])
-
-        return jax.lax.scan(step, state, (order, keys))
-
-    def _eval(self, params: Any, stats: Any, pixels: Any) -> Any:
-        model = self._model(params, stats)
-        outputs = model(normalise(pixels, *self.norm, dtype=jnp.dtype(self.config.dtype)), train=False)
-        return outputs.features, outputs.logits
+    def _model(self) -> Network:
+        return self.structure.merged(self.state["params"], self.state["stats"], self.rest)
 
     # -------------------------------------------------------------- epochs
 
@@ -368,15 +257,11 @@ class _Run:
             root = jax.random.fold_in(jax.random.key(config.seed + 1), epoch)
             keys = np.asarray(jax.random.key_data(jax.random.split(root, len(order))))
             tally = []
-            for start in range(0, len(order), _STEPS_PER_CALL):
-                piece = slice(start, start + _STEPS_PER_CALL)
-                rows = jax.device_put(order[piece], self.split)
-                self.state, said = self._chunk(
-                    self.state, self.pixels, self.labels, rows, jax.device_put(keys[piece], self.whole)
-                )
-                tally.append(np.asarray(said))
+            for start in range(0, len(order), STEPS_PER_CALL):
+                piece = slice(start, start + STEPS_PER_CALL)
+                tally.append(self._steps(order[piece], keys[piece]))
                 spent = time.perf_counter() - begin
-                share = (epoch - 1 - first + min(1.0, (start + len(order[piece])) / len(order))) / (last - first)
+                share = (epoch - 1 - first + (start + len(tally[-1])) / len(order)) / (last - first)
                 yield {
                     "epoch": epoch,
                     "epochs": last,
@@ -401,26 +286,46 @@ class _Run:
             if epoch in measured or epoch % every == 0 or epoch == last:
                 self._save()
 
+    def _steps(self, order: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """A compiled call; objective, loss and accuracy of each of its steps."""
+        blank = [(0, STEPS_PER_CALL - len(order)), (0, 0)]
+        self.state, said = many_steps(
+            self.structure,
+            self.state,
+            self.rest,
+            self.numbers,
+            self.pixels,
+            self.labels,
+            jax.device_put(np.pad(order, blank), self.split),
+            jax.device_put(np.pad(keys, blank), self.whole),
+            np.int32(len(order)),
+        )
+        return np.asarray(said)[: len(order)]
+
     def _last_nc1(self) -> float | None:
         seen = [line["train"]["nc1_quotient"] for line in self.history if "train" in line]
         return seen[-1] if seen else None
 
     def _pass(self, images: Images, size: int = 512) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Features, logits and classes of all images, batch by batch, in evaluation mode."""
-        size = min(size, -(-len(images) // self.rows_split.num_devices) * self.rows_split.num_devices)
         size = max(1, size // self.rows_split.num_devices) * self.rows_split.num_devices
         for start in range(0, len(images), size):
             rows = np.arange(start, min(start + size, len(images)))
             padded = np.resize(images.images[rows], (size, *images.image_shape))
-            features, logits = self._outputs(
-                self.state["params"], self.state["stats"], jax.device_put(padded, self.rows_split)
+            features, logits = evaluate(
+                self.structure,
+                self.state["params"],
+                self.state["stats"],
+                self.rest,
+                self.numbers,
+                jax.device_put(padded, self.rows_split),
             )
             yield np.asarray(features)[: len(rows)], np.asarray(logits)[: len(rows)], images.labels[rows]
 
     def _measure(self) -> dict[str, Any]:
         """Geometry of training and test features, streamed in float64."""
         found: dict[str, Any] = {}
-        matrices, bias = head_matrices(self._model(self.state["params"], self.state["stats"]))
+        matrices, bias = head_matrices(self._model())
         single = len(matrices) == 1 and self.config.loss != "supcon"
         for name, images in (("train", self.train_images), ("test", self.test_images)):
             sums = ClassSums(images.num_classes)
@@ -454,7 +359,7 @@ class _Run:
         for features, labels, images in names:
             rows = [batch for batch, _, _ in self._pass(images)]
             parts[features], parts[labels] = np.concatenate(rows).T.astype(np.float32), images.labels
-        matrices, bias = head_matrices(self._model(self.state["params"], self.state["stats"]))
+        matrices, bias = head_matrices(self._model())
         if self.config.loss == "supcon":
             matrices, bias = (), None
         arrays = dict(parts)
@@ -473,29 +378,6 @@ class _Run:
             self.config, self.done, self.history, parts["H"], parts["y"], parts["test_features"], parts["test_labels"],
             tuple(matrices), bias, seconds, self.out,
         )  # fmt: skip
-
-
-def _bias(model: Network) -> Any:
-    """Bias of the last layer, 0 without one."""
-    bias = model.head[-1].bias
-    return jnp.zeros(()) if bias is None else bias[...]
-
-
-def _optimizer(config: Config, steps: int) -> optax.GradientTransformation:
-    total, warm = config.epochs * steps, round(config.warmup * steps)
-    body = max(1, total - warm)
-    if config.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(config.learning_rate, body)
-    elif config.schedule == "step":
-        rate = optax.piecewise_constant_schedule(config.learning_rate, {body // 2: 0.1, 3 * body // 4: 0.1})
-    else:
-        rate = optax.constant_schedule(config.learning_rate)
-    if warm:
-        rate = optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warm), rate], [warm])
-    parts = [] if config.decay == "ufm" else [optax.add_decayed_weights(config.weight_decay)]
-    if config.optimizer == "adam":
-        return optax.chain(*parts, optax.adam(rate))
-    return optax.chain(*parts, optax.sgd(rate, momentum=config.momentum or None, nesterov=config.momentum > 0))
 
 
 def _flat(tree: Any) -> dict[str, Any]:

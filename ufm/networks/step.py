@@ -1,0 +1,270 @@
+"""One step of training, compiled once per structure: what an objective is, what an optimiser does, and many of them.
+
+Every number that people sweep (rates, decays, temperature, seeds, lengths of schedules) is an array, so that runs which
+differ in nothing else share their compiled programs.  So do runs on different numbers of images, up to a power of two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from .config import Config
+from .data import Images, augment, normalise, standardise
+from .models import Network, make
+
+STEPS_PER_CALL = 64
+
+_NO_STRUCTURE = (
+    "data", "samples", "imbalance", "profile", "minority", "coarse", "limit", "seed", "batch_size", "bind",
+    "epochs", "stop_epoch", "evaluations", "learning_rate", "warmup", "momentum",
+    "weight_decay", "feature_decay", "bias_decay", "smoothing", "temperature",
+)  # fmt: skip
+_DEFAULTS = Config()
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What a compiled program depends on besides the shapes of its arrays.
+
+    Attributes:
+        config: the configuration; what is a number, or names data, has its default.
+        image_shape: (H, W, C).
+        num_classes: K.
+    """
+
+    config: Config
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    @classmethod
+    def of(cls, config: Config, images: Images) -> Structure:
+        """The structure of a run on these images."""
+        plain = dataclasses.replace(config, **{name: getattr(_DEFAULTS, name) for name in _NO_STRUCTURE})
+        return cls(plain, images.image_shape, images.num_classes)
+
+    def network(self, seed: int = 0) -> Network:
+        """A new network."""
+        config = self.config
+        return make(
+            config.arch,
+            num_classes=self.num_classes,
+            image_shape=self.image_shape,
+            width=config.width,
+            feature_dim=config.feature_dim,
+            head_depth=config.head_depth,
+            head_activation=config.head_activation,
+            head_width=config.head_width,
+            bias=config.bias,
+            relu_features=config.relu_features,
+            projection=(config.projection, config.projection) if config.projection else None,
+            dtype=jnp.dtype(config.dtype),
+            seed=seed,
+        )
+
+    def merged(self, params: Any, stats: Any, rest: Any) -> Network:
+        """The network with these arrays."""
+        return nnx.merge(_graph(self), params, stats, rest)
+
+
+@functools.lru_cache(maxsize=64)
+def _graph(structure: Structure) -> Any:
+    return nnx.split(nnx.eval_shape(structure.network))[0]
+
+
+def split(model: Network) -> tuple[Any, Any, Any]:
+    """Parameters, running statistics and the rest of a network, as plain arrays: traces may make and drop them."""
+    _, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    params, stats, rest = map(nnx.as_pure, parts)
+    return params, stats, rest
+
+
+def feature_decay_of(config: Config, images: Images) -> float:
+    """lambda_H: as stated, or lambda_W K/N, so that n lambda_H = lambda_W when balanced."""
+    if config.feature_decay is not None:
+        return config.feature_decay
+    return config.weight_decay * images.num_classes / len(images)
+
+
+def numbers_of(config: Config, images: Images, steps: int) -> dict[str, Any]:
+    """All that a program takes as arrays.
+
+    Args:
+        config: the run.
+        images: of training.
+        steps: of an epoch.
+    """
+    warm = round(config.warmup * steps)
+    mean, deviation = standardise(images)
+    return {
+        **{
+            name: np.float32(getattr(config, name))
+            for name in ("learning_rate", "momentum", "weight_decay", "bias_decay", "smoothing", "temperature")
+        },
+        "features_decay": np.float32(feature_decay_of(config, images) * len(images)),  # of the mean of |h|^2
+        "warm": np.int32(warm),
+        "body": np.int32(max(1, config.epochs * steps - warm)),
+        "mean": mean,
+        "deviation": deviation,
+    }
+
+
+def room_for(images: Images) -> np.ndarray:
+    """The bytes of all images, with empty ones behind them up to a power of two."""
+    room = 1 << (len(images) - 1).bit_length()
+    return np.concatenate([images.images, np.zeros((room - len(images), *images.image_shape), np.uint8)])
+
+
+# ------------------------------------------------------------------ losses
+
+
+def supcon(points: Any, labels: Any, temperature: Any) -> Any:
+    """Supervised contrastive loss of a batch of unit vectors: the mean over anchors that have a positive.
+
+        loss_i = -(1/|P(i)|) sum_{j in P(i)} log( exp(s_ij) / sum_{a != i} exp(s_ia) ),   s_ij = <z_i, z_j>/tau
+
+    Args:
+        points: (B, p), rows of length 1.
+        labels: (B,).
+        temperature: tau.
+
+    Reference: Khosla et al. 2020 (the loss "out").
+    """
+    similarity = points @ points.T / temperature
+    itself = jnp.eye(points.shape[0], dtype=bool)
+    alike = (labels[:, None] == labels[None, :]) & ~itself
+    log_mass = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=1)
+    number = jnp.sum(alike, axis=1)
+    per_anchor = -jnp.sum(jnp.where(alike, similarity - log_mass[:, None], 0.0), axis=1) / jnp.maximum(number, 1)
+    return jnp.sum(jnp.where(number > 0, per_anchor, 0.0)) / jnp.maximum(jnp.sum(number > 0), 1)
+
+
+def _data_loss(structure: Structure, outputs: Any, labels: Any, numbers: dict[str, Any]) -> Any:
+    loss, K = structure.config.loss, structure.num_classes
+    if loss == "supcon":
+        points = outputs.projected
+        if points is None:
+            square = jnp.sum(outputs.features**2, axis=1, keepdims=True)
+            points = outputs.features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+        return supcon(points, labels, numbers["temperature"])
+    target = jax.nn.one_hot(labels, K)
+    if loss == "mse":
+        return 0.5 * jnp.mean(jnp.sum((outputs.logits - target) ** 2, axis=1))
+    smooth = (1 - numbers["smoothing"]) * target + numbers["smoothing"] / K
+    return jnp.mean(optax.softmax_cross_entropy(outputs.logits, smooth))
+
+
+def objective(
+    structure: Structure, params: Any, stats: Any, rest: Any, numbers: Any, pixels: Any, labels: Any, key: Any
+) -> Any:
+    """Objective of a batch; with new running statistics, the loss alone and the accuracy."""
+    config = structure.config
+    pad = max(1, structure.image_shape[0] // 8)  # 4 pixels of 32, as published
+    if config.loss == "supcon" and config.views > 1:
+        keys = jax.random.split(key, config.views)
+        pixels = jnp.concatenate([augment(k, pixels, pad=pad) for k in keys])
+        labels = jnp.tile(labels, config.views)
+    elif config.augment:
+        pixels = augment(key, pixels, pad=pad)
+    model = structure.merged(params, stats, rest)
+    x = normalise(pixels, numbers["mean"], numbers["deviation"], dtype=jnp.dtype(config.dtype))
+    outputs = model(x, train=True)
+    loss = _data_loss(structure, outputs, labels, numbers)
+    total = loss
+    if config.decay == "ufm":
+        squares = sum(jnp.sum(layer.kernel[...] ** 2) for layer in model.head)
+        total += 0.5 * numbers["weight_decay"] * squares
+        total += 0.5 * numbers["features_decay"] * jnp.mean(jnp.sum(outputs.features**2, axis=1))
+        bias = model.head[-1].bias
+        if bias is not None:
+            total += 0.5 * numbers["bias_decay"] * jnp.sum(bias[...] ** 2)
+    right = jnp.mean((jnp.argmax(outputs.logits, axis=1) == labels).astype(jnp.float32))
+    return total, (nnx.as_pure(nnx.state(model, nnx.BatchStat)), loss, right)
+
+
+# ------------------------------------------------------------------ steps
+
+
+def rate(schedule: str, numbers: dict[str, Any], count: Any) -> Any:
+    """Learning rate of a step: a linear rise over ``warm`` steps, then the schedule over ``body`` steps."""
+    top, warm, body = numbers["learning_rate"], numbers["warm"], numbers["body"]
+    after = count - warm
+    if schedule == "cosine":
+        shape = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(after, body) / body))
+    elif schedule == "step":
+        shape = jnp.where(after >= body // 2, 0.1, 1.0) * jnp.where(after >= 3 * body // 4, 0.1, 1.0)
+    else:
+        shape = jnp.ones(())
+    return top * jnp.where(after < 0, count / jnp.maximum(warm, 1), shape)
+
+
+def optimizer(config: Config, numbers: dict[str, Any]) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum, or Adam; weight decay is added to the gradient."""
+    parts = [] if config.decay == "ufm" else [optax.add_decayed_weights(numbers["weight_decay"])]
+    nesterov = optax.trace(decay=numbers["momentum"], nesterov=True)
+    parts.append(optax.scale_by_adam() if config.optimizer == "adam" else nesterov)
+    parts.append(optax.scale_by_schedule(lambda count: -rate(config.schedule, numbers, count)))
+    return optax.chain(*parts)
+
+
+@functools.partial(jax.jit, static_argnames="structure", donate_argnames="state")
+def many_steps(
+    structure: Structure,
+    state: Any,
+    rest: Any,
+    numbers: dict[str, Any],
+    pixels: Any,
+    labels: Any,
+    order: Any,
+    keys: Any,
+    count: Any,
+) -> Any:
+    """The first ``count`` of a call's steps.
+
+    Args:
+        structure: of the run.
+        state: parameters, running statistics and state of the optimiser.
+        rest: of the network.
+        numbers: of :func:`numbers_of`.
+        pixels: of :func:`room_for`.
+        labels: as many.
+        order: rows of the batches, (``STEPS_PER_CALL``, batch).
+        keys: key data of the augmentation, a row a step.
+        count: number of steps.
+
+    Returns:
+        The new state; objective, loss and accuracy of each step, zero behind ``count``.
+    """
+    transform = optimizer(structure.config, numbers)
+    slope = jax.value_and_grad(functools.partial(objective, structure), has_aux=True)
+
+    def step(i: Any, carried: Any) -> Any:
+        state, said = carried
+        rows, key = order[i], jax.random.wrap_key_data(keys[i])
+        (total, (stats, loss, right)), gradient = slope(
+            state["params"], state["stats"], rest, numbers, pixels[rows], labels[rows], key
+        )
+        updates, memory = transform.update(gradient, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        said = said.at[i].set(jnp.stack([total, loss, right]))
+        return {"params": params, "stats": stats, "optimizer": memory}, said
+
+    return jax.lax.fori_loop(0, count, step, (state, jnp.zeros((order.shape[0], 3))))
+
+
+@functools.partial(jax.jit, static_argnames="structure")
+def evaluate(
+    structure: Structure, params: Any, stats: Any, rest: Any, numbers: dict[str, Any], pixels: Any
+) -> tuple[Any, Any]:
+    """Features and logits of a batch, in evaluation mode."""
+    model = structure.merged(params, stats, rest)
+    x = normalise(pixels, numbers["mean"], numbers["deviation"], dtype=jnp.dtype(structure.config.dtype))
+    outputs = model(x, train=False)
+    return outputs.features, outputs.logits
