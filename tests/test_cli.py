@@ -12,8 +12,9 @@ import pytest
 
 import ufm
 from ufm import cli, quickstart
+from ufm.cli import tables
 from ufm.measure import LAYER_GLOSSARY, load_npz
-from ufm.problem.contrastive import CONTRASTIVE, TWO_TOWER
+from ufm.problem.contrastive import CONTRASTIVE, LOSSES_WITH, TWO_TOWER
 from ufm.problem.losses import NAMED
 from ufm.theory import REGISTRY
 
@@ -126,7 +127,7 @@ def test_flags_of_a_loss_are_the_parameters_that_it_takes():
     """The table of the command against the builders themselves."""
     counts = ufm.labels.from_counts([4, 4, 4])
     builders = NAMED | CONTRASTIVE | TWO_TOWER
-    for name, losses in cli.LOSSES_WITH.items():
+    for name, losses in LOSSES_WITH.items():
         assert set(losses) <= set(builders)
         words = {"views": " 2", "self_included": ""}.get(name, " 0.5")
         for loss, build in builders.items():
@@ -179,7 +180,7 @@ def test_deep_solution_as_json_file_and_table(capsys, tmp_path):
         assert not [key for key in keys if f"`{key}`" not in documented]
     assert set(found) == set(LAYER_GLOSSARY)
 
-    cli._print_answer(out, "canonical")
+    tables.print_answer(out, "canonical")
     text = " ".join(capsys.readouterr().out.split())
     for word in (
         "mse, L = 3, relu, K = 3, N = 13, d = 4, widths 4, 3, bias none",
@@ -218,7 +219,7 @@ def test_table_of_a_deep_answer_says_which_structure_and_which_start(capsys):
     }
 
     def text(answer):
-        cli._print_answer(answer, "canonical")
+        tables.print_answer(answer, "canonical")
         return " ".join(capsys.readouterr().out.split())
 
     full = text(said)

@@ -157,7 +157,7 @@ def test_experiments_and_tests_leave_abandoned_packages_alone():
         ("solve/steps.py", "import flax.linen as nn"),
         ("sweep/run.py", "import orbax.checkpoint"),
         ("measure/__init__.py", "import xarray as xr"),
-        ("cli.py", "from matplotlib import pyplot"),
+        ("cli/networks.py", "from matplotlib import pyplot"),
         ("networks/train.py", "import zarr"),
     ],
 )
@@ -182,7 +182,7 @@ def test_checker_catches(tmp_path, place, code):
         ("sweep/run.py", "import xarray, zarr\nfrom dask.distributed import Client"),
         ("networks/train.py", "from flax import linen\nimport orbax.checkpoint"),
         ("plot.py", "import matplotlib.pyplot as plt\nfrom .sweep import grid"),
-        ("cli.py", "import ufm\nfrom . import plot\nfrom .networks import train\nimport xarray"),
+        ("cli/networks.py", "import ufm\nfrom .. import plot\nfrom ..networks import train\nimport xarray"),
         ("__main__.py", "from ufm.cli import main"),
         ("__init__.py", "from .solve import solve\nfrom . import answer"),
     ],

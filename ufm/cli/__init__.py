@@ -1,0 +1,128 @@
+"""The ``ufm`` command.
+
+Each subcommand prints a readable table, or with ``--json`` one JSON object on standard output and nothing else there.
+Progress and warnings go to standard error.  Exit codes: 0 done, 2 bad input (one line that names the argument), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .._version import __version__
+from .cite import Cite
+from .diagrams import Phase, Quickstart, Sweep
+from .networks import Compare, Features, Train
+from .solve import Solve
+
+_COMMANDS = ("solve", "sweep", "phase", "train", "features", "compare", "quickstart", "cite")
+
+_FLAG_OF = {
+    "method": "solver",
+    "scale": "temperature",
+    "features": "constraint",
+    "classifier": "classifier-constraint",
+    "bias_decay": "bias",
+    "logit_shift": "tau",
+    "logit_scale": "exponent",
+    "sample_scale": "exponent",
+    "class_weight": "exponent",
+    "own_margin": "largest-margin",
+}
+"""Names in Python that differ from the flag by more than an underscore."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``ufm`` command."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments in (["--version"], ["-V"]):
+        print(f"ufm {__version__}")
+        return
+    try:
+        command = _parse(arguments)
+        _keep_compiled_programs()
+        command.run()
+    except ValueError as error:
+        # The first word of a message is the argument, by its name in Python.
+        name, colon, rest = str(error).partition(":")
+        message = (_FLAG_OF.get(name, name.replace("_", "-")) + colon + rest) if colon else str(error)
+        print("ufm: " + " ".join(message.split()), file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("ufm: interrupted; nothing was half-written", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+def _keep_compiled_programs() -> None:
+    """Let JAX keep this command's compiled programs in the user's cache folder; the second start is then faster.
+
+    Set ``UFM_CACHE`` to another folder, or to the empty string to keep nothing.
+    """
+    import jax
+
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ufm"
+    folder = os.environ.get("UFM_CACHE", str(default))
+    if folder and not getattr(jax.config, "jax_compilation_cache_dir", None):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features | Compare | Quickstart | Cite:
+    commands = (
+        Annotated[Solve, tyro.conf.subcommand("solve")]
+        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+        | Annotated[Phase, tyro.conf.subcommand("phase")]
+        | Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Features, tyro.conf.subcommand("features")]
+        | Annotated[Compare, tyro.conf.subcommand("compare")]
+        | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+        | Annotated[Cite, tyro.conf.subcommand("cite")]
+    )
+    said = io.StringIO()
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                commands,  # type: ignore[arg-type]
+                prog="ufm",
+                description=f"ufm {__version__}: the numerical laboratory for unconstrained features models.",
+                args=list(arguments),
+                config=config,
+            )
+    except SystemExit as stop:
+        if stop.code == 2:
+            named = " ".join(["ufm", *(word for word in arguments[:1] if word in _COMMANDS), "--help"])
+            print("ufm: " + _one_line(said.getvalue(), named), file=sys.stderr)
+        raise
+
+
+def _one_line(boxed: str, help_of: str) -> str:
+    """The parser's boxed message as one line: what was wrong and what would be right."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
+    plain = re.sub(r"[╭╮╰╯│─┃━]+|-{3,}|^[+|]|[+|]$", " ", plain, flags=re.MULTILINE)
+    plain = " ".join(plain.split())
+    if unknown := re.search(r"Unrecognized options: (.+?)(?: Perhaps| Similar| Available| For full)", plain):
+        near = re.search(r"Perhaps you meant: (--[\w-]+)", plain)
+        advice = f"did you mean {near[1]}? see" if near else "see"
+        return f"{unknown[1]}: not a command or option; {advice} {help_of}"
+    if missing := re.search(r"Missing value for argument '(--[\w-]+)", plain):
+        return f"{missing[1].lstrip('-')}: no value was given; see {help_of}"
+    if choice := re.search(r"invalid choice '(.*?)' for argument '(--[\w-]+)'\. Expected one of \((.*?)\)", plain):
+        return f"{choice[2].lstrip('-')}: {choice[1]!r} is not known; choose one of {choice[3].replace(chr(39), '')}"
+    if "Missing subcommand" in plain:
+        return f"no command was given; choose one of {', '.join(_COMMANDS)}, or see ufm --help"
+    if value := re.search(r"Error parsing (--[\w-]+)(?:.*?(?:\[|: )'(.*?)')?", plain):
+        kind = "a number" if "float" in plain else "a whole number" if "int" in plain else "what it takes"
+        return f"{value[1].lstrip('-')}: {value[2]!r} is not {kind}; see {help_of}"
+    return plain or "the arguments cannot be read; see ufm --help"

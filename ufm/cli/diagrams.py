@@ -1,0 +1,247 @@
+"""``ufm quickstart``, ``ufm phase`` and ``ufm sweep``: many problems."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from ..problem import labels
+from .tables import print_quickstart
+from .words import check_minority, progress_bar, read_bias, read_labels, read_setting
+
+
+@dataclasses.dataclass
+class Quickstart:
+    """Solve and certify a phase diagram of imbalanced cross-entropy, and the long-tailed CIFAR counts."""
+
+    out: Path = Path("ufm-quickstart")
+    """Folder for the figure (PNG, PDF) and the dataset (netCDF)."""
+    cells: int = 96
+    """Grid points along each axis."""
+    classes: int = 10
+    """Number of classes K."""
+    minority: float = 0.5
+    """Fraction of minority classes."""
+    minority_samples: float = 100.0
+    """Samples n_B of a minority class."""
+    bias: Annotated[tuple[str, ...], tyro.conf.arg(metavar="none|free|decay VALUE")] = ("none",)
+    """Bias: none, free, or decay with its lambda_b."""
+    counts_file: Path | None = None
+    """Also solve the counts (or labels) of this file."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Compute, draw, save and print."""
+        from .. import quickstart
+
+        if self.cells < 2:
+            raise ValueError(f"cells: {self.cells} is too few; give at least 2")
+        if not 0 < self.minority_samples < np.inf:
+            raise ValueError(f"minority-samples: {self.minority_samples:g} is not allowed; give a positive number")
+        check_minority(self.minority)
+        labels.step(self.classes, self.minority_samples, 1.0, self.minority)  # says what is wrong with these
+        bias, bias_decay = read_bias(self.bias)
+        extra = None if self.counts_file is None else {self.counts_file.name: read_labels(self.counts_file)}
+        quickstart.make_folder(self.out)
+        with progress_bar() as (bar, task):
+
+            def report(done: int, total: int, tally: dict[str, int]) -> None:
+                words = ", ".join(f"{n} {name}" for name, n in tally.items())
+                bar.update(task, completed=done, total=total, statuses=words)
+
+            found = quickstart.run(
+                self.out,
+                cells=self.cells,
+                classes=self.classes,
+                minority=self.minority,
+                minority_samples=self.minority_samples,
+                bias=bias,
+                bias_decay=bias_decay,
+                extra=extra,
+                progress=report,
+            )
+        if self.json:
+            print(json.dumps(dataclasses.asdict(found)))
+        else:
+            print_quickstart(found)
+
+
+@dataclasses.dataclass
+class Phase:
+    """Draw a named phase diagram: every cell solved and certified, theory overlaid.
+
+    Diagrams: class-collapse (temperature x alpha), supcon-minority (imbalance ratio x temperature), sigmoid (instances
+    x offset), deep-structure (classes x decay for each depth), ce-minority (imbalance ratio x decay), etf-to-of (bias
+    decay x decay), focal (gamma x decay), relu-collapse, seli and class-vanishing (imbalance ratio x decay),
+    peeled-collapse (majority classes x feature budget). Writes the figure, the dataset and the provenance.
+    """
+
+    name: tyro.conf.Positional[str | None] = None
+    """Name of the diagram; without it, all diagrams and their settings are listed."""
+    out: Path = Path("ufm-phase")
+    """Folder for the figure (PNG, PDF), the dataset (netCDF) and the provenance (JSON)."""
+    cells: int | None = None
+    """Grid points along each axis."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A setting of the diagram, such as classes=3 or temperatures=[0.1,1]; may be repeated."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Compute, draw, save and print."""
+        from .. import phase
+
+        if self.name is None:
+            listed = {name: phase.settings_of(name) for name in phase.NAMED}
+            if self.json:
+                print(json.dumps(listed))
+                return
+            out = Console(highlight=False)
+            for name, settings in listed.items():
+                out.print(f"[bold]{name}[/bold]")
+                out.print("    " + ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()), markup=False)
+            return
+        settings = dict(read_setting(text) for text in self.set)
+        phase.check_settings(self.name, settings)
+        with progress_bar() as (bar, task):
+
+            def report(done: int, total: int, tally: dict[str, int]) -> None:
+                words = ", ".join(f"{n} {name}" for name, n in tally.items())
+                bar.update(task, completed=done, total=total, statuses=words)
+
+            found = phase.run(self.name, self.out, cells=self.cells, progress=report, **settings)
+        if self.json:
+            print(json.dumps(dataclasses.asdict(found)))
+            return
+        out = Console(highlight=False)
+        out.print(
+            f"{found.cells} cells: [bold]{100 * found.certified_share:.2f} %[/bold] proven optimal within a relative "
+            f"gap of {found.certified_gap:g} (largest {found.largest_gap:.2g}); "
+            + ", ".join(f"{number} {name}" for name, number in found.statuses.items())
+        )
+        phases = ", ".join(f"{number} {name}" for name, number in found.cells_by_phase.items())
+        out.print(f"phases: {phases}; {found.wrong_phases} cells on another side of a boundary than theory says")
+        for name, value in found.largest_difference.items():
+            out.print(f"largest difference of {name} to theory: {value:.2g}")
+        out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)
+
+
+@dataclasses.dataclass
+class Sweep:
+    """Run a sweep that a file declares: a grid of problems into one dataset, resumable after any interruption.
+
+    ufm sweep FILE --out DIR runs it, ufm sweep --resume DIR goes on with it, ufm sweep --status DIR tells how far it
+    is. The file is YAML or TOML with the tables problem, axes and solve.
+    """
+
+    file: tyro.conf.Positional[Path | None] = None
+    """The declaration (.yaml, .yml or .toml)."""
+    out: Path | None = None
+    """Folder for the blocks and the dataset data.zarr; made if missing."""
+    resume: Path | None = None
+    """Go on with the sweep in this folder."""
+    status: Path | None = None
+    """Tell how far the sweep in this folder is; changes nothing."""
+    again: Literal["bad", "uncertified", "unconverged"] | None = None
+    """Compute some finished cells again: those without an answer, without a proof within the gap, or not converged."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Another setting for --again, such as max_steps=100000; may be repeated."""
+    workers: int | None = None
+    """Blocks at work at a time; one per core by default."""
+    scheduler: str | None = None
+    """Address of a dask scheduler (tcp://host:8786), or local:N for N processes of this machine."""
+    block: int | None = None
+    """Cells of one block, in place of what the file says; chosen from memory by default."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Run, resume or tell, and print."""
+        from .. import sweep as room
+
+        asked = {"file": self.file, "resume": self.resume, "status": self.status}
+        given = [name for name, value in asked.items() if value is not None]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "nothing"
+            raise ValueError(f"file: got {said}; give a file with --out, or --resume DIR, or --status DIR")
+        if self.status is not None:
+            self.show(room.status(self.status), self.status)
+            return
+        if self.file is not None:
+            if self.out is None:
+                raise ValueError("out: is missing; give a folder for the results")
+            declared, out = room.read_file(self.file), self.out
+            if self.block is not None:
+                declared = dataclasses.replace(declared, block=self.block)
+        else:
+            assert self.resume is not None
+            if self.out is not None or self.block is not None:
+                name = "out" if self.out is not None else "block"
+                raise ValueError(f"{name}: {getattr(self, name)} has no use with --resume; drop it")
+            declared, out = room.Store.open(self.resume).sweep, self.resume
+        settings = dict(read_setting(text) for text in self.set)
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(room.connect(self.scheduler)) if self.scheduler else None
+            bar, task = stack.enter_context(progress_bar())
+
+            before: list[tuple[float, int]] = []
+
+            def report(done: int, total: int, tally: dict[str, int]) -> None:
+                before.append((time.monotonic(), done))
+                del before[:-64]  # the rate of the last blocks
+                (then, had), (now, have) = before[0], before[-1]
+                rate = f"{(have - had) / (now - then):.0f} per second, " if now > then else ""
+                words = rate + ", ".join(f"{n} {name}" for name, n in tally.items())
+                bar.update(task, completed=done, total=total, statuses=words)
+
+            try:
+                found = room.run(
+                    declared,
+                    out,
+                    executor=client,
+                    workers=self.workers,
+                    again=self.again,
+                    settings=settings,
+                    progress=report,
+                )
+            except KeyboardInterrupt:
+                print(f"ufm: interrupted; go on with: ufm sweep --resume {out}", file=sys.stderr, flush=True)
+                os._exit(130)  # a compiled call cannot be interrupted, and what is written is whole
+        self.show(found, out)
+
+    def show(self, found: Any, out: Path) -> None:
+        """Print what a run did, or how far it is."""
+        if self.json:
+            print(json.dumps(dataclasses.asdict(found)))
+            return
+        screen = Console(highlight=False)
+        share = 100 * found.done / found.cells
+        screen.print(
+            f"[bold]{found.done}[/bold] of {found.cells} cells ({share:.1f} %): "
+            + (", ".join(f"{number} {name}" for name, number in found.statuses.items()) or "nothing yet")
+        )
+        if found.data is not None:
+            screen.print(f"{found.certified} cells proven optimal within the gap")
+        for path in found.set_aside:
+            screen.print(f"a damaged block was set aside as {path} and computed again", soft_wrap=True)
+        for row in found.bad:
+            cell = ", ".join(f"{name} = {value}" for name, value in row["cell"].items())
+            screen.print(f"no answer at {cell}: {row['reason']}", markup=False, soft_wrap=True)
+        if found.seconds:
+            rate = found.computed / found.seconds
+            screen.print(f"{found.computed} cells computed in {found.seconds:.1f} s ({rate:.0f} per second)")
+        if found.data is None:
+            screen.print(f"go on with: ufm sweep --resume {out}", markup=False, soft_wrap=True)
+        else:
+            screen.print(f"wrote {found.data}", markup=False, soft_wrap=True)

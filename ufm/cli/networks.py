@@ -1,0 +1,222 @@
+"""``ufm train``, ``ufm features`` and ``ufm compare``: networks, and geometries beside each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ..networks.config import Config, read_config
+from .tables import SHOWN_MEASURES, print_report, shown
+from .words import progress_bar, read_numbers
+
+
+@dataclasses.dataclass
+class Train:
+    """Train a network to collapse and hold what it learned against the certified optimum of the matching UFM.
+
+    ufm train --out DIR begins a run, ufm train --resume DIR goes on with one that was stopped. Data: digits (comes with
+    scikit-learn), a folder or file of MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100, an .npz file, or hf:NAME.
+    """
+
+    config: Config = dataclasses.field(default_factory=Config)
+    """The run."""
+    out: Path | None = None
+    """Folder of the run: log, checkpoints, features, report and figures."""
+    resume: Path | None = None
+    """Go on with the run in this folder, along the curve that it would have taken."""
+    report: bool = True
+    """Hold the features against theory at the end."""
+    tensorboard: bool = False
+    """Also write event files for TensorBoard into the folder."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Train, report and print."""
+        config, out = self.config, self.out
+        if (self.out is None) == (self.resume is None):
+            said = "neither is given" if self.out is None else "both are given"
+            raise ValueError(f"out: {said}, --out and --resume; give one of them")
+        if self.resume is not None:
+            if self.config != Config():
+                raise ValueError("resume: a run goes on as it was begun; drop the other flags")
+            config, out = read_config(self.resume), self.resume
+        assert out is not None
+        try:
+            from .. import trained
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("flax", "orbax", "sklearn"):
+                raise
+            raise ValueError("train: Flax is not installed; pip install 'ufm[networks]'") from None
+        with progress_bar("epochs") as (bar, task):
+
+            def show(said: dict[str, Any]) -> None:
+                nc1 = "" if said["nc1"] is None else f", NC1 {said['nc1']:.3g}"
+                words = f"loss {said['loss']:.4g}, accuracy {100 * said['accuracy']:.1f} %{nc1}"
+                bar.update(task, completed=said["epoch"], total=said["epochs"], statuses=words)
+
+            found = trained.run(
+                config,
+                out,
+                resume=self.resume is not None,
+                compare=self.report,
+                tensorboard=self.tensorboard,
+                progress=show,
+            )
+        said = found.to_json()
+        if self.json:
+            print(json.dumps(said))
+            return
+        screen = Console(highlight=False)
+        table = Table("", "train", "test", box=None, padding=(0, 2, 0, 0))
+        for name in ("accuracy", "nc1_quotient", "cdnv", "nc2_gram_etf_centred_means", "nc3_papyan", "nc4_mismatch"):
+            row = [said[split].get(name) for split in ("train", "test")]
+            if any(value is not None for value in row):
+                table.add_row(name, *(shown(value, 6) for value in row))
+        screen.print(f"{said['epochs']} epochs, loss {shown(said['loss'], 6)}, {said['seconds']:.1f} s")
+        screen.print(table)
+        if found.report is not None:
+            print_report(found.report.to_json(), [str(out)])
+
+
+@dataclasses.dataclass
+class Features:
+    """Hold the features of your own network against theory: measures, and distance to the optimum of the matching UFM.
+
+    FILE is an .npz file, a folder of .npy arrays, or a .pt file of tensors, with features (or H), labels (or y), and
+    optionally W (or W1, ..., WL of a deep head), b, counts, test_features and test_labels. Decays are those of the
+    canonical objective; without --feature-decay the optimum is the nearest along lambda_Z, and the report says so.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """Features, labels and layers."""
+    labels: Path | None = None
+    """File of labels (.npy, .txt, .pt), where FILE has none."""
+    samples: Literal["columns", "rows"] | None = None
+    """Where the samples are in the features; by default the axis as long as the labels (columns, if both are)."""
+    loss: str = "ce"
+    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce, or supcon: the loss that the network was trained with."""
+    weight_decay: str | None = None
+    """lambda_W, one number for all matrices or one per matrix: 0.01,0.02."""
+    feature_decay: float | None = None
+    """lambda_H, per sample; leave it out where training had none."""
+    bias_decay: float | None = None
+    """lambda_b; a bias is free without it."""
+    temperature: float | None = None
+    """Logits, or similarities, are divided by this."""
+    constraint: str | None = None
+    """Constraint on the model's features: none, nonnegative, sphere, ball, nonnegative-sphere, nonnegative-ball. By
+    default nonnegative where all features are, and a sphere with supcon."""
+    feature_radius: float | None = None
+    """Radius of the sphere or ball."""
+    activation: Literal["relu", "linear"] = "relu"
+    """Between the matrices of a deep head."""
+    frames_only: bool = False
+    """Solve nothing: hold the features against frames alone."""
+    out: Path | None = None
+    """Folder for report.json and the figures; made if missing."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Read, measure, solve and print."""
+        from .. import report as room
+        from ..measure.files import read_features
+
+        given = read_features(self.file, labels=self.labels, samples=self.samples)
+        decay = None if self.weight_decay is None else read_numbers("weight_decay", self.weight_decay, "a number")
+        if decay is not None and len(decay) not in (1, max(len(given.weights), 1)):
+            raise ValueError(
+                f"weight_decay: {self.weight_decay} has {len(decay)} numbers for {len(given.weights)} matrices; "
+                "give one, or one per matrix"
+            )
+        found = room.report(
+            given.features,
+            given.labels,
+            list(given.weights) or None,
+            given.bias,
+            loss=self.loss,
+            weight_decay=None if decay is None else decay[0] if len(decay) == 1 else decay,
+            feature_decay=self.feature_decay,
+            bias_decay=self.bias_decay,
+            temperature=self.temperature,
+            constraint="free" if self.constraint == "none" else self.constraint,
+            feature_radius=self.feature_radius,
+            activation=self.activation,
+            test=given.test,
+            counts=given.counts,
+            optimum=not self.frames_only,
+            name=given.name,
+        )
+        files = [] if self.out is None else found.save(self.out)
+        if self.json:
+            print(json.dumps(found.to_json()))
+        else:
+            print_report(found.to_json(), [str(path) for path in files])
+
+
+@dataclasses.dataclass
+class Compare:
+    """Compare two geometries: solutions of solve --save, features as for ufm features, or saved reports.
+
+    The distance of the Gram matrices of the class means is taken modulo scale, rotation, and the order of classes with
+    equal counts.
+    """
+
+    first: tyro.conf.Positional[Path]
+    """Solution, features, report.json, or a folder with report.json or features.npz."""
+    second: tyro.conf.Positional[Path]
+    """The other one."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Read, compare and print."""
+        from .. import report as room
+
+        found = room.compare(_geometry(self.first), _geometry(self.second)).to_json()
+        if self.json:
+            print(json.dumps(found))
+            return
+        out = Console(highlight=False)
+        a, b = found["names"]
+        out.print(f"[bold]{a}[/bold] and [bold]{b}[/bold]: distance of the Gram matrices of the class means")
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, key in (
+            ("class means", "distance"),
+            ("centred", "distance_centred"),
+            ("classes in order", "distance_in_order"),
+            ("classifier", "classifier_distance"),
+        ):
+            table.add_row(name, shown(found[key], 6))
+        out.print(table)
+        table = Table("", a, b, box=None, padding=(0, 2, 0, 0))
+        for row, key in (("nearest", "nearest"), ("nearest, centred", "nearest_centred")):
+            table.add_row(row, *(f"{name} ({shown(value, 4)})" for name, value in found[key]))
+        for name in SHOWN_MEASURES:
+            if name in found["measures"]:
+                table.add_row(name, *(shown(value, 6) for value in found["measures"][name]))
+        out.print(table)
+
+
+def _geometry(path: Path) -> Any:
+    """One side of a comparison."""
+    from .. import report as room
+    from ..measure.files import read_features
+
+    if path.is_dir():
+        inside = [path / name for name in ("report.json", "features.npz") if (path / name).is_file()]
+        path = inside[0] if inside else path
+    if path.suffix.lower() == ".json":
+        return room.read_report(path)
+    given = read_features(path)
+    weights = list(given.weights) or None
+    return room.report(
+        given.features, given.labels, weights, given.bias, counts=given.counts, optimum=False, name=given.name
+    ).geometry
