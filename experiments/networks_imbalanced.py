@@ -200,7 +200,8 @@ def draw(rows: list[dict[str, Any]], title: str) -> Figure:
             left.set_ylim(0, None)
             for axes in (left, right):
                 axes.set_xscale("log")
-                axes.set_xticks(x, [f"{value:g}" for value in x])
+                ticks = x if sweep == "ratio" else (0.03, 0.1, 0.3, 1.0)
+                axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
                 axes.minorticks_off()
                 axes.set_xlabel(r"$\lambda_Z$ over $\sqrt{n_B}/N$" if sweep == "decay" else "ratio of counts, R")
                 axes.axvline(collapse_at(table), color="0.4", lw=1, ls=(0, (6, 3)))

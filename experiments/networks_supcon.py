@@ -8,9 +8,10 @@ Status   published: the simplex ETF for balanced classes (Graf et al. 2021). Der
 Source   Graf et al. 2021; Kini, Vakilian, Behnia, Gill & Thrampoulidis 2024.
 Cost     a few minutes on two cores; ``--full`` is for a GPU and was not run.
 Expected the optima of free features certified, every network within .1 of its optimum; with a ReLU within .1 of the
-         orthogonal frame; without it, imbalanced, nearer to the optimum than to the simplex ETF. ``findings`` has the
-         distances, and how many images ended with all features zero behind the ReLU: they have no direction and are
-         left out.
+         orthogonal frame; without it, imbalanced, nearer to the optimum than to the simplex ETF. Behind a ReLU images
+         may end with all features zero, which have no direction: they are left out, and with them classes all of whose
+         images end so. ``findings`` has the distances and how many were left out. The theory has no such point: its
+         features lie on a sphere. The rise of the learning rate over 50 epochs is there to lose fewer of them.
 
 Run  python experiments/networks_supcon.py [--data DIR] [--full] [--seeds S] [--epochs E] [--out DIR]
 """
@@ -44,7 +45,7 @@ def config_of(asked: Flags, ratio: float, relu: bool) -> Config:
     """SupCon on images as they are, all in one batch."""
     changes: dict[str, Any] = {"loss": "supcon", "views": 1, "imbalance": ratio, "samples": LARGEST}
     changes |= {"temperature": TEMPERATURE, "relu_features": relu, "weight_decay": 1e-5}
-    changes |= {"optimizer": "adam", "learning_rate": 3e-3, "evaluations": 2}
+    changes |= {"optimizer": "adam", "learning_rate": 3e-3, "warmup": 50.0, "evaluations": 2}
     config = asked.config(600, batch_size=1, **changes)
     return dataclasses.replace(config, batch_size=len(prepare(config)[0]))
 
@@ -54,7 +55,8 @@ def run_of(config: Config) -> dict[str, Any]:
     run = trained(config)
     constraint = "nonnegative-sphere" if config.relu_features else "sphere"
     alive = np.any(run.features != 0, axis=0)  # behind a ReLU an image may end with no feature at all, for good
-    features, y = run.features[:, alive], run.y[alive]
+    kept, y = np.unique(run.y[alive], return_inverse=True)
+    features = run.features[:, alive]
     found = report(features, y, loss="supcon", temperature=config.temperature, constraint=constraint)
     # Behind a ReLU the optimum is the frame (derived, from two images in every class on); without, it is solved.
     known = "orthogonal_frame" if config.relu_features else "optimum"
@@ -63,6 +65,7 @@ def run_of(config: Config) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "images_without_features": int(np.sum(~alive)),
+        "classes_without_features": int(run.y.max() + 1 - len(kept)),
         "nearest_accuracy": found.accuracy["nearest_mean"],
         "nc1": found.measures["nc1_quotient"],
         "distance": off | {"optimum": optimum.distance},
@@ -153,7 +156,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             name: float(np.median([run["distance"][name] for run in row["runs"]]))
             for name in ("optimum", "orthogonal_frame", "simplex_etf")
         }
-        | {"images_without_features": [run["images_without_features"] for run in row["runs"]]}
+        | {
+            f"{what}_without_features": [run[f"{what}_without_features"] for run in row["runs"]]
+            for what in ("images", "classes")
+        }
         for row in rows
     }
     found = {"runs": rows, "checks": checks(rows), "findings": findings}

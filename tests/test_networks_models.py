@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import ufm
 from ufm.networks import ARCHITECTURES, count_parameters, head_matrices, make
+from ufm.networks.convolution import convolve
 from ufm.networks.models import BatchNorm, Precision, ResNet
 
 # Parameters at width 1. The ResNets for CIFAR-10: He et al. 2016 state 0.27 M for resnet20, the others are the counts
@@ -345,3 +347,36 @@ def test_networks_without_flax_say_what_to_install():
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "networks: flax is not installed; pip install 'ufm[networks]'", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "channels", "outputs", "groups"),
+    [(3, 1, 5, 7, 1), (3, 2, 5, 7, 1), (1, 2, 5, 7, 1), (7, 1, 6, 6, 6), (2, 2, 3, 4, 1)],
+)
+def test_convolution_is_that_of_the_library(size, stride, channels, outputs, groups):
+    """Value and gradients, also of uneven sides; written once as a product of patches and once by XLA."""
+    with ufm.float64():
+        keys = jax.random.split(jax.random.key(size + stride), 3)
+        x = jax.random.normal(keys[0], (3, 9, 8, channels), jnp.float64)
+        kernel = jax.random.normal(keys[1], (size, size, channels // groups, outputs), jnp.float64)
+        padding = ((size // 2, size // 2), (0, size // 2))
+
+        def ours(x, kernel):
+            return convolve(x, kernel, (stride, stride), padding, feature_group_count=groups, precision=None)
+
+        def theirs(x, kernel):
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (stride, stride),
+                padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=groups,
+            )
+
+        expected, back = jax.vjp(theirs, x, kernel)
+        found, ours_back = jax.vjp(jax.jit(ours), x, kernel)
+        slope = jax.random.normal(keys[2], expected.shape, jnp.float64)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        for a, b in zip(ours_back(slope), back(slope), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)

@@ -28,6 +28,7 @@ from flax import nnx
 
 from ..problem.labels import show, whole_number
 from .config import ARCHITECTURES
+from .convolution import convolve
 
 SMALLEST_SIDE = 8
 
@@ -131,6 +132,7 @@ def _conv(
     inputs: int, outputs: int, size: int, stride: int, precision: Precision, rngs: nnx.Rngs, **options: Any
 ) -> nnx.Conv:
     options = {"use_bias": False, "padding": ((size // 2, size // 2),) * 2, "kernel_init": HE_FAN_OUT, **options}
+    options["conv_general_dilated"] = convolve
     return nnx.Conv(inputs, outputs, (size, size), stride, **precision._asdict(), rngs=rngs, **options)
 
 
