@@ -29,11 +29,13 @@ def convolve(
         x: images.
         kernel: its weights.
         strides: two numbers.
-        padding: pixels before and behind, for each side.
+        padding: pixels before and behind, for each side; "SAME" or "VALID".
         feature_group_count: 1, or C.
         options: the rest of what Flax passes.
     """
     height, width = strides
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     (top, bottom), (left, right) = padding
     plan = (height, width), ((top, bottom), (left, right)), feature_group_count
     return _convolve(*plan, options.get("precision"), x, kernel)
