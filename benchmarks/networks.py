@@ -14,6 +14,7 @@ large bfloat16 product, and looked up for known cards.
 
     python benchmarks/networks.py --data DIR                the folder with CIFAR-10; writes results/networks.json
     python benchmarks/networks.py --data DIR --accuracy     test accuracy and NC1 of 5 seeds too, 200 epochs each
+    python benchmarks/networks.py --small --data DIR        a narrow network on 10,000 images, float32, for a processor
     python benchmarks/networks.py --quick                   a tiny network on scikit-learn's digits, on any machine
 """
 
@@ -54,6 +55,7 @@ FULL = Config(
     arch="resnet18", batch_size=512, dtype="bfloat16", augment=True, weight_decay=5e-4, learning_rate=0.2, warmup=5.0,
     epochs=200, evaluations=1,
 )  # fmt: skip
+SMALL = dataclasses.replace(FULL, width=0.125, batch_size=128, dtype="float32", limit=10_000, epochs=20)
 QUICK = dataclasses.replace(FULL, data="digits", width=0.0625, batch_size=64, samples=32, epochs=4, warmup=0.0)
 
 
@@ -94,7 +96,8 @@ def flops_per_step(config: Config, images: Images) -> float:
 
     x = jax.ShapeDtypeStruct((config.batch_size, *images.image_shape), jnp.dtype(config.dtype))
     y = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    counted = jax.jit(jax.grad(loss)).lower(params, x, y).cost_analysis()
+    traced = jax.jit(jax.grad(loss)).trace(params, x, y)
+    counted = traced.lower(lowering_platforms=("cuda",)).cost_analysis()  # whatever the machine: a card's convolutions
     return float(counted["flops"])
 
 
@@ -227,6 +230,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--accuracy", action="store_true", help="train to the end too")
     parser.add_argument("--seeds", default=5, type=int, help="of --accuracy")
     parser.add_argument("--no-compile", action="store_true", help="PyTorch without torch.compile")
+    parser.add_argument("--small", action="store_true", help="a narrow network on 10,000 images, for a processor")
     parser.add_argument("--quick", action="store_true", help="a tiny network")
     parser.add_argument("--output", default=RESULTS / "networks.json", type=Path)
     given = parser.parse_args(arguments)
@@ -236,14 +240,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         torch = importlib.import_module("torch")
     except ImportError:
         raise SystemExit("torch is missing; install the contenders with  pip install -e '.[bench]'") from None
-    config = QUICK if given.quick else FULL
+    config = QUICK if given.quick else SMALL if given.small else FULL
     config = dataclasses.replace(config, data=given.data or config.data)
     epochs = 1 if given.quick else given.epochs
     images = prepare(config)[0]
     device = jax.devices()[0].device_kind
 
     ours = ufm_epochs(config, epochs)
-    compiled = not (given.quick or given.no_compile)
+    compiled = not (given.quick or given.small or given.no_compile)
     theirs = torch_epochs(torch, config, images, epochs, compiled)
     on_card = jax.default_backend() == "gpu"
     if on_card != (theirs["device"] == "cuda"):
@@ -259,7 +263,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     )  # fmt: skip
     said = provenance(("jax", "jaxlib", "flax", "torch"), load_at_start=load()) | {
         "command": "python benchmarks/networks.py"
-        + "".join(f" --{word}" for word in ("quick", "accuracy") if getattr(given, word))
+        + "".join(f" --{word}" for word in ("quick", "small", "accuracy") if getattr(given, word))
         + (" --no-compile" if given.no_compile else ""),
         "dtype": config.dtype,
         "device": device,

@@ -30,7 +30,7 @@ from ..problem.labels import whole_number
 from .logits import factor
 from .loop import walk
 from .methods import LBFGS
-from .result import Status
+from .result import Ended, Status
 
 _REACH = 4.0
 """Largest change of a logit gap in one step: the gradient changes by e^4 over it."""
@@ -40,7 +40,7 @@ _STRAIGHT = 0.1
 
 
 @record
-class GroupsResult:
+class GroupsResult(Ended):
     """Outcome of a grouped logit program; arrays only, stacked like the program.
 
     Attributes:
@@ -62,17 +62,6 @@ class GroupsResult:
     relative_gradient: Any
     status: Any
     steps: Any
-
-    @property
-    def status_name(self) -> Any:
-        """The name of the status, or an array of names for a stack."""
-        names = np.array([s.name for s in Status])[np.asarray(self.status)]
-        return str(names) if names.ndim == 0 else names
-
-    @property
-    def converged(self) -> Any:
-        """Whether the status is CONVERGED."""
-        return self.status == Status.CONVERGED
 
 
 # ------------------------------------------------------------------ two groups

@@ -44,8 +44,25 @@ class History:
     relative_gradient: Any
 
 
+class Ended:
+    """What everything with a ``status`` has besides: its name, and whether it is CONVERGED."""
+
+    status: Any
+
+    @property
+    def status_name(self) -> Any:
+        """The name of the status, or an array of names for a stack."""
+        names = np.array([s.name for s in Status])[np.asarray(self.status)]
+        return str(names) if names.ndim == 0 else names
+
+    @property
+    def converged(self) -> Any:
+        """Whether the status is CONVERGED."""
+        return self.status == Status.CONVERGED
+
+
 @record
-class Result:
+class Result(Ended):
     """A solve's outcome; arrays only, so ``vmap`` works.
 
     Attributes:
@@ -66,14 +83,3 @@ class Result:
     status: Any
     steps: Any
     history: History
-
-    @property
-    def status_name(self) -> Any:
-        """The name of the status, or an array of names for a stack."""
-        names = np.array([s.name for s in Status])[np.asarray(self.status)]
-        return str(names) if names.ndim == 0 else names
-
-    @property
-    def converged(self) -> Any:
-        """Whether the status is CONVERGED."""
-        return self.status == Status.CONVERGED
