@@ -239,9 +239,9 @@ for number in (1, 8):
     one, eight = (read_log(tmp_path / name) for name in ("1", "8"))
     for a, b in zip(one, eight, strict=True):
         if "loss" in a:
-            assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)  # float32 sums in another order
+            assert a["loss"] == pytest.approx(b["loss"], rel=5e-6)  # float32 sums in another order: 1e-7 was seen
         if "train" in a:
-            assert a["train"]["nc1_quotient"] == pytest.approx(b["train"]["nc1_quotient"], rel=1e-2)
+            assert a["train"]["nc1_quotient"] == pytest.approx(b["train"]["nc1_quotient"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
