@@ -128,7 +128,7 @@ def _options(trained: Trained) -> dict[str, Any]:
         "loss": config.loss,
         "activation": config.head_activation,
         "test": (trained.test_features, trained.test_y),
-        "name": f"{config.arch} on {config.data}",
+        "name": f"{config.arch} on {Path(config.data).name}",
     }
     if config.loss == "supcon":
         # behind a projection the temperature acts on other vectors than the features

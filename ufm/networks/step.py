@@ -108,7 +108,7 @@ def numbers_of(config: Config, images: Images, steps: int) -> dict[str, Any]:
             name: np.float32(getattr(config, name))
             for name in ("learning_rate", "momentum", "weight_decay", "bias_decay", "smoothing", "temperature")
         },
-        "features_decay": np.float32(feature_decay_of(config, images) * len(images)),  # of the mean of |h|^2
+        "feature_strength": np.float32(feature_decay_of(config, images) * len(images)),  # of the mean of |h|^2
         "warm": np.int32(warm),
         "body": np.int32(max(1, config.epochs * steps - warm)),
         "mean": mean,
@@ -181,7 +181,7 @@ def objective(
     if config.decay == "ufm":
         squares = sum(jnp.sum(layer.kernel[...] ** 2) for layer in model.head)
         total += 0.5 * numbers["weight_decay"] * squares
-        total += 0.5 * numbers["features_decay"] * jnp.mean(jnp.sum(outputs.features**2, axis=1))
+        total += 0.5 * numbers["feature_strength"] * jnp.mean(jnp.sum(outputs.features**2, axis=1))
         bias = model.head[-1].bias
         if bias is not None:
             total += 0.5 * numbers["bias_decay"] * jnp.sum(bias[...] ** 2)
