@@ -63,12 +63,9 @@ def cases(asked: Flags) -> dict[str, tuple[Config, str, bool]]:
     }
 
 
-def to_target(gram: Any, target: str, loss: str) -> float:
-    """Distance of a Gram matrix of class means to the target; for SupCon of their directions."""
+def to_target(gram: Any, target: str) -> float:
+    """Distance of a Gram matrix of class means to the target."""
     G = np.asarray(gram, dtype=np.float64)
-    if loss == "supcon":
-        length = np.sqrt(np.diag(G))
-        G = G / np.outer(length, length)
     frame = orthogonal_frame_gram(len(G)) if target == "orthogonal_frame" else simplex_etf_gram(len(G))
     return distance(centred(G) if target.endswith("centred") else G, frame)
 
@@ -81,7 +78,7 @@ def run_of(config: Config, target: str) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "epoch": [line["epoch"] for line in lines],
-        "distance": [to_target(line["train"]["gram"], target, config.loss) for line in lines],
+        "distance": [to_target(line["train"]["gram"], target) for line in lines],
         **column,
         "test_accuracy": [line["test"]["accuracy"] for line in lines],
         "seconds": run.seconds,

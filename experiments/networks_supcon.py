@@ -45,9 +45,9 @@ def config_of(asked: Flags, ratio: float, relu: bool) -> Config:
     """SupCon on images as they are, all in one batch."""
     changes: dict[str, Any] = {"loss": "supcon", "views": 1, "imbalance": ratio, "samples": LARGEST}
     changes |= {"temperature": TEMPERATURE, "relu_features": relu, "weight_decay": 1e-5}
-    changes |= {"optimizer": "adam", "learning_rate": 3e-3, "warmup": 50.0, "evaluations": 2}
+    changes |= {"optimizer": "adam", "learning_rate": 3e-3, "evaluations": 2}
     config = asked.config(600, batch_size=1, **changes)
-    return dataclasses.replace(config, batch_size=len(prepare(config)[0]))
+    return dataclasses.replace(config, batch_size=len(prepare(config)[0]), warmup=config.epochs / 12)
 
 
 def run_of(config: Config) -> dict[str, Any]:

@@ -380,3 +380,19 @@ def test_convolution_is_that_of_the_library(size, stride, channels, outputs, gro
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
         for a, b in zip(ours_back(slope), back(slope), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
+
+
+def test_depthwise_convolution_in_bfloat16_sums_in_float32():
+    """49 products: the error is that of rounding the result, not of 49 sums."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (2, 12, 12, 8), jnp.bfloat16)
+    kernel = jax.random.normal(keys[1], (7, 7, 1, 8), jnp.bfloat16)
+
+    def ours(x, kernel):
+        return convolve(x, kernel, (1, 1), ((3, 3), (3, 3)), feature_group_count=8)
+
+    found = jax.jit(ours)(x, kernel)
+    assert found.dtype == jnp.bfloat16
+    exact = ours(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    off = jnp.linalg.norm(found.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+    assert float(off) < 2.5e-3

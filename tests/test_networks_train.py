@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ufm.networks import train as train_module
 from ufm.networks.config import ARCHITECTURES, Config, read_config
 from ufm.networks.step import supcon
 from ufm.networks.train import read_log, train
+from ufm.trained import run as run_and_report
 
 SMALL = Config(arch="mlp", width=0.1, epochs=3, batch_size=200, samples=60, evaluations=2, learning_rate=0.05)
 
@@ -172,11 +174,11 @@ def test_rate_is_that_of_optax(schedule, warm):
     given = {"learning_rate": np.float32(top), "warm": np.int32(warm), "body": np.int32(body)}
     theirs = {
         "cosine": optax.cosine_decay_schedule(top, body),
-        "step": optax.piecewise_constant_schedule(top, {body // 2: 0.1, 3 * body // 4: 0.1}),
+        "step": optax.piecewise_constant_schedule(top, {-(-body // 2): 0.1, -(-3 * body // 4): 0.1}),
         "constant": optax.constant_schedule(top),
     }[schedule]
     if warm:
-        theirs = optax.join_schedules([optax.linear_schedule(0.0, top, warm), theirs], [warm])
+        theirs = optax.join_schedules([optax.linear_schedule(top / warm, top + top / warm, warm), theirs], [warm])
     for count in range(60):
         assert float(step_module.rate(schedule, given, count)) == pytest.approx(
             float(theirs(count)), rel=1e-6, abs=1e-9
@@ -262,6 +264,15 @@ for number in (1, 8):
         ({"loss": "supcon", "decay": "ufm"}, "decay: 'ufm' is for a classifier"),
         ({"stop_epoch": 9}, "stop_epoch: 9"),
         ({"imbalance": 0.5}, "imbalance: 0.5"),
+        ({"limit": -5}, "limit"),
+        ({"samples": 0}, "samples"),
+        ({"seed": 10**30}, "seed"),
+        ({"width": 0.0}, "width: 0.0 is not allowed"),
+        ({"warmup": 3.0}, "warmup: 3 epochs are not less"),
+        ({"temperature": 0.5}, "temperature: 0.5 has no effect with loss ce"),
+        ({"minority": 0.2}, "minority: 0.2 has no effect"),
+        ({"decay": "ufm", "feature_decay": 0.0}, "feature_decay: 0 leaves the model"),
+        ({"decay": "ufm", "weight_decay": 0.0}, "weight_decay: 0 leaves the model"),
     ],
 )
 def test_wrong_settings_are_told_at_the_door(change, said):
@@ -289,6 +300,72 @@ def test_wrong_data_and_folders_are_told(tmp_path):
         train(SMALL, tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match="made the loss infinite"):
         train(dataclasses.replace(SMALL, learning_rate=1e12, loss="mse"), tmp_path / "blown")
+
+
+def test_bad_settings_leave_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="batch_size: 3 does not lie in 11"):
+        train(dataclasses.replace(SMALL, loss="supcon", bind=True, batch_size=3), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_splits_of_different_sets_are_told(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, K in (("train", 3), ("test", 5)):
+        y = np.arange(60) % K
+        np.savez(tmp_path / f"{name}.npz", x=rng.integers(0, 255, (60, 8, 8, 1), dtype=np.uint8), y=y)
+    with pytest.raises(ValueError, match="number of classes of the training images is 3, of the test images 5"):
+        train(dataclasses.replace(SMALL, data=str(tmp_path), samples=None, batch_size=20), tmp_path / "run")
+
+
+def test_a_limit_keeps_the_ratio():
+    config = dataclasses.replace(SMALL, samples=100, imbalance=10.0, limit=220)
+    counts = train_module.prepare(config)[0].counts
+    np.testing.assert_array_equal(counts, [40] * 5 + [4] * 5)
+
+
+def test_dead_features_do_not_lose_the_run(tmp_path):
+    """All features shrink to one point: the measures that divide by the spread between classes are absent."""
+    config = dataclasses.replace(
+        SMALL, width=0.05, epochs=2, decay="ufm", weight_decay=1.0, optimizer="adam", limit=200, batch_size=50
+    )
+    ended = run_and_report(config, tmp_path / "run")
+    last = ended.trained.history[-1]["train"]
+    assert last["accuracy"] < 0.5
+    for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_geometry_of_supcon_in_the_log_is_that_of_the_report(tmp_path):
+    """Both divide features by their norms, as the loss does; nearest means are those of training in both."""
+    config = dataclasses.replace(SMALL, loss="supcon", views=1, relu_features=False, epochs=2)
+    ended = run_and_report(config, tmp_path / "run")
+    last, found = ended.trained.history[-1], ended.report
+    assert last["train"]["nc1_quotient"] == pytest.approx(found.measures["nc1_quotient"], rel=1e-5)
+    for name in ("optimum", "simplex_etf"):
+        target = next(target for target in found.targets if target.name == name)
+        assert ended.distances[name][-1] == pytest.approx(target.distance_centred, rel=1e-5)
+    assert last["train"]["accuracy"] == found.accuracy["nearest_mean"]
+    assert last["test"]["accuracy"] == found.test["accuracy"]["nearest_mean"]
+
+
+def test_the_test_images_are_judged_by_the_means_of_training(tmp_path):
+    ended = run_and_report(dataclasses.replace(SMALL, epochs=2), tmp_path / "run")
+    last, found = ended.trained.history[-1]["test"], ended.report
+    assert last["nearest_accuracy"] == found.test["accuracy"]["nearest_mean"]
+    assert last["accuracy"] == found.test["accuracy"]["classifier"]
+
+
+def test_resumed_before_the_first_checkpoint(tmp_path):
+    config = dataclasses.replace(SMALL, epochs=2)
+    whole = train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    again = train(config, tmp_path / "run", resume=True)
+    assert [line["epoch"] for line in read_log(tmp_path / "run")] == [0, 1, 2]
+    assert numbers(again.history) == numbers(whole.history)
+    (tmp_path / "run" / "log.jsonl").unlink()
+    with pytest.raises(ValueError, match="has lost its lines"):
+        train(config, tmp_path / "run", resume=True)
 
 
 def test_the_command_trains_reports_and_draws(tmp_path, capsys, monkeypatch):

@@ -29,7 +29,8 @@ class Run:
 
     Attributes:
         trained: the network's features, layers and history.
-        report: its geometry beside theory; ``None`` where it was not asked for.
+        report: its geometry beside theory; ``None`` where it was not asked for, or could not be had.
+        why: why there is no report, where it was asked for.
         distances: for every measured epoch the distance of the Gram matrix of the centred class means to each target.
         files: files written.
     """
@@ -38,6 +39,7 @@ class Run:
     report: Report | None
     distances: dict[str, list[float]]
     files: list[str]
+    why: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The run as the command's ``--json`` object."""
@@ -50,10 +52,15 @@ class Run:
             "seconds": self.trained.seconds,
             "files": self.files,
         }
+        if self.why is not None:
+            said["no_report"] = self.why
         if self.report is not None:
             near = self.report.nearest_centred
-            said["nearest_centred"] = {"name": near.name, "distance": near.distance_centred}
-            said["distances"] = {target.name: target.distance_centred for target in self.report.targets}
+            off = {target.name: target.distance_centred for target in self.report.targets}
+            off = {name: value if math.isfinite(value) else None for name, value in off.items()}
+            said["distances"] = off
+            if off[near.name] is not None:
+                said["nearest_centred"] = {"name": near.name, "distance": off[near.name]}
         return said
 
 
@@ -85,15 +92,18 @@ def run(
     listen = _tensorboard(out) if tensorboard else None
     trained = train(config, out, resume=resume, devices=devices, progress=progress, listen=listen)
     files = [str(out / name) for name in ("config.json", "log.jsonl", "features.npz")]
-    found = None
+    found, why = None, None
     if compare:
-        found = report(trained.features, trained.y, _weights(trained), trained.bias, **_options(trained))
-        files += [str(path) for path in found.save(out / "report")]
+        try:
+            found = report(trained.features, trained.y, _weights(trained), trained.bias, **_options(trained))
+            files += [str(path) for path in found.save(out / "report")]
+        except ValueError as error:  # such as a class without features: the run itself is not lost
+            why = str(error)
     distances = distances_by_epoch(trained.history, found)
     figure = plot.training(trained.history, distances, title=_title(config))
     files += [str(path) for path in plot.save_figure(figure, out / "training")]
-    ended = Run(trained, found, distances, files)
-    (out / "run.json").write_text(json.dumps(ended.to_json(), indent=1) + "\n", encoding="utf-8")
+    ended = Run(trained, found, distances, files, why)
+    (out / "run.json").write_text(json.dumps(ended.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return ended
 
 
@@ -140,6 +150,8 @@ def _options(trained: Trained) -> dict[str, Any]:
         options["feature_decay"] = feature_decay_of(config, prepare(config)[0])
         if config.bias and config.bias_decay:
             options["bias_decay"] = config.bias_decay
+    elif config.bias and config.weight_decay and config.head_depth == 1:
+        options["bias_decay"] = config.weight_decay  # standard decay is on every parameter
     return options
 
 
@@ -162,7 +174,7 @@ def _tensorboard(out: Path) -> Callable[[dict[str, Any]], None]:
 
     def listen(line: dict[str, Any]) -> None:
         if not writers:  # the folder is there now
-            writers.append(SummaryWriter(str(out / "events")))
+            writers.append(SummaryWriter(str(out / "events"), purge_step=line["epoch"]))  # what a kill had written on
         for name, value in {**_scalars(line), **_nested(line)}.items():
             writers[0].add_scalar(name, value, line["epoch"])
         writers[0].flush()

@@ -24,14 +24,15 @@ class Config:
 
     Attributes:
         data: a source of :func:`ufm.networks.load`.
+        download: whether a source ``hf:NAME`` may fetch files from the network.
         arch: one of ``ufm.networks.ARCHITECTURES``.
         loss: ce, mse or supcon.
         epochs: passes over the data.
         batch_size: images of a step, over all devices.
         optimizer: sgd (with momentum) or adam.
         learning_rate: the largest.
-        schedule: cosine (to 0), step (a tenth at 1/2 and 3/4 of the epochs) or constant.
-        warmup: epochs of linear rise.
+        schedule: cosine (to 0), step (a tenth at 1/2 and at 3/4 of what follows the rise) or constant.
+        warmup: epochs of linear rise, less than all.
         momentum: of sgd, Nesterov.
         decay: standard or ufm, see the module.
         weight_decay: lambda_W, or of every parameter.
@@ -63,6 +64,7 @@ class Config:
     """
 
     data: str = "digits"
+    download: bool = False
     arch: str = "resnet18"
     loss: Literal["ce", "mse", "supcon"] = "ce"
     epochs: int = 100
@@ -113,9 +115,15 @@ class Config:
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name}: {show(value)} is not known; choose one of {', '.join(allowed)}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("head_depth", 1), ("evaluations", 1), ("views", 1)):
-            whole_number(name, getattr(self, name), least)
-        for name in ("learning_rate", "temperature"):
+        for name in ("epochs", "batch_size", "head_depth", "evaluations", "views"):
+            whole_number(name, getattr(self, name), 1)
+        for name in ("feature_dim", "head_width", "samples", "limit"):
+            if (size := getattr(self, name)) is not None:
+                whole_number(name, size, 1)
+        whole_number("projection", self.projection, 0)
+        if not 0 <= whole_number("seed", self.seed, 0) < 2**31:
+            raise ValueError(f"seed: {self.seed} is out of range; give a whole number below 2^31")
+        for name in ("learning_rate", "temperature", "width"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a positive number")
         for name in ("weight_decay", "bias_decay", "feature_decay", "warmup"):
@@ -125,6 +133,8 @@ class Config:
         for name in ("momentum", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a number in [0, 1)")
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup: {self.warmup:g} epochs are not less than all {self.epochs}; give fewer")
         if not 1 <= self.imbalance < math.inf:
             raise ValueError(f"imbalance: {show(self.imbalance)} is not allowed; give a ratio of at least 1")
         if self.smoothing and self.loss != "ce":
@@ -135,8 +145,16 @@ class Config:
         if self.loss != "supcon" and (self.projection or self.bind):
             name = "projection" if self.projection else "bind"
             raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with loss {self.loss}; drop it")
+        if self.loss != "supcon" and (self.temperature != 0.1 or self.views != 2):
+            name = "temperature" if self.temperature != 0.1 else "views"
+            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with loss {self.loss}; drop it")
+        if self.minority != 0.5 and (self.imbalance == 1 or self.profile != "step"):
+            raise ValueError(f"minority: {self.minority:g} has no effect without a step of imbalance; drop it")
         if self.loss == "supcon" and self.decay == "ufm":
             raise ValueError("decay: 'ufm' is for a classifier, and supcon has none; say standard")
+        if self.decay == "ufm" and (self.weight_decay == 0 or self.feature_decay == 0):
+            name = "weight_decay" if self.weight_decay == 0 else "feature_decay"
+            raise ValueError(f"{name}: 0 leaves the model of theory without an optimum; give a positive number")
         if self.stop_epoch is not None and not 1 <= self.stop_epoch <= self.epochs:
             raise ValueError(f"stop_epoch: {show(self.stop_epoch)} is not an epoch of 1..{self.epochs}; change it")
 

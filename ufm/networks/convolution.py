@@ -60,9 +60,11 @@ def _by_patches(
         for i in range(high)
         for j in range(wide)
     ]
-    if groups > 1:  # a weight per channel and place
-        weights = kernel.reshape(high * wide, 1, 1, 1, outputs)
-        return functools.reduce(jnp.add, (piece * weight for piece, weight in zip(shifted, weights, strict=True)))
+    if groups > 1:  # a weight per channel and place; summed in float32 at least, like a product
+        wider = jnp.promote_types(x.dtype, jnp.float32)
+        weights = kernel.reshape(high * wide, 1, 1, 1, outputs).astype(wider)
+        terms = (piece.astype(wider) * weight for piece, weight in zip(shifted, weights, strict=True))
+        return functools.reduce(jnp.add, terms).astype(x.dtype)
     patches = jnp.concatenate(shifted, axis=-1).reshape(len(x) * rows * columns, -1)
     product = jnp.dot(patches, kernel.reshape(-1, outputs), precision=precision)
     return product.reshape(len(x), rows, columns, outputs)

@@ -127,11 +127,7 @@ def load(
     images = from_arrays(
         found.images, found.labels, num_classes=found.num_classes, name=found.name, class_names=found.class_names
     )
-    if limit is None or whole_number("limit", limit, 1) >= len(images):
-        return images
-    if limit < images.num_classes:
-        raise ValueError(f"limit: {limit} leaves a class without an image; give at least {images.num_classes}")
-    return _drawn(images, _in_proportion(images.counts, int(limit)), seed)
+    return images if limit is None else limited(images, limit, seed)
 
 
 def from_arrays(
@@ -257,6 +253,15 @@ def imbalanced(
 def per_class(images: Images, samples: int, seed: int = 0) -> Images:
     """A balanced subset with this many images of every class."""
     return _drawn(images, np.full(images.num_classes, whole_number("samples", samples, 1)), seed)
+
+
+def limited(images: Images, limit: int, seed: int = 0) -> Images:
+    """A subset of at most this many images, each class in proportion and none without an image."""
+    if whole_number("limit", limit, 1) >= len(images):
+        return images
+    if limit < images.num_classes:
+        raise ValueError(f"limit: {limit} leaves a class without an image; give at least {images.num_classes}")
+    return _drawn(images, _in_proportion(images.counts, int(limit)), seed)
 
 
 def coarse(images: Images, groups: Sequence[int] | str) -> Images:

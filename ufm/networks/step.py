@@ -1,7 +1,7 @@
 """One step of training, compiled once per structure: what an objective is, what an optimiser does, and many of them.
 
 Every number that people sweep (rates, decays, temperature, seeds, lengths of schedules) is an array, so that runs which
-differ in nothing else share their compiled programs.  So do runs on different numbers of images, up to a power of two.
+differ in nothing else share these programs.  So do runs on different numbers of images, up to a power of two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .models import Network, make
 STEPS_PER_CALL = 64
 
 _NO_STRUCTURE = (
-    "data", "samples", "imbalance", "profile", "minority", "coarse", "limit", "seed", "batch_size", "bind",
+    "data", "download", "samples", "imbalance", "profile", "minority", "coarse", "limit", "seed", "batch_size", "bind",
     "epochs", "stop_epoch", "evaluations", "learning_rate", "warmup", "momentum",
     "weight_decay", "feature_decay", "bias_decay", "smoothing", "temperature",
 )  # fmt: skip
@@ -137,7 +137,8 @@ def supcon(points: Any, labels: Any, temperature: Any) -> Any:
 
     Reference: Khosla et al. 2020 (the loss "out").
     """
-    similarity = points @ points.T / temperature
+    # In full precision also where products are rounded to fewer digits by default: 1/tau multiplies the error.
+    similarity = jnp.matmul(points, points.T, precision="highest") / temperature
     itself = jnp.eye(points.shape[0], dtype=bool)
     alike = (labels[:, None] == labels[None, :]) & ~itself
     log_mass = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=1)
@@ -193,16 +194,16 @@ def objective(
 
 
 def rate(schedule: str, numbers: dict[str, Any], count: Any) -> Any:
-    """Learning rate of a step: a linear rise over ``warm`` steps, then the schedule over ``body`` steps."""
+    """Learning rate of a step: a linear rise over ``warm`` steps to the full rate, then the schedule over ``body``."""
     top, warm, body = numbers["learning_rate"], numbers["warm"], numbers["body"]
     after = count - warm
     if schedule == "cosine":
         shape = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(after, body) / body))
     elif schedule == "step":
-        shape = jnp.where(after >= body // 2, 0.1, 1.0) * jnp.where(after >= 3 * body // 4, 0.1, 1.0)
+        shape = jnp.where(2 * after >= body, 0.1, 1.0) * jnp.where(4 * after >= 3 * body, 0.1, 1.0)
     else:
         shape = jnp.ones(())
-    return top * jnp.where(after < 0, count / jnp.maximum(warm, 1), shape)
+    return top * jnp.where(after < 0, (count + 1) / jnp.maximum(warm, 1), shape)
 
 
 def optimizer(config: Config, numbers: dict[str, Any]) -> optax.GradientTransformation:

@@ -30,7 +30,7 @@ from ..answer import versions
 from ..measure import numerical_rank
 from ..measure.stream import Agreement, ClassSums
 from .config import Config, read_config
-from .data import Images, bound_batches, coarse, epoch_order, imbalanced, load, per_class
+from .data import Images, bound_batches, coarse, epoch_order, imbalanced, limited, load, per_class
 from .models import Network, head_matrices
 from .step import (
     STEPS_PER_CALL,
@@ -81,7 +81,14 @@ Progress = Callable[[dict[str, Any]], None] | None
 
 def prepare(config: Config) -> tuple[Images, Images]:
     """(training, test) images as the configuration wants them."""
-    train, test = (load(config.data, split, seed=config.seed) for split in ("train", "test"))
+    train, test = (load(config.data, split, seed=config.seed, download=config.download) for split in ("train", "test"))
+    for what in ("num_classes", "image_shape"):
+        if getattr(train, what) != getattr(test, what):
+            words = what.replace("num_classes", "number of classes").replace("image_shape", "image shape")
+            raise ValueError(
+                f"data: the {words} of the training images is {getattr(train, what)}, of the test images "
+                f"{getattr(test, what)}; give two splits of one data set"
+            )
     if config.coarse is not None:
         train, test = coarse(train, config.coarse), coarse(test, config.coarse)
     if config.imbalance > 1:
@@ -91,11 +98,8 @@ def prepare(config: Config) -> tuple[Images, Images]:
         )
     elif config.samples is not None:
         train = per_class(train, config.samples, seed=config.seed)
-    if config.limit is not None and config.limit < len(train):
-        rows = np.random.default_rng(config.seed).permutation(len(train))[: config.limit]
-        train = train.take(np.sort(rows))
-        if (train.counts == 0).any():
-            raise ValueError(f"limit: {config.limit} leaves a class without an image; give a larger one")
+    if config.limit is not None:
+        train = limited(train, config.limit, config.seed)
     if config.loss == "supcon" and config.views == 1 and (train.counts < 2).any():
         raise ValueError(
             f"data: class {int(np.argmin(train.counts))} has one sample, which has no positive in supcon; "
@@ -128,7 +132,8 @@ def train(
         out: its folder, new or empty; with ``resume`` the folder of a run that was stopped.
         resume: go on from the last checkpoint, along the curve that the run would have taken.
         devices: to lay every batch over; all local ones by default.
-        progress: called after every compiled call with epoch, epochs, loss, accuracy, nc1 and seconds left.
+        progress: called after every compiled call with epoch, epochs, loss, accuracy (``None`` for supcon), nc1 and
+            seconds left.
         listen: called with every record of the log.
 
     Raises:
@@ -152,8 +157,8 @@ class _Run:
             raise ValueError(
                 f"batch_size: {config.batch_size} cannot be laid over {len(devices)} devices; give a multiple of it"
             )
+        self._check_folder(resume)
         self.train_images, self.test_images = prepare(config)
-        self._open(resume)
         mesh = Mesh(np.asarray(devices), ("batch",))
         self.whole, self.split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "batch"))
         self.rows_split = NamedSharding(mesh, PartitionSpec("batch"))
@@ -169,6 +174,8 @@ class _Run:
         self.done = 0
         self.history: list[dict[str, Any]] = []
         self.listen: Progress = None
+        if not resume:
+            self._begin_folder()
         self.manager = ocp.CheckpointManager(
             (out / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
@@ -178,9 +185,8 @@ class _Run:
 
     # -------------------------------------------------------------- folder
 
-    def _open(self, resume: bool) -> None:
-        out, said = self.out, {"ufm": versions(), **dataclasses.asdict(self.config)}
-        path = out / "config.json"
+    def _check_folder(self, resume: bool) -> None:
+        out = self.out
         if resume:
             old = read_config(out)
             if old != self.config:
@@ -188,32 +194,36 @@ class _Run:
                     f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(self.config, f.name)
                 )
                 raise ValueError(f"resume: {out} was begun with another {differs}; give it a folder of its own")
-            return
-        if out.is_dir() and any(out.iterdir()):
+        elif out.is_dir() and any(out.iterdir()):
             raise ValueError(f"out: {out} is not empty; give a new folder, or go on with --resume {out}")
+
+    def _begin_folder(self) -> None:
+        """Written once everything else has proven right: what is there can be resumed."""
+        said = {"ufm": versions(), **dataclasses.asdict(self.config)}
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "config.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            raise ValueError(f"out: {out} cannot be written ({error.strerror}); give another path") from None
+            raise ValueError(f"out: {self.out} cannot be written ({error.strerror}); give another path") from None
 
     def _restore(self) -> None:
         latest = self.manager.latest_step()
-        if latest is None:
-            return
-        try:
-            flat = _flat(self.state)
-            shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, flat)
-            found = self.manager.restore(latest, args=ocp.args.StandardRestore(shapes))
-        except Exception as error:  # whatever orbax raises for a damaged file
-            raise ValueError(
-                f"resume: checkpoint {latest} in {self.out} cannot be read ({type(error).__name__}); "
-                f"remove its folder to go on from the one before"
-            ) from None
-        leaves: Any = found
-        self.state = jax.tree.unflatten(jax.tree.structure(self.state), [leaves[key] for key in flat])
-        self.done = int(latest)
-        self.history = [line for line in read_log(self.out) if line["epoch"] <= self.done]
+        if latest is not None:
+            try:
+                flat = _flat(self.state)
+                shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, flat)
+                found = self.manager.restore(latest, args=ocp.args.StandardRestore(shapes))
+            except Exception as error:  # whatever orbax raises for a damaged file
+                raise ValueError(
+                    f"resume: checkpoint {latest} in {self.out} cannot be read ({type(error).__name__}); "
+                    f"remove its folder to go on from the one before"
+                ) from None
+            leaves: Any = found
+            self.state = jax.tree.unflatten(jax.tree.structure(self.state), [leaves[key] for key in flat])
+            self.done = int(latest)
+            self.history = [line for line in read_log(self.out) if line["epoch"] <= self.done]
+            if not self.history:
+                raise ValueError(f"resume: {self.out / 'log.jsonl'} has lost its lines; restore it, or begin again")
         text = "".join(json.dumps(line) + "\n" for line in self.history)
         part = self.out / "log.jsonl.part"
         part.write_text(text, encoding="utf-8")
@@ -222,7 +232,7 @@ class _Run:
     def _log(self, line: dict[str, Any]) -> None:
         self.history.append(line)
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(line, allow_nan=False) + "\n")
         if self.listen is not None:
             self.listen(line)
 
@@ -266,7 +276,7 @@ class _Run:
                     "epoch": epoch,
                     "epochs": last,
                     "loss": float(tally[-1][-1, 1]),
-                    "accuracy": float(tally[-1][:, 2].mean()),
+                    "accuracy": None if config.loss == "supcon" else float(tally[-1][:, 2].mean()),
                     "nc1": nc1,
                     "left": spent * (1 - share) / max(share, 1e-9),
                 }
@@ -276,7 +286,7 @@ class _Run:
             if config.loss != "supcon":
                 line["accuracy_batches"] = float(right)
             if not math.isfinite(line["objective"]):
-                self._log(line | {"status": "NONFINITE"})
+                self._log({"epoch": epoch, "objective": None, "loss": None, "status": "NONFINITE"})
                 why = f"{config.learning_rate:g} made the loss infinite in epoch {epoch}"
                 raise ValueError(f"learning_rate: {why}; give a smaller one")
             if epoch in measured:
@@ -323,32 +333,40 @@ class _Run:
             yield np.asarray(features)[: len(rows)], np.asarray(logits)[: len(rows)], images.labels[rows]
 
     def _measure(self) -> dict[str, Any]:
-        """Geometry of training and test features, streamed in float64."""
+        """Geometry of training and test features, streamed in float64; nearest means are those of training."""
         found: dict[str, Any] = {}
         matrices, bias = head_matrices(self._model())
-        single = len(matrices) == 1 and self.config.loss != "supcon"
+        pairs = self.config.loss == "supcon"
+        single = len(matrices) == 1 and not pairs
+        nearest = None
         for name, images in (("train", self.train_images), ("test", self.test_images)):
             sums = ClassSums(images.num_classes)
             for features, _, labels in self._pass(images):
-                sums.update(features, labels)
-            seen = Agreement(sums.means)
+                sums.update(self._seen(features), labels)
+            nearest = sums.means if nearest is None else nearest
+            seen = Agreement(nearest)
             for features, logits, labels in self._pass(images):
-                if self.config.loss == "supcon":
-                    logits = features @ sums.means
-                seen.update(features, labels, logits=logits)
+                features = self._seen(features)
+                seen.update(features, labels, logits=features @ nearest if pairs else logits)
             measures = sums.measures(matrices[0] if single else None, bias if single else None)
             gram = sums.means.T @ sums.means
-            right = seen.nearest_accuracy if self.config.loss == "supcon" else seen.accuracy
             found[name] = {
-                "accuracy": right,
+                "accuracy": seen.nearest_accuracy if pairs else seen.accuracy,
                 "nearest_accuracy": seen.nearest_accuracy,
-                **({} if self.config.loss == "supcon" else {"nc4_mismatch": seen.mismatch}),
-                **{key: value for key, value in measures.items() if math.isfinite(value)},
+                **({} if pairs else {"nc4_mismatch": seen.mismatch}),
+                **{key: value if math.isfinite(value) else None for key, value in measures.items()},
                 "rank_of_means": numerical_rank(sums.means),
                 "gram": gram.tolist() if images.num_classes <= 100 else None,
             }
         found["ranks_of_weights"] = [numerical_rank(matrix) for matrix in matrices]
         return found
+
+    def _seen(self, features: np.ndarray) -> np.ndarray:
+        """Features as the loss sees them: those of supcon over their norms; a zero stays zero."""
+        if self.config.loss != "supcon":
+            return features
+        wide = features.astype(np.float64)
+        return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
     # -------------------------------------------------------------- the end
 
