@@ -474,11 +474,27 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     (f"{QUICK} --minority-samples inf", "minority-samples", "positive"),
     (f"{QUICK} --bias decay 0", "bias", "positive"),
     (f"{QUICK} --counts-file none.csv", "counts-file", "does not exist"),
+    ("train --out new --decay ufm --bias-decay -1", "bias-decay: -1.0 is not allowed; give a number", "at least 0\n"),
+    ("train --out new --momentum 2", "momentum: 2.0 is not allowed; give a number", "in [0, 1)\n"),
     ("cite nope", "oracle", "ce_simplex_etf"),
     ("cite ce_simplex_etf again", "again", "ufm cite --help"),
     ("frobnicate", "frobnicate", "ufm --help"),
     ("", "no command was given", "solve, sweep, phase, train, features, compare, quickstart, cite"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--data nowhere", "ufm: data: 'nowhere' is neither"),
+        ("--limit 40 --coarse foo", "ufm: coarse: 'foo' is unknown"),
+    ],
+)
+def test_bad_data_of_a_run_is_named_by_its_flag(capsys, tmp_path, monkeypatch, flags, expected):
+    pytest.importorskip("flax")
+    monkeypatch.chdir(tmp_path)
+    said = run(capsys, f"train --out new {flags}", code=2)
+    assert said.err.splitlines()[-1].startswith(expected)
 
 
 @pytest.mark.parametrize(("line", "argument", "remedy"), BAD, ids=[line or "nothing" for line, _, _ in BAD])

@@ -236,6 +236,66 @@ def test_saved_report_reads_back_and_holds_strict_json(tmp_path, near_optimum):
     json.loads(files[0].read_text(), parse_constant=lambda word: pytest.fail(word))
 
 
+DAMAGED = {
+    "measures": [],
+    "class_means_gram": None,
+    "class_means_gram of another shape": [[1.0, 2.0]],
+    "class_means_gram with a hole": [[1.0, None, 0.0]] * 3,
+    "classifier_gram": [[1.0]],
+    "counts": 3,
+    "nearest": ["etf", 0.1],
+    "nearest_centred": {"name": "etf", "distance": []},
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_report_gets_one_sentence(tmp_path, capsys, what):
+    said = report(np.eye(3), [0, 1, 2], np.eye(3), optimum=False).to_json()
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(said))
+    assert read_report(path).counts.tolist() == [1, 1, 1]
+    path.write_text(json.dumps(said | {what.split()[0]: DAMAGED[what]}))
+    assert "is not a report, or a damaged one" in _refused(capsys, ["compare", path, path])
+
+
+def test_zero_features_are_nearest_to_nothing(tmp_path, capsys):
+    np.savez(tmp_path / "zero.npz", H=np.zeros((3, 4)), y=[0, 1, 2, 0], W=np.zeros((3, 3)))
+    cli.main(["features", str(tmp_path / "zero.npz"), "--frames-only", "--out", str(tmp_path / "out")])
+    assert "nearest: none, for all class means are zero" in capsys.readouterr().out
+    cli.main(["compare", str(tmp_path / "out"), str(tmp_path / "zero.npz"), "--json"])
+    both = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
+    assert both["nearest"] == [["none", None]] * 2
+    cli.main(["compare", str(tmp_path / "out"), str(tmp_path / "zero.npz")])
+    assert "nearest none none" in " ".join(capsys.readouterr().out.split())
+    np.savez(tmp_path / "equal.npz", H=np.ones((3, 4)), y=[0, 1, 2, 0])
+    cli.main(["features", str(tmp_path / "equal.npz"), "--frames-only"])
+    words = "nearest: orthogonal_frame; with centred class means: none, for all class means are equal"
+    assert words in capsys.readouterr().out
+
+
+def test_a_run_is_compared_by_its_report_or_else_under_its_loss(tmp_path, capsys):
+    H, y = laid_out(np.diag([1.0, 2.0, 3.0]), (4, 4, 4), noise=0.1)
+    H *= np.linspace(0.5, 3.0, 12)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(report(H, y, loss="supcon", optimum=False).to_json()))
+
+    def distance(folder):
+        cli.main(["compare", str(folder), str(other), "--json"])
+        return json.loads(capsys.readouterr().out)["distance"]
+
+    run = tmp_path / "run"
+    run.mkdir()
+    np.savez(run / "features.npz", H=H, y=y)
+    assert distance(run) > 1e-2
+    (run / "config.json").write_text('{"loss": "supcon"}')
+    assert distance(run) < 1e-12
+    (run / "config.json").write_text('{"loss": ')  # of someone else
+    assert distance(run) > 1e-2
+    (run / "report").mkdir()
+    (run / "report" / "report.json").write_text(other.read_text())
+    assert distance(run) < 1e-12
+
+
 def test_commands_print_tables_and_json(tmp_path, capsys, optimum):
     M, W = optimum
     H, y = laid_out(M, noise=0.01)
@@ -307,6 +367,8 @@ def test_unreadable_files_and_flags_get_one_sentence(tmp_path, capsys):
     (tmp_path / "broken.pt").write_bytes(b"no tensors")
     (tmp_path / "other.json").write_text("{}")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "features.npy").write_bytes(b"no array")
     np.savez(tmp_path / "good.npz", H=np.eye(3), y=[0, 1, 2], W=np.eye(3))
     good = tmp_path / "good.npz"
     for words, expected in (
@@ -320,10 +382,70 @@ def test_unreadable_files_and_flags_get_one_sentence(tmp_path, capsys):
         (["features", good, "--weight-decay", "1,2"], "has 2 numbers for 1 matrices"),
         (["features", good, "--weight-decay", "-1", "--feature-decay", "1"], "weight-decay: -1"),
         (["features", good, "--loss", "supcon"], "has no classifier"),
+        (["features", good, "--constraint", "nonnegative-ball"], "choose one of none, nonnegative, sphere, ball"),
+        (["features", tmp_path / "folder"], "ufm: features: "),
         (["compare", good, tmp_path / "other.json"], "is not a report"),
         (["compare", good], "ufm compare --help"),
     ):
         assert expected in _refused(capsys, words), expected
+
+
+IDLE = [  # flags, the one that is refused
+    ("--frames-only --weight-decay -1 --feature-decay -1e-3 --temperature -3", "weight-decay: -1.0 has no effect"),
+    ("--frames-only --feature-decay 1e-3", "feature-decay: 0.001 has no effect"),
+    ("--frames-only --temperature 3", "temperature: 3.0 has no effect"),
+    ("--frames-only --constraint sphere", "constraint: 'sphere' has no effect"),
+    ("--feature-radius -3", "feature-radius: -3.0 has no effect without a sphere or ball"),
+    ("--constraint sphere --feature-radius -3", "feature-radius: -3.0 is not allowed; give a positive number"),
+    ("--constraint sphere --feature-decay 0.1", "feature-decay: 0.1 has no effect with constraint sphere"),
+    ("--bias-decay 1", "bias-decay: 1.0 has no effect without a bias"),
+    ("--weight-decay nan", "weight-decay: nan is not allowed"),
+    ("--feature-decay 0", "feature-decay: 0.0 is not allowed"),
+    ("--temperature -1", "temperature: -1.0 is not allowed"),
+    ("--loss supcon --weight-decay 0.1 --bias-decay 1", "weight-decay: 0.1 has no effect with loss supcon"),
+    ("--loss supcon --bias-decay 1", "bias-decay: 1.0 has no effect with loss supcon"),
+]
+
+
+@pytest.mark.parametrize(("flags", "expected"), IDLE, ids=[flags for flags, _ in IDLE])
+def test_numbers_without_effect_and_numbers_of_no_model_are_refused(tmp_path, capsys, flags, expected):
+    weights = {} if "supcon" in flags else {"W": np.eye(3)}
+    np.savez(tmp_path / "net.npz", H=np.eye(3) - 0.1, y=[0, 1, 2], **weights)
+    assert _refused(capsys, ["features", tmp_path / "net.npz", *flags.split()]).startswith(f"ufm: {expected}")
+
+
+def test_one_decay_of_two_is_said_to_be_unused(optimum):
+    found = report(*laid_out(optimum[0]), optimum[1], weight_decay=4e-3)
+    assert "weight_decay alone does not fix lambda_Z and was not used" in found.notes
+    with pytest.raises(ValueError, match=r"temperature: 2\.0 has no effect behind several weight matrices"):
+        report(np.eye(3) - 0.1, [0, 1, 2], [np.eye(3), np.eye(3)], temperature=2.0)
+    with pytest.raises(ValueError, match=r"smoothing: 0\.1 has no effect without a solved optimum"):
+        report(np.eye(3), [0, 1, 2], np.eye(3), optimum=False, smoothing=0.1)
+
+
+def test_no_archive_ends_in_a_traceback(tmp_path):
+    np.savez(tmp_path / "good.npz", H=np.eye(3), y=[0, 1, 2])
+    whole = (tmp_path / "good.npz").read_bytes()
+    entry = whole.index(b"PK\x01\x02")  # of the list of entries
+    path = tmp_path / "bad.npz"
+    for offset, value in ((8, 1), (10, 99), (6, 255)):  # encrypted; an unknown compression; a later version
+        broken = bytearray(whole)
+        broken[entry + offset] = value
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"is not a readable \.npz file"):
+            read_features(path)
+    np.save(tmp_path / "labels.npy", [0, 1, 2])
+    np.save(tmp_path / "H.npy", np.eye(3))
+    header = (tmp_path / "H.npy").read_bytes()
+    for old, new in ((b"(3, 3)", b"(3, 3("), (b"{'descr", b",'descr")):
+        (tmp_path / "H.npy").write_bytes(header.replace(old, new))
+        with pytest.raises(ValueError, match="cannot be read as one plain array"):
+            read_features(tmp_path / "H.npy", labels=tmp_path / "labels.npy")
+
+
+def test_a_name_that_is_no_number_is_no_layer(tmp_path):
+    np.savez(tmp_path / "a.npz", H=np.eye(3), y=[0, 1, 2], W=np.eye(3), **{"W²": np.eye(2), "W٣": np.eye(2)})
+    assert len(read_features(tmp_path / "a.npz").weights) == 1
 
 
 def test_zero_features_are_left_out_of_a_sphere_and_a_lower_oracle_silences_the_solver():
@@ -337,5 +459,5 @@ def test_zero_features_are_left_out_of_a_sphere_and_a_lower_oracle_silences_the_
     solved = [target for target in found.targets if target.name == "optimum"]
     assert not solved or solved[0].distance < 1e-6  # never a point above what theory knows
     features[:, labels == 2] = 0.0
-    with pytest.raises(ValueError, match="all of class 2 are zero"):
+    with pytest.raises(ValueError, match=r"all of class 2 are zero.*; take another constraint"):
         report(features, labels, loss="supcon", temperature=0.5)

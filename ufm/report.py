@@ -48,6 +48,7 @@ from .measure.stream import Agreement
 from .problem import Params, Problem, contrastive, deep, shallow
 from .problem import labels as make_labels
 from .problem.contrastive import CONTRASTIVE
+from .problem.labels import show
 from .problem.losses import NAMED
 from .quickstart import make_folder
 from .theory import Prediction, predict
@@ -190,19 +191,26 @@ class Report:
 
     @property
     def nearest(self) -> Target:
-        """The target of least distance."""
-        return self.targets[0]
+        """The target of least distance; one named ``none`` where no distance is defined: all class means are zero."""
+        return self.targets[0] if math.isfinite(self.targets[0].distance) else self._none
 
     @property
     def nearest_centred(self) -> Target:
         """The target of least distance once the mean of the class means is taken off; of equals the first frame.
 
-        The simplex ETF and the orthogonal frame are one geometry then.
+        The simplex ETF and the orthogonal frame are one geometry then.  Named ``none`` where all class means are equal.
         """
-        order = [target for target in self.targets if math.isfinite(target.distance_centred)] or [self.targets[0]]
+        order = [target for target in self.targets if math.isfinite(target.distance_centred)]
+        if not order:
+            return self._none
         least = min(target.distance_centred for target in order)
         ties = [target for target in order if not target.distance_centred > least + 10.0**-_DIGITS]
         return min(ties, key=_rank)
+
+    @property
+    def _none(self) -> Target:
+        """In place of a target, where nothing is nearest."""
+        return Target("none", "none", np.zeros_like(self.gram), math.nan, math.nan)
 
     @property
     def geometry(self) -> Geometry:
@@ -231,7 +239,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as the command's ``--json`` object; undefined numbers are ``None``."""
-        return _plain(
+        return plain(
             {
                 "kind": "ufm report",
                 "name": self.name,
@@ -274,7 +282,7 @@ class Report:
         make_folder(out)
         said = self.to_json()
         paths = [out / "report.json"]
-        paths[0].write_text(json.dumps(said) + "\n", encoding="utf-8")
+        paths[0].write_text(json.dumps(said, allow_nan=False) + "\n", encoding="utf-8")
         drawn = {
             "grams": plot.report_grams(said),
             "spectrum": plot.report_spectrum(said),
@@ -286,6 +294,11 @@ class Report:
 
 
 _RANK = ("simplex_etf", "orthogonal_frame", "seli", "optimum", "optimum_centred")
+
+
+def constraints_of(loss: str) -> tuple[str, ...]:
+    """The constraints that the features of a model with this loss can have."""
+    return CONSTRAINTS if loss in CONTRASTIVE else CONSTRAINTS[:4]
 
 
 def _rank(target: Target) -> int:
@@ -360,8 +373,8 @@ def report(
     known = (*NAMED, *(word for word in CONTRASTIVE))
     if loss not in known:
         raise ValueError(f"loss: {loss!r} is not known; choose one of {', '.join(known)}")
-    if constraint is not None and constraint not in CONSTRAINTS:
-        raise ValueError(f"constraint: {constraint!r} is not known; choose one of {', '.join(CONSTRAINTS)}")
+    if constraint is not None and constraint not in constraints_of(loss):
+        raise ValueError(f"constraint: {constraint!r} is not known; choose one of {', '.join(constraints_of(loss))}")
     matrices = _matrices(weights)
     depth, pairs = len(matrices), loss in CONTRASTIVE
     if pairs and (matrices or bias is not None):
@@ -374,6 +387,8 @@ def report(
     H, K = data.features, data.num_classes
     notes: list[str] = []
     positive = bool((H >= 0).all())
+    if constraint is not None and not optimum and not pairs:
+        raise ValueError(f"constraint: {constraint!r} has no effect without a solved optimum; drop it")
     if constraint is None:
         kind = "sphere" if pairs else "free"
         constraint = ("nonnegative-sphere" if pairs else "nonnegative") if positive else kind
@@ -406,6 +421,7 @@ def report(
         loss, N_k, depth, weight_decay, feature_decay, bias_decay, temperature, constraint, feature_radius, activation,
         head.bias is not None, H.shape[0], tuple(len(w) for w in matrices[:-1]), loss_parameters,
     )  # fmt: skip
+    asked.check(optimum)
     learned = _Learned(gram, classifier_gram)
     targets = _frames(learned, N_k)
     solved, path = None, None
@@ -475,7 +491,9 @@ def _with_direction(data: LabelledFeatures) -> tuple[LabelledFeatures, int]:
     alive = np.linalg.norm(data.features, axis=0) > 0
     gone = [k for k in range(data.num_classes) if not alive[data.labels == k].any()]
     if gone:
-        raise ValueError(f"features: all of class {gone[0]} are zero, so it has no direction on a sphere; say free.")
+        raise ValueError(
+            f"features: all of class {gone[0]} are zero, so it has no direction on a sphere; take another constraint."
+        )
     weights = None if data.weights is None else data.weights[alive]
     kept = dataclasses.replace(data, features=data.features[:, alive], labels=data.labels[alive], weights=weights)
     return kept, int((~alive).sum())
@@ -581,6 +599,31 @@ class _Asked:
         """Whether the features are held by a decay."""
         return self.constraint in ("free", "nonnegative")
 
+    def check(self, optimum: bool) -> None:
+        """Refuse numbers that have no effect on the model, or that no model has."""
+        numbers = ("weight_decay", "feature_decay", "bias_decay", "temperature", "feature_radius")
+        idle: dict[str, str] = {}
+        if self.pairs:
+            idle = dict.fromkeys(("weight_decay", "bias_decay"), f"with loss {self.loss}, which has no classifier")
+        elif not self.has_bias:
+            idle["bias_decay"] = "without a bias"
+        if self.depth > 1:
+            idle["temperature"] = "behind several weight matrices"
+        if self.decayed:
+            idle["feature_radius"] = "without a sphere or ball as constraint"
+        else:
+            idle["feature_decay"] = f"with constraint {self.constraint}"
+        if not optimum:
+            idle = dict.fromkeys((*numbers, *self.loss_parameters), "without a solved optimum")
+        given = {name: value for name in numbers if (value := getattr(self, name)) is not None}
+        for name, value in (given | self.loss_parameters).items():
+            if name in idle:
+                raise ValueError(f"{name}: {show(value)} has no effect {idle[name]}; drop it")
+            if name in given:
+                array = np.asarray(value)
+                if array.dtype.kind not in "fiu" or not ((array > 0) & (array < math.inf)).all():
+                    raise ValueError(f"{name}: {show(value)} is not allowed; give a positive number")
+
     @property
     def missing(self) -> str | None:
         """The number that a path goes over; ``None`` if all are given."""
@@ -612,8 +655,6 @@ class _Asked:
         if self.depth <= 1:
             scale = None if temperature is None else 1.0 / temperature
             return shallow(dim=min(self.dim, K), scale=scale, **numbers, **common)
-        if temperature is not None:
-            raise ValueError(f"temperature: {temperature:g} is for one weight matrix; leave it out")
         if common.get("feature_radius") is None:
             common.pop("feature_radius", None)
         widths = tuple(min(width, _WIDEST) for width in self.widths)
@@ -713,6 +754,9 @@ def _optimum(
         f"{over} was not given: the optimum is the nearest of {len(grid)} along it, at {over} = {grid[best]:.3g}; "
         "it has one fitted number, the frames have none"
     )
+    alone = "weight_decay" if asked.feature_decay is None else "feature_decay"
+    if over == "lambda_Z" and getattr(asked, alone) is not None:
+        notes.append(f"{alone} alone does not fix lambda_Z and was not used")
     if best in (0, len(grid) - 1):
         notes.append("the nearest point is at an end of the path")
     path = Path1D(over, grid, distance, centred, tuple(words), gaps, best, best_centred)
@@ -878,7 +922,7 @@ class Compared:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as lists and numbers."""
-        return _plain(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
 
 def compare(a: Geometry | Report, b: Geometry | Report, *, starts: int = 8) -> Compared:
@@ -959,39 +1003,47 @@ def read_report(path: str | Path) -> Geometry:
     """The geometry of a saved report (report.json, or the output of ``ufm features --json``).
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is no such file, or a damaged one.
     """
+
+    def array(value: Any, *shape: int) -> np.ndarray:
+        found = np.asarray(value, dtype=np.float64)
+        if found.shape != shape or not np.isfinite(found).all():
+            raise ValueError("no array of this shape")
+        return found
+
+    def number(value: Any) -> float:
+        return math.nan if value is None else float(value)
+
+    def named(value: dict[str, Any]) -> tuple[str, float]:
+        return str(value["name"]), number(value["distance"])
+
     try:
         said = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(said, dict) or said.get("kind") != "ufm report":
             raise ValueError("no report")
-        near, centred = said["nearest"], said["nearest_centred"]
-
-        def number(value: Any) -> float:
-            return math.nan if value is None else float(value)
-
-        classifier = said["classifier_gram"]
+        K, classifier = len(said["counts"]), said["classifier_gram"]
         return Geometry(
-            said["name"],
-            np.asarray(said["counts"], dtype=np.float64),
-            np.asarray(said["class_means_gram"], dtype=np.float64),
-            None if classifier is None else np.asarray(classifier, dtype=np.float64),
+            str(said["name"]),
+            array(said["counts"], K),
+            array(said["class_means_gram"], K, K),
+            None if classifier is None else array(classifier, K, K),
             {key: number(value) for key, value in said["measures"].items()},
-            (near["name"], number(near["distance"])),
-            (centred["name"], number(centred["distance"])),
+            named(said["nearest"]),
+            named(said["nearest_centred"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"file: {path} is not a report; give report.json, or features") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise ValueError(f"file: {path} is not a report, or a damaged one; give report.json, or features") from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Lists, numbers and words; nan and infinities become ``None``."""
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value

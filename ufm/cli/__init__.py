@@ -26,7 +26,7 @@ from .solve import Solve
 
 _COMMANDS = ("solve", "sweep", "phase", "train", "features", "compare", "quickstart", "cite")
 
-_FLAG_OF = {
+_MODEL_FLAGS = {
     "method": "solver",
     "scale": "temperature",
     "features": "constraint",
@@ -38,7 +38,11 @@ _FLAG_OF = {
     "class_weight": "exponent",
     "own_margin": "largest-margin",
 }
-"""Names in Python that differ from the flag by more than an underscore."""
+_FLAG_OF = {
+    **dict.fromkeys(("solve", "sweep", "phase", "quickstart"), _MODEL_FLAGS),
+    "train": {"source": "data", "groups": "coarse"},
+}
+"""By command: names in Python that differ from the flag by more than an underscore."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,16 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _keep_compiled_programs()
         command.run()
     except ValueError as error:
-        # The first word of a message is the argument, by its name in Python.
-        name, colon, rest = str(error).partition(":")
-        message = (_FLAG_OF.get(name, name.replace("_", "-")) + colon + rest) if colon else str(error)
-        print("ufm: " + " ".join(message.split()), file=sys.stderr)
+        print("ufm: " + _with_flag(str(error), arguments), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("ufm: interrupted; nothing was half-written", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+
+
+def _with_flag(message: str, arguments: Sequence[str]) -> str:
+    """A message on one line; its first word is the argument by its name in Python, and becomes the flag."""
+    name, colon, rest = message.partition(":")
+    flags = _FLAG_OF.get(arguments[0], {}) if arguments else {}
+    return " ".join(((flags.get(name, name.replace("_", "-")) if colon else name) + colon + rest).split())
 
 
 def _keep_compiled_programs() -> None:
@@ -103,7 +111,7 @@ def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features
     except SystemExit as stop:
         if stop.code == 2:
             named = " ".join(["ufm", *(word for word in arguments[:1] if word in _COMMANDS), "--help"])
-            print("ufm: " + _one_line(said.getvalue(), named), file=sys.stderr)
+            print("ufm: " + _with_flag(_one_line(said.getvalue(), named), arguments), file=sys.stderr)
         raise
 
 
@@ -112,6 +120,8 @@ def _one_line(boxed: str, help_of: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
     plain = re.sub(r"[╭╮╰╯│─┃━]+|-{3,}|^[+|]|[+|]$", " ", plain, flags=re.MULTILINE)
     plain = " ".join(plain.split())
+    if refused := re.search(r"Error parsing \S*\.config: (.+?)(?: For full helptext|$)", plain):
+        return refused[1]  # by Config itself
     if unknown := re.search(r"Unrecognized options: (.+?)(?: Perhaps| Similar| Available| For full)", plain):
         near = re.search(r"Perhaps you meant: (--[\w-]+)", plain)
         advice = f"did you mean {near[1]}? see" if near else "see"

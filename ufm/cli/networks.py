@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..networks.config import Config, read_config
+from ..networks.config import LOSSES, Config, read_config
 from .tables import SHOWN_MEASURES, print_report, shown
 from .words import progress_bar, read_numbers
 
@@ -48,6 +49,8 @@ class Train:
                 raise ValueError("resume: a run goes on as it was begun; drop the other flags")
             config, out = read_config(self.resume), self.resume
         assert out is not None
+        from ..report import plain
+
         try:
             from .. import trained
         except ModuleNotFoundError as error:
@@ -58,7 +61,8 @@ class Train:
 
             def show(said: dict[str, Any]) -> None:
                 nc1 = "" if said["nc1"] is None else f", NC1 {said['nc1']:.3g}"
-                words = f"loss {said['loss']:.4g}, accuracy {100 * said['accuracy']:.1f} %{nc1}"
+                right = "" if said["accuracy"] is None else f", accuracy {100 * said['accuracy']:.1f} %"
+                words = f"loss {said['loss']:.4g}{right}{nc1}"
                 bar.update(task, completed=said["epoch"], total=said["epochs"], statuses=words)
 
             found = trained.run(
@@ -69,9 +73,9 @@ class Train:
                 tensorboard=self.tensorboard,
                 progress=show,
             )
-        said = found.to_json()
+        said = plain(found.to_json())
         if self.json:
-            print(json.dumps(said))
+            print(json.dumps(said, allow_nan=False))
             return
         screen = Console(highlight=False)
         table = Table("", "train", "test", box=None, padding=(0, 2, 0, 0))
@@ -83,6 +87,8 @@ class Train:
         screen.print(table)
         if found.report is not None:
             print_report(found.report.to_json(), [str(out)])
+        if found.why is not None:
+            print(f"ufm: no report: {found.why}", file=sys.stderr)
 
 
 @dataclasses.dataclass
@@ -129,6 +135,9 @@ class Features:
         from .. import report as room
         from ..measure.files import read_features
 
+        allowed = ("none", *room.constraints_of(self.loss)[1:])
+        if self.constraint not in (None, *allowed):
+            raise ValueError(f"constraint: {self.constraint!r} is not known; choose one of {', '.join(allowed)}")
         given = read_features(self.file, labels=self.labels, samples=self.samples)
         decay = None if self.weight_decay is None else read_numbers("weight_decay", self.weight_decay, "a number")
         if decay is not None and len(decay) not in (1, max(len(given.weights), 1)):
@@ -156,7 +165,7 @@ class Features:
         )
         files = [] if self.out is None else found.save(self.out)
         if self.json:
-            print(json.dumps(found.to_json()))
+            print(json.dumps(found.to_json(), allow_nan=False))
         else:
             print_report(found.to_json(), [str(path) for path in files])
 
@@ -170,7 +179,7 @@ class Compare:
     """
 
     first: tyro.conf.Positional[Path]
-    """Solution, features, report.json, or a folder with report.json or features.npz."""
+    """Solution, features, report.json, or a folder with one of them: of a report, of arrays, or of a training run."""
     second: tyro.conf.Positional[Path]
     """The other one."""
     json: bool = False
@@ -182,7 +191,7 @@ class Compare:
 
         found = room.compare(_geometry(self.first), _geometry(self.second)).to_json()
         if self.json:
-            print(json.dumps(found))
+            print(json.dumps(found, allow_nan=False))
             return
         out = Console(highlight=False)
         a, b = found["names"]
@@ -198,7 +207,8 @@ class Compare:
         out.print(table)
         table = Table("", a, b, box=None, padding=(0, 2, 0, 0))
         for row, key in (("nearest", "nearest"), ("nearest, centred", "nearest_centred")):
-            table.add_row(row, *(f"{name} ({shown(value, 4)})" for name, value in found[key]))
+            pairs = (name if value is None else f"{name} ({shown(value, 4)})" for name, value in found[key])
+            table.add_row(row, *pairs)
         for name in SHOWN_MEASURES:
             if name in found["measures"]:
                 table.add_row(name, *(shown(value, 6) for value in found["measures"][name]))
@@ -210,13 +220,23 @@ def _geometry(path: Path) -> Any:
     from .. import report as room
     from ..measure.files import read_features
 
+    loss = "ce"
     if path.is_dir():
-        inside = [path / name for name in ("report.json", "features.npz") if (path / name).is_file()]
+        names = ("report.json", "report/report.json", "features.npz")
+        inside = [path / name for name in names if (path / name).is_file()]
+        loss = _loss_of(path)
         path = inside[0] if inside else path
     if path.suffix.lower() == ".json":
         return room.read_report(path)
     given = read_features(path)
-    weights = list(given.weights) or None
-    return room.report(
-        given.features, given.labels, weights, given.bias, counts=given.counts, optimum=False, name=given.name
-    ).geometry
+    options: dict[str, Any] = {"loss": loss, "counts": given.counts, "optimum": False, "name": given.name}
+    return room.report(given.features, given.labels, list(given.weights) or None, given.bias, **options).geometry
+
+
+def _loss_of(folder: Path) -> str:
+    """The loss that a training run wrote down; what is no run counts as cross-entropy, which leaves features alone."""
+    try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))["loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "ce"
+    return said if said in LOSSES else "ce"

@@ -106,7 +106,12 @@ def print_report(j: dict[str, Any], files: list[str]) -> None:
         table.add_row(row["name"], *(shown(value, 4) for value in numbers), word)
     out.print(table)
     near, centred = j["nearest"], j["nearest_centred"]
-    out.print(f"nearest: [bold]{near['name']}[/bold]; with centred class means: [bold]{centred['name']}[/bold]")
+    if near["distance"] is None:
+        out.print("nearest: [bold]none[/bold], for all class means are zero")
+    else:
+        equal = ", for all class means are equal" if centred["distance"] is None else ""
+        words = f"nearest: [bold]{near['name']}[/bold]; with centred class means: [bold]{centred['name']}[/bold]{equal}"
+        out.print(words, soft_wrap=True)
     for note in j["notes"]:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
     test = j["test"]

@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import os
 import pickle
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -31,7 +32,10 @@ _NAMES = {
     "test_features": ("test_features", "test_H"),
     "test_labels": ("test_labels", "test_y"),
 }
-_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+_BROKEN = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError),  # numpy reads the header of an array as Python
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,7 +98,7 @@ def read_features(
             has = ", ".join(sorted(found)) or "nothing"
             more = ", or pass --labels FILE" if name == "labels" else ""
             raise ValueError(f"file: {place} holds {has} but needs {' or '.join(_NAMES[name])}; add it{more}")
-    layers = sorted((int(key[1:]), key) for key in found if key[:1] == "W" and key[1:].isdigit())
+    layers = sorted((int(key[1:]), key) for key in found if _is_layer(key))
     if layers and [number for number, _ in layers] != list(range(1, len(layers) + 1)):
         raise ValueError(f"file: {place} has {', '.join(key for _, key in layers)}; number the matrices W1, ..., WL")
     if layers and "weight" in named:
@@ -114,6 +118,11 @@ def read_features(
         named.get("counts"),
         test,
     )
+
+
+def _is_layer(name: str) -> bool:
+    """Whether an array is called W1, W2, ..."""
+    return name[:1] == "W" and name.isascii() and name[1:].isdecimal()
 
 
 def _columns(features: NDArray[Any], labels: NDArray[Any], samples: str | None) -> NDArray[Any]:
@@ -144,7 +153,7 @@ def _arrays_of(place: Path) -> dict[str, NDArray[Any]]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("not an archive")
             known = {alias for aliases in _NAMES.values() for alias in aliases}
-            wanted = [key for key in archive.files if key in known or (key[:1] == "W" and key[1:].isdigit())]
+            wanted = [key for key in archive.files if key in known or _is_layer(key)]
             return {key: archive[key] for key in wanted}
     except _BROKEN:
         raise ValueError(f"file: {place} is not a readable .npz file; write it with numpy.savez") from None
@@ -174,7 +183,7 @@ def _tensors(place: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"file: {place} holds PyTorch tensors but torch is not installed; save an .npz file") from None
     try:
         loaded = torch.load(place, map_location="cpu", weights_only=True)
-    except (*_BROKEN, RuntimeError, pickle.UnpicklingError):
+    except (*_BROKEN, pickle.UnpicklingError):
         raise ValueError(
             f"file: {place} is not a readable file of plain tensors; write a dict with torch.save"
         ) from None
