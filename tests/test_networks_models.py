@@ -15,8 +15,10 @@ from flax import nnx
 
 import ufm
 from ufm.networks import ARCHITECTURES, count_parameters, head_matrices, make
+from ufm.networks.config import LOSSES, Config
 from ufm.networks.convolution import convolve
 from ufm.networks.models import BatchNorm, Precision, ResNet
+from ufm.networks.step import Structure, data_loss
 
 # Parameters at width 1. The ResNets for CIFAR-10: He et al. 2016 state 0.27 M for resnet20, the others are the counts
 # of the usual CIFAR code in PyTorch (11.17, 21.28, 23.52 M). ConvNeXt-T with 1,000 classes has 28,589,128; its stem of
@@ -45,23 +47,25 @@ def images(shape, number=4, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal((number, *shape)), jnp.float32)
 
 
-def value_and_gradient(model, x, y):
-    """Cross-entropy, its gradient in every parameter, and the network's state after one training pass."""
+def losses_and_gradient(model, x, y):
+    """Every loss, the gradient of their sum in every parameter, and the network's state after one training pass."""
     graph, params, state = nnx.split(model, nnx.Param, ...)
+    numbers = {"smoothing": 0.1, "temperature": 0.3}
 
-    def loss(params):
+    def total(params):
         network = nnx.merge(graph, params, state, copy=True)
         outputs = network(x, train=True)
-        value = -jnp.take_along_axis(jax.nn.log_softmax(outputs.logits), y[:, None], 1).mean()
-        return value, (outputs, nnx.split(network, nnx.Param, ...)[2])
+        values = [data_loss(Structure(Config(loss=loss), x.shape[1:], 3), outputs, y, numbers) for loss in LOSSES]
+        return sum(values), (values, outputs, nnx.split(network, nnx.Param, ...)[2])
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)(params)
+    (_, found), gradient = jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=QUICKLY)(params)
+    return *found, gradient
 
 
 CASES = [
     ("resnet18", (8, 8, 1)),
-    pytest.param("resnet34", (8, 8, 1), marks=pytest.mark.slow),
-    pytest.param("resnet50", (8, 8, 1), marks=pytest.mark.slow),
+    ("resnet34", (8, 8, 1)),
+    ("resnet50", (8, 8, 1)),
     ("resnet20", (32, 32, 3)),
     ("mlp", (8, 8, 1)),
     ("mlp", (32, 32, 3)),
@@ -70,15 +74,17 @@ CASES = [
 
 
 @pytest.mark.parametrize(("arch", "shape"), CASES)
-def test_forward_and_gradient(arch, shape):
-    model = make(arch, num_classes=3, image_shape=shape, width=0.05 if arch == "convnext-tiny" else 0.1, seed=1)
-    (value, (outputs, state)), gradient = value_and_gradient(model, images(shape), jnp.array([0, 1, 2, 0]))
-    assert np.isfinite(value)
+def test_forward_and_gradient_of_every_loss(arch, shape):
+    width = 0.05 if arch == "convnext-tiny" else 0.1
+    model = make(arch, num_classes=3, image_shape=shape, width=width, projection=(8, 8), seed=1)
+    values, outputs, state, gradient = losses_and_gradient(model, images(shape), jnp.array([0, 1, 2, 0]))
+    assert np.all(np.isfinite(values))
+    assert np.all(np.asarray(values) > 0)
     assert outputs.logits.shape == (4, 3)
     assert outputs.features.shape == (4, model.feature_dim)
     assert outputs.features.dtype == outputs.logits.dtype == jnp.float32
     assert outputs.hidden == ()
-    assert outputs.projected is None
+    assert outputs.projected.shape == (4, 8)
     flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
     dead = [name for name, leaf in flat.items() if not np.all(np.isfinite(leaf)) or not np.any(np.asarray(leaf))]
     assert dead == [] if arch != "mlp" else all("bias" in name for name in dead)  # a unit may sleep on four images
@@ -351,7 +357,7 @@ def test_networks_without_flax_say_what_to_install():
 
 @pytest.mark.parametrize(
     ("size", "stride", "channels", "outputs", "groups"),
-    [(3, 1, 5, 7, 1), (3, 2, 5, 7, 1), (1, 2, 5, 7, 1), (7, 1, 6, 6, 6), (2, 2, 3, 4, 1)],
+    [(3, 2, 5, 7, 1), (1, 2, 5, 7, 1), (7, 1, 6, 6, 6)],
 )
 def test_convolution_is_that_of_the_library(size, stride, channels, outputs, groups):
     """Value and gradients, also of uneven sides; written once as a product of patches and once by XLA."""

@@ -59,7 +59,7 @@ class Run:
             off = {target.name: target.distance_centred for target in self.report.targets}
             off = {name: value if math.isfinite(value) else None for name, value in off.items()}
             said["distances"] = off
-            if off[near.name] is not None:
+            if off.get(near.name) is not None:
                 said["nearest_centred"] = {"name": near.name, "distance": off[near.name]}
         return said
 

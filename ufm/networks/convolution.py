@@ -55,17 +55,25 @@ def _by_patches(
     high, wide, _, outputs = kernel.shape
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = ((x.shape[axis + 1] - kernel.shape[axis]) // strides[axis] + 1 for axis in (0, 1))
-    shifted = [
-        x[:, i : i + (rows - 1) * strides[0] + 1 : strides[0], j : j + (columns - 1) * strides[1] + 1 : strides[1]]
-        for i in range(high)
-        for j in range(wide)
-    ]
+
+    def shifted(row: Any, column: int) -> jax.Array:
+        """The pixels that meet one place of the kernel."""
+        band = jax.lax.dynamic_slice_in_dim(x, row, (rows - 1) * strides[0] + 1, axis=1)
+        return band[:, :: strides[0], column : column + (columns - 1) * strides[1] + 1 : strides[1]]
+
     if groups > 1:  # a weight per channel and place; summed in float32 at least, like a product
         wider = jnp.promote_types(x.dtype, jnp.float32)
-        weights = kernel.reshape(high * wide, 1, 1, 1, outputs).astype(wider)
-        terms = (piece.astype(wider) * weight for piece, weight in zip(shifted, weights, strict=True))
-        return functools.reduce(jnp.add, terms).astype(x.dtype)
-    patches = jnp.concatenate(shifted, axis=-1).reshape(len(x) * rows * columns, -1)
+
+        def add(total: jax.Array, given: Any) -> tuple[jax.Array, None]:
+            row, weights = given
+            terms = (shifted(row, j).astype(wider) * weights[j].astype(wider) for j in range(wide))
+            return functools.reduce(jnp.add, terms, total), None
+
+        total = jnp.zeros((len(x), rows, columns, outputs), wider)
+        weights = kernel.reshape(high, wide, 1, 1, 1, outputs)
+        return jax.lax.scan(add, total, (jnp.arange(high), weights))[0].astype(x.dtype)
+    places = [shifted(i, j) for i in range(high) for j in range(wide)]
+    patches = jnp.concatenate(places, axis=-1).reshape(len(x) * rows * columns, -1)
     product = jnp.dot(patches, kernel.reshape(-1, outputs), precision=precision)
     return product.reshape(len(x), rows, columns, outputs)
 

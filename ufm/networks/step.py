@@ -147,7 +147,8 @@ def supcon(points: Any, labels: Any, temperature: Any) -> Any:
     return jnp.sum(jnp.where(number > 0, per_anchor, 0.0)) / jnp.maximum(jnp.sum(number > 0), 1)
 
 
-def _data_loss(structure: Structure, outputs: Any, labels: Any, numbers: dict[str, Any]) -> Any:
+def data_loss(structure: Structure, outputs: Any, labels: Any, numbers: dict[str, Any]) -> Any:
+    """The mean loss of a batch, without decay."""
     loss, K = structure.config.loss, structure.num_classes
     if loss == "supcon":
         points = outputs.projected
@@ -177,7 +178,7 @@ def objective(
     model = structure.merged(params, stats, rest)
     x = normalise(pixels, numbers["mean"], numbers["deviation"], dtype=jnp.dtype(config.dtype))
     outputs = model(x, train=True)
-    loss = _data_loss(structure, outputs, labels, numbers)
+    loss = data_loss(structure, outputs, labels, numbers)
     total = loss
     if config.decay == "ufm":
         squares = sum(jnp.sum(layer.kernel[...] ** 2) for layer in model.head)
