@@ -81,7 +81,7 @@ def phi(a, depth):
     return f.min()
 
 
-@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("linear", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("depth", "lam"), [(2, 0.02), (3, 0.02), (3, 0.004), (4, 0.01)])
 def test_two_classes_reach_the_proven_optimum(activation, depth, lam):
     """K = 2: phi(K c^{1/(L+1)}, L), c = n lam^{L+1} (published for the ReLU, Sukenik et al. 2023)."""

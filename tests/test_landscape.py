@@ -148,6 +148,7 @@ def test_rows_are_json_and_a_table(found):
     assert len(found.table().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_decayed_features():
     problem = ufm.contrastive([3, 2], dim=2, features="free", feature_decay=0.05, temperature=0.5)
     found = explore(problem, 6, block=8)

@@ -712,6 +712,7 @@ def test_an_axis_may_not_have_the_name_of_a_variable(tmp_path):
         run(Sweep({"classes": 3}, {"value": {"values": [0.1], "sets": "weight_decay"}}), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_contrastive_sweeps_are_certified_and_know_their_geometry(tmp_path):
     words = {"loss": "supcon", "classes": 6, "samples": 8, "temperature": 0.3}
     found = run(Sweep(words, {"imbalance": [1.0, 4.0]}), tmp_path / "out")
