@@ -232,8 +232,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--no-compile", action="store_true", help="PyTorch without torch.compile")
     parser.add_argument("--small", action="store_true", help="a narrow network on 10,000 images, for a processor")
     parser.add_argument("--quick", action="store_true", help="a tiny network")
-    parser.add_argument("--output", default=RESULTS / "networks.json", type=Path)
+    parser.add_argument("--output", type=Path, help="results/networks.json, or networks_small.json, by default")
     given = parser.parse_args(arguments)
+    output = given.output or RESULTS / ("networks_small.json" if given.small else "networks.json")
     if given.data is None and not given.quick:
         parser.error("--data: give the folder with CIFAR-10, or --quick")
     try:
@@ -281,8 +282,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "accuracy": accuracy(config, given.seeds) if given.accuracy else None,
         "load_at_end": load(),
     }
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: said[key] for key in ("parameters", "seconds_per_epoch", "ratio", "fraction_of_peak")}))
     return said
 
