@@ -169,22 +169,28 @@ class Solve:
                 )
         if self.depth != 1:
             return self.deep_problem()
-        bias, bias_decay = read_bias(self.bias)
         return shallow(
-            labels=_labels(self),
-            dim=self.dim,
-            loss=self.loss,
-            weight_decay=self.decays(),
-            feature_decay=self.feature_decay,
-            bias=bias,
-            bias_decay=bias_decay,
-            features=read_constraint("constraint", self.constraint or "none"),
+            **self.stated(),
             classifier=read_constraint("classifier-constraint", self.classifier_constraint),
             scale=None if temperature is None else 1.0 / temperature,
             feature_radius=self.feature_radius,
             classifier_radius=self.classifier_radius,
-            **self.loss_parameters(),
         )
+
+    def stated(self) -> dict[str, Any]:
+        """What models of every depth with a classifier have in common."""
+        bias, bias_decay = read_bias(self.bias)
+        return {
+            "labels": _labels(self),
+            "dim": self.dim,
+            "loss": self.loss,
+            "weight_decay": self.decays(),
+            "feature_decay": self.feature_decay,
+            "bias": bias,
+            "bias_decay": bias_decay,
+            "features": read_constraint("constraint", self.constraint or "none"),
+            **self.loss_parameters(),
+        }
 
     def decays(self) -> float | list[float] | None:
         """The weight decay: one number, or one per weight matrix."""
@@ -210,23 +216,8 @@ class Solve:
         if self.width is not None:
             found = read_numbers("width", self.width, "a whole number", int)
             width = found[0] if len(found) == 1 else found
-        bias, bias_decay = read_bias(self.bias)
-        radius = {} if self.feature_radius is None else {"feature_radius": self.feature_radius}
-        return deep(
-            labels=_labels(self),
-            depth=self.depth,
-            dim=self.dim,
-            width=width,
-            activation=self.activation or "relu",
-            loss=self.loss,
-            weight_decay=self.decays(),
-            feature_decay=self.feature_decay,
-            bias=bias,
-            bias_decay=bias_decay,
-            features=read_constraint("constraint", self.constraint or "none"),
-            **radius,
-            **self.loss_parameters(),
-        )
+        radius: dict[str, Any] = {} if self.feature_radius is None else {"feature_radius": self.feature_radius}
+        return deep(**self.stated(), depth=self.depth, width=width, activation=self.activation or "relu", **radius)
 
     def contrastive_problem(self) -> Problem:
         """The contrastive problem that the flags state."""

@@ -142,14 +142,14 @@ class Config:
         if (self.feature_decay is not None or self.bias_decay) and self.decay != "ufm":
             name = "feature_decay" if self.feature_decay is not None else "bias_decay"
             raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with decay standard; say decay ufm")
-        if self.loss != "supcon" and (self.projection or self.bind):
-            name = "projection" if self.projection else "bind"
-            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with loss {self.loss}; drop it")
-        if self.loss != "supcon" and (self.temperature != 0.1 or self.views != 2):
-            name = "temperature" if self.temperature != 0.1 else "views"
-            raise ValueError(f"{name}: {show(getattr(self, name))} has no effect with loss {self.loss}; drop it")
-        if self.minority != 0.5 and (self.imbalance == 1 or self.profile != "step"):
-            raise ValueError(f"minority: {self.minority:g} has no effect without a step of imbalance; drop it")
+        idle = {}
+        if self.loss != "supcon":
+            idle |= dict.fromkeys(("projection", "bind", "temperature", "views"), f"with loss {self.loss}")
+        if self.imbalance == 1 or self.profile != "step":
+            idle["minority"] = "without a step of imbalance"
+        for field in dataclasses.fields(self):
+            if field.name in idle and (value := getattr(self, field.name)) != field.default:
+                raise ValueError(f"{field.name}: {show(value)} has no effect {idle[field.name]}; drop it")
         if self.loss == "supcon" and self.decay == "ufm":
             raise ValueError("decay: 'ufm' is for a classifier, and supcon has none; say standard")
         if self.decay == "ufm" and (self.weight_decay == 0 or self.feature_decay == 0):
