@@ -589,13 +589,16 @@ def report_distances(said: dict[str, Any]) -> Figure:
         return figure
 
 
-def training(history: list[dict[str, Any]], distances: dict[str, list[float]], title: str = "") -> Figure:
+def training(
+    history: list[dict[str, Any]], distances: dict[str, list[float]], title: str = "", verdict: str = ""
+) -> Figure:
     """How a network came to its geometry: loss and accuracy, collapse of the samples, geometry of the class means.
 
     Args:
         history: records of a run, one per epoch; those with ``train`` have measures.
         distances: for the epochs in ``epoch`` the distance to each target, by its name; may be empty.
         title: of the figure.
+        verdict: of the optimum's certificate, for the legend.
     """
     measured = [line for line in history if "train" in line]
     epoch = np.array([line["epoch"] for line in measured], dtype=float)
@@ -637,7 +640,8 @@ def training(history: list[dict[str, Any]], distances: dict[str, list[float]], t
         low.set_yscale("log")
         low.set_title("class means and classifier")
         low.legend()
-        words = {"optimum": "certified optimum of the model", "simplex_etf": "simplex ETF", "seli": "SELI"}
+        optimum = f"best point of the model ({verdict})" if verdict else "best point of the model"
+        words = {"optimum": optimum, "simplex_etf": "simplex ETF", "seli": "SELI"}
         words["orthogonal_frame"] = "orthogonal frame"
         for name, style in zip(words, ("ko-", "s--", "^-.", "v:"), strict=True):
             if name in distances:

@@ -100,7 +100,8 @@ def run(
         except ValueError as error:  # such as a class without features: the run itself is not lost
             why = str(error)
     distances = distances_by_epoch(trained.history, found)
-    figure = plot.training(trained.history, distances, title=_title(config))
+    verdict = "" if found is None else next((x.verdict or "" for x in found.targets if x.name == "optimum"), "")
+    figure = plot.training(trained.history, distances, title=_title(config), verdict=verdict)
     files += [str(path) for path in plot.save_figure(figure, out / "training")]
     ended = Run(trained, found, distances, files, why)
     (out / "run.json").write_text(json.dumps(ended.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
