@@ -19,7 +19,7 @@ from .words import progress_bar, read_numbers
 
 @dataclasses.dataclass
 class Train:
-    """Train a network to collapse and compare what it learned with the optimum of the matching UFM, as far as that is known.
+    """Train a network to collapse and compare what it learned with the best point of the matching UFM.
 
     ufm train --out DIR begins a run, ufm train --resume DIR goes on with one that was stopped. Data: digits (comes with
     scikit-learn), a folder or file of MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100, an .npz file, or hf:NAME.
