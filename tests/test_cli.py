@@ -479,6 +479,8 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     ("cite nope", "oracle", "ce_simplex_etf"),
     ("cite ce_simplex_etf again", "again", "ufm cite --help"),
     ("frobnicate", "frobnicate", "ufm --help"),
+    ("slove --counts 3,3", "slove", "did you mean ufm solve?"),
+    ("feature net.npz", "feature", "did you mean ufm features?"),
     ("", "no command was given", "solve, sweep, phase, train, features, compare, quickstart, cite"),
 ]
 

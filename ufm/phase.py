@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import plot
+from ._files import whole
 from .quickstart import make_folder
 from .sweep import NAMED, save_dataset
 
@@ -131,9 +132,8 @@ def run(
         time.perf_counter() - begin,
         [str(path) for path in [*files, stem.with_suffix(".json")]],
     )
-    stem.with_suffix(".json").write_text(
-        json.dumps(provenance(summary, dataset, cells), indent=1) + "\n", encoding="utf-8"
-    )
+    with whole(stem.with_suffix(".json")) as part:
+        part.write_text(json.dumps(provenance(summary, dataset, cells), indent=1) + "\n", encoding="utf-8")
     return summary
 
 

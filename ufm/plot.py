@@ -24,6 +24,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from ._files import whole
+
 _COLOURS: Any = crameri.cmaps
 _STYLE: Any = {
     "font.size": 9,
@@ -262,7 +264,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write PNG and PDF beside each other; returns their paths."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
     for path in paths:
-        figure.savefig(path)
+        with whole(path) as part:
+            figure.savefig(part)
     plt.close(figure)
     return paths
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from . import plot
+from ._files import whole
 from .answer import answer, certified_many, class_logits, class_means, describe, versions
 from .certify import certify
 from .measure import (
@@ -282,7 +283,8 @@ class Report:
         make_folder(out)
         said = self.to_json()
         paths = [out / "report.json"]
-        paths[0].write_text(json.dumps(said, allow_nan=False) + "\n", encoding="utf-8")
+        with whole(paths[0]) as part:
+            part.write_text(json.dumps(said, allow_nan=False) + "\n", encoding="utf-8")
         drawn = {
             "grams": plot.report_grams(said),
             "spectrum": plot.report_spectrum(said),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import plot
+from ._files import whole
 from .measure import gram_distance
 from .networks.step import feature_decay_of
 from .networks.train import Config, Progress, Trained, prepare, train
@@ -104,7 +105,8 @@ def run(
     figure = plot.training(trained.history, distances, title=_title(config), verdict=verdict)
     files += [str(path) for path in plot.save_figure(figure, out / "training")]
     ended = Run(trained, found, distances, files, why)
-    (out / "run.json").write_text(json.dumps(ended.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with whole(out / "run.json") as part:
+        part.write_text(json.dumps(ended.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return ended
 
 

@@ -1,13 +1,14 @@
 """The ``ufm`` command.
 
 Each subcommand prints a readable table, or with ``--json`` one JSON object on standard output and nothing else there.
-Progress and warnings go to standard error.  Exit codes: 0 done, 2 bad input (one line that names the argument), 130
-interrupted.
+Progress and warnings go to standard error.  Exit codes: 0 done, 2 bad input (one line that names the argument), 128 + n
+stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -18,7 +19,9 @@ from typing import Annotated
 
 import tyro
 
+from .._text import printable
 from .._version import __version__
+from . import signals
 from .cite import Cite
 from .diagrams import Phase, Quickstart, Sweep
 from .networks import Compare, Features, Train
@@ -46,7 +49,14 @@ _FLAG_OF = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the ``ufm`` command."""
+    """Entry point of the ``ufm`` command.
+
+    Args:
+        arguments: of the command; by default those of this process, whose signals are then the command's.
+    """
+    if arguments is None:
+        signals.leave_at_once()
+    signals.forget()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments in (["--version"], ["-V"]):
         print(f"ufm {__version__}")
@@ -56,13 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _keep_compiled_programs()
         command.run()
     except ValueError as error:
-        print("ufm: " + _with_flag(str(error), arguments), file=sys.stderr)
+        _complain(_with_flag(str(error), arguments))
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("ufm: interrupted; nothing was half-written", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt:  # called from Python: the signals are not ours
+        print(printable(signals.sentence()), file=sys.stderr)
+        raise SystemExit(signals.CODES["SIGINT"]) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+
+
+def _complain(message: str) -> None:
+    """One line on standard error."""
+    print("ufm: " + printable(message), file=sys.stderr)
 
 
 def _with_flag(message: str, arguments: Sequence[str]) -> str:
@@ -97,6 +112,10 @@ def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
         | Annotated[Cite, tyro.conf.subcommand("cite")]
     )
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
+        near = difflib.get_close_matches(arguments[0], _COMMANDS, n=1)
+        advice = f"did you mean ufm {near[0]}?" if near else f"choose one of {', '.join(_COMMANDS)};"
+        raise ValueError(f"{arguments[0]}: is not a command; {advice} see ufm --help")
     said = io.StringIO()
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     try:
@@ -111,7 +130,7 @@ def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features
     except SystemExit as stop:
         if stop.code == 2:
             named = " ".join(["ufm", *(word for word in arguments[:1] if word in _COMMANDS), "--help"])
-            print("ufm: " + _with_flag(_one_line(said.getvalue(), named), arguments), file=sys.stderr)
+            _complain(_with_flag(_one_line(said.getvalue(), named), arguments))
         raise
 
 

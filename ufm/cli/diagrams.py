@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from ..problem import labels
+from . import signals
 from .tables import print_quickstart
 from .words import check_minority, progress_bar, read_bias, read_labels, read_setting
 
@@ -176,7 +175,7 @@ class Sweep:
             said = " and ".join(given) if given else "nothing"
             raise ValueError(f"file: got {said}; give a file with --out, or --resume DIR, or --status DIR")
         if self.status is not None:
-            self.show(room.status(self.status), self.status)
+            self.show(room.status(self.status), self.status, ran=False)
             return
         if self.file is not None:
             if self.out is None:
@@ -205,22 +204,19 @@ class Sweep:
                 words = rate + ", ".join(f"{n} {name}" for name, n in tally.items())
                 bar.update(task, completed=done, total=total, statuses=words)
 
-            try:
-                found = room.run(
-                    declared,
-                    out,
-                    executor=client,
-                    workers=self.workers,
-                    again=self.again,
-                    settings=settings,
-                    progress=report,
-                )
-            except KeyboardInterrupt:
-                print(f"ufm: interrupted; go on with: ufm sweep --resume {out}", file=sys.stderr, flush=True)
-                os._exit(130)  # a compiled call cannot be interrupted, and what is written is whole
+            signals.resume_with("ufm sweep --resume", out, "sweep.json")
+            found = room.run(
+                declared,
+                out,
+                executor=client,
+                workers=self.workers,
+                again=self.again,
+                settings=settings,
+                progress=report,
+            )
         self.show(found, out)
 
-    def show(self, found: Any, out: Path) -> None:
+    def show(self, found: Any, out: Path, ran: bool = True) -> None:
         """Print what a run did, or how far it is."""
         if self.json:
             print(json.dumps(dataclasses.asdict(found)))
@@ -244,4 +240,5 @@ class Sweep:
         if found.data is None:
             screen.print(f"go on with: ufm sweep --resume {out}", markup=False, soft_wrap=True)
         else:
-            screen.print(f"wrote {found.data}", markup=False, soft_wrap=True)
+            words = "wrote" if ran else "finished; the dataset is"
+            screen.print(f"{words} {found.data}", markup=False, soft_wrap=True)

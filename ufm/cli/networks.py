@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..networks.config import LOSSES, Config, read_config
+from . import signals
 from .tables import SHOWN_MEASURES, print_report, shown
 from .words import progress_bar, read_numbers
 
@@ -65,6 +66,7 @@ class Train:
                 words = f"loss {said['loss']:.4g}{right}{nc1}"
                 bar.update(task, completed=said["epoch"], total=said["epochs"], statuses=words)
 
+            signals.resume_with("ufm train --resume", out, "config.json")
             found = trained.run(
                 config,
                 out,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from .._files import whole
 from ..answer import Answer, answer
 from ..problem import Labels, Problem, batches, contrastive, convert, deep, labels, losses, shallow
 from ..problem.contrastive import CONTRASTIVE, CONVENTIONS, LOSSES_WITH, TWO_TOWER
@@ -370,7 +371,7 @@ def _save_solution(found: Answer, path: Path) -> None:
     if params.bias is not None:
         arrays["b"] = params.bias
     try:
-        with path.open("wb") as handle:
+        with whole(path) as part, part.open("wb") as handle:
             np.savez(handle, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
     except OSError as error:
         raise ValueError(f"save: {path} cannot be written ({error.strerror}); give another path") from None

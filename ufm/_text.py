@@ -1,0 +1,20 @@
+"""Text from outside - names of files, reports, axes, labels - made fit to be shown.
+
+A name may hold anything: sequences that move a terminal's cursor or rewrite its title, characters that reverse the
+reading direction, bytes that are no text at all.  :func:`printable` is the one place where they lose their effect.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""The text with every character that is not for printing as its escape; a line break is one of them.
+
+    >>> printable("net\x1b[31m\n")
+    'net\\x1b[31m\\n'
+    """
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
