@@ -14,6 +14,7 @@ import ufm
 from ufm import cli, quickstart
 from ufm.cli import tables
 from ufm.measure import LAYER_GLOSSARY, load_npz
+from ufm.networks.config import ARCHITECTURES
 from ufm.problem.contrastive import CONTRASTIVE, LOSSES_WITH, TWO_TOWER
 from ufm.problem.losses import NAMED
 from ufm.theory import REGISTRY
@@ -333,6 +334,18 @@ def test_help(capsys, line):
     assert "usage: ufm" in capsys.readouterr().out
 
 
+def test_help_of_train_names_what_its_flags_take(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--arch {" + ",".join(ARCHITECTURES) + "}" in text
+    for pair in ("--report, --no-report Hold the features", "--bias, --no-bias give the last layer a bias. (default:"):
+        assert pair in text
+    assert not [word for word in ("{None", ":func:", ":mod:", "``", "see the module") if word in text]
+    for words, expected in (([], None), (["--relu-features"], True), (["--no-relu-features"], False)):
+        assert cli._parse(["train", "--out", "x", *words]).config.relu_features is expected
+
+
 def module(*words):
     return subprocess.run(
         [sys.executable, "-m", "ufm", *words], cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300
@@ -382,6 +395,10 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     (f"{STEP} --minority 0.01", "minority", "between 0.25 and 0.75"),
     (f"{STEP} --profile linear", "profile", "step, exponential"),
     (f"{THREE} --loss nope", "loss", "ce, mse, focal"),
+    *[
+        (f"{THREE} --loss crossentropy {more}", "loss", "wce, or without a classifier one of supcon, wsupcon, simclr")
+        for more in ("", "--depth 2")
+    ],
     (f"{THREE} --smoothing 1", "smoothing", "[0, 1)"),
     (f"{THREE} --loss mse --smoothing 0.1", "smoothing", "drop it"),
     (f"{THREE} --gamma 2", "gamma", "--loss focal"),

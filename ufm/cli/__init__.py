@@ -103,21 +103,21 @@ def _keep_compiled_programs() -> None:
 
 def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features | Compare | Quickstart | Cite:
     commands = (
-        Annotated[Solve, tyro.conf.subcommand("solve")]
-        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-        | Annotated[Phase, tyro.conf.subcommand("phase")]
+        Annotated[Solve, tyro.conf.subcommand("solve"), tyro.conf.FlagCreatePairsOff]
+        | Annotated[Sweep, tyro.conf.subcommand("sweep"), tyro.conf.FlagCreatePairsOff]
+        | Annotated[Phase, tyro.conf.subcommand("phase"), tyro.conf.FlagCreatePairsOff]
         | Annotated[Train, tyro.conf.subcommand("train")]
-        | Annotated[Features, tyro.conf.subcommand("features")]
-        | Annotated[Compare, tyro.conf.subcommand("compare")]
-        | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
-        | Annotated[Cite, tyro.conf.subcommand("cite")]
+        | Annotated[Features, tyro.conf.subcommand("features"), tyro.conf.FlagCreatePairsOff]
+        | Annotated[Compare, tyro.conf.subcommand("compare"), tyro.conf.FlagCreatePairsOff]
+        | Annotated[Quickstart, tyro.conf.subcommand("quickstart"), tyro.conf.FlagCreatePairsOff]
+        | Annotated[Cite, tyro.conf.subcommand("cite"), tyro.conf.FlagCreatePairsOff]
     )
     if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
         near = difflib.get_close_matches(arguments[0], _COMMANDS, n=1)
         advice = f"did you mean ufm {near[0]}?" if near else f"choose one of {', '.join(_COMMANDS)};"
         raise ValueError(f"{arguments[0]}: is not a command; {advice} see ufm --help")
     said = io.StringIO()
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(

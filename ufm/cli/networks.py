@@ -27,13 +27,13 @@ class Train:
     """
 
     config: Config = dataclasses.field(default_factory=Config)
-    """The run."""
+    """What is trained, and how."""
     out: Path | None = None
     """Folder of the run: log, checkpoints, features, report and figures."""
     resume: Path | None = None
     """Go on with the run in this folder, along the curve that it would have taken."""
     report: bool = True
-    """Hold the features against theory at the end."""
+    """Hold the features against theory at the end: solve the matching model and write report/."""
     tensorboard: bool = False
     """Also write event files for TensorBoard into the folder."""
     json: bool = False

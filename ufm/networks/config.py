@@ -6,13 +6,15 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ..problem.labels import show, whole_number
 
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet20", "mlp", "convnext-tiny")
+Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet20", "mlp", "convnext-tiny"]
+
+ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 """Names of the networks, see :mod:`ufm.networks.models`."""
 
 LOSSES = ("ce", "mse", "supcon")
@@ -23,49 +25,49 @@ class Config:
     """One training run; plain numbers and words, written to ``config.json``.
 
     Attributes:
-        data: a source of :func:`ufm.networks.load`.
-        download: whether a source ``hf:NAME`` may fetch files from the network.
-        arch: one of ``ufm.networks.ARCHITECTURES``.
-        loss: ce, mse or supcon.
+        data: digits, a folder or file of MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100, an .npz file, or hf:NAME.
+        download: let hf:NAME fetch files from the network.
+        arch: the network.
+        loss: what is trained on; supcon has no classifier.
         epochs: passes over the data.
         batch_size: images of a step, over all devices.
-        optimizer: sgd (with momentum) or adam.
-        learning_rate: the largest.
+        optimizer: sgd has Nesterov momentum.
+        learning_rate: the largest of the schedule.
         schedule: cosine (to 0), step (a tenth at 1/2 and at 3/4 of what follows the rise) or constant.
         warmup: epochs of linear rise, less than all.
-        momentum: of sgd, Nesterov.
-        decay: standard or ufm, see the module.
-        weight_decay: lambda_W, or of every parameter.
+        momentum: of sgd.
+        decay: standard is weight decay on every parameter; ufm is the model's own, on the head and the features.
+        weight_decay: of every parameter; lambda_W with decay ufm.
         feature_decay: lambda_H per sample, for decay ufm; lambda_W K/N by default.
         bias_decay: lambda_b, for decay ufm; 0 leaves the bias free.
         smoothing: label smoothing of ce.
-        temperature: of supcon.
+        temperature: similarities of supcon are divided by it.
         projection: output size of the projection behind supcon; 0 takes the normalised features.
-        views: augmented views of an image in a supcon batch; 1 takes the image as it is, unless ``augment`` is on.
+        views: augmented views of an image in a supcon batch; 1 takes the image as it is, unless it is augmented.
         bind: batch binding for supcon: a sample of each class in every batch.
-        width: factor on the channels.
+        width: factor on the number of channels.
         feature_dim: d; the architecture's own by default.
         head_depth: L, weight matrices behind the features.
-        head_activation: relu or linear.
+        head_activation: between the matrices of the head.
         head_width: of the hidden layers of the head; d by default.
-        bias: whether the last layer has one.
-        relu_features: whether features pass a ReLU; the architecture's own way by default.
-        samples: training images per class (of the largest class); all by default.
+        bias: give the last layer a bias.
+        relu_features: let the features pass a ReLU; the architecture's own way by default.
+        samples: training images of the largest class; all by default.
         imbalance: ratio of the largest to the smallest class.
-        profile: step or exponential.
+        profile: how class sizes fall from the largest to the smallest.
         minority: fraction of minority classes of the step profile.
-        coarse: name of a map to coarser classes, or nothing.
+        coarse: name of a map to coarser classes; none by default.
         limit: at most this many training images, in proportion.
         augment: random crops and flips.
-        dtype: arithmetic of the backbone, float32 or bfloat16; state is float32.
+        dtype: arithmetic of the backbone; the state is float32.
         evaluations: number of log-spaced epochs at which the geometry is measured.
-        stop_epoch: end after this epoch, with the schedule of the whole run.
-        seed: of everything random.
+        stop_epoch: end after this epoch, with the schedule of the whole run; go through all epochs by default.
+        seed: of all random choices: data split, initial weights, batch order.
     """
 
     data: str = "digits"
     download: bool = False
-    arch: str = "resnet18"
+    arch: Architecture = "resnet18"
     loss: Literal["ce", "mse", "supcon"] = "ce"
     epochs: int = 100
     batch_size: int = 128

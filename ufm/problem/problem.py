@@ -302,7 +302,10 @@ def shallow(
         if loss in CONTRASTIVE | TWO_TOWER:
             raise ValueError(f"loss: {loss!r} has no classifier; state the problem with ufm.contrastive")
         if loss not in NAMED:
-            raise ValueError(f"loss: {loss!r} is not known; choose one of {', '.join(NAMED)}")
+            raise ValueError(
+                f"loss: {loss!r} is not known; choose one of {', '.join(NAMED)}, or without a classifier one of "
+                f"{', '.join(CONTRASTIVE | TWO_TOWER)}"
+            )
         try:
             loss = NAMED[loss](labels, **loss_parameters)
         except TypeError as error:
