@@ -823,7 +823,7 @@ SHALLOW_ERRORS = [
     ({"classifier": "budget", "classifier_radius": np.nan}, "classifier_radius", "nan"),
     ({"weight_decay": [1, 2], "feature_decay": [1, 2, 3]}, "batch", "[(2,), (3,)]"),
     ({"weight_decay": np.ones((2, 3))}, "batch", "(2, 3)"),
-    ({"loss": "la", "tau": "strong"}, "loss", "'la'"),
+    ({"loss": "la", "tau": "strong"}, "tau", "'strong'"),
 ]
 LABEL_ERRORS = [
     (lambda: labels_module.balanced(1, 3), "classes", "1"),

@@ -23,7 +23,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ._numerics import in_float64
-from .problem.labels import whole_number
+from .problem.numbers import whole_number
 from .solve.loop import walk
 from .solve.methods import LBFGS
 from .solve.smoothed import STAGES

@@ -49,8 +49,8 @@ from .measure.stream import Agreement
 from .problem import Params, Problem, contrastive, deep, shallow
 from .problem import labels as make_labels
 from .problem.contrastive import CONTRASTIVE
-from .problem.labels import show
 from .problem.losses import NAMED
+from .problem.numbers import show
 from .quickstart import make_folder
 from .theory import Prediction, predict
 from .theory.frames import seli_grams

@@ -25,7 +25,7 @@ import numpy as np
 from . import theory
 from ._numerics import in_float64
 from .problem import Params, Problem
-from .problem.labels import show, whole_number
+from .problem.numbers import show, whole_number
 from .solve import STAGES, Result, Smoothed, Status, solve
 
 SIZES = (1.0, 0.5, 2.0)

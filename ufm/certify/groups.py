@@ -17,7 +17,7 @@ import numpy as np
 
 from .._numerics import in_float64, record
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
-from ..problem.labels import whole_number
+from ..problem.numbers import whole_number
 from .certificate import ROUNDING, Certificate, _judge
 from .dual import _own_entropy
 from .gram import DATA

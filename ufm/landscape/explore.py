@@ -27,7 +27,7 @@ import numpy as np
 from .._numerics import float64, record
 from ..certify import bound_known, certify, curvature
 from ..problem import Params, Problem, SupCon, stack
-from ..problem.labels import show, whole_number
+from ..problem.numbers import show, whole_number
 from ..solve import Status, solve
 
 KINDS = ("undecided", "global", "best found", "local minimum", "saddle")

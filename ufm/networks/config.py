@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ..problem.labels import show, whole_number
+from ..problem.numbers import show, whole_number
 
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet20", "mlp", "convnext-tiny"]
 

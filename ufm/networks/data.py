@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..problem import labels as class_counts
-from ..problem.labels import show, whole_number
+from ..problem.numbers import show, whole_number
 from .files import CIFAR100_COARSE, CIFAR100_GROUPS, read
 
 Split = Literal["train", "test"]

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .labels import Labels, show, whole_number
+from .labels import Labels
+from .numbers import show, whole_number
 
 LARGEST_FAMILY = 200_000
 """Batches up to which a full symmetric family is listed."""

@@ -22,6 +22,7 @@ import numpy as np
 from .._numerics import is_traced, record, static
 from .labels import Labels
 from .losses import inverse_frequency_weight
+from .numbers import one_of, real_array, show
 
 
 @record
@@ -244,16 +245,15 @@ def convert(value: Any, labels: Labels, convention: str, temperature: Any = 1.0,
     >>> convert(2.0, labels.from_counts([3, 3, 1]), "sum")
     12.0
     """
+    one_of("convention", convention, CONVENTIONS)
     counts = np.asarray(labels.counts, dtype=np.float64)
     anchors, total = np.sum(np.where(counts > 1, counts, 0.0), axis=-1), np.sum(counts, axis=-1)
     if convention == "canonical":
         return value
     if convention == "sum":
         return float(value * anchors) if np.ndim(anchors) == 0 else value * anchors
-    if convention == "khosla":
-        ratio = 1.0 if base_temperature is None else np.asarray(temperature) / np.asarray(base_temperature)
-        return value * ratio * anchors / total
-    raise ValueError(f"convention: {convention!r} is not known; choose one of {', '.join(CONVENTIONS)}")
+    ratio = 1.0 if base_temperature is None else np.asarray(temperature) / np.asarray(base_temperature)
+    return value * ratio * anchors / total
 
 
 # ------------------------------------------------------------------ named members, from words
@@ -313,7 +313,7 @@ def check_contrastive(loss: ContrastiveLoss, labels: Labels) -> None:
 def _check_range(name: str, value: Any, valid: Any, words: str) -> None:
     if value is None or is_traced(value):
         return
-    array = np.asarray(value, dtype=np.float64)
+    array = real_array(name, value)
     with np.errstate(invalid="ignore"):
         good = np.isfinite(array) & valid(array)
     if not good.all():
@@ -323,7 +323,7 @@ def _check_range(name: str, value: Any, valid: Any, words: str) -> None:
 def _check_instances(labels: Labels, views: int, alone: bool) -> None:
     """Columns come in instances of p adjacent views of one class; one view suffices only if self pairs count."""
     if isinstance(views, bool) or not isinstance(views, int) or views < 1 or (views == 1 and not alone):
-        raise ValueError(f"views: {views!r} leaves an instance without a positive; give 2 or more")
+        raise ValueError(f"views: {show(views)} leaves an instance without a positive; give 2 or more")
     classes = np.asarray(labels.classes)
     if classes.shape[-1] % views:
         raise ValueError(f"views: {classes.shape[-1]} columns are not instances of {views} views; give whole instances")
@@ -333,8 +333,9 @@ def _check_instances(labels: Labels, views: int, alone: bool) -> None:
 
 
 def _check_batches(batches: Any, labels: Labels) -> None:
+    real_array("batches", batches, "a table of column numbers; give whole numbers of shape (B, b)")
     index = np.asarray(batches)
-    if index.ndim < 2 or not np.issubdtype(index.dtype, np.integer):
+    if index.size == 0 or index.ndim < 2 or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(f"batches: {index.dtype} of shape {index.shape}; give whole column numbers of shape (B, b)")
     n = labels.num_columns
     if index.min() < -1 or index.max() >= n:

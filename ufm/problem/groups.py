@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
-from .labels import show
 from .losses import CrossEntropy, check_loss
 from .models import BIASES
+from .numbers import one_of, positive_array, real_array, show
 from .problem import Problem
 
 PARAMETERS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
@@ -339,8 +339,7 @@ def grouped(
         >>> grouped([500_000, 500_000], [500, 50], lambda_z=[1e-9, 1e-8]).batch_shape
         (2,)
     """
-    if bias not in BIASES:
-        raise ValueError(f"bias: {bias!r} is not known; choose one of {', '.join(BIASES)}")
+    one_of("bias", bias, BIASES)
     if (lambda_z is None) == (weight_decay is None and feature_decay is None):
         given = "neither is given" if lambda_z is None else "both are given"
         raise ValueError(
@@ -350,7 +349,7 @@ def grouped(
         for name, value in (("weight_decay", weight_decay), ("feature_decay", feature_decay)):
             if value is None:
                 raise ValueError(f"{name}: it is missing; give both decays, or lambda_z")
-            _positive(name, value)
+            positive_array(name, value)
         lambda_z = np.sqrt(np.asarray(weight_decay, dtype=np.float64)) * np.sqrt(np.asarray(feature_decay, dtype=float))
     if (bias_decay is not None) != (bias == "decay"):
         said = "it is missing" if bias == "decay" else f"{show(bias_decay)} has no place"
@@ -359,7 +358,7 @@ def grouped(
     if unknown:
         name = sorted(unknown)[0]
         raise ValueError(f"{name}: not a parameter of cross-entropy; choose of smoothing, {', '.join(PARAMETERS)}")
-    classes, counts = _positive("classes", classes), _positive("counts", counts)
+    classes, counts = positive_array("classes", classes), positive_array("counts", counts)
     if not np.all(classes == np.round(classes)):
         raise ValueError(
             f"classes: {classes[classes != np.round(classes)].ravel()[0]:g} is not a whole number of classes"
@@ -373,11 +372,11 @@ def grouped(
         raise ValueError("classes: one class alone; give at least two classes")
     loss = {name: value for name, value in loss_parameters.items() if value is not None}
     check_loss(CrossEntropy(**loss), g)
-    numbers = {"lambda_z": _positive("lambda_z", lambda_z)}
+    numbers = {"lambda_z": positive_array("lambda_z", lambda_z)}
     if bias_decay is not None:
-        numbers["bias_decay"] = _positive("bias_decay", bias_decay)
+        numbers["bias_decay"] = positive_array("bias_decay", bias_decay)
     if "smoothing" in loss:
-        numbers["smoothing"] = np.asarray(loss.pop("smoothing"), dtype=np.float64)
+        numbers["smoothing"] = real_array("smoothing", loss.pop("smoothing"))
     vectors = {"classes": classes, "counts": counts}
     vectors |= {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in loss.items()}
     shapes = [value.shape[:-1] for value in vectors.values()] + [value.shape for value in numbers.values()]
@@ -392,14 +391,3 @@ def grouped(
     filled = {name: np.array(np.broadcast_to(value, (*batch, g))) for name, value in vectors.items()}
     filled |= {name: np.array(np.broadcast_to(value, batch)) for name, value in numbers.items()}
     return LogitGroups(**filled, bias=bias)
-
-
-def _positive(name: str, value: Any) -> np.ndarray:
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: {show(value)} is not a number, nor an array of numbers") from None
-    good = np.isfinite(array) & (array > 0)
-    if not good.all():
-        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give finite positive numbers")
-    return array

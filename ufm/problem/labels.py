@@ -10,7 +10,6 @@ Class counts are array leaves: a sweep over imbalance is one compiled program.
 from __future__ import annotations
 
 import csv
-import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import is_traced, record, static
+from .numbers import check_range, is_number, real_array, short, show, whole_number
 
 
 @record
@@ -57,6 +57,11 @@ class Labels:
         """Samples per class n_k, shape (*batch, K)."""
         if self.classes is None:
             return self.weights
+        if isinstance(self.weights, np.ndarray) and isinstance(self.classes, np.ndarray):  # without an n x K matrix
+            classes, weights = np.broadcast_arrays(self.classes, self.weights)
+            rows = zip(classes.reshape(-1, self.num_columns), weights.reshape(-1, self.num_columns), strict=True)
+            found = np.array([np.bincount(own, weight, self.num_classes) for own, weight in rows])
+            return found.reshape(*weights.shape[:-1], self.num_classes)
         classes = self.column_classes[..., :, None]
         onehot = classes == np.arange(self.num_classes).reshape((1,) * (classes.ndim - 1) + (-1,))
         return (self.weights[..., :, None] * onehot).sum(-2)
@@ -77,29 +82,9 @@ class Labels:
         if counts.ndim != 1:
             raise ValueError("labels: by_sample() works on one set of labels, not on a batch; index the batch first")
         if not np.all(counts == np.round(counts)):
-            raise ValueError(f"counts: {_short(counts)} are not whole numbers, so they cannot be laid out as samples")
+            raise ValueError(f"counts: {short(counts)} are not whole numbers, so they cannot be laid out as samples")
         classes = np.repeat(np.arange(self.num_classes), counts.astype(int))
         return Labels(np.ones(len(classes)), classes, self.num_classes)
-
-
-def show(value: Any, limit: int = 60) -> str:
-    """A value in a message: one line, not too long."""
-    text = _short(value) if isinstance(value, np.ndarray) else " ".join(repr(value).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def whole_number(name: str, value: Any, least: int) -> int:
-    """The value as an int, or a ValueError that names the argument."""
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value != int(value) or value < least:
-        raise ValueError(f"{name}: {show(value)} is not a whole number of at least {least}")
-    return int(value)
-
-
-def _short(values: Any, limit: int = 6) -> str:
-    flat = np.ravel(np.asarray(values))
-    text = ", ".join(f"{v:g}" if isinstance(v, (float, np.floating)) else str(v) for v in flat[:limit])
-    return f"[{text}{', ...' if flat.size > limit else ''}]"
 
 
 def from_counts(counts: Any) -> Labels:
@@ -116,10 +101,7 @@ def from_counts(counts: Any) -> Labels:
     """
     if is_traced(counts):
         return Labels(counts, None, counts.shape[-1])
-    try:
-        array = np.asarray(counts, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"counts: {show(counts)} is not a list of numbers; give one number per class") from None
+    array = real_array("counts", counts, "a list of numbers; give one number per class")
     if array.ndim == 0 or array.shape[-1] < 2:
         raise ValueError(f"counts: {show(counts)} has fewer than two classes; give at least two counts")
     if array.ndim > 2:
@@ -131,6 +113,7 @@ def from_counts(counts: Any) -> Labels:
         raise ValueError(
             f"counts: class {where} has count {value:g}; every class needs a finite positive count (drop empty classes)"
         )
+    check_range("counts", array)
     return Labels(array, None, array.shape[-1])
 
 
@@ -144,21 +127,18 @@ def from_labels(labels: Any, num_classes: int | None = None) -> Labels:
     Raises:
         ValueError: labels are not whole numbers, out of range, or a class is empty.
     """
-    try:
-        array = np.asarray(labels)
-    except ValueError:
-        raise ValueError(f"labels: {show(labels)} is not one list of class indices; give shape (N,)") from None
+    kind = "one list of class indices; give whole numbers of shape (N,)"
+    array = real_array("labels", labels, kind)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"labels: shape {array.shape} is not one list of class indices; give shape (N,)")
-    if not np.issubdtype(array.dtype, np.integer):
-        if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array) & (array == np.round(array))):
-            raise ValueError(f"labels: {_short(array)} are not whole numbers; give class indices 0..K-1")
-        array = array.astype(np.int64)
+    if not np.all(np.isfinite(array) & (array == np.round(array)) & (np.abs(array) < 2**53)):
+        raise ValueError(f"labels: {short(array)} are not whole numbers; give class indices 0..K-1")
+    array = array.astype(np.int64)
     classes = int(array.max()) + 1 if num_classes is None else whole_number("num_classes", num_classes, 2)
     if array.min() < 0 or array.max() >= classes:
         raise ValueError(f"labels: class {array.min() if array.min() < 0 else array.max()} is outside 0..{classes - 1}")
     if classes < 2:
-        raise ValueError(f"labels: {_short(array)} has only one class; a classification problem needs at least two")
+        raise ValueError(f"labels: {short(array)} has only one class; a classification problem needs at least two")
     present = np.unique(array)
     if present.size < classes:
         empty = int(np.argmax(np.append(present, classes) != np.arange(present.size + 1)))
@@ -183,7 +163,7 @@ def step(num_classes: int, samples: Any, ratio: Any, minority: float = 0.5) -> L
     """
     num_classes = whole_number("classes", num_classes, 2)
     n, r = _samples_and_ratio(samples, ratio)
-    is_fraction = isinstance(minority, (int, float, np.integer, np.floating)) and 0 < minority < 1
+    is_fraction = is_number(minority) and 0 < minority < 1
     few = round(minority * num_classes) if is_fraction else 0
     if not 0 < few < num_classes:
         raise ValueError(
@@ -276,14 +256,12 @@ def _load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
 
 def _at_least(name: str, value: Any, least: float) -> np.ndarray:
     """The value as a float array of finite numbers: above 0, or at least ``least`` where that is positive."""
-    try:
-        array = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: {show(value)} is not a number") from None
+    array = real_array(name, value)
     good = np.isfinite(array) & ((array >= least) if least > 0 else (array > 0))
     if not good.all():
         words = f"of at least {least:g}" if least > 0 else "above 0"
         raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give a finite number {words}")
+    check_range(name, array)
     return array
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from .._numerics import is_traced, power, record
 from .labels import Labels
+from .numbers import check_range, real_array
 
 
 @record
@@ -270,11 +271,13 @@ def check_loss(loss: Loss, num_classes: int) -> None:
         value = getattr(loss, name, None)
         if value is None or is_traced(value):
             continue
-        array = np.asarray(value, dtype=float)
+        array = real_array(name, value)
         with np.errstate(invalid="ignore"):
             good = np.isfinite(array) & valid(array)
         if not good.all():
             raise ValueError(f"{name}: {array[~good].ravel()[0]:g} {words}")
+        if name in ("class_weight", "logit_scale", "sample_scale"):
+            check_range(name, array)
         per_class = name not in ("smoothing", "gamma")
         if per_class and array.ndim and array.shape[-1] not in (1, num_classes):
             raise ValueError(

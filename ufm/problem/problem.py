@@ -27,9 +27,10 @@ from .contrastive import (
     Spread,
     check_contrastive,
 )
-from .labels import Labels, show, whole_number
+from .labels import Labels
 from .losses import NAMED, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, Model, Params
+from .numbers import LARGEST, LARGEST_RADIUS, one_of, positive_array, real_array, show, whole_number
 
 
 @record
@@ -296,8 +297,7 @@ def shallow(
         ("classifier", classifier, CLASSIFIERS),
         ("bias", bias, BIASES),
     ):
-        if value not in allowed:
-            raise ValueError(f"{name}: {value!r} is not known; choose one of {', '.join(allowed)}")
+        one_of(name, value, allowed)
     if isinstance(loss, str):
         if loss in CONTRASTIVE | TWO_TOWER:
             raise ValueError(f"loss: {loss!r} has no classifier; state the problem with ufm.contrastive")
@@ -306,8 +306,9 @@ def shallow(
                 f"loss: {loss!r} is not known; choose one of {', '.join(NAMED)}, or without a classifier one of "
                 f"{', '.join(CONTRASTIVE | TWO_TOWER)}"
             )
+        given = {name: _array(value, name) for name, value in loss_parameters.items()}
         try:
-            loss = NAMED[loss](labels, **loss_parameters)
+            loss = NAMED[loss](labels, **given)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
     elif not isinstance(loss, (CrossEntropy, Focal, MeanSquaredError)):
@@ -329,23 +330,25 @@ def shallow(
     if weight_decay is None:
         weight_decay = 0.0 if held_w else 5e-3
     _check_number("weight_decay", weight_decay, positive=not held_w)
-    if feature_decay is None:
+    if feature_decay is not None:
+        _check_number("feature_decay", feature_decay, positive=not held_h)
+    else:
         like = 5e-3 if held_w else weight_decay
         feature_decay = 0.0 if held_h else np.asarray(like) * labels.num_classes / np.asarray(labels.total)
     if bias == "decay" and bias_decay is None:
         raise ValueError("bias_decay: bias 'decay' needs a decay; give bias_decay > 0, or bias='free' for none")
     if bias != "decay" and bias_decay is not None:
         raise ValueError(f"bias_decay: {show(bias_decay)} has no effect with bias '{bias}'; say bias='decay'")
-    _check_number("feature_decay", feature_decay, positive=not held_h)
     if bias == "decay":
         _check_number("bias_decay", bias_decay, positive=True)
-    for name, value in (
-        ("scale", scale),
-        ("feature_radius", feature_radius),
-        ("classifier_radius", classifier_radius),
+    for name, value, constraint in (
+        ("scale", scale, ""),
+        ("feature_radius", feature_radius, features),
+        ("classifier_radius", classifier_radius, classifier),
     ):
-        if value is not None:
-            _check_number(name, value, positive=True)
+        if value is not None:  # a budget is a square
+            radius = name != "scale" and constraint != "budget"
+            _check_number(name, value, positive=True, largest=LARGEST_RADIUS if radius else LARGEST)
     for name, value, constraint in (
         ("feature_radius", feature_radius, features),
         ("classifier_radius", classifier_radius, classifier),
@@ -411,14 +414,13 @@ def deep(
         (3, (10, 10))
     """
     depth = whole_number("depth", depth, 1)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: {activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
-    if features == "budget":
+    one_of("activation", activation, ACTIVATIONS)
+    if isinstance(features, str) and features == "budget":
         raise ValueError("features: 'budget' is for one weight matrix; use ufm.shallow, or another constraint")
     for name in ("scale", "classifier", "classifier_radius"):
         if name in loss_parameters:
             raise ValueError(f"{name}: {show(loss_parameters[name])} is for one weight matrix; use ufm.shallow")
-    decays = np.asarray(5e-3 if weight_decay is None else weight_decay, dtype=np.float64)
+    decays = _array(5e-3 if weight_decay is None else weight_decay, "weight_decay")
     per_layer = decays.ndim > 0 and decays.shape[-1] == depth and depth > 1
     flat = shallow(
         counts,
@@ -459,7 +461,7 @@ def deep(
 def _widths(width: Any, depth: int, classes: int) -> tuple[int, ...]:
     if width is None:
         width = classes
-    if np.ndim(width) == 0:
+    if not isinstance(width, (list, tuple, np.ndarray)) or np.ndim(width) == 0:
         return (whole_number("width", width, 1),) * (depth - 1)
     if len(width) != depth - 1:
         raise ValueError(f"width: {show(width)} has {len(width)} entries; give one number, or {depth - 1} of them")
@@ -513,8 +515,8 @@ def contrastive(
         given = "neither is given" if counts is None else "both are given"
         raise ValueError(f"counts: {given}, counts and labels; give one of the two")
     known = CONTRASTIVE | TWO_TOWER
-    if isinstance(loss, str) and loss not in known:
-        raise ValueError(f"loss: {loss!r} is not a contrastive loss; choose one of {', '.join(known)}")
+    if isinstance(loss, str):
+        one_of("loss", loss, tuple(known), "a contrastive loss")
     if labels is None:
         if loss == "sigmoid" and np.ndim(counts) == 0:
             counts = [2.0] * whole_number("counts", counts, 2)
@@ -524,6 +526,8 @@ def contrastive(
     if not isinstance(labels, Labels):
         raise ValueError(f"labels: {show(labels)} is not a Labels; make one with ufm.labels.from_labels or from_counts")
     if isinstance(loss, str):
+        for name in {"class_weight", "mix", "exponent", "offset"} & loss_parameters.keys():
+            loss_parameters[name] = _array(loss_parameters[name], name)
         try:
             if loss == "supcon" and "batches" in loss_parameters:
                 loss = BatchedSupCon(**loss_parameters)
@@ -542,25 +546,22 @@ def contrastive(
     check_contrastive(loss, labels)
 
     allowed = tuple(word for word in FEATURES if word != "budget")
-    if features not in allowed:
-        raise ValueError(f"features: {features!r} is not known here; choose one of {', '.join(allowed)}")
+    one_of("features", features, allowed, "known here")
     held = features not in ("free", "nonnegative")
-    if held and feature_decay is not None and np.any(np.asarray(feature_decay) != 0):
+    if held and feature_decay is not None and np.any(_array(feature_decay, "feature_decay") != 0):
         raise ValueError(
             f"feature_decay: {show(feature_decay)} has no use with features on a {features}; drop it, or say 'free'"
         )
-    if feature_decay is None:
+    if feature_decay is not None:
+        _check_number("feature_decay", feature_decay, positive=not held)
+    else:
         feature_decay = 0.0 if held else 5e-3 * labels.num_classes / np.asarray(labels.total)
-    _check_number("feature_decay", feature_decay, positive=not held)
     if feature_radius is not None and not held:
         raise ValueError(f"feature_radius: {show(feature_radius)} has no effect when features are '{features}'")
-    for name, value in (("temperature", temperature), ("feature_radius", feature_radius)):
-        if value is not None:
-            _check_number(name, value, positive=True)
-    if temperature is not None and not is_traced(temperature):
-        with np.errstate(over="ignore"):
-            if not np.all(np.isfinite(1.0 / np.asarray(temperature, dtype=np.float64))):
-                raise ValueError(f"temperature: {show(temperature)} is too small; its inverse overflows")
+    if temperature is not None:
+        _check_number("temperature", temperature, positive=True)
+    if feature_radius is not None:
+        _check_number("feature_radius", feature_radius, positive=True, largest=LARGEST_RADIUS)
     width = labels.num_classes if loss.collapses else labels.num_columns
     model = Model(
         dim=width if dim is None else whole_number("dim", dim, 1),
@@ -574,7 +575,7 @@ def contrastive(
 
 def stack(problems: list[Problem]) -> Problem:
     """One stacked problem from single problems of the same structure (same K, dimension, loss, constraints)."""
-    if isinstance(problems, Problem) or not problems:
+    if not isinstance(problems, (list, tuple)) or not problems:
         raise ValueError(f"problems: {show(problems)} is no list of problems; give at least one problem in a list")
     first = jax.tree.structure(problems[0])
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(problems[0])]
@@ -629,22 +630,9 @@ def _align(problem: Problem) -> Problem:
 
 def _array(value: Any, name: str = "") -> Any:
     """Lists and numbers as float64 arrays; None and traced values as they are."""
-    if value is None or is_traced(value):
-        return value
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: {show(value)} is not a number, nor one number per class") from None
+    return value if value is None or is_traced(value) else real_array(name, value, "a number, nor one number per class")
 
 
-def _check_number(name: str, value: Any, positive: bool) -> None:
-    if is_traced(value):
-        return
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: {show(value)} is not a number") from None
-    good = np.isfinite(array) & ((array > 0) if positive else (array >= 0))
-    if not good.all():
-        need = "a finite positive number" if positive else "a finite number, 0 or more"
-        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give {need}")
+def _check_number(name: str, value: Any, positive: bool, largest: float = LARGEST) -> None:
+    if not is_traced(value):
+        positive_array(name, value, zero=not positive, largest=largest)

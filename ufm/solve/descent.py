@@ -18,7 +18,7 @@ import numpy as np
 
 from .._numerics import float64, in_float64, is_traced, record, static, to_host
 from ..problem import Params, Problem
-from ..problem.labels import show, whole_number
+from ..problem.numbers import show, whole_number
 
 _CACHE = 3 << 19
 """Bytes that a block of starts may take: a cache of 2 MiB per core is common."""

@@ -26,7 +26,7 @@ from .._numerics import in_float64, record
 from ..measure.phase import phase_of_modes
 from ..problem import Params, Problem
 from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
-from ..problem.labels import whole_number
+from ..problem.numbers import whole_number
 from .logits import factor
 from .loop import walk
 from .methods import LBFGS

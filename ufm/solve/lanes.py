@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from .._numerics import in_float64, record
 from ..problem import Params, Problem
-from ..problem.labels import whole_number
+from ..problem.numbers import whole_number
 from .logits import has_logit_program
 from .loop import minimize
 from .methods import LBFGS, Method

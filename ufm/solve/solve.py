@@ -12,7 +12,7 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced
 from ..problem import Params, Problem, class_program, gram_program
-from ..problem.labels import show, whole_number
+from ..problem.numbers import show, whole_number
 from .gram import has_gram_program, solve_by_gram
 from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize

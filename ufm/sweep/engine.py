@@ -24,7 +24,7 @@ import xarray as xr
 
 from ..answer import versions
 from ..measure import PHASES
-from ..problem.labels import whole_number
+from ..problem.numbers import whole_number
 from ..solve import Status
 from .grid import Axis, Structure, Sweep
 from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from ..problem.labels import show, whole_number
+from ..problem.numbers import show, whole_number
 
 NUMBERS = (
     "samples",

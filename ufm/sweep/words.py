@@ -13,7 +13,7 @@ import numpy as np
 
 from ..problem import Labels, Problem, contrastive, deep, labels, shallow
 from ..problem.contrastive import CONTRASTIVE, LOSSES_WITH, TWO_TOWER
-from ..problem.labels import show, whole_number
+from ..problem.numbers import show, whole_number
 
 _COUNT_WORDS = ("samples", "minority_samples", "imbalance", "minority", "profile")
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..problem import Labels, Problem
 from ..problem.contrastive import BatchedSupCon, check_contrastive
-from ..problem.labels import show, whole_number
+from ..problem.numbers import show, whole_number
 from ._conditions import balanced, check_positive, counts_of, wide
 from .contrastive import LARGEST_GRAM, etf_gram, radius_squared, unit_temperature
 from .oracle import Answer, Hypothesis, oracle
