@@ -36,7 +36,9 @@ class Quickstart:
     bias: Annotated[tuple[str, ...], tyro.conf.arg(metavar="none|free|decay VALUE")] = ("none",)
     """Bias: none, free, or decay with its lambda_b."""
     counts_file: Path | None = None
-    """Also solve the counts (or labels) of this file."""
+    """Also solve the counts of this file (samples per class)."""
+    labels_file: Path | None = None
+    """Also solve the classes of the labels in this file, one class number per sample."""
     json: bool = False
     """Print one JSON object."""
 
@@ -51,7 +53,11 @@ class Quickstart:
         check_minority(self.minority)
         labels.step(self.classes, self.minority_samples, 1.0, self.minority)  # says what is wrong with these
         bias, bias_decay = read_bias(self.bias)
-        extra = None if self.counts_file is None else {self.counts_file.name: read_labels(self.counts_file)}
+        extra, notes = {}, []
+        for path, kind in ((self.counts_file, None), (self.labels_file, "labels")):
+            if path is not None:
+                extra[path.name], said = read_labels(path, kind)
+                notes += said
         quickstart.make_folder(self.out)
         with progress_bar() as (bar, task):
 
@@ -71,9 +77,9 @@ class Quickstart:
                 progress=report,
             )
         if self.json:
-            print(json.dumps(dataclasses.asdict(found)))
+            print(json.dumps({**dataclasses.asdict(found), "notes": notes}))
         else:
-            print_quickstart(found)
+            print_quickstart(found, notes)
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,14 +26,16 @@ class Solve:
     """Solve one unconstrained features model, shallow or deep, certify it, and compare it with theory.
 
     Losses with a classifier: ce, mse, focal, la, ldam, cdt, ldt, vs, wce. Contrastive losses, without one: supcon,
-    wsupcon, simclr, sigmoid, spread. State the classes by --counts, by --counts-file, or by --classes with --samples
-    and --imbalance. With --depth above 1, a linear or ReLU network reads the features.
+    wsupcon, simclr, sigmoid, spread. State the classes by --counts, by a file, or by --classes with --samples and
+    --imbalance. With --depth above 1, a linear or ReLU network reads the features.
     """
 
     counts: str | None = None
     """Samples per class, comma-separated: 100,100,10."""
     counts_file: Path | None = None
-    """File of counts (.csv, .txt, .npy, .npz) or of labels (.npy, .npz)."""
+    """File of samples per class (.csv, .txt, .npy, .npz)."""
+    labels_file: Path | None = None
+    """File of the labels of the samples, one class number each (.csv, .txt, .npy, .npz)."""
     classes: int | None = None
     """Number of classes K, with --samples."""
     samples: float | None = None
@@ -151,6 +154,11 @@ class Solve:
         else:
             print_answer(said, self.convention)
 
+    @functools.cached_property
+    def asked_labels(self) -> tuple[Labels, tuple[str, ...]]:
+        """The labels that the flags state, and notes on what a file was taken for."""
+        return _labels(self)
+
     def problem(self) -> Problem:
         """The problem that the flags state."""
         temperature = self.temperature
@@ -182,7 +190,7 @@ class Solve:
         """What models of every depth with a classifier have in common."""
         bias, bias_decay = read_bias(self.bias)
         return {
-            "labels": _labels(self),
+            "labels": self.asked_labels[0],
             "dim": self.dim,
             "loss": self.loss,
             "weight_decay": self.decays(),
@@ -235,7 +243,7 @@ class Solve:
                 )
         if self.loss == "sigmoid" and self.classes is not None and self.samples is None:
             self.samples = 2.0  # the two towers of an instance
-        found = _labels(self)
+        found = self.asked_labels[0]
         parameters: dict[str, Any] = self.loss_parameters()
         sampled = self.form == "samples" or self.loss in TWO_TOWER or bool({"mix", "views"} & parameters.keys())
         if self.batches is not None or self.batch_size is not None or self.bind:
@@ -320,11 +328,12 @@ class Solve:
         return {"restarts": self.restarts, "seed": self.seed, **given}
 
 
-def _labels(flags: Solve) -> Labels:
-    ways = [flags.counts is not None, flags.counts_file is not None, flags.classes is not None]
-    if sum(ways) != 1:
-        stated = "none of them" if not any(ways) else "several of them"
-        raise ValueError(f"counts: give --counts, --counts-file or --classes (got {stated})")
+def _labels(flags: Solve) -> tuple[Labels, tuple[str, ...]]:
+    """The labels that the flags state, and notes on what a file was taken for."""
+    ways = ("counts", "counts_file", "labels_file", "classes")
+    if (given := sum(getattr(flags, way) is not None for way in ways)) != 1:
+        stated = "none of them" if not given else "several of them"
+        raise ValueError(f"counts: give --counts, --counts-file, --labels-file or --classes (got {stated})")
     if flags.classes is None:
         unused = (("samples", None), ("imbalance", 1.0), ("profile", "step"), ("minority", 0.5))
         for name, default in unused:
@@ -333,7 +342,7 @@ def _labels(flags: Solve) -> Labels:
     if flags.counts is not None:
         pieces = [piece.strip() for piece in flags.counts.split(",") if piece.strip()]
         try:
-            return labels.from_counts([float(piece) for piece in pieces])
+            return labels.from_counts([float(piece) for piece in pieces]), ()
         except ValueError as error:
             if str(error).startswith("could not convert"):
                 raise ValueError(
@@ -341,7 +350,9 @@ def _labels(flags: Solve) -> Labels:
                 ) from None
             raise
     if flags.counts_file is not None:
-        return read_labels(flags.counts_file)
+        return read_labels(flags.counts_file, None)
+    if flags.labels_file is not None:
+        return read_labels(flags.labels_file, "labels")
     assert flags.classes is not None
     if flags.samples is None or not (np.isfinite(flags.samples) and flags.samples > 0):
         given = "is missing" if flags.samples is None else f"{flags.samples:g} is not allowed"
@@ -350,10 +361,10 @@ def _labels(flags: Solve) -> Labels:
         raise ValueError(f"imbalance: {flags.imbalance:g} is not allowed; give a ratio of at least 1")
     check_minority(flags.minority)
     if flags.profile == "exponential":
-        return labels.exponential(flags.classes, flags.samples, flags.imbalance)
+        return labels.exponential(flags.classes, flags.samples, flags.imbalance), ()
     if flags.imbalance == 1.0:
-        return labels.balanced(flags.classes, flags.samples)
-    return labels.step(flags.classes, flags.samples, flags.imbalance, flags.minority)
+        return labels.balanced(flags.classes, flags.samples), ()
+    return labels.step(flags.classes, flags.samples, flags.imbalance, flags.minority), ()
 
 
 def _save_solution(found: Answer, path: Path) -> None:

@@ -135,8 +135,8 @@ def print_report(j: dict[str, Any], files: list[str]) -> None:
     out.print(f"{j['seconds']:.1f} s{written}", soft_wrap=True)
 
 
-def print_quickstart(found: Any) -> None:
-    """What ``ufm quickstart`` found."""
+def print_quickstart(found: Any, notes: Sequence[str] = ()) -> None:
+    """What ``ufm quickstart`` found, and notes on what files were taken for."""
     out = Console(highlight=False)
     out.print(
         f"{found.cells} cells: [bold]{100 * found.certified_share:.2f} %[/bold] proven optimal within a relative gap "
@@ -159,6 +159,8 @@ def print_quickstart(found: Any) -> None:
     out.print(table)
     out.print("gap: proven, relative. norm ratio: longest over shortest class mean.")
     out.print("to ETF: distance of the class means' Gram matrix to the simplex ETF, both scaled to norm 1.")
+    for note in notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
     out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..problem import Labels, labels
+from ..problem.columns import Kind
 
 
 def read_numbers(name: str, text: str, kind: str, read: type = float) -> list[Any]:
@@ -70,17 +71,17 @@ def check_minority(fraction: float) -> None:
         raise ValueError(f"minority: {fraction:g} is not a fraction of the classes; give one strictly between 0 and 1")
 
 
-def read_labels(path: Path) -> Labels:
-    """Labels of a file; whatever is wrong with them, the message names the flag and the file."""
-    try:
-        found = labels.from_file(path)
-    except ValueError as error:
-        if str(error).startswith("counts-file"):
-            raise
-        raise ValueError(f"counts-file: {path}: {error}") from None
+def read_labels(path: Path, kind: Kind | None) -> tuple[Labels, tuple[str, ...]]:
+    """Counts or labels of a file, and notes on what was taken for what.
+
+    Args:
+        path: the file.
+        kind: ``labels`` behind --labels-file; ``None`` behind --counts-file, where the file may say labels too.
+    """
+    found, notes = labels.read_labels(path, kind)
     if np.ndim(found.weights) != 1:
         raise ValueError(f"counts-file: {path} holds a table of counts; give one list, one number per class")
-    return found
+    return found, notes
 
 
 @contextlib.contextmanager

@@ -9,9 +9,6 @@ Class counts are array leaves: a sweep over imbalance is one compiled program.
 
 from __future__ import annotations
 
-import csv
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import is_traced, record, static
+from .columns import Kind, read_column
 from .numbers import check_range, is_number, real_array, short, show, whole_number
 
 
@@ -195,63 +193,101 @@ def exponential(num_classes: int, samples: Any, ratio: Any, whole: bool = True) 
     return from_counts(np.floor(counts * (1 + 1e-12)) if whole else counts)
 
 
-def from_file(path: str | Path) -> Labels:
-    """Counts or labels from a file.
+def from_file(path: str | Path, kind: Kind | None = None) -> Labels:
+    """Counts of the classes, or labels of the samples, from a file.
 
-    A ``.csv`` or ``.txt`` file holds the counts: one number per line or cell, or two columns *name, count* (a header
-    line is skipped).  A ``.npy`` file holds either counts (floats) or a label array (integers); a ``.npz`` file
-    holds an array named ``counts`` or ``labels``.
+    The file is read as :mod:`ufm.problem.columns` says: a column of a ``.csv`` or ``.txt`` file, a ``.npy`` array, or
+    an array of a ``.npz`` file. Its header, or the name of the array, decides whether they are counts or labels;
+    without one ``kind`` does; without that too, numbers that may be either are refused. Labels that run from one are
+    taken one down, and rows of a one-hot array by the place of their one.
+
+    Args:
+        path: the file.
+        kind: ``counts`` or ``labels``.
 
     Raises:
-        ValueError: the file is missing, unreadable, or holds neither.
+        ValueError: the file is missing, unreadable, holds neither, or may be either.
+    """
+    return read_labels(path, kind)[0]
+
+
+def read_labels(path: str | Path, kind: Kind | None = None, name: str | None = None) -> tuple[Labels, tuple[str, ...]]:
+    """:func:`from_file`, and what was taken for what, one sentence each.
+
+    Args:
+        path: the file.
+        kind: ``counts`` or ``labels``, or ``None`` to let the file decide.
+        name: of the argument, for messages.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"counts-file: {path} does not exist; give a .csv of counts or a .npy/.npz of labels")
-    if path.suffix in (".npy", ".npz"):
-        data = _load_arrays(path)
-        if isinstance(data, np.ndarray):
-            return from_labels(data) if np.issubdtype(data.dtype, np.integer) else from_counts(data)
-        for name, build in (("counts", from_counts), ("labels", from_labels)):
-            if name in data:
-                return build(data[name])
-        raise ValueError(f"counts-file: {path} has arrays {list(data)}; it needs one named 'counts' or 'labels'")
+    name = name or ("labels-file" if kind == "labels" else "counts-file")
+    column = read_column(path, name, kind)
+    if column.kind is not None and kind not in (None, column.kind):
+        raise ValueError(f"{name}: {path} calls its numbers {column.kind}; give it as --{column.kind}-file")
+    stated, values, notes = column.kind or kind, column.values, []
+    if kind is None and stated == "labels":
+        notes.append(f"{path.name} calls its numbers labels, so they were counted")
+    if values.ndim == 2 and 1 in values.shape:
+        values = values.ravel()
+    if _is_one_hot(values):
+        if stated != "labels":
+            raise ValueError(
+                f"{name}: {path} holds one-hot labels, {values.shape[0]} rows of {values.shape[1]}; give it as "
+                f"--labels-file, or the sums of its columns as --counts-file"
+            )
+        values = values.argmax(axis=1)
+        notes.append(f"{path.name} holds one-hot rows: the class of a sample is the place of its one")
+    if stated is None:
+        stated, why = _kind_of(values, name, path)
+        notes += [why] if why else []
+    if stated == "counts":
+        return _named_error(from_counts, values, name, path), tuple(notes)
+    if _from_one(values):
+        values = values - 1
+        notes.append(f"the labels of {path.name} run from 1: class {int(values.max())} here is its label "
+                     f"{int(values.max()) + 1}")  # fmt: skip
+    return _named_error(from_labels, values, name, path), tuple(notes)
+
+
+def _named_error(build: Any, values: np.ndarray, name: str, path: Path) -> Labels:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:  # a spreadsheet may write a byte-order mark
-            rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(handle)]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise ValueError(f"counts-file: {path} is not a text file ({error}); give a .csv of counts") from None
-    rows = [row for row in rows if row]
-    if rows and _number(rows[0][-1]) is None:
-        rows = rows[1:]
-    wrong = next((row for row in rows if len(row) != len(rows[0]) or (len(rows) > 1 and len(row) > 2)), None)
-    if wrong is not None:
+        return build(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: {path}: {error}") from None
+
+
+def _kind_of(values: np.ndarray, name: str, path: Path) -> tuple[Kind, str | None]:
+    """What numbers without a name are, and why; refuses those that may be either."""
+    if values.ndim != 1 or values.dtype.kind not in "iuf" or not values.size:
+        return "counts", None
+    whole = bool(np.all(np.isfinite(values) & (values == np.round(values))))
+    if whole and values.min() == 0:
+        if values.dtype.kind in "iu":
+            return "labels", f"{path.name} has whole numbers from 0, which were taken for labels"
         raise ValueError(
-            f"counts-file: {path} has the line {show(','.join(wrong))}; give one count, or name,count, per line"
+            f"{name}: {path} looks like labels: {values.size} rows of numbers from 0, and no class has 0 samples; "
+            "give it as --labels-file, or without its zeros as --counts-file"
         )
-    cells = rows[0] if len(rows) == 1 else [row[-1] for row in rows]
-    numbers = [_number(cell) for cell in cells]
-    if not numbers or None in numbers:
-        bad = cells[numbers.index(None)] if None in numbers else "nothing"
-        raise ValueError(f"counts-file: {path} holds {bad!r} where a count should be; give one number per class")
-    return from_counts(numbers)
+    if whole and _from_one(values) and values.max() > 1:
+        raise ValueError(
+            f"{name}: {path} may hold labels or counts: {values.size} rows with the numbers 1 to {values.max():g}; "
+            "give labels as --labels-file, and counts as --counts-file with a first line 'count', or as --counts"
+        )
+    return "counts", None
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _from_one(values: np.ndarray) -> bool:
+    """Whether the values are 1, ..., m, each of them present and one of them twice."""
+    if values.ndim != 1 or values.dtype.kind not in "iuf" or not values.size:
+        return False
+    present = np.unique(values)
+    return present.size < values.size and bool(np.array_equal(present, np.arange(1, present.size + 1)))
 
 
-def _load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    """The array of a .npy file, or all arrays of a .npz file."""
-    try:
-        with path.open("rb") as handle:  # np.load leaves a damaged archive open
-            data = np.load(handle, allow_pickle=False)
-            return data if isinstance(data, np.ndarray) else {name: data[name] for name in data}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"counts-file: {path} is not a readable NumPy file ({' '.join(str(error).split())})") from None
+def _is_one_hot(values: np.ndarray) -> bool:
+    """Whether every row of a table has a single 1 and else 0."""
+    table = values.ndim == 2 and values.dtype.kind in "iufb" and min(values.shape) > 1
+    return table and bool(np.all((values == 0) | (values == 1)) and np.all(values.sum(axis=1) == 1))
 
 
 def _at_least(name: str, value: Any, least: float) -> np.ndarray:

@@ -1,0 +1,108 @@
+"""One column of numbers from a file: the counts of the classes, or the labels of the samples.
+
+A text file (``.csv``, ``.txt``) has one number per line or cell, or a table whose header names its columns; of a table
+without a header the last column is taken.  A ``.npy`` file is the column, an ``.npz`` file holds it under a name.  What
+the column is called there says what it holds; :mod:`ufm.problem.labels` decides what it means.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Kind = Literal["counts", "labels"]
+
+NAMES: dict[str, Kind] = {
+    **dict.fromkeys(("counts", "count", "num_samples", "n_samples", "frequency"), "counts"),
+    **dict.fromkeys(("labels", "label", "y", "targets", "target"), "labels"),
+    **dict.fromkeys(("samples", "number", "n"), "counts"),
+    **dict.fromkeys(("classes", "class", "class_id"), "labels"),
+}
+"""What a header, or the name of an array, may call the column; of several names the first here."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Column:
+    """Numbers of a file.
+
+    Attributes:
+        values: as in the file, usually of shape (rows,).
+        kind: what its name in the file says that it is; ``None`` without a name.
+    """
+
+    values: np.ndarray
+    kind: Kind | None
+
+
+def read_column(path: Path, name: str, wanted: Kind | None = None) -> Column:
+    """The column of a file.
+
+    Args:
+        path: the file.
+        name: of the argument, for messages.
+        wanted: of several named arrays or columns, the kind to take; counts by default.
+
+    Raises:
+        ValueError: the file is missing or unreadable, or holds no column of numbers.
+    """
+    if not path.is_file():
+        raise ValueError(f"{name}: {path} does not exist; give a .csv or .txt file, or a .npy or .npz file")
+    if path.suffix.lower() in (".npy", ".npz"):
+        return _from_arrays(path, name, wanted)
+    return _from_text(path, name, wanted)
+
+
+def _from_arrays(path: Path, name: str, wanted: Kind | None) -> Column:
+    try:
+        with path.open("rb") as handle:  # np.load leaves a damaged archive open
+            data = np.load(handle, allow_pickle=False)
+            if isinstance(data, np.ndarray):
+                return Column(data, None)
+            found = data.files
+            for alias, kind in sorted(NAMES.items(), key=lambda entry: entry[1] != (wanted or entry[1])):
+                if alias in found:
+                    return Column(data[alias], kind)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{name}: {path} is not a readable NumPy file ({' '.join(str(error).split())})") from None
+    raise ValueError(f"{name}: {path} has arrays {found}; it needs one named 'counts' or 'labels'")
+
+
+def _from_text(path: Path, name: str, wanted: Kind | None) -> Column:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:  # a spreadsheet may write a byte-order mark
+            rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(handle)]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise ValueError(f"{name}: {path} is not a text file ({error}); give a .csv or .txt file") from None
+    rows = [row for row in rows if row]
+    place, kind = -1, None
+    if rows and _number(rows[0][-1]) is None:
+        header = [cell.lower() for cell in rows[0]]
+        place, kind = next(((header.index(alias), NAMES[alias]) for alias in NAMES if alias in header), (-1, None))
+        rows = rows[1:]
+    most = len(rows[0]) if rows and (kind or len(rows) == 1) else 2
+    wrong = next((row for row in rows if len(row) != len(rows[0]) or len(row) > most), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{name}: {path} has the line {','.join(wrong)[:60]!r}; give one number, or name,number, per line"
+        )
+    cells = rows[0] if len(rows) == 1 and not kind else [row[place] for row in rows]
+    numbers = [_number(cell) for cell in cells]
+    if not numbers or None in numbers:
+        bad = cells[numbers.index(None)][:60] if None in numbers else "nothing"
+        counts = (kind or wanted) != "labels"
+        what, each = ("a count", "class") if counts else ("a class number", "sample")
+        raise ValueError(f"{name}: {path} holds {bad!r} where {what} should be; give one number per {each}")
+    return Column(np.array(numbers, dtype=np.float64), kind)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
