@@ -18,6 +18,7 @@ import numpy as np
 from jaxlib import version as jaxlib_version
 
 from ._numerics import in_float64
+from ._programs import compiled
 from ._version import __version__
 from .certify import Certificate, certify, certify_gram, certify_groups
 from .certify.groups import certify_group_lanes
@@ -474,10 +475,10 @@ def _start_over(problem: Problem, params: Params, gtol: float) -> Result:
 
 @in_float64
 def _balance_stack(problem: Problem, params: Params) -> Params:
-    return _balance_jit(problem, jax.tree.map(jax.numpy.asarray, params))
+    return _balance(problem, jax.tree.map(jax.numpy.asarray, params))
 
 
-_balance_jit = jax.jit(jax.vmap(balance))
+_balance = compiled(jax.vmap(balance))
 
 
 def _replace(old: Any, rows: np.ndarray, new: Any, source: np.ndarray) -> Any:
@@ -514,14 +515,14 @@ def solve_and_certify_groups(
     return in_blocks(block, width, program)
 
 
-_groups_jit = jax.jit(solve_and_certify_groups, static_argnames=("width",))
+_groups = compiled(solve_and_certify_groups, static=(4,), bulk=True)
 
 
 @in_float64
 def _groups_once(program: LogitGroups, gtol: Any, gap: Any, max_steps: Any, *, width: int) -> Any:
     program = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, float), program)
     limits = jax.numpy.asarray(gtol, float), jax.numpy.asarray(gap, float), jax.numpy.asarray(max_steps, "int32")
-    return _groups_jit(program, *limits, width=width)
+    return _groups(program, *limits, width)
 
 
 def certified_groups(

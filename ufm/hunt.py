@@ -13,7 +13,6 @@ It knows no decay, no n and no scale of any factor, so that its minimisation fin
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ._numerics import in_float64
+from ._programs import compiled
 from .problem.numbers import whole_number
 from .solve.loop import walk
 from .solve.methods import LBFGS
@@ -84,7 +84,7 @@ def _descend(y: Any, stages: Any, steps: Any, shapes: tuple[tuple[int, int], ...
     return end, _Space(unravel, 0.0).value(end)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@compiled(static=(3,), bulk=True)
 def _descend_all(ys: Any, stages: Any, steps: Any, shapes: tuple[tuple[int, int], ...]) -> tuple[Any, Any]:
     return jax.vmap(lambda y: _descend(y, stages, steps, shapes))(ys)
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from . import theory
 from ._numerics import in_float64
+from ._programs import compiled
 from .problem import Params, Problem
 from .problem.numbers import show, whole_number
 from .solve import STAGES, Result, Smoothed, Status, solve
@@ -173,10 +174,10 @@ def random_starts(problem: Problem, number: int, seed: int = 0, size: float | No
 
 @in_float64
 def _inits(problem: Problem, keys: Any, size: Any) -> Params:
-    return _jitted_inits(problem, keys, None if size is None else np.float64(size))
+    return _stacked_inits(problem, keys, None if size is None else np.float64(size))
 
 
-_jitted_inits = jax.jit(lambda problem, keys, size: jax.vmap(lambda key: problem.init(key, size))(keys))
+_stacked_inits = compiled(lambda problem, keys, size: jax.vmap(lambda key: problem.init(key, size))(keys))
 
 
 def _random(problem: Problem, number: int, seed: int) -> list[Params]:

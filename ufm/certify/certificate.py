@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
+from .._programs import compiled
 from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, SupCon
 from ..problem.gram import GramProgram, GroupGram
 from .closed import closed_bound, has_closed_bound
@@ -322,12 +323,12 @@ def _is_gram(program: GramProgram, gram: GroupGram) -> Any:
     return good & jnp.all(jnp.abs(gram.square - 1) <= 1e-12) if program.held else good
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@compiled(static=(3,))
 def _gram_one(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
     return _certify_gram(program, gram, tolerance, candidates)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@compiled(static=(3,))
 def _gram_many(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
     return jax.vmap(lambda a, b: _certify_gram(a, b, tolerance, candidates))(program, gram)
 
@@ -385,22 +386,22 @@ def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) 
     return _judge((value, error, lower), tolerance, feasible, (dual, norm), none, assumptions(problem))
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@compiled(static=(3,))
 def _one(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
     return _certify(problem, params, tolerance, candidates)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@compiled(static=(3,))
 def _many(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
     return jax.vmap(lambda a, b: _certify(a, b, tolerance, candidates))(problem, params)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@compiled(static=(3,))
 def _many_params(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
     return jax.vmap(lambda b: _certify(problem, b, tolerance, candidates))(params)
 
 
-@jax.jit
+@compiled
 def _deep_values(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
     def one(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
         return *value_with_error(problem, params), _is_feasible(problem, params)

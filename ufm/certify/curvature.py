@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .._numerics import in_float64, record
+from .._programs import compiled
 from ..problem import CrossEntropy, Params, Problem
 from .form import class_indicator, lambda_z
 
@@ -158,7 +159,7 @@ def _on_tangents(features: Any, gradient: Any, hessian: Any) -> tuple[Any, Any]:
     return tangent.T @ gradient, tangent.T @ hessian @ tangent - bend
 
 
-_curvature = jax.jit(_curvature_of, static_argnums=2)
+_curvature = compiled(_curvature_of, static=(2,))
 
 
 def _frame(params: Params) -> Any:
@@ -200,7 +201,7 @@ def saddle_escape(problem: Problem, params: Params) -> Escape:
     return _escape(problem, params)
 
 
-@jax.jit
+@compiled
 def _escape(problem: Problem, params: Params) -> Escape:
     labels, decay = problem.labels, problem.decay
     indicator = class_indicator(labels)

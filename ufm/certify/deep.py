@@ -11,7 +11,6 @@ data term >= L(R) - ||G|| S.  The minimum over S of the best of such planes plus
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._programs import compiled
 from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Params, Problem
 from ..problem.problem import Decay
 from .dual import Setting, _data_ce, _data_mse, _repair_ce, _shift, _snapped_points, _zero_data
@@ -246,7 +246,7 @@ def _cut(setting: Setting, residual: Any, level: Any) -> tuple[Any, Any]:
     return ((gain[None, :] * columns) @ vectors.T / factor)[None], basis(vectors)
 
 
-@jax.jit
+@compiled
 def _many_directions(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
     def one(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
         directions = _directions(problem, params)
@@ -258,7 +258,7 @@ def _many_directions(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
     return jax.vmap(one)(problem, params)
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@compiled(static=(4,))
 def _many_planes(problem: Problem, params: Params, directions: Any, sizes: Any, candidates: int) -> tuple[Any, Any]:
     return jax.vmap(lambda a, b, c, d: _planes(a, b, c, d, candidates))(problem, params, directions, sizes)
 

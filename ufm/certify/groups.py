@@ -8,7 +8,6 @@ The lane axis is last throughout.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, record
+from .._programs import compiled
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
 from ..problem.numbers import whole_number
 from .certificate import ROUNDING, Certificate, _judge
@@ -324,7 +324,7 @@ def judge_groups(program: LogitGroups, alpha: Any, between: Any, bias: Any, tole
     return in_blocks(block, width, program, alpha, between, bias)
 
 
-@functools.partial(jax.jit, static_argnames=("width",))
+@compiled(static=(5,), bulk=True)
 def _many(program: LogitGroups, alpha: Any, between: Any, bias: Any, tolerance: Any, width: int) -> Certificate:
     return judge_groups(program, alpha, between, bias, tolerance, width)
 
@@ -360,5 +360,5 @@ def certify_groups(program: LogitGroups, result: Any, tolerance: float = 1e-8, w
         raise ValueError(
             f"result: {np.shape(point[0])[0]} points for {len(program)} programs; give one point per program"
         )
-    found = _many(jax.tree.map(up, program), *point, jnp.asarray(tolerance, float), width=width)
+    found = _many(jax.tree.map(up, program), *point, jnp.asarray(tolerance, float), width)
     return jax.tree.map(lambda leaf: leaf[0], found) if single else found

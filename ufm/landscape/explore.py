@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from .._numerics import float64, record
+from .._programs import compiled
 from ..certify import bound_known, certify, curvature
 from ..problem import Params, Problem, SupCon, stack
 from ..problem.numbers import show, whole_number
@@ -457,7 +458,7 @@ def _curvatures(problem: Problem, params: Params, amount: int) -> Any:
         return jax.tree.map(np.asarray, seen)
 
 
-_STACKED = jax.jit(
+_STACKED = compiled(
     lambda problem, params, amount: jax.vmap(lambda p, x: curvature(p, x, amount=amount))(problem, params),
-    static_argnums=2,
+    static=(2,),
 )

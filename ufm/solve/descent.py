@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import float64, in_float64, is_traced, record, static, to_host
+from .._programs import compiled
 from ..problem import Params, Problem
 from ..problem.numbers import show, whole_number
 
@@ -211,4 +212,4 @@ def _stack(
     return jax.vmap(functools.partial(_one, rounds=rounds), in_axes=axes)(problem, start, rate, momentum, each)
 
 
-_program = jax.jit(_stack, static_argnums=(5, 6))
+_program = compiled(_stack, static=(5, 6), bulk=True)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, record, unit_columns
+from .._programs import compiled
 from ..problem import GramProgram, GroupGram, Params, Problem, why_no_gram_program
 from .loop import walk
 from .methods import LBFGS
@@ -193,8 +194,8 @@ def solve_gram(program: GramProgram, gtol: float = 1e-9, max_steps: int = 20_000
     return run(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), program), *limits)
 
 
-_one = jax.jit(minimize_gram)
-_many = jax.jit(jax.vmap(minimize_gram, in_axes=(0, None, None)))
+_one = compiled(minimize_gram)
+_many = compiled(jax.vmap(minimize_gram, in_axes=(0, None, None)))
 
 
 def has_gram_program(problem: Problem) -> str | None:

@@ -15,7 +15,6 @@ lane axis is last; the loop ends when all lanes of a block have ended.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, record
+from .._programs import compiled
 from ..measure.phase import phase_of_modes
 from ..problem import Params, Problem
 from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
@@ -567,7 +567,7 @@ def default_steps(program: LogitGroups) -> int:
     return 200 if program.groups <= 2 else 20_000
 
 
-@functools.partial(jax.jit, static_argnames=("width", "general"))
+@compiled(static=(3, 4), bulk=True)
 def _many(program: LogitGroups, gtol: Any, max_steps: Any, width: int, general: bool) -> GroupsResult:
     return minimize_groups(program, gtol, max_steps, width, general)
 
@@ -595,7 +595,7 @@ def solve_groups(
     max_steps = default_steps(program) if max_steps is None else whole_number("max_steps", max_steps, 1)
     single = not program.batch_shape
     program = jax.tree.map(lambda leaf: jnp.asarray(leaf, float)[None] if single else jnp.asarray(leaf, float), program)
-    found = _many(program, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width=width, general=general)
+    found = _many(program, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width, general)
     return jax.tree.map(lambda leaf: leaf[0], found) if single else found
 
 

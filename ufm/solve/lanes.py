@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from .._numerics import in_float64, record
+from .._programs import compiled
 from ..problem import Params, Problem
 from ..problem.numbers import whole_number
 from .logits import has_logit_program
@@ -81,7 +82,7 @@ def _one_after_another(problem: Problem, gtol: Any, max_steps: Any) -> Result:
     return _map_large(problem, LBFGS(), jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32))
 
 
-@jax.jit
+@compiled(bulk=True)
 def _map_large(problem: Problem, method: Method, gtol: Any, max_steps: Any) -> Result:
     def one(single: Problem) -> Result:
         reduction = single.reduce(dim=True)
@@ -93,7 +94,7 @@ def _map_large(problem: Problem, method: Method, gtol: Any, max_steps: Any) -> R
 
 @in_float64
 def _through_lanes(problem: Problem, gtol: Any, max_steps: Any, *, width: int) -> Result:
-    return _run_lanes(problem, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width=width)
+    return _run_lanes(problem, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width)
 
 
 # ------------------------------------------------------------------ the table of problems, the lanes of numbers
@@ -381,7 +382,7 @@ class _Queue:
     answers: Any
 
 
-@functools.partial(jax.jit, static_argnames=("width",))
+@compiled(static=(3,), bulk=True)
 def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Result:
     k, n = problem.num_classes, problem.labels.weights.shape[0]
     table = jax.vmap(_numbers)(problem)

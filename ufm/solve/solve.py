@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, is_traced
+from .._programs import compiled
 from ..problem import Params, Problem, class_program, gram_program
 from ..problem.numbers import show, whole_number
 from .gram import has_gram_program, solve_by_gram
@@ -294,14 +295,12 @@ def _minimize(problem: Problem, params: Params, method: Method | Smoothed, gtol:
     return on_kinks(problem, result) if needs_smoothing(problem) else result
 
 
-_run_one = jax.jit(_minimize)
-_run_stack = jax.jit(jax.vmap(_minimize, in_axes=(0, 0, None, None, None)))
-_run_starts = jax.jit(jax.vmap(_minimize, in_axes=(None, 0, None, None, None)))
-_seed_one = jax.jit(_solve_seed, static_argnums=(6, 7))
-_seed_stack = jax.jit(
-    jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None, None)), static_argnums=(6, 7)
-)
-_gram_one = jax.jit(solve_by_gram)
-_gram_stack = jax.jit(jax.vmap(_gram_of_classes, in_axes=(0, None, None)))
-_logits_one = jax.jit(_solve_logits)
-_logits_stack = jax.jit(jax.vmap(_solve_logits, in_axes=(0, None, None)))
+_run_one = compiled(_minimize)
+_run_stack = compiled(jax.vmap(_minimize, in_axes=(0, 0, None, None, None)))
+_run_starts = compiled(jax.vmap(_minimize, in_axes=(None, 0, None, None, None)))
+_seed_one = compiled(_solve_seed, static=(6, 7))
+_seed_stack = compiled(jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None, None)), static=(6, 7))
+_gram_one = compiled(solve_by_gram)
+_gram_stack = compiled(jax.vmap(_gram_of_classes, in_axes=(0, None, None)))
+_logits_one = compiled(_solve_logits)
+_logits_stack = compiled(jax.vmap(_solve_logits, in_axes=(0, None, None)))
