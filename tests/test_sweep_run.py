@@ -478,7 +478,7 @@ def test_another_sweep_or_a_changed_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="changed by hand"):
         load(tmp_path / "out")
     (tmp_path / "out" / "sweep.json").write_text(text[:50])
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is damaged or was changed by hand"):
         load(tmp_path / "out")
 
 

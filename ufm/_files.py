@@ -1,27 +1,66 @@
-"""Files that are there whole or not at all.
+"""Files that are whole or absent, that know whether they were changed, in folders where one process works at a time.
 
-:func:`whole` gives a temporary name beside the file and renames it when everything is written.  Whoever ends the
-process takes :data:`OPEN` first, so that no temporary file is left behind either.
+A file is written to a temporary name and renamed: a kill or a full disk leaves the old one or none.  Whoever ends the
+process takes :data:`OPEN` first, so that no temporary file is left behind either.  A *sealed* file has its SHA-256
+beside it, ``NAME.sha256``, in the format of ``sha256sum -c``; what differs from it is damaged and never read.  What the
+files mean is for those who write them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+Content = bytes | Callable[[BinaryIO], Any]
+"""Bytes, or a function that writes them to a stream."""
 
 OPEN = threading.RLock()
 """Held while a file is being written."""
 
+LOCK = ".lock"
+
+
+class Damaged(Exception):
+    """A file that is not as it was written."""
+
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def writing(path: str | Path, name: str = "out", remedy: str = "make room, or give another path") -> Iterator[None]:
+    """Turn a failed write inside into the one sentence ``name: path cannot be written (why); remedy``.
+
+    Raises:
+        ValueError: an OSError was raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name}: {path} cannot be written ({why}); {remedy}") from None
+
+
+# ------------------------------------------------------------------ writing
+
+
+@contextlib.contextmanager
+def whole(path: Path, *, ending: bool = True) -> Iterator[Path]:
     """The place to write to; it takes the name of ``path`` when the block ends, and goes away if the block fails.
 
-    The temporary name keeps the ending, from which writers read the format.
+    Args:
+        path: the file.
+        ending: whether the temporary name keeps the ending, from which writers read the format. Without it the name
+            ends in ``.part``, and no search for an ending finds it.
     """
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    part = path.with_name(f"{path.stem}.part{path.suffix}" if ending else f"{path.name}.part")
     with OPEN:
         try:
             yield part
@@ -30,3 +69,164 @@ def whole(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+
+
+def write(path: Path, content: Content, *, sealed: bool = False) -> None:
+    """Write a file that outlives the machine: it is there whole, or as it was before.
+
+    Args:
+        path: the file; a sealed one must not be there yet.
+        content: bytes, or a function that writes them to a stream.
+        sealed: put its digest beside it. The digest comes first, so that no kill parts them.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole(path, ending=False) as part:
+        _put(part, content)
+        if sealed:
+            with part.open("rb") as stream:
+                line = _line(hashlib.file_digest(stream, "sha256").hexdigest(), path.name)
+            with whole(seal_of(path), ending=False) as seal:
+                _put(seal, line)
+    sync_folder(path.parent)
+
+
+def _put(path: Path, content: Content) -> None:
+    with path.open("wb") as stream:
+        stream.write(content) if isinstance(content, bytes) else content(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder last."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def arrays_of(archive: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file.
+
+    Raises:
+        Damaged: it is none.
+    """
+    try:
+        with np.load(io.BytesIO(archive), allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # an archive made to do harm may end the reader in any way
+        raise Damaged(f"it is not an archive of arrays ({type(error).__name__})") from None
+
+
+# ------------------------------------------------------------------ digests
+
+
+def seal_of(path: Path) -> Path:
+    """Where the digest of a file is."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _line(digest: str, name: str) -> bytes:
+    return f"{digest}  {name}\n".encode()
+
+
+def read_sealed(path: Path) -> bytes:
+    """The content of a sealed file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        Damaged: it is not as it was written, or its digest is not.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Damaged(f"it cannot be read: {error.strerror}") from None
+    try:
+        seal = seal_of(path).read_bytes()
+    except OSError as error:
+        raise Damaged(f"its digest {seal_of(path).name} cannot be read: {error.strerror}") from None
+    if seal != _line(hashlib.sha256(content).hexdigest(), path.name):
+        raise Damaged(f"it does not agree with its digest {seal_of(path).name}")
+    return content
+
+
+def seal_tree(folder: Path) -> bytes:
+    """The digests of all files below a folder, one line each."""
+    lines = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as stream:
+            lines.append(_line(hashlib.file_digest(stream, "sha256").hexdigest(), path.relative_to(folder).as_posix()))
+    return b"".join(lines)
+
+
+def check_tree(folder: Path) -> None:
+    """Check a folder against the digests beside it.
+
+    Raises:
+        Damaged: a file differs, is missing, or is one too many; it names the first.
+    """
+    try:
+        sealed, found = seal_of(folder).read_bytes(), seal_tree(folder)
+    except OSError as error:
+        raise Damaged(f"{error.filename} cannot be read: {error.strerror}") from None
+    if sealed == found:
+        return
+    before, now = (
+        dict(reversed(line.split(b"  ", 1)) for line in text.splitlines() if b"  " in line) for text in (sealed, found)
+    )
+    differs = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    first = differs[0].decode(errors="replace") if differs else seal_of(folder).name
+    raise Damaged(f"{first} {'is missing' if differs and differs[0] not in now else 'differs from what was written'}")
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file out of the way; it is kept for whoever wants to look."""
+    number = 0
+    while (aside := path.with_name(f"{path.name}.damaged{f'-{number}' if number else ''}")).exists():
+        number += 1
+    os.replace(path, aside)
+    return aside
+
+
+# ------------------------------------------------------------------ folders
+
+
+@contextlib.contextmanager
+def alone(folder: Path, name: str = "out") -> Iterator[None]:
+    """Hold a folder for this process; the system frees it when the process ends, however it ends.
+
+    On a file system without locks nothing is held.
+
+    Raises:
+        ValueError: another process holds it, or it cannot be written.
+    """
+    with writing(folder, name):
+        handle = (folder / LOCK).open("a+b")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise ValueError(
+                    f"{name}: {folder} is being worked on by another process; wait for it, or give another folder"
+                ) from None
+        yield
+
+
+def only_begun(folder: Path, marker: str, folders: tuple[str, ...]) -> bool:
+    """Whether a folder holds nothing but what a kill may leave of its making, before the file ``marker`` is there.
+
+    That is: the lock, unfinished copies of the marker, its digest, and empty folders of the given names.
+    """
+    if not folder.is_dir():
+        return not folder.exists()
+    for entry in folder.iterdir():
+        own = entry.name == LOCK or (entry.name.startswith(f"{marker}.") and entry.name.endswith((".part", ".sha256")))
+        if not own and not (entry.name in folders and entry.is_dir() and not any(entry.iterdir())):
+            return False
+    return True

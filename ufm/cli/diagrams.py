@@ -235,8 +235,16 @@ class Sweep:
         )
         if found.data is not None:
             screen.print(f"{found.certified} cells proven optimal within the gap")
-        for path in found.set_aside:
-            screen.print(f"a damaged block was set aside as {path} and computed again", soft_wrap=True)
+        if found.set_aside:
+            number, names = len(found.set_aside), ", ".join(found.set_aside)
+            what = "1 damaged file" if number == 1 else f"{number} damaged files"
+            if self.status is not None:
+                said = f"{what}, to be computed again by ufm sweep --resume {out}: {names}"
+            else:
+                said = f"{what} set aside as {names}; their cells were computed again"
+                if any(Path(name).parent.name == "again" for name in found.set_aside):
+                    said += ", but those of again/ have their first answers: give --again once more"
+            screen.print(said, markup=False, soft_wrap=True)
         for row in found.bad:
             cell = ", ".join(f"{name} = {value}" for name, value in row["cell"].items())
             screen.print(f"no answer at {cell}: {row['reason']}", markup=False, soft_wrap=True)

@@ -22,13 +22,15 @@ import jax
 import numpy as np
 import xarray as xr
 
+from .. import _files
+from .._files import Damaged
 from ..answer import versions
 from ..measure import PHASES
 from ..problem.numbers import whole_number
 from ..solve import Status
 from .grid import Axis, Structure, Sweep
 from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of
-from .store import Block, Damaged, Store
+from .store import Block, Store
 
 Progress = Callable[[int, int, dict[str, int]], None] | None
 """Called with (cells done, cells in all, cells by status)."""
@@ -51,9 +53,10 @@ class Summary:
         statuses: cells by status.
         certified: cells whose proven relative gap is within the setting ``gap``.
         bad: the first cells without an answer, with their coordinates and reasons.
-        set_aside: damaged files that were moved away and computed again.
+        set_aside: files that were damaged. A run moved them away, to these names, and computed their cells again; of
+            cells that had been computed again (``again/``) the first answers are back. ``status`` moves nothing.
         seconds: wall time of this run.
-        data: the dataset; ``None`` as long as blocks are missing.
+        data: the dataset; ``None`` as long as blocks are missing, or where it is damaged.
     """
 
     cells: int
@@ -128,11 +131,19 @@ def run(
             pool, workers, stride, work = contextlib.nullcontext(executor), workers or 64, 1, _remote
         with pool as hands:
             _drain(store, _missing(store, watch, stride), hands, work, workers, lambda x: watch.add(x, put=True))
+            for path in store.again():
+                try:
+                    store.get(path)
+                except Damaged:
+                    watch.set_aside.append(str(_files.set_aside(path)))
             if again is not None:
                 changed = dataclasses.replace(sweep, solve={**sweep.solve, **(settings or {})}).solve
                 tasks = _to_repeat(store, again, changed)
                 _drain(store, tasks, hands, work, workers, lambda x: watch.add(x, put=True, again=True))
-        dataset, timings = assemble(store)
+        damaged: list[str] = []
+        dataset, timings = assemble(store, damaged)
+        if damaged:
+            raise ValueError(f"out: {damaged[0]} was damaged while the sweep ran; ufm sweep --resume {out} mends it")
         store.save_dataset(dataset, timings)
     return _summary(store, dataset, watch, time.perf_counter() - begin)
 
@@ -161,11 +172,12 @@ def load(out: str | Path) -> xr.Dataset:
     """The dataset of a sweep's folder, lazily; cells that are not done yet are NaN with status -3 (PENDING).
 
     Raises:
-        ValueError: there is no sweep in the folder.
+        ValueError: there is no sweep in the folder, or its dataset is not as it was written.
     """
     store = Store.open(out)
     if not store.data.is_dir():
         return assemble(store)[0]
+    store.check_dataset()
     dataset = xr.open_zarr(store.data, consolidated=False)
     return dataset[sorted(map(str, dataset.data_vars), key=_order)]
 
@@ -174,10 +186,19 @@ def status(out: str | Path) -> Summary:
     """How far the sweep in a folder is; reads only."""
     store = Store.open(out)
     watch = _Watch(store, None)
-    for _, path in _done_blocks(store):
-        with contextlib.suppress(Damaged):
-            watch.add(store.get(path))
-    dataset = xr.open_zarr(store.data, consolidated=False) if store.data.is_dir() else None
+    for structure in store.sweep.structures():
+        for path in store.done(structure.index):
+            try:
+                watch.add(store.get(path))
+            except Damaged:
+                watch.set_aside.append(str(path))
+    dataset = None
+    if store.data.is_dir():
+        try:
+            _files.check_tree(store.data)
+            dataset = xr.open_zarr(store.data, consolidated=False)
+        except Damaged:
+            watch.set_aside.append(str(store.data))
     return _summary(store, dataset, watch, 0.0)
 
 
@@ -342,11 +363,15 @@ def _missing(store: Store, watch: _Watch, stride: int) -> Iterator[Task]:
         for number, rows in enumerate(_blocks_of(structure, size)):
             if store.has(structure.index, number):
                 try:
-                    watch.add(store.get(store.name(structure.index, number)))
+                    watch.add(store.get(store.name(structure.index, number), rows))
                     continue
                 except Damaged:
-                    watch.set_aside.append(str(store.set_aside(store.name(structure.index, number))))
+                    watch.set_aside.append(str(_files.set_aside(store.name(structure.index, number))))
             wait.append((number, rows))
+        expected = {store.name(structure.index, number) for number in range(len(_blocks_of(structure, size)))}
+        for path in store.done(structure.index):
+            if path not in expected:  # blocks of another size, whose file was damaged
+                watch.set_aside.append(str(_files.set_aside(path)))
         for first in range(0, len(wait), stride):
             some = wait[first : first + stride]
             numbers, rows = zip(*some, strict=True)
@@ -453,13 +478,6 @@ def _cores() -> int:
 # ------------------------------------------------------------------ from blocks to a dataset
 
 
-def _done_blocks(store: Store) -> Iterator[tuple[Structure, Path]]:
-    for structure in store.sweep.structures():
-        found = (store.path / "blocks").glob(f"{structure.index}-*.npz")
-        for path in sorted(found, key=lambda p: int(p.stem.partition("-")[2])):
-            yield structure, path
-
-
 @dataclasses.dataclass
 class _Merged:
     """What all blocks say together.
@@ -477,19 +495,23 @@ class _Merged:
     timings: list[tuple[int, int, int, float]]
 
 
-def _merged(store: Store) -> _Merged:
+def _merged(store: Store, damaged: list[str] | None = None) -> _Merged:
     sizes = {structure.index: structure.cells for structure in store.sweep.structures()}
     empty = {index: {"status": np.full(cells, _PENDING, dtype=np.int8)} for index, cells in sizes.items()}
     found = _Merged(empty, {index: {} for index in sizes}, [], [])
-    first = [(path, False) for _, path in _done_blocks(store)]
+    first = [(path, False) for index in sizes for path in store.done(index)]
     for path, better in first + [(path, True) for path in store.again()]:
-        with contextlib.suppress(Damaged):
+        try:
             block = store.get(path)
-            _lay(found, sizes[block.structure], block, better)
-            made_by = {"versions": block.said["versions"], "device": block.said["device"]}
-            if made_by not in found.made_by:
-                found.made_by.append(made_by)
-            found.timings.append((block.structure, block.number, len(block.rows), float(block.said["seconds"])))
+        except Damaged:
+            if damaged is not None:
+                damaged.append(str(path))
+            continue
+        _lay(found, sizes[block.structure], block, better)
+        made_by = {"versions": block.said["versions"], "device": block.said["device"]}
+        if made_by not in found.made_by:
+            found.made_by.append(made_by)
+        found.timings.append((block.structure, block.number, len(block.rows), float(block.said["seconds"])))
     return found
 
 
@@ -520,9 +542,9 @@ def _lay(found: _Merged, cells: int, block: Block, better: bool) -> None:
     reasons.update({int(block.rows[i]): why for i, why in block.reasons.items() if i in set(take.tolist())})
 
 
-def assemble(store: Store) -> tuple[xr.Dataset, xr.Dataset]:
-    """(dataset of all cells, seconds and versions of all blocks)."""
-    sweep, merged = store.sweep, _merged(store)
+def assemble(store: Store, damaged: list[str] | None = None) -> tuple[xr.Dataset, xr.Dataset]:
+    """(dataset of all cells, seconds and versions of all blocks); damaged files are left out and listed."""
+    sweep, merged = store.sweep, _merged(store, damaged)
     grid = sweep.grid
     names: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
     for arrays in merged.arrays.values():
@@ -623,5 +645,5 @@ def _summary(store: Store, dataset: xr.Dataset | None, watch: _Watch, seconds: f
         bad[:20],
         watch.set_aside,
         seconds,
-        str(store.data) if store.data.is_dir() else None,
+        None if dataset is None else str(store.data),
     )

@@ -1,39 +1,37 @@
 """Where a sweep keeps what it has: a folder of write-once blocks, and the finished dataset made of them.
 
     sweep.json          the declaration, its fingerprint, who began it
+    blocks/S.size       cells of a block of structure S
     blocks/S-B.npz      cells of block B of structure S: written to a temporary name, synced, then renamed
     again/N.npz         cells that were computed again, applied in order
     data.zarr           the dataset, made of the blocks when all are there
 
-A file with its final name is whole.  A block that is damaged afterwards is found by its checksum, set aside, and
-computed again.  What is in the dataset depends on the cells alone; seconds are in a group of their own.
+Each has its SHA-256 beside it, ``NAME.sha256``; that of the dataset lists all of its files.  A file with its final name
+is whole.  What was damaged afterwards differs from its digest: a block is set aside and computed again, the dataset is
+written again.  What is in the dataset depends on the cells alone; seconds are in a group of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import os
+import re
 import shutil
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import _files
+from .._files import Damaged
 from .._version import __version__
+from ..problem.labels import show
 from .grid import Sweep
 
-FORMAT = 1
-
-
-class Damaged(Exception):
-    """A block file that cannot be read back as it was written."""
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,27 +71,29 @@ class Store:
             ValueError: the folder holds another sweep or other files, or cannot be written.
         """
         path = Path(path)
-        if (path / "sweep.json").is_file():
-            store = cls.open(path)
-            if store.sweep.fingerprint != sweep.fingerprint:
-                raise ValueError(
-                    f"out: {path} holds another sweep ({store.sweep.fingerprint}, not {sweep.fingerprint}: "
-                    f"{_difference(store.sweep, sweep)}); give another folder"
-                )
-            if sweep.block is not None and sweep.block != store.sweep.block:
-                begun = store.sweep.block or "automatic size"
-                raise ValueError(f"block: {sweep.block} is not the {begun} with which {path} was begun; drop it")
-            return store
-        if path.is_dir() and any(path.iterdir()):
-            raise ValueError(f"out: {path} is not empty and holds no sweep; give a new folder")
-        said = {"format": FORMAT, "ufm": __version__, "fingerprint": sweep.fingerprint, **sweep.to_json()}
-        try:
-            (path / "blocks").mkdir(parents=True, exist_ok=True)
-            (path / "again").mkdir(exist_ok=True)
-            _write(path / "sweep.json", (json.dumps(said, indent=1) + "\n").encode())
-        except OSError as error:
-            raise _cannot_write(path, error) from None
-        return cls(path, sweep)
+        marker = path / "sweep.json"
+        if not marker.is_file():
+            if not _files.only_begun(path, marker.name, ("blocks", "again")):
+                raise ValueError(f"out: {path} is not empty and holds no sweep; give a new folder")
+            with _files.writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+            with _files.alone(path), _files.writing(path):
+                if not marker.is_file():  # it may have come while this process waited to hold the folder
+                    for folder in ("blocks", "again"):
+                        (path / folder).mkdir(exist_ok=True)
+                    said = {"format": FORMAT, "ufm": __version__, "fingerprint": sweep.fingerprint, **sweep.to_json()}
+                    _files.write(marker, (json.dumps(said, indent=1) + "\n").encode(), sealed=True)
+                    _files.sync_folder(path.absolute().parent)
+        store = cls.open(path)
+        if store.sweep.fingerprint != sweep.fingerprint:
+            raise ValueError(
+                f"out: {path} holds another sweep ({store.sweep.fingerprint}, not {sweep.fingerprint}: "
+                f"{_difference(store.sweep, sweep)}); give another folder"
+            )
+        if sweep.block is not None and sweep.block != store.sweep.block:
+            begun = store.sweep.block or "automatic size"
+            raise ValueError(f"block: {sweep.block} is not the {begun} with which {path} was begun; drop it")
+        return store
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -103,46 +103,38 @@ class Store:
             ValueError: there is no sweep in it, or its description is damaged.
         """
         path = Path(path)
+        marker = path / "sweep.json"
         try:
-            said = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
+            said = json.loads(_files.read_sealed(marker))
+            sweep = Sweep.from_json(said) if said["format"] == FORMAT else None
         except FileNotFoundError:
             raise ValueError(f"resume: {path} holds no sweep (no sweep.json); begin one with --out {path}") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"resume: {path / 'sweep.json'} cannot be read ({error}); restore it") from None
-        if said.get("format") != FORMAT:
-            raise ValueError(f"resume: {path} has format {said.get('format')}; this is ufm {__version__} with {FORMAT}")
-        try:
-            sweep = Sweep.from_json(said)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"resume: {path / 'sweep.json'} is damaged ({error}); restore it") from None
-        if sweep.fingerprint != said["fingerprint"]:
+        except (Damaged, KeyError, TypeError, ValueError, RecursionError) as error:
+            begun = _format_of(marker)
+            if begun not in (None, FORMAT):
+                raise _other_format(path, begun) from None
             raise ValueError(
-                f"resume: {path / 'sweep.json'} was changed by hand; give the new sweep a folder of its own"
-            )
+                f"resume: {marker} is damaged or was changed by hand ({error}); "
+                f"restore it, or give a changed sweep a folder of its own"
+            ) from None
+        if sweep is None:
+            raise _other_format(path, said["format"])
         return cls(path, sweep)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder for this process; a second one is told so."""
-        try:
-            handle = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise _cannot_write(self.path, error) from None
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    yield  # a file system without locks
-                    return
-                raise ValueError(f"out: {self.path} is being worked on by another process; wait for it") from None
+        """Hold the folder for this process; a second one gets a ValueError."""
+        with _files.alone(self.path):
             self._tidy()
             yield
 
     def _tidy(self) -> None:
         """Remove what killed writers left behind; nobody else writes here now."""
-        for part in (*self.path.glob("**/*.part"), *self.path.glob("data.zarr.*")):
+        for part in (*self.path.glob("**/*.part"), *self.path.glob("data.zarr.*.old")):
             shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+        with _files.writing(self.path):
+            for folder in ("blocks", "again"):
+                (self.path / folder).mkdir(exist_ok=True)
 
     # -------------------------------------------------------------- block sizes
 
@@ -151,8 +143,8 @@ class Store:
         if self.sweep.block is not None:
             return self.sweep.block
         plan = self.path / "blocks" / f"{structure}.size"
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            return int(plan.read_text())
+        with contextlib.suppress(FileNotFoundError, Damaged, ValueError):
+            return int(_files.read_sealed(plan))
         size = int(choose())
         self._save(plan, f"{size}\n".encode())
         return size
@@ -184,40 +176,54 @@ class Store:
         text = np.frombuffer(json.dumps(said).encode(), dtype=np.uint8)
         target = self.name(block.structure, block.number)
         if again:
-            numbers = [int(p.stem) for p in (self.path / "again").glob("*.npz")]
-            target = self.path / "again" / f"{max(numbers, default=-1) + 1}.npz"
+            names = [path.name.partition(".")[0] for path in (self.path / "again").iterdir()]
+            number = max((int(name) for name in names if name.isdecimal()), default=-1) + 1
+            target = self.path / "again" / f"{number}.npz"
         self._save(target, lambda stream: np.savez(stream, allow_pickle=False, said=text, rows=block.rows, **arrays))
 
-    def get(self, path: Path) -> Block:
+    def get(self, path: Path, rows: np.ndarray | None = None) -> Block:
         """Read a block back.
 
+        Args:
+            path: its file.
+            rows: the cells that it must hold; any by default.
+
         Raises:
-            Damaged: it is not as it was written.
+            Damaged: it is not as it was written, or not what belongs there.
         """
         try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                loaded = {name: archive[name] for name in archive.files}  # every checksum is tested
+            loaded = _files.arrays_of(_files.read_sealed(path))
             said = json.loads(loaded.pop("said").tobytes())
-            rows = loaded.pop("rows")
-            arrays = {name.removeprefix("x/"): array for name, array in loaded.items()}
-            reasons = {int(row): why for row, why in said.pop("reasons").items()}
+            found = Block(
+                said.pop("structure"),
+                said.pop("number"),
+                loaded.pop("rows"),
+                {name.removeprefix("x/"): array for name, array in loaded.items()},
+                {int(row): why for row, why in said.pop("reasons").items()},
+                said,
+            )
             if said.pop("fingerprint") != self.sweep.fingerprint:
                 raise Damaged("it belongs to another sweep")
-            return Block(said.pop("structure"), said.pop("number"), rows, arrays, reasons, said)
-        except Damaged:
-            raise
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-            raise Damaged(str(error) or type(error).__name__) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(f"it is not a block ({type(error).__name__}: {error})") from None
+        if (path.parent.name == "blocks" and path != self.name(found.structure, found.number)) or (
+            rows is not None and not np.array_equal(rows, found.rows)
+        ):
+            raise Damaged("it holds other cells than its name says")
+        wrong = [name for name, array in found.arrays.items() if array.shape[:1] != found.rows.shape]
+        if wrong or found.arrays.get("status", found.rows).dtype.kind != "i" or "status" not in found.arrays:
+            raise Damaged(f"its variable {wrong[0] if wrong else 'status'} is not one number for each cell")
+        return found
 
-    def set_aside(self, path: Path) -> Path:
-        """Move a damaged file out of the way; it is kept for whoever wants to look."""
-        aside = path.with_suffix(".damaged")
-        os.replace(path, aside)
-        return aside
+    def done(self, structure: int) -> list[Path]:
+        """Files of the blocks of a structure, in order."""
+        found = (path for path in (self.path / "blocks").glob(f"{structure}-*.npz") if _BLOCK.fullmatch(path.name))
+        return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
 
     def again(self) -> list[Path]:
         """Files of cells that were computed again, in order."""
-        return sorted((self.path / "again").glob("*.npz"), key=lambda path: int(path.stem))
+        found = (path for path in (self.path / "again").glob("*.npz") if path.stem.isdecimal())
+        return sorted(found, key=lambda path: int(path.stem))
 
     # -------------------------------------------------------------- the dataset
 
@@ -228,38 +234,55 @@ class Store:
 
     def save_dataset(self, dataset: Any, timings: Any) -> None:
         """Write the dataset in place of an old one; a half-written one is never seen under its name."""
-        part = self.path / f"data.zarr.{os.getpid()}.part"
+        part, old = (self.path / f"data.zarr.{os.getpid()}.{what}" for what in ("part", "old"))
         try:
             dataset.to_zarr(part, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
-            timings.to_zarr(part, group="timings", mode="a", zarr_format=3, consolidated=False)
-            for folder in (part, *(p for p in part.rglob("*") if p.is_dir())):
-                _sync_folder(folder)
-            old = None
+            timings.to_zarr(
+                part, group="timings", mode="a", zarr_format=3, consolidated=False, encoding=_encoding(timings)
+            )
+            # Not synced: if the power fails, the digests tell, and the blocks are there to write it again.  Between the
+            # steps below there is no dataset, or one that agrees with its digests.
             if self.data.exists():
-                old = self.path / f"data.zarr.{os.getpid()}.old"
                 os.replace(self.data, old)
+            _files.write(_files.seal_of(self.data), _files.seal_tree(part))
             os.replace(part, self.data)
-            _sync_folder(self.path)
-            if old is not None:
-                shutil.rmtree(old)
+            _files.sync_folder(self.path)
+            shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             shutil.rmtree(part, ignore_errors=True)
             raise _cannot_write(self.path, error) from None
 
-    def _save(self, path: Path, content: Any) -> None:
+    def check_dataset(self) -> None:
+        """Read the dataset's files and compare them with their digests.
+
+        Raises:
+            ValueError: one is not as it was written.
+        """
         try:
-            _write(path, content)
+            _files.check_tree(self.data)
+        except Damaged as error:
+            raise ValueError(
+                f"load: {self.data} is damaged ({error}); ufm sweep --resume {self.path} writes it again"
+            ) from None
+
+    def _save(self, path: Path, content: _files.Content) -> None:
+        try:
+            _files.write(path, content, sealed=True)
         except OSError as error:
             raise _cannot_write(self.path, error) from None
 
 
+_BLOCK = re.compile(r"[0-9]+-[0-9]+\.npz")
+
+
 def _encoding(dataset: Any) -> dict[str, dict[str, Any]]:
-    """Chunks of about 100,000 numbers, sixteen to a shard, compressed."""
-    from zarr.codecs import ZstdCodec
+    """Chunks of about 100,000 numbers, sixteen to a shard, compressed; every chunk with its checksum."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     found = {}
-    for name, array in dataset.data_vars.items():
-        if array.ndim == 0 or array.dtype.kind not in "fiub":
+    for name, array in dataset.variables.items():
+        found[name] = {"compressors": [ZstdCodec(level=3), Crc32cCodec()]}
+        if array.ndim == 0 or name in dataset.coords or array.dtype.kind not in "fiub":
             continue
         chunks = list(array.shape)
         for axis in range(array.ndim):  # halve the leading axes until a chunk is small
@@ -267,33 +290,8 @@ def _encoding(dataset: Any) -> dict[str, dict[str, Any]]:
                 chunks[axis] = -(-chunks[axis] // 2)
         shards = [min(16, -(-size // chunk)) * chunk if i == 0 else chunk * -(-size // chunk)
                   for i, (size, chunk) in enumerate(zip(array.shape, chunks, strict=True))]  # fmt: skip
-        found[name] = {"chunks": tuple(chunks), "shards": tuple(shards), "compressors": [ZstdCodec(level=3)]}
+        found[name] |= {"chunks": tuple(chunks), "shards": tuple(shards)}
     return found
-
-
-def _write(path: Path, content: Any) -> None:
-    """Write bytes (or what a function writes) under a temporary name, sync, rename, sync the folder."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content) if isinstance(content, bytes) else content(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cannot_write(path: Path, error: OSError) -> ValueError:
@@ -301,6 +299,20 @@ def _cannot_write(path: Path, error: OSError) -> ValueError:
     return ValueError(
         f"out: {path} cannot be written ({why}); what is done is safe: make room or allow writing, "
         f"then ufm sweep --resume {path}"
+    )
+
+
+def _format_of(marker: Path) -> Any:
+    """What a description says of its format, whoever wrote it; ``None`` where it says nothing."""
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError, RecursionError):
+        return json.loads(marker.read_bytes())["format"]
+    return None
+
+
+def _other_format(path: Path, begun: Any) -> ValueError:
+    return ValueError(
+        f"resume: {path} has format {show(begun)}, which is not the {FORMAT} of ufm {__version__}; "
+        f"begin the sweep again in a new folder"
     )
 
 
