@@ -164,6 +164,11 @@ def seal_tree(folder: Path) -> bytes:
     return b"".join(lines)
 
 
+def _digests(lines: bytes) -> dict[bytes, bytes]:
+    parts = (line.partition(b"  ") for line in lines.splitlines())
+    return {name: digest for digest, _, name in parts}
+
+
 def check_tree(folder: Path) -> None:
     """Check a folder against the digests beside it.
 
@@ -176,9 +181,7 @@ def check_tree(folder: Path) -> None:
         raise Damaged(f"{error.filename} cannot be read: {error.strerror}") from None
     if sealed == found:
         return
-    before, now = (
-        dict(reversed(line.split(b"  ", 1)) for line in text.splitlines() if b"  " in line) for text in (sealed, found)
-    )
+    before, now = _digests(sealed), _digests(found)
     differs = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     first = differs[0].decode(errors="replace") if differs else seal_of(folder).name
     raise Damaged(f"{first} {'is missing' if differs and differs[0] not in now else 'differs from what was written'}")
