@@ -51,6 +51,7 @@ def closed_bound(problem: Problem, form: ClassForm) -> Any:
             minima = jnp.full(k, _focal_minimum(power, slope[0], k))
     else:
         minima = _cross_entropy_minimum(problem, form, slope, k)
+    minima = minima - TINY
     total = jnp.sum(form.share * minima)
     slack = (gamma(k + 16) + 4 * form.doubt) * jnp.sum(form.share * jnp.abs(minima))
     return jnp.where(valid, total - SLACK * slack - TINY, jnp.nan)

@@ -20,6 +20,7 @@ from .._numerics import in_float64, record
 from .._programs import compiled
 from ..problem import CrossEntropy, Params, Problem
 from .form import class_indicator, lambda_z
+from .rounding import norm_of
 
 LARGEST = 1500
 """Parameters up to which the dense Hessian is built."""
@@ -126,8 +127,8 @@ def _curvature_of(problem: Problem, params: Params, amount: int, relative: Any) 
     if _on_spheres(problem):
         gradient, hessian = _on_tangents(params.features, gradient, hessian)
     values, vectors = jnp.linalg.eigh(hessian)
-    residuals = jnp.linalg.norm(hessian @ vectors[:, :amount] - vectors[:, :amount] * values[None, :amount], axis=0)
-    norm, slope, size = jnp.max(jnp.abs(values)), jnp.linalg.norm(gradient), jnp.linalg.norm(vector)
+    residuals = norm_of(hessian @ vectors[:, :amount] - vectors[:, :amount] * values[None, :amount], axis=0)
+    norm, slope, size = jnp.max(jnp.abs(values)), norm_of(gradient), norm_of(vector)
     tolerance = relative * norm + 8 * slope / jnp.where(size > 0, size, 1.0)
     return Curvature(
         eigenvalues=values[:amount],
@@ -165,7 +166,7 @@ _curvature = compiled(_curvature_of, static=(2,))
 def _frame(params: Params) -> Any:
     """[W^T, H] (or H) with blocks scaled to norm 1, d x (K + n); its row space is where features and weights live."""
     blocks = (*(jnp.asarray(w).T for w in params.weights[-1:]), jnp.asarray(params.features))
-    sizes = [jnp.linalg.norm(block) for block in blocks]
+    sizes = [norm_of(block) for block in blocks]
     return jnp.concatenate([b / jnp.where(s > 0, s, 1.0) for b, s in zip(blocks, sizes, strict=True)], axis=1)
 
 

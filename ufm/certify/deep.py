@@ -34,7 +34,7 @@ from .layers import (
     two_layer_below,
 )
 from .norm import basis
-from .rounding import ELEMENTARY, gamma
+from .rounding import ELEMENTARY, gamma, powers_of_two
 
 BOUNDS = ("nuclear-norm bound", "singular-value bound", "channel bound", "two-layer bound", "chain bound")
 """Names of the bounds for several weight matrices, by number; -1 stands for none of them."""
@@ -159,6 +159,7 @@ def _directions(problem: Problem, params: Params) -> Any:
     simplex = jnp.eye(k) - 1.0 / k
     found = jnp.stack([logits, simplex]) * jnp.sqrt(counts)[None, None, :]
     found = jnp.where(jnp.isfinite(found), found, 0.0)
+    found = found * jnp.stack([powers_of_two(one)[0] for one in found])[:, None, None]
     gram = jnp.einsum("dck,dcj->dkj", found, found)
     size = jnp.sum(jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0.0)), axis=1)
     return found / jnp.where(size > 0, size, 1.0)[:, None, None]
@@ -239,11 +240,13 @@ def _cut(setting: Setting, residual: Any, level: Any) -> tuple[Any, Any]:
     """The residual with the singular values of G cut at a level, (1, K, K), and a basis."""
     factor = setting.form.rows[:, None] * setting.form.columns[None, :]
     matrix = factor * residual
+    down, up = powers_of_two(matrix)
+    matrix = matrix * down
     _, vectors = jnp.linalg.eigh(matrix.T @ matrix, symmetrize_input=False)
     columns = matrix @ vectors
     sigma = jnp.sqrt(jnp.sum(columns**2, axis=0))
-    gain = jnp.minimum(1.0, level / jnp.where(sigma > 0, sigma, 1.0))
-    return ((gain[None, :] * columns) @ vectors.T / factor)[None], basis(vectors)
+    gain = jnp.minimum(1.0, level * down / jnp.where(sigma > 0, sigma, 1.0))
+    return ((gain[None, :] * columns) @ vectors.T / factor * up)[None], basis(vectors)
 
 
 @compiled

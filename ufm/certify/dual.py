@@ -18,7 +18,7 @@ from .._numerics import record, static
 from ..problem import CrossEntropy, Labels, Params, Problem
 from .form import FACTOR_ROUNDINGS, ClassForm, held_cost, is_held
 from .norm import Basis, absolute_norm, basis, verified_norm
-from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma
+from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, UNIT, gamma, norm_of, powers_of_two
 
 LEVEL_FLOOR = 1e-10
 """Singular values within this relative distance of the level count as equal to it when a snapping set is chosen."""
@@ -139,13 +139,15 @@ def _snapped_points(setting: Setting, residual: Any, candidates: int) -> tuple[A
     matrix = factor * residual
     finite = jnp.all(jnp.isfinite(matrix))
     matrix = jnp.where(finite, matrix, jnp.zeros_like(matrix))
+    down, up = powers_of_two(matrix)
+    matrix = matrix * down
     _, vectors = jnp.linalg.eigh(matrix.T @ matrix, symmetrize_input=False)
     frame = basis(vectors)
     columns = matrix @ vectors
     sigma = jnp.sqrt(jnp.sum(columns**2, axis=0))[::-1]  # descending, up to rounding
     top = jnp.max(sigma)
-    level = top if setting.held else jnp.ones(())
-    scaled = residual if setting.held else residual * jnp.minimum(1.0, 1.0 / top)
+    level = top if setting.held else down  # singular values 1 of G itself
+    scaled = residual if setting.held else residual * jnp.minimum(1.0, level / top)
     if candidates == 0:
         return scaled[None], frame
     distance = jnp.clip(1.0 - sigma / level, LEVEL_FLOOR, 1.0)
@@ -156,10 +158,10 @@ def _snapped_points(setting: Setting, residual: Any, candidates: int) -> tuple[A
         mean = jnp.sum(jnp.where(snap, sigma[None, :], 0.0), axis=1) / jnp.maximum(sizes, 1)
         levels = jnp.where(sizes > 0, mean, top)[:, None]
     else:
-        levels = jnp.ones((len(sizes), 1))
-    safe = jnp.where(sigma > 0, sigma, 1.0)[None, :]
+        levels = jnp.full((len(sizes), 1), level)
+    safe = jnp.where(sigma > 0, sigma, level)[None, :]
     gain = jnp.where(snap, levels / safe, jnp.minimum(1.0, levels / safe))[:, ::-1]
-    snapped = (gain[:, None, :] * columns[None, :, :]) @ vectors.T / factor[None, :, :]
+    snapped = (gain[:, None, :] * columns[None, :, :]) @ vectors.T / factor[None, :, :] * up
     points = jnp.concatenate([scaled[None], snapped])
     return jnp.where(finite, points, jnp.nan), frame
 
@@ -221,9 +223,12 @@ def _data_ce(setting: Setting, residual: Any, frame: Basis) -> tuple[Any, Any]:
     eye = jnp.eye(k, dtype=bool)
     size = jnp.abs(residual)
     own, own_size = jnp.sum(residual, axis=0), jnp.sum(size, axis=0)
+    down, up = powers_of_two(residual)  # flows and the matrix are linear in R: formed at order one, then moved back
+    unit = residual * down
 
     # 1. mass added on paper to make the flows balance exactly
-    added, norm_added = _paper_mass(setting, residual)
+    added, norm_added = _paper_mass(setting, unit)
+    added = added * up + FLUSHED
 
     # 2. entropies
     if smoothing:
@@ -253,18 +258,19 @@ def _data_ce(setting: Setting, residual: Any, frame: Basis) -> tuple[Any, Any]:
 
     lower = _weighted_sum(form, entropy, entropy_doubt)
     if problem.model.bias == "decay":
-        balance, terms_size = _imbalance(setting, residual)
-        lower = lower - _bias_cost(setting, balance, (gamma(k + 6) + 4 * form.doubt) * terms_size)
+        balance, terms_size = _imbalance(setting, unit)
+        lower = lower - _bias_cost(setting, balance, (gamma(k + 6) + 4 * form.doubt) * terms_size, up)
 
-    # 4. the spectral norm
+    # 4. the spectral norm, of R at order one
+    own, own_size = jnp.sum(unit, axis=0), jnp.sum(jnp.abs(unit), axis=0)
     factor = form.rows[:, None] * form.columns[None, :]
     own_factor = form.rows * form.columns
-    matrix = jnp.where(eye, -(own_factor * own)[None, :], factor * residual)
+    matrix = jnp.where(eye, -(own_factor * own)[None, :], factor * unit)
     drift = (gamma(FACTOR_ROUNDINGS) + 4 * form.doubt) * absolute_norm(
         jnp.where(eye, (own_factor * own_size)[None, :], jnp.abs(matrix))
     )
-    drift = drift + gamma(k) * jnp.max(own_factor * own_size) + norm_added
-    return lower, verified_norm(matrix, frame, drift)
+    drift = drift + gamma(k) * jnp.max(own_factor * own_size) + norm_added + TINY
+    return lower, up * verified_norm(matrix, frame, drift) + FLUSHED
 
 
 def _own_entropy(mass: Any) -> Any:
@@ -277,19 +283,22 @@ def _own_entropy(mass: Any) -> Any:
 
 
 def _paper_mass(setting: Setting, residual: Any) -> tuple[Any, Any]:
-    """What the exact balancing of a free bias adds: (mass per column, norm of the change of G); upper bounds."""
+    """What the exact balancing of a free bias adds: (mass per column, norm of the change of G); upper bounds.
+
+    Both are linear in the residual, which is given at order one.
+    """
     k, form = setting.problem.num_classes, setting.form
     if setting.problem.model.bias != "free":
         return jnp.zeros(k), jnp.zeros(())
     hub = _hub(setting)
     balance, terms_size = _imbalance(setting, residual)
-    excess = SLACK * jnp.abs(balance) + (gamma(k + 8) + 4 * form.doubt) * terms_size
+    excess = SLACK * jnp.abs(balance) + (gamma(k + 8) + 4 * form.doubt) * terms_size + TINY
     excess = jnp.where(hub, 0.0, excess)
     per_column = excess / form.weight
     at_hub = jnp.sum(excess) * jnp.sum(jnp.where(hub, 1.0 / form.weight, 0.0))
     added = SLACK * (per_column + jnp.where(hub, at_hub, 0.0))
     hub_column = jnp.sum(jnp.where(hub, form.columns, 0.0))
-    norm = 1.5 * jnp.sqrt(jnp.sum((form.columns * per_column) ** 2)) + 2.0 * hub_column * at_hub
+    norm = 1.5 * norm_of(form.columns * per_column) + 2.0 * hub_column * at_hub
     return added, SLACK * jnp.max(form.rows) * norm
 
 
@@ -318,25 +327,25 @@ def _data_mse(setting: Setting, point: Any, frame: Basis) -> tuple[Any, Any, Any
     own = -jnp.diagonal(residual)
     half = 0.5 * jnp.sum(residual**2, axis=0)
     doubt = gamma(k + 4) * (jnp.abs(own) + half)
-    factor = form.columns[None, :] * jnp.ones((k, 1))
-    matrix = factor * residual
-    drift = (gamma(FACTOR_ROUNDINGS) + 4 * form.doubt) * absolute_norm(matrix)
+    down, up = powers_of_two(residual)  # flows and the matrix are linear in R: formed at order one, then moved back
+    unit = residual * down
+    flow = unit * form.weight[None, :]
+    balance, flow_size = jnp.sum(flow, axis=1), jnp.sum(jnp.abs(flow), axis=1)
+    matrix = form.columns[None, :] * unit
+    drift = (gamma(FACTOR_ROUNDINGS) + 4 * form.doubt) * absolute_norm(matrix) + TINY
     if problem.model.bias == "free":
         # On paper R_ck loses excess_c / omega_k, with |excess_c| at most:
-        flow = residual * form.weight[None, :]
-        excess = SLACK * jnp.abs(jnp.sum(flow, axis=1))
-        excess = excess + (gamma(k + 8) + 4 * form.doubt) * jnp.sum(jnp.abs(flow), axis=1)
+        excess = SLACK * jnp.abs(balance) + (gamma(k + 8) + 4 * form.doubt) * flow_size + TINY
         excess = excess * SLACK / form.total
         per_entry = excess[:, None] * (form.counts / form.weight)[None, :] * SLACK
+        drift = drift + absolute_norm(per_entry * form.columns[None, :])
+        per_entry = per_entry * up + FLUSHED
         doubt = doubt + SLACK * jnp.diagonal(per_entry)
         doubt = doubt + SLACK * jnp.sum(jnp.abs(residual) * per_entry + per_entry**2, axis=0)
-        drift = drift + absolute_norm(per_entry * form.columns[None, :])
-    norm = verified_norm(matrix, frame, drift)
+    norm = up * verified_norm(matrix, frame, drift) + FLUSHED
     lower = _weighted_sum(form, own - half, doubt)
     if problem.model.bias == "decay":
-        flow = residual * form.weight[None, :]
-        error = (gamma(k + 6) + 4 * form.doubt) * jnp.sum(jnp.abs(flow), axis=1)
-        lower = lower - _bias_cost(setting, jnp.sum(flow, axis=1), error)
+        lower = lower - _bias_cost(setting, balance, (gamma(k + 6) + 4 * form.doubt) * flow_size, up)
     return residual, lower, norm
 
 
@@ -346,16 +355,19 @@ def _data_mse(setting: Setting, point: Any, frame: Basis) -> tuple[Any, Any, Any
 def _weighted_sum(form: ClassForm, values: Any, errors: Any) -> Any:
     """Lower bound of (1/N) sum_k n_k omega_k v_k for v_k >= values - errors."""
     k = values.shape[-1]
-    low = values - SLACK * errors
+    low = values - SLACK * errors - TINY
     slack = (gamma(k + 16) + 4 * form.doubt) * jnp.sum(form.share * jnp.abs(low))
     return jnp.sum(form.share * low) - SLACK * slack - TINY
 
 
-def _bias_cost(setting: Setting, balance: Any, error: Any) -> Any:
-    """Upper bound of ||r'||^2 / (2 lambda_b), r'_c = delta_c (sum_k w_k R_ck) / N."""
+def _bias_cost(setting: Setting, balance: Any, error: Any, up: Any) -> Any:
+    """Upper bound of ||r'||^2 / (2 lambda_b), r'_c = delta_c up (sum_k w_k R_ck) / N for R at order one.
+
+    The decay is divided off before the square, so that only costs below 2^-1022 are flushed.
+    """
     form = setting.form
-    size = form.rows * (jnp.abs(balance) + error) / form.total
-    return jnp.sum(size**2) / (2 * setting.problem.decay.bias) * (1 + gamma(size.shape[0] + 16) + 4 * form.doubt)
+    size = form.rows * (jnp.abs(balance) + error + TINY) / form.total / jnp.sqrt(setting.problem.decay.bias) * up
+    return 0.5 * jnp.sum(size**2) * (1 + gamma(size.shape[0] + 24) + 4 * form.doubt) + TINY
 
 
 def _with_penalty(setting: Setting, lower: Any, norm: Any) -> Any:
@@ -366,10 +378,7 @@ def _with_penalty(setting: Setting, lower: Any, norm: Any) -> Any:
     """
     form = setting.form
     if setting.held:
-        gradient = norm * (1 + gamma(4))
-        if setting.problem.model.scale is not None:
-            gradient = gradient * setting.problem.model.scale * (1 + gamma(2))
-        total = lower + held_cost(setting.problem, form, gradient)
+        total = lower + held_cost(setting.problem, form, norm * (1 + gamma(4)))
         return total - gamma(4) * (jnp.abs(lower) + jnp.abs(total))
     scale = jnp.where(norm <= 1, 1.0, (1 - gamma(4)) / jnp.where(norm <= 1, 1.0, norm))
     value = scale * lower + (1 - scale) * (1 - gamma(4)) * _zero_data(setting)

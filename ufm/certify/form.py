@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from .._numerics import record
 from ..problem import CrossEntropy, Labels, Problem
-from .rounding import gamma, is_whole
+from .rounding import gamma, is_whole, product_above
 
 
 @record
@@ -105,16 +105,16 @@ def lambda_z(problem: Problem) -> Any:
 
 
 def held_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
-    """Rigorous lower bound of  min (lambda_W/2) w^2 + (lambda_H/2) h^2 - g w h  for g <= norm, held factors.
+    """Rigorous lower bound of  min (lambda_W/2) w^2 + (lambda_H/2) h^2 - s g w h  for g <= norm, held factors.
 
     w = ||W||_F and h = ||M m^{1/2}||_F are at most their radii B (exactly B for the classifier on spheres; the decay
-    of features on spheres is a constant).  For g^2 > lambda_W lambda_H the minimum lies on the edge w = B_W or
+    of features on spheres is a constant).  For (s g)^2 > lambda_W lambda_H the minimum lies on the edge w = B_W or
     h = B_H, otherwise at 0; both edges are minimised in closed form (docs/certificates.md, section 6).
 
     Args:
-        problem: the problem.
+        problem: the problem; s is its model scale.
         form: its class form.
-        norm: upper bound of s ||A m^{-1/2}||_2, with A the gradient of the data bound in Z and s the model scale.
+        norm: upper bound of ||A m^{-1/2}||_2, with A the gradient of the data bound in Z.
     """
     k, model = problem.num_classes, problem.model
     radius = jnp.sqrt(form.total)
@@ -131,15 +131,21 @@ def held_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
     # The decay of features weighs classes by counts, a budget does not: n >= min n makes them comparable.
     weakest = jnp.min(form.counts) if model.features == "budget" else 1.0
     decay_h = problem.decay.feature * weakest
+    slope = (norm,) if model.scale is None else (norm, model.scale)
 
     def edge(own: Any, own_decay: Any, other: Any, other_decay: Any, other_fixed: bool) -> Any:
-        best = norm * own / jnp.where(other_decay > 0, other_decay, 1.0)
+        # What w and h gain is rounded up, also where a partial product would leave the range of floats.
+        best = product_above(*slope, own) / jnp.where(other_decay > 0, other_decay, 1.0)
         if other is None:
-            size = jnp.where(other_decay > 0, best, jnp.inf)
+            size, inside = jnp.where(other_decay > 0, best, jnp.inf), other_decay > 0
         else:
-            size = other if other_fixed else jnp.where(other_decay > 0, jnp.minimum(best, other), other)
-        gain = 0.5 * own_decay * own**2 + 0.5 * other_decay * size**2
-        return gain * (1 - gamma(32) - 4 * form.doubt) - norm * own * size * (1 + gamma(32) + 4 * form.doubt)
+            inside = (other_decay > 0) & (best < other) & (not other_fixed)
+            size = jnp.where(inside, best, other)
+        won = product_above(*slope, own, size)
+        # In the interior of the edge the cost of the other factor is half of what it wins.
+        won = jnp.where(inside, 0.5 * won, won)
+        paid = 0.5 * _energy(own_decay, own) + jnp.where(inside, 0.0, 0.5 * _energy(other_decay, size))
+        return paid * (1 - gamma(32) - 4 * form.doubt) - won * (1 + gamma(32) + 4 * form.doubt)
 
     fixed_w, fixed_h = model.classifier == "sphere", model.features == "sphere"
     on_w = None if w_max is None else edge(w_max, decay_w, h_max, decay_h, fixed_h)
@@ -151,3 +157,8 @@ def held_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
     edges = [value for value in (on_w, on_h) if value is not None]
     lowest = edges[0] if len(edges) == 1 else jnp.minimum(*edges)
     return jnp.minimum(0.0, lowest)
+
+
+def _energy(decay: Any, size: Any) -> Any:
+    """lambda x^2; 0 for lambda = 0 whatever x is."""
+    return (jnp.sqrt(decay) * size) ** 2

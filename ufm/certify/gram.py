@@ -120,7 +120,7 @@ def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Any) -> tupl
     rise = rise + gamma(program.groups + ELEMENTARY) * ratio
     loss = jnp.log1p(ratio)
     # |log(1 + y) - log(1 + x)| <= |y - x| / (1 + min(x, y))
-    error = SLACK * rise / (1.0 + jnp.maximum(ratio - rise, 0.0)) + gamma(ELEMENTARY + 2) * loss
+    error = SLACK * rise / (1.0 + jnp.maximum(ratio - rise, 0.0)) + gamma(ELEMENTARY + 2) * loss + TINY
     weight = program.classes * program.share
     value, size = (
         jnp.sum(weight * jnp.where(weight > 0, loss, 0.0)),
@@ -354,7 +354,7 @@ def _shortage(program: GramProgram, flow: Any, factor: Any) -> Any:
     most = 0.5 * program.decay * program.counts
     mass = jnp.sum(program.neighbours() * (program.scale * program.share[:, None] * flow), axis=1)
     others = (program.classes - 1) * inner
-    error = gamma(2 * program.groups + 3 * DATA) * (mass + most + others + square + pad)
+    error = gamma(2 * program.groups + 3 * DATA) * (mass + most + others + square + pad) + TINY
     lacking = square + pad - (most - mass) - others
     lacking = jnp.where(program.classes > 1, jnp.maximum(lacking, inner - (most - mass)), lacking) + error
     return jnp.max(lacking / most)

@@ -22,7 +22,7 @@ from .certificate import ROUNDING, Certificate, _judge
 from .dual import _own_entropy
 from .gram import DATA
 from .norm import basis, verified_norm
-from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma
+from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, UNIT, gamma, norm_of, powers_of_two, product_above
 
 ASSUMES = (
     "weak duality of the convex program in the logits, reduced to groups of equal classes",
@@ -63,9 +63,9 @@ def value_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) ->
     shift = jnp.abs(numbers.logit_shift)
     size = size + shift[:, None] + shift[None] + jnp.abs(numbers.own_margin)[None]
     seen = jnp.where(many > 0, size, 0.0)
-    move = gamma(24) * jnp.max(seen, axis=0)
+    move = gamma(24) * jnp.max(seen, axis=0) + TINY
     plain = dataclasses.replace(numbers, has_smoothing=False).losses(gaps)
-    errors = SLACK * move * jnp.exp(2 * move) * jnp.minimum(1.0, plain) + gamma(4 * (g + 64)) * plain
+    errors = SLACK * move * jnp.exp(2 * move) * jnp.minimum(1.0, plain) + gamma(4 * (g + 64)) * plain + TINY
     losses = plain
     if numbers.has_smoothing:
         part = numbers.smoothing / numbers.all_classes
@@ -77,12 +77,19 @@ def value_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) ->
     data = jnp.sum(share * losses, axis=0)
     rounding = (gamma(g + 16) + 4 * _doubt(numbers)) * jnp.sum(share * jnp.abs(losses), axis=0)
     scalars = jnp.sum((numbers.classes - 1.0) * jnp.sqrt(numbers.counts) * jnp.abs(alpha), axis=0)
-    penalty = numbers.lambda_z * (scalars + _nuclear(numbers, between))
+    penalty = numbers.lambda_z * (scalars + _nuclear(numbers, between) + TINY)
     if numbers.bias == "decay":
-        penalty = penalty + 0.5 * numbers.bias_decay * jnp.sum(numbers.classes * bias * bias, axis=0)
+        down, up = _powers(bias)
+        square = jnp.sum(numbers.classes * (bias * down) ** 2, axis=0)
+        penalty = penalty + jax.vmap(product_above)(0.5 * numbers.bias_decay, square, up, up)
     rounding = rounding + SLACK * jnp.sum(share * errors, axis=0) + gamma(g + DATA + 32) * penalty
     value = data + penalty
     return value, SLACK * (rounding + gamma(2) * jnp.abs(value)) + TINY
+
+
+def _powers(x: Any) -> tuple[Any, Any]:
+    """:func:`powers_of_two` of each lane."""
+    return jax.vmap(powers_of_two, in_axes=-1)(x)
 
 
 def _nuclear(numbers: GroupLanes, between: Any) -> Any:
@@ -92,14 +99,19 @@ def _nuclear(numbers: GroupLanes, between: Any) -> Any:
     block = _rows(root) * between * (root * jnp.sqrt(numbers.counts))[None]
     if g == 1:
         return jnp.abs(block[0, 0])
+    down, up = _powers(block)
+    block = block * down
     if g == 2:  # (s_1 + s_2)^2 = ||B||_F^2 + 2 |det B|
         det = block[0, 0] * block[1, 1] - block[0, 1] * block[1, 0]
-        return jnp.sqrt(jnp.sum(block * block, axis=(0, 1)) + 2 * jnp.abs(det))
-    return jax.vmap(_nuclear_upper, in_axes=-1)(block)
+        return up * jnp.sqrt(jnp.sum(block * block, axis=(0, 1)) + 2 * jnp.abs(det))
+    return up * jax.vmap(_nuclear_upper, in_axes=-1)(block)
 
 
 def _nuclear_upper(block: Any) -> Any:
-    """Upper bound of ||B||_* for B within 8 roundings of the floats: ||U|| ||V|| + sqrt(g) ||B - U V^T||_F."""
+    """Upper bound of ||B||_* for B within 8 roundings of the floats: ||U|| ||V|| + sqrt(g) ||B - U V^T||_F.
+
+    The largest entry of B is of order one.
+    """
     g = block.shape[0]
     finite = jnp.all(jnp.isfinite(block))
     u, s, vt = jnp.linalg.svd(jnp.where(finite, block, 0.0))
@@ -107,7 +119,7 @@ def _nuclear_upper(block: Any) -> Any:
     left, right = u * root[None, :], root[:, None] * vt
     apart = jnp.sqrt(jnp.sum((block - left @ right) ** 2))
     size = jnp.sqrt(jnp.sum((jnp.abs(left) @ jnp.abs(right)) ** 2))
-    apart = SLACK * apart + gamma(g + 4) * size + gamma(8) * jnp.sqrt(jnp.sum(block * block))
+    apart = SLACK * apart + gamma(g + 4) * size + gamma(8) * jnp.sqrt(jnp.sum(block * block)) + TINY
     total = jnp.sqrt(jnp.sum(left * left) * jnp.sum(right * right)) * (1 + gamma(2 * g * g + 8))
     return jnp.where(finite, total + SLACK * jnp.sqrt(1.0 * g) * apart, jnp.nan)
 
@@ -212,14 +224,17 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
     size = jnp.abs(residual)
     own, own_size = jnp.sum(many * residual, axis=0), jnp.sum(many * size, axis=0)
     doubt_of_total = 4 * _doubt(numbers)
+    down, up = _powers(residual)  # flows and the matrix are linear in R: formed at order one, then moved back
+    unit = residual * down
 
     # 1. what exact balancing adds on paper
-    added, extra = jnp.zeros_like(own), jnp.zeros_like(residual)
+    unit_added, extra = jnp.zeros_like(own), jnp.zeros_like(residual)
     if numbers.bias == "free" and g > 1:
-        balance, terms_size = _imbalance(numbers, residual)
-        excess = SLACK * jnp.abs(balance) + gamma(g + 12) * terms_size
+        balance, terms_size = _imbalance(numbers, unit)
+        excess = SLACK * jnp.abs(balance) + gamma(g + 12) * terms_size + TINY
         extra = SLACK * _routed(numbers, excess, signed=False)
-        added = SLACK * jnp.sum(classes[:, None] * extra, axis=0)
+        unit_added = SLACK * jnp.sum(classes[:, None] * extra, axis=0)
+    added = unit_added * up + FLUSHED
 
     # 2. entropies
     if numbers.has_smoothing:
@@ -247,44 +262,52 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
     entropy_doubt = entropy_doubt + gamma(g + 6) * jnp.sum(many * size * reach, axis=0)
     entropy_doubt = entropy_doubt + added * jnp.max(reach, axis=(0, 1))[None] * SLACK + gamma(2) * jnp.abs(entropy)
 
-    low = entropy - SLACK * entropy_doubt
+    low = entropy - SLACK * entropy_doubt - TINY
     share = _share(numbers)
     slack = (gamma(g + 20) + doubt_of_total) * jnp.sum(share * jnp.abs(low), axis=0)
     lower = jnp.sum(share * low, axis=0) - SLACK * slack - TINY
     if numbers.bias == "decay":
-        balance, terms_size = _imbalance(numbers, residual)
-        flow = numbers.logit_scale * (jnp.abs(balance) + gamma(g + 12) * terms_size) / numbers.total[None]
-        cost = jnp.sum(classes * flow * flow, axis=0) / (2 * numbers.bias_decay)
-        lower = lower - cost * (1 + gamma(g + 20) + doubt_of_total)
+        balance, terms_size = _imbalance(numbers, unit)
+        flow = numbers.logit_scale * (jnp.abs(balance) + gamma(g + 12) * terms_size + TINY) / numbers.total[None]
+        flow = flow / jnp.sqrt(numbers.bias_decay) * up  # before the square: only costs below 2^-1022 are flushed
+        cost = 0.5 * jnp.sum(classes * flow * flow, axis=0)
+        lower = lower - cost * (1 + gamma(g + 28) + doubt_of_total) - TINY
 
-    # 4. the spectral norm: scalars and block
+    # 4. the spectral norm, of R at order one: scalars and block
+    own, own_size = jnp.sum(many * unit, axis=0), jnp.sum(many * jnp.abs(unit), axis=0)
     column = _weight(numbers) / (numbers.total * numbers.lambda_z)[None] / jnp.sqrt(numbers.counts)
     root, delta = jnp.sqrt(classes), numbers.logit_scale
-    inner = jnp.sum(jnp.where(eye, residual, 0.0), axis=0)
+    inner = jnp.sum(jnp.where(eye, unit, 0.0), axis=0)
     scalar = jnp.where(
         classes > 1, delta * column * (jnp.abs(own + inner) + gamma(g + 8) * (own_size + jnp.abs(inner))), 0
     )
-    across = jnp.where(eye, 0.0, residual)
+    across = jnp.where(eye, 0.0, unit)
     out, out_size = jnp.sum(classes[:, None] * across, axis=0), jnp.sum(classes[:, None] * jnp.abs(across), axis=0)
     factor = _rows(delta * root) * (root * column)[None]
     block = jnp.where(eye, -(delta * column * out)[None], factor * across)
     entries = jnp.where(eye, (delta * column * out_size)[None], jnp.abs(factor * across))
     relative = gamma(g + DATA + 24) + doubt_of_total
-    drift = relative * jnp.sqrt(jnp.sum(entries * entries, axis=(0, 1)))
-    change = jnp.where(eye, (delta * column * added)[None], factor * extra)
-    paper = SLACK * jnp.sqrt(jnp.sum(change * change, axis=(0, 1))) + jnp.max(delta * column * added, axis=0)
+    drift = relative * _frobenius(entries) + TINY
+    change = jnp.where(eye, (delta * column * unit_added)[None], factor * extra)
+    paper = SLACK * _frobenius(change) + jnp.max(delta * column * unit_added, axis=0)
     if g <= 2:  # columns are orthogonal to 1/delta, so the block has rank 1
-        wide = jnp.sqrt(jnp.sum(block * block, axis=(0, 1))) * (1 + gamma(16)) + SLACK * drift
+        wide = _frobenius(block) * (1 + gamma(16)) + SLACK * drift
     else:
         wide = jax.vmap(_block_norm, in_axes=(-1, -1))(block, drift)
     norm = jnp.maximum(jnp.max(scalar, axis=0) * (1 + relative), wide)
-    return lower, norm * (1 + gamma(4)) + SLACK * paper + TINY
+    return lower, up * (norm * (1 + gamma(4)) + SLACK * paper + TINY) + FLUSHED
+
+
+def _frobenius(block: Any) -> Any:
+    """Frobenius norm of the block of each lane."""
+    return jax.vmap(norm_of, in_axes=-1)(block)
 
 
 def _block_norm(block: Any, drift: Any) -> Any:
     finite = jnp.all(jnp.isfinite(block))
     safe = jnp.where(finite, block, 0.0)
-    _, vectors = jnp.linalg.eigh(safe.T @ safe, symmetrize_input=False)
+    square = safe * powers_of_two(safe)[0]
+    _, vectors = jnp.linalg.eigh(square.T @ square, symmetrize_input=False)
     return jnp.where(finite, verified_norm(safe, basis(vectors), drift), jnp.nan)
 
 

@@ -6,6 +6,8 @@ The eigenvectors that LAPACK returns serve only as a change of basis V.  Whateve
 
 and ||G V||_2^2 is at most the largest absolute row sum of (G V)^T (G V) (Gershgorin).  If V diagonalises G^T G the
 row sums are the squared singular values.  All rounding errors are bounded a priori and added.
+
+Every matrix is first multiplied by the power of two that brings its largest entry to [1, 2): no square is flushed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._numerics import record
-from .rounding import SLACK, TINY, gamma
+from .rounding import FLUSHED, SLACK, TINY, gamma, powers_of_two
 
 
 @record
@@ -41,6 +43,12 @@ def basis(vectors: Any) -> Basis:
 
 def absolute_norm(matrix: Any) -> Any:
     """Upper bound of || |G| ||_2: the smaller of the Frobenius norm and sqrt(||G||_1 ||G||_inf)."""
+    down, up = powers_of_two(matrix)
+    return up * _absolute_norm(matrix * down) + FLUSHED
+
+
+def _absolute_norm(matrix: Any) -> Any:
+    """The same for a matrix whose largest entry is of order one; squares that are flushed are far below the slack."""
     entries = jnp.abs(matrix)
     frobenius = jnp.sqrt(jnp.sum(entries**2))
     mixed = jnp.sqrt(jnp.max(jnp.sum(entries, axis=0)) * jnp.max(jnp.sum(entries, axis=1)))
@@ -51,7 +59,7 @@ def verified_norm(matrix: Any, frame: Basis, perturbation: Any) -> Any:
     """Upper bound of the spectral norm of every matrix within ``perturbation`` (in spectral norm) of the given one.
 
     Args:
-        matrix: G as floats, K x K.
+        matrix: G as floats, K x K, of any scale.
         frame: a basis from :func:`basis`.
         perturbation: upper bound of the norm of the difference between the exact matrix and the floats.
 
@@ -59,7 +67,10 @@ def verified_norm(matrix: Any, frame: Basis, perturbation: Any) -> Any:
         The bound; the Frobenius norm where the basis is useless.
     """
     size = matrix.shape[-1]
-    coarse = absolute_norm(matrix)
+    # Where the perturbation is far larger than G, squares of G may be flushed: its slack is far larger than they are.
+    down, up = powers_of_two(matrix, perturbation)
+    matrix, perturbation = matrix * down, perturbation * down
+    coarse = _absolute_norm(matrix)
     columns = matrix @ frame.vectors
     square = jnp.sum(columns**2, axis=0)
     lengths = jnp.sqrt(square)
@@ -71,4 +82,5 @@ def verified_norm(matrix: Any, frame: Basis, perturbation: Any) -> Any:
     # 1 / sqrt(1 - x) <= 1 + x/2 + x^2 for 0 <= x <= 1/2
     norm = norm * (1 + 0.5 * frame.departure + frame.departure**2) * (1 + gamma(6))
     usable = (frame.departure <= 0.5) & jnp.isfinite(norm)
-    return jnp.where(usable, jnp.minimum(norm, coarse), coarse) * (1 + gamma(4)) + SLACK * perturbation + TINY
+    norm = jnp.where(usable, jnp.minimum(norm, coarse), coarse) * (1 + gamma(4)) + SLACK * perturbation + TINY
+    return up * norm + FLUSHED

@@ -28,7 +28,7 @@ from .gram import (
     gram_bound,
     traced_gamma,
 )
-from .rounding import ELEMENTARY, SLACK, TINY, gamma
+from .rounding import ELEMENTARY, SLACK, TINY, energy, gamma, norm_of
 
 NEAR = 1e-11
 """Columns this close to their sphere are put on it, on paper, before F is bounded."""
@@ -129,7 +129,7 @@ def _placed(problem: Problem, features: Any) -> Any:
     """
     if not _is_held(problem):
         return features
-    length = jnp.sqrt(jnp.sum(features**2, axis=0)) / _radius(problem)
+    length = norm_of(features, axis=0) / _radius(problem)
     near = jnp.abs(length - 1) <= NEAR
     if problem.model.features.endswith("ball"):
         near = near & (length > 1 - gamma(2 * features.shape[0] + 16))
@@ -140,7 +140,7 @@ def _product(features: Any) -> tuple[Any, Any]:
     """H^T H and a bound of the error of each entry, placing included."""
     d = features.shape[0]
     size = jnp.abs(features).T @ jnp.abs(features)
-    return features.T @ features, gamma(6 * d + 64) * size
+    return features.T @ features, gamma(6 * d + 64) * size + TINY
 
 
 def _class_gram(problem: Problem, features: Any) -> tuple[GroupGram, Any]:
@@ -186,10 +186,9 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
     else:
         weight = _anchor_weight(problem)
         error = 4 * move * weight + _sum_error(problem, weight, widest, loss)
-    square = weights * jnp.sum(features**2, axis=0)
-    penalty = 0.5 * problem.decay.feature * jnp.sum(square)
+    penalty, steps = energy(0.5 * problem.decay.feature, features, weights)
     value = loss + penalty
-    error = error + gamma(features.size + 8) * penalty + gamma(2) * jnp.abs(value)
+    error = error + gamma(steps + 8) * penalty + gamma(2) * jnp.abs(value)
     return value, SLACK * error + TINY
 
 

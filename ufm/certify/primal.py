@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem
 from ..problem.losses import log_sum_of_gaps, own_mask
-from .rounding import ELEMENTARY, SLACK, TINY, gamma, long_sum
+from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, energy, gamma, long_sum
 
 
 def value_with_error(problem: Problem, params: Params) -> tuple[Any, Any]:
@@ -16,7 +16,7 @@ def value_with_error(problem: Problem, params: Params) -> tuple[Any, Any]:
     weights = jnp.asarray(problem.labels.weights)
     losses, errors = _losses(problem, params)
     data, steps = long_sum(weights * losses)
-    errors, _ = long_sum(weights * errors)
+    errors = long_sum(weights * errors)[0] + FLUSHED * weights.shape[-1]
     total, total_steps = long_sum(weights)
     penalty, penalty_steps = _penalty(problem, params)
     value = data / total + penalty
@@ -27,15 +27,14 @@ def value_with_error(problem: Problem, params: Params) -> tuple[Any, Any]:
 
 def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
     """The decay terms and the number of roundings of a term; all terms are nonnegative."""
-    h, weights = params.features, jnp.asarray(problem.labels.weights)
-    columns, longest = long_sum(weights * jnp.sum(h**2, axis=0))
-    total, longest = 0.5 * problem.decay.feature * columns, longest + h.shape[0]
+    total, longest = energy(0.5 * problem.decay.feature, params.features, jnp.asarray(problem.labels.weights))
     for decay, w in zip(problem.weight_decays, params.weights, strict=True):
-        rows, row_steps = long_sum(jnp.sum(w**2, axis=1))
-        total, longest = total + 0.5 * decay * rows, max(longest, row_steps + w.shape[1])
+        cost, steps = energy(0.5 * decay, jnp.asarray(w).T)
+        total, longest = total + cost, max(longest, steps)
     if params.bias is not None and problem.model.bias == "decay":
-        total = total + 0.5 * problem.decay.bias * jnp.sum(params.bias**2)
-    return total, max(longest, problem.num_classes) + len(params.weights) + 8
+        cost, steps = energy(0.5 * problem.decay.bias, jnp.asarray(params.bias)[:, None])
+        total, longest = total + cost, max(longest, steps)
+    return total, longest + len(params.weights) + 8
 
 
 def _inputs(problem: Problem, params: Params) -> tuple[Any, Any]:
@@ -48,7 +47,7 @@ def _inputs(problem: Problem, params: Params) -> tuple[Any, Any]:
     error = None  # of H there is none; a product with constant zeros is compiled wrongly by XLA (CPU, jax 0.10.2)
     for w in params.weights[:-1]:
         p = w @ a
-        own = gamma(w.shape[1] + 2) * (jnp.abs(w) @ jnp.abs(a))
+        own = gamma(w.shape[1] + 2) * (jnp.abs(w) @ jnp.abs(a)) + TINY
         error = own if error is None else SLACK * (jnp.abs(w) @ error) + own
         if model.activation == "relu" and model.rounding is not None:
             error = error + gamma(6) * (jnp.abs(p) + jnp.abs(model.rounding))
@@ -63,7 +62,7 @@ def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
     logits = problem.model.logits(params)
     magnitude, error = _inputs(problem, params)
     size = jnp.abs(w) @ magnitude
-    drift = jnp.zeros_like(logits) if error is None else SLACK * (jnp.abs(w) @ error)
+    drift = jnp.full_like(logits, TINY) if error is None else SLACK * (jnp.abs(w) @ error) + TINY
     if problem.model.scale is not None:
         size, drift = problem.model.scale * size, SLACK * problem.model.scale * drift
     if params.bias is not None:
@@ -74,7 +73,7 @@ def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
         move = gamma(d + 4) * size + drift + gamma(1) * apart
         errors = jnp.sum(apart * move + move**2, axis=0)
         weight = loss.column_weight(labels)
-        errors = errors if weight is None else weight * errors
+        errors = errors + TINY if weight is None else weight * (errors + TINY)
         return values, SLACK * errors + gamma(k + 6) * values
     if isinstance(loss, CrossEntropy):
         inner = loss.inner_logits(logits, labels)
@@ -85,10 +84,11 @@ def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
         inner, weight = logits, None
     plain, gaps = log_sum_of_gaps(inner, labels)
     # Both logits of a gap err by at most gamma(d + 10) size + drift; the loss moves by at most its slope 1 - p <= loss.
-    move = 2 * jnp.max(gamma(d + 10) * size + drift, axis=0) + gamma(1) * jnp.max(jnp.abs(gaps), axis=0)
-    errors = SLACK * move * jnp.exp(2 * move) * jnp.minimum(1.0, plain) + gamma(4 * (k + 64)) * plain
+    move = 2 * jnp.max(gamma(d + 10) * size + drift, axis=0) + gamma(1) * jnp.max(jnp.abs(gaps), axis=0) + TINY
+    errors = SLACK * move * jnp.exp(2 * move) * jnp.minimum(1.0, plain) + gamma(4 * (k + 64)) * plain + TINY
     if isinstance(loss, Focal):
-        return values, _focal_error(loss, labels, plain, errors, values)
+        lost = TINY if loss.class_weight is None else TINY * jnp.max(jnp.asarray(loss.class_weight))
+        return values, _focal_error(loss, labels, plain, errors, values) + lost
     if loss.smoothing is not None:
         spread = jnp.sum(jnp.abs(gaps), axis=0)
         part = loss.smoothing / k

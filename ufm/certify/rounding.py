@@ -14,6 +14,7 @@ Error terms are themselves evaluated in floats; ``SLACK`` covers that, ``TINY`` 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -31,13 +32,70 @@ ELEMENTARY = 16
 SLACK = 1.0 + 2.0**-6
 """Factor on every error term: such a term has a relative rounding error far below 2^-6."""
 
-TINY = 2.0**-960
-"""Absolute term for flushed results, in quantities of order one."""
+TINY = 2.0**-990
+"""Absolute term for flushed results, up to 2^32 of them, where no factor follows that is far above one."""
 
 
 def gamma(roundings: int) -> float:
     """Higham's n u / (1 - n u), with the slack for the float evaluation of the term it multiplies."""
     return SLACK * roundings * UNIT / (1.0 - roundings * UNIT)
+
+
+# ------------------------------------------------------------------ powers of two
+
+FLUSHED = 2.0**-1022
+"""The smallest normal number: what a flushed result may lack."""
+
+
+def powers_of_two(*arrays: Any) -> tuple[Any, Any]:
+    """(down, up), powers of two with down * up = 1 that bring the largest entry, times down, to [1, 2).
+
+    Multiplying by them is exact.  So a square is formed of ``x * down`` and the root of the sum multiplied by ``up``:
+    squares of numbers below 1.5e-154 would vanish, those above 1.3e154 overflow.  Both are 1 where all entries vanish
+    or one is not finite; near the ends of the range the largest entry comes to [1/4, 16).
+    """
+    top = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x)) for x in arrays])
+    exponent = _exponent(top)
+    return _power(-exponent), _power(exponent)
+
+
+def _exponent(x: Any) -> Any:
+    """The whole number e with 2^e <= |x| < 2^(e+1), within -1020 and 1020; 0 for zero and where x is not finite."""
+    biased = (jax.lax.bitcast_convert_type(jnp.asarray(x, jnp.float64), jnp.int64) >> 52) & 2047
+    return jnp.where((biased == 0) | (biased == 2047), 0, jnp.clip(biased - 1023, -1020, 1020))
+
+
+def _power(exponent: Any) -> Any:
+    """2^e for whole numbers e within -1022 and 1023, exactly."""
+    return jax.lax.bitcast_convert_type((exponent + 1023) << 52, jnp.float64)
+
+
+def norm_of(x: Any, axis: Any = None) -> Any:
+    """Euclidean norm of all entries or along an axis, at every scale; n entries give gamma(n/2 + 2) at most.
+
+    Entries that are 2^-511 times the largest, or less, may be dropped: they change the norm by far less than u.
+    """
+    down, up = powers_of_two(x)
+    return up * jnp.sqrt(jnp.sum((x * down) ** 2, axis=axis))
+
+
+def product_above(*factors: Any) -> Any:
+    """Product of numbers that are not negative, one rounding per factor, whatever the size of partial products.
+
+    The exponents are added apart.  A product below 2^-1022 is rounded up to a number of that size; one above the range
+    is infinite.
+    """
+    mantissa, exponent = jnp.ones(()), jnp.zeros((), jnp.int64)
+    for factor in factors:
+        e = _exponent(factor)
+        mantissa, exponent = mantissa * (factor * _power(-e)), exponent + e
+    # Mantissas may be as large as 16 and as small as 1/4 each: after this they are in [1, 2).
+    rest = _exponent(mantissa)
+    mantissa, exponent = mantissa * _power(-rest), exponent + rest
+    return jnp.where(exponent > 1023, mantissa * jnp.inf, mantissa * _power(jnp.clip(exponent, -1022, 1023)))
+
+
+# ------------------------------------------------------------------ sums
 
 
 def long_sum(x: Any) -> tuple[Any, int]:
@@ -49,6 +107,16 @@ def long_sum(x: Any) -> tuple[Any, int]:
     blocks = jnp.sum(jnp.pad(x, (0, side * side - size)).reshape(side, side), axis=1)
     # The barrier keeps the compiler from merging both stages into one long sum.
     return jnp.sum(jax.lax.optimization_barrier(blocks)), 2 * side
+
+
+def energy(factor: Any, x: Any, weights: Any = 1.0) -> tuple[Any, int]:
+    """factor * sum_i w_i ||x_i||^2 over the columns of x, at every scale of them, and the roundings of a term.
+
+    Rounded up where the result would be flushed.
+    """
+    down, up = powers_of_two(x)
+    total, steps = long_sum(weights * jnp.sum((x * down) ** 2, axis=0))
+    return product_above(factor, total, up, up), steps + x.shape[0] + 4
 
 
 def is_whole(x: Any) -> Any:
