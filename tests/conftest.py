@@ -5,6 +5,7 @@ otherwise (`JAX_PLATFORMS=cuda pytest`). Subprocesses inherit it. Float64 is nev
 product scopes its own.
 """
 
+import functools
 import hashlib
 import os
 import platform
@@ -64,12 +65,50 @@ hypothesis.settings.register_profile("ufm", deadline=None, derandomize=bool(os.e
 hypothesis.settings.load_profile("ufm")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_compiled_programs():
-    """Drop the compiled programs of a file when it is done.
+QUICK = {
+    "xla_backend_optimization_level": "0",
+    "xla_cpu_use_fusion_emitters": "False",
+    "xla_cpu_parallel_codegen_split_count": "1",
+}
+"""Compiler options that compile in a third of the time; the programs are slower, and most tests run each once."""
 
-    Each holds memory maps, and a process may have 65,530 of them on Linux; beyond that XLA ends in a crash.
+_options = {}
+
+
+def _let_options_be_set() -> None:
+    """Give the compiler the options of the running file, below those that a program asks for itself.
+
+    JAX has no public setting for it beside the environment of a whole process. Where its function is not found, programs
+    are compiled as for users, and the tests only take longer.
     """
+    from jax._src import compiler
+
+    plain = getattr(compiler, "get_compile_options", None)
+    if plain is None:
+        return
+
+    @functools.wraps(plain)
+    def with_options(*args, env_options_overrides=None, **kwargs):
+        overrides = {**_options, **(env_options_overrides or {})} or None
+        return plain(*args, env_options_overrides=overrides, **kwargs)
+
+    compiler.get_compile_options = with_options
+
+
+_let_options_be_set()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compile_for(request):
+    """Choose the compiler's options for a file, and drop its compiled programs when it is done.
+
+    A file marked `as_for_users` compiles as users do, and so does every file of a run that includes the slow tests;
+    the others take QUICK. Compiled programs hold memory maps, and a process may have 65,530 of them on Linux; beyond
+    that XLA ends in a crash.
+    """
+    quick = request.config.option.markexpr == "not slow" and request.node.get_closest_marker("as_for_users") is None
+    _options.clear()
+    _options.update(QUICK if quick else {})
     yield
     jax.clear_caches()
 
