@@ -58,19 +58,14 @@ elif cache.is_dir():
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 
+from quick import QUICK  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The first example of a property compiles, so a deadline would time the compiler.
 hypothesis.settings.register_profile("ufm", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("ufm")
 
-
-QUICK = {
-    "xla_backend_optimization_level": "0",
-    "xla_cpu_use_fusion_emitters": "False",
-    "xla_cpu_parallel_codegen_split_count": "1",
-}
-"""Compiler options that compile in a third of the time; the programs are slower, and most tests run each once."""
 
 _options = {}
 

@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 import ufm
+from quick import FLAGS, QUICK
 from ufm.networks import ARCHITECTURES, count_parameters, head_matrices, make
 from ufm.networks.config import LOSSES, Config
 from ufm.networks.convolution import convolve
@@ -39,10 +40,6 @@ def test_published_parameter_counts(arch, classes):
     assert count_parameters(model) == PUBLISHED[arch, classes]
 
 
-# The gradients here run once: a compiler in a hurry is twice as fast.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
 def images(shape, number=4, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal((number, *shape)), jnp.float32)
 
@@ -58,7 +55,7 @@ def losses_and_gradient(model, x, y):
         values = [data_loss(Structure(Config(loss=loss), x.shape[1:], 3), outputs, y, numbers) for loss in LOSSES]
         return sum(values), (values, outputs, nnx.split(network, nnx.Param, ...)[2])
 
-    (_, found), gradient = jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=QUICKLY)(params)
+    (_, found), gradient = jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=QUICK)(params)
     return *found, gradient
 
 
@@ -109,7 +106,7 @@ def test_bottleneck_gradient_reaches_every_parameter():
     def loss(params):
         return (nnx.merge(graph, params, state, copy=True)(x, True) ** 2 * jnp.arange(32.0)[None, :]).sum()
 
-    gradient = jax.jit(jax.grad(loss), compiler_options=QUICKLY)(params)
+    gradient = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
     assert len(jax.tree.leaves(gradient)) == 3 * (1 + 2 * 4)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.all(np.isfinite(leaf)), path
@@ -277,7 +274,7 @@ def test_a_batch_cut_over_devices_has_the_statistics_of_the_whole():
             np.testing.assert_allclose(a, b, rtol=1e-6)
         assert abs(float(norm.mean[...][0])) == 0 and float(whole["mean"][...][0]) > 0.5
     """)
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FLAGS}", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).resolve().parents[1],
@@ -299,7 +296,7 @@ def test_bfloat16_computes_near_float32_with_float32_state():
         def forward(state, graph=graph):
             return nnx.merge(graph, state)(x, True)
 
-        outputs.append(jax.jit(forward, compiler_options=QUICKLY)(state))
+        outputs.append(jax.jit(forward, compiler_options=QUICK)(state))
     gap = float(jnp.linalg.norm(outputs[1] - outputs[0]) / jnp.linalg.norm(outputs[0]))
     assert 1e-5 < gap < 0.05
 

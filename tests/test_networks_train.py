@@ -16,6 +16,7 @@ import optax
 import pytest
 
 import ufm
+from quick import FLAGS
 from ufm.cli import main
 from ufm.networks import head_matrices, load, normalise, standardise
 from ufm.networks import models as models_module
@@ -27,10 +28,6 @@ from ufm.networks.train import read_log, train
 from ufm.trained import run as run_and_report
 
 SMALL = Config(arch="mlp", width=0.1, epochs=3, batch_size=200, samples=60, evaluations=2, learning_rate=0.05)
-
-
-# What is compiled to run a few steps: half the time, in a process of its own.
-IN_A_HURRY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def numbers(history):
@@ -117,7 +114,7 @@ QUICK = ("mlp", "resnet20")  # the others take minutes to compile; test_networks
 @pytest.mark.parametrize("arch", [pytest.param(a, marks=[] if a in QUICK else pytest.mark.slow) for a in ARCHITECTURES])
 def test_every_architecture_learns_under_every_loss(tmp_path, arch):
     """In a process of its own, where the compiler may be in a hurry."""
-    flags = {"XLA_FLAGS": IN_A_HURRY}
+    flags = {"XLA_FLAGS": FLAGS}
     done = subprocess.run(
         [sys.executable, "-c", SMOKE, arch, str(tmp_path)], env=os.environ | flags, capture_output=True, text=True
     )
@@ -244,7 +241,7 @@ for number in (1, 8):
     train(config, f"{sys.argv[2]}/{number}", devices=jax.devices()[:number])
 """
     config = dataclasses.replace(SMALL, arch="resnet20", width=0.125, batch_size=160, samples=32, epochs=2)
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {IN_A_HURRY}"}
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FLAGS}"}
     said = json.dumps(dataclasses.asdict(config))
     done = subprocess.run(
         [sys.executable, "-c", script, said, str(tmp_path)], env=os.environ | flags, capture_output=True, text=True
