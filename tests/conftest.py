@@ -73,8 +73,8 @@ _options = {}
 def _let_options_be_set() -> None:
     """Give the compiler the options of the running file, below those that a program asks for itself.
 
-    JAX has no public setting for it beside the environment of a whole process. Where its function is not found, programs
-    are compiled as for users, and the tests only take longer.
+    JAX has no public setting for it beside the environment of a whole process. Where its function is not found,
+    programs are compiled as for users, and the tests only take longer.
     """
     from jax._src import compiler
 

@@ -15,8 +15,11 @@ from jax.flatten_util import ravel_pytree
 
 import ball
 import ufm
+from quick import QUICK
 from ufm.certify import GLOBAL, UNKNOWN, WITHIN_GAP, bound_known, certify, curvature, saddle_escape, why_unknown
 from ufm.problem import Params
+
+pytestmark = pytest.mark.as_for_users
 
 # ------------------------------------------------------------------ a small minimiser, independent of ufm.solve
 
@@ -48,7 +51,8 @@ def _derivatives(structure, unravel):
     def objective(vector, problem):
         return problem.objective(feasible(problem, unravel(vector)))
 
-    return tuple(jax.jit(f) for f in (jax.value_and_grad(objective), jax.grad(objective), jax.hessian(objective)))
+    functions = jax.value_and_grad(objective), jax.grad(objective), jax.hessian(objective)
+    return tuple(jax.jit(function, compiler_options=QUICK) for function in functions)
 
 
 _unravels = {}
@@ -377,7 +381,7 @@ def test_nonnegative_features_close(given):
     problem = ufm.shallow(counts, features="nonnegative", weight_decay=decays[0], feature_decay=decays[1], **given)
     t = np.ones(4)
     with ufm.float64():
-        value = jax.jit(lambda point: problem.objective(point))
+        value = jax.jit(lambda point: problem.objective(point), compiler_options=QUICK)
         for k in [0, 1, 2, 3]:  # the classes decouple
 
             def along(x, k=k):

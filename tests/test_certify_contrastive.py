@@ -12,11 +12,14 @@ from flint import arb, fmpq
 
 import ufm
 from ball import ball, exact
+from quick import QUICK
 from supcon_reference import descend, lowest, random_features
 from supcon_reference import value as reference_value
 from ufm.certify import GLOBAL, UNKNOWN, bound_known, certify, certify_gram, curvature, saddle_escape, why_unknown
 from ufm.certify.certificate import assumptions
 from ufm.problem import GroupGram, Params, Sigmoid, Spread, SupCon, gram_program
+
+pytestmark = pytest.mark.as_for_users
 
 # ------------------------------------------------------------------ points, independent of ufm.solve and ufm.theory
 
@@ -47,8 +50,8 @@ def _step_value(x, sizes):
     return (m1 * n1 * jnp.log(major) + m2 * n2 * jnp.log(minor)) / (m1 * n1 + m2 * n2)
 
 
-_step_slope = jax.jit(jax.value_and_grad(_step_value))
-_step_bend = jax.jit(jax.hessian(_step_value))
+_step_slope = jax.jit(jax.value_and_grad(_step_value), compiler_options=QUICK)
+_step_bend = jax.jit(jax.hessian(_step_value), compiler_options=QUICK)
 
 
 @functools.cache
@@ -596,7 +599,7 @@ def test_tangent_bounds_hold_and_close(name, features):
 
     start = np.random.default_rng(0).standard_normal(shape).ravel()
     with ufm.float64():
-        run = jax.jit(jax.value_and_grad(value))
+        run = jax.jit(jax.value_and_grad(value), compiler_options=QUICK)
         options = {"maxiter": 1500, "maxfun": 3000, "ftol": 0.0, "gtol": 1e-11, "maxcor": 40}
         z = scipy.optimize.minimize(
             lambda z: tuple(np.asarray(a) for a in run(z)), start, jac=True, method="L-BFGS-B", options=options
@@ -689,7 +692,8 @@ def test_curvature_on_circles_is_that_of_the_angles():
     circle = lambda x: 1.7 * jnp.stack([jnp.cos(x), jnp.sin(x)])  # noqa: E731
     with ufm.float64():
         loss = lambda x: problem.objective(Params((), circle(x)))  # noqa: E731
-        hessian, slope = jax.jit(lambda x: (jax.hessian(loss)(x), jax.grad(loss)(x)))(jnp.asarray(angles))
+        both = jax.jit(lambda x: (jax.hessian(loss)(x), jax.grad(loss)(x)), compiler_options=QUICK)
+        hessian, slope = both(jnp.asarray(angles))
     exact_h = 1.7 * np.stack([np.cos(angles), np.sin(angles)])
     found = curvature(problem, Params((), exact_h), amount=9)
     assert found.eigenvalues == pytest.approx(np.linalg.eigvalsh(np.asarray(hessian)) / 1.7**2, abs=1e-13)

@@ -13,10 +13,13 @@ from flint import arb
 
 import ufm
 from ball import exact
+from quick import QUICK
 from ufm.certify import UNKNOWN, bound_known, certify, why_unknown
 from ufm.certify import deep as planes_room
 from ufm.certify import layers as rules
 from ufm.problem import Params
+
+pytestmark = pytest.mark.as_for_users
 
 # ------------------------------------------------------------------ the arithmetic, against many digits
 
@@ -567,7 +570,7 @@ def test_planes_are_below_the_data_term(name):
         )
         a, mu = planes_room._many_planes(stack, many, directions, jnp.asarray(sizes), 2)
         a, mu = np.asarray(a).ravel(), np.asarray(mu).ravel()
-        data_term = jax.jit(problem.data_term)
+        data_term = jax.jit(problem.data_term, compiler_options=QUICK)
         for _ in range(200):
             z = np.exp(rng.uniform(-3, 3)) * rng.normal(size=(3, 3))
             z[:, 0] *= rng.integers(0, 2)

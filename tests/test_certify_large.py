@@ -6,6 +6,8 @@ import pytest
 import ufm
 from ufm.certify.primal import value_with_error
 
+pytestmark = pytest.mark.as_for_users
+
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_error_of_a_large_problem_is_that_of_its_parts(depth):

@@ -1,4 +1,4 @@
-"""The grouped logit program: golden values, the full problem, thresholds, exact zeros, rounding, statuses."""
+"""The grouped logit program: golden values, the full problem, thresholds, exact zeros, statuses."""
 
 import dataclasses
 import json
@@ -7,10 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from flint import arb
 
-import ball
 import ufm
+from group_programs import TWO_KINDS, decay_of, torture
 from ufm.answer import certified_groups, class_logits, solve_and_certify_groups
 from ufm.certify import certify_groups
 from ufm.measure import collapse_phase
@@ -19,18 +18,8 @@ from ufm.solve import Status, group_modes_of, group_phase, lift, lifted_logits, 
 from ufm.theory.imbalance import group_collapse_threshold, two_group_thresholds, zero_point
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_shallow.json").read_text(encoding="utf-8"))
-KINDS = ("none", "free", "decay")
-TWO_KINDS = ("none", "free", pytest.param("decay", marks=pytest.mark.slow))
 ONE_KIND = ("none", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("free", "decay")))
 ANOTHER_KIND = ("free", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "decay")))
-
-
-def decay_of(kind, value=0.03):
-    return {"bias_decay": value} if kind == "decay" else {}
-
-
-def row(tree, index):
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
 
 
 def two_groups(kind, n=60, seed=0, classes=(5, 3), span=(-3.0, 0.2)):
@@ -39,25 +28,6 @@ def two_groups(kind, n=60, seed=0, classes=(5, 3), span=(-3.0, 0.2)):
     counts = np.stack([np.repeat(pair, classes) for pair in 10 ** rng.uniform(0, 3, (n, 2))])
     level = 10 ** rng.uniform(*span, n) * np.sqrt(counts.max(1)) / counts.sum(1)
     return ufm.shallow(counts, weight_decay=level, feature_decay=level, bias=kind, **decay_of(kind))
-
-
-def torture(kind, n=300, seed=0, g=2, largest=6.0, loss=True):
-    """Programs of every loss parameter, sizes from 1 to a million, decays over seven orders."""
-    rng = np.random.default_rng(seed)
-    classes = np.round(10 ** rng.uniform(0, largest, (n, g)))
-    classes[classes.sum(1) < 3] = 2.0
-    counts = 10 ** rng.uniform(0, 4, (n, g))
-    level = 10 ** rng.uniform(-6, 0.5, n) * np.sqrt(counts.max(1)) / (classes * counts).sum(1)
-    parameters = {
-        "smoothing": rng.uniform(0, 0.5, n),
-        "class_weight": np.exp(0.5 * rng.normal(size=(n, g))),
-        "logit_scale": np.exp(0.3 * rng.normal(size=(n, g))),
-        "sample_scale": np.exp(0.3 * rng.normal(size=(n, g))),
-        "logit_shift": rng.normal(size=(n, g)),
-        "own_margin": rng.uniform(0, 1, (n, g)),
-    }
-    decay = decay_of(kind, 10 ** rng.uniform(-8, 1, n))
-    return grouped(classes, counts, lambda_z=level, bias=kind, **decay, **(parameters if loss else {}))
 
 
 # ------------------------------------------------------------------ values
@@ -236,88 +206,6 @@ def test_complete_collapse_of_single_classes():
     result = solve_groups(program)
     assert np.abs(result.between[0]).max() > 1e-5
     assert np.all(result.between[1] == 0.0)
-
-
-# ------------------------------------------------------------------ audit in ball arithmetic
-
-
-def exact_reduced_value(program, result):
-    """F at the floats of a two-group point, as a ball."""
-
-    def q(x):
-        return ball.ball(ball.exact(x))
-
-    k, n = [q(x) for x in program.classes], [q(x) for x in program.counts]
-    alpha, bias = [q(x) for x in result.alpha], [q(x) for x in result.bias]
-    mean = [[q(x) for x in line] for line in result.between]
-
-    def given(name, default):
-        values = getattr(program, name)
-        return [q(x) for x in ([default] * 2 if values is None else values)]
-
-    weight, delta, kappa = given("class_weight", 1.0), given("logit_scale", 1.0), given("sample_scale", 1.0)
-    shift, margin = given("logit_shift", 0.0), given("own_margin", 0.0)
-    floor = (q(program.smoothing) if program.smoothing is not None else arb(0)) / (k[0] + k[1])
-    total, value = k[0] * n[0] + k[1] * n[1], arb(0)
-    for b in (0, 1):
-        own = delta[b] * kappa[b] * (alpha[b] * (1 - 1 / k[b]) + mean[b][b] + bias[b]) + shift[b] - margin[b]
-        same = delta[b] * kappa[b] * (mean[b][b] + bias[b] - alpha[b] / k[b]) + shift[b] - own
-        a = 1 - b
-        other = delta[a] * kappa[b] * (mean[a][b] + bias[a]) + shift[a] - own
-        odds = (k[b] - 1) * same.exp() + k[a] * other.exp()
-        loss = (1 + odds).log() - floor * ((k[b] - 1) * same + k[a] * other)
-        value = value + k[b] * n[b] * weight[b] * loss / total
-    block = [[k[a].sqrt() * mean[a][b] * (k[b] * n[b]).sqrt() for b in (0, 1)] for a in (0, 1)]
-    square = sum((x * x for line in block for x in line), arb(0))
-    det = abs(block[0][0] * block[1][1] - block[0][1] * block[1][0])
-    norm = (square + 2 * det).sqrt() if square > 0 else arb(0)
-    norm = norm + sum(((k[a] - 1) * n[a].sqrt() * abs(alpha[a]) for a in (0, 1)), arb(0))
-    value = value + q(program.lambda_z) * norm
-    if program.bias == "decay":
-        value = value + q(program.bias_decay) / 2 * sum((k[a] * bias[a] ** 2 for a in (0, 1)), arb(0))
-    return value
-
-
-@pytest.mark.parametrize("kind", TWO_KINDS)
-@pytest.mark.parametrize("near", [True, False], ids=["solved", "anywhere"])
-def test_certificates_in_ball_arithmetic(kind, near):
-    rng = np.random.default_rng(7)
-    parameters = torture(kind, n=40, seed=11, largest=0.7)
-    program = dataclasses.replace(parameters, counts=np.round(parameters.counts))
-    result = solve_groups(program)
-    if not near:
-
-        def noise(leaf, size):
-            return leaf + size * rng.normal(size=leaf.shape)
-
-        result = dataclasses.replace(
-            result, alpha=np.abs(noise(result.alpha, 0.3)), between=noise(result.between, 0.3),
-            bias=noise(result.bias, 0.0 if kind == "none" else 0.3),
-        )  # fmt: skip
-    certificate = certify_groups(program, result)
-    assert np.all(np.isfinite(certificate.lower_bound))
-    for i in range(len(program)):
-        one, point, judged = program[i], row(result, i), row(certificate, i)
-        assert bool(ball.ball(ball.exact(judged.value)) >= exact_reduced_value(one, point))
-        sizes = one.classes.astype(int)
-
-        def spread(x, sizes=sizes):
-            return None if x is None else np.repeat(x, sizes)
-
-        names = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
-        problem = ufm.shallow(
-            spread(one.counts), weight_decay=one.lambda_z, feature_decay=one.lambda_z, bias=kind,
-            smoothing=one.smoothing, **{name: spread(getattr(one, name)) for name in names},
-            **({"bias_decay": float(one.bias_decay)} if kind == "decay" else {}),
-        )  # fmt: skip
-        form = ball.Exact(problem)
-        group = np.repeat([0, 1], sizes)
-        dual = np.asarray(judged.dual)[np.ix_(group, group)]
-        exact = ball.exact_dual(form, dual)
-        assert ball.is_feasible(form, exact)
-        assert ball.norm_is_at_most(form, exact, float(judged.dual_norm))
-        lower = ball.exact_dual_value(form, exact, float(judged.dual_norm))
-        assert bool(ball.ball(ball.exact(judged.lower_bound)) <= lower)
 
 
 # ------------------------------------------------------------------ statuses and the door

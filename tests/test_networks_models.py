@@ -274,7 +274,11 @@ def test_a_batch_cut_over_devices_has_the_statistics_of_the_whole():
             np.testing.assert_allclose(a, b, rtol=1e-6)
         assert abs(float(norm.mean[...][0])) == 0 and float(whole["mean"][...][0]) > 0.5
     """)
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FLAGS}", "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FLAGS}",
+        "JAX_PLATFORMS": "cpu",
+    }
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).resolve().parents[1],
