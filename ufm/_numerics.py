@@ -80,9 +80,24 @@ def in_float64(function: F) -> F:
                 )
             return function(*args, **kwargs)
         with jax.enable_x64(True):
-            return to_host(function(*args, **kwargs))
+            try:
+                return to_host(function(*args, **kwargs))
+            except jax.errors.JaxRuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                raise MemoryError(OUT_OF_MEMORY) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+OUT_OF_MEMORY = "memory: it ran out while computing; give fewer classes, columns, restarts or lanes"
+"""What a MemoryError says where the estimate made beforehand was too low."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy or JAX says that memory ran out."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower()
 
 
 def to_host(tree: T) -> T:

@@ -14,6 +14,7 @@ from .._numerics import in_float64, is_traced, record, static
 from .._programs import compiled
 from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, SupCon
 from ..problem.gram import GramProgram, GroupGram
+from ..problem.size import check_fits
 from .closed import closed_bound, has_closed_bound
 from .deep import BOUNDS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
@@ -251,6 +252,7 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
         )
     if batch and batch[0] != params.features.shape[0]:
         raise ValueError(f"params: {params.features.shape[0]} sets for {batch[0]} problems; give one per problem")
+    check_fits(problem, "certify pairs" if problem.model.readout == "pairs" else "certify")
     if problem.model.depth > 1:
         return _certify_deep(problem, params, tolerance, int(candidates))
     program = _one if depth == 0 else (_many if batch else _many_params)

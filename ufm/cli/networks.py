@@ -239,6 +239,6 @@ def _loss_of(folder: Path) -> str:
     """The loss that a training run wrote down; what is no run counts as cross-entropy, which leaves features alone."""
     try:
         said = json.loads((folder / "config.json").read_text(encoding="utf-8"))["loss"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "ce"
     return said if said in LOSSES else "ce"

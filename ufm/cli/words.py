@@ -31,7 +31,7 @@ def read_setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     try:
         read = json.loads(value)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         read = None
     if not equals or read is None or isinstance(read, (str, dict)):
         raise ValueError(f"set: {text!r} is not KEY=VALUE with a number, a list [a,b] or true or false")

@@ -9,13 +9,14 @@ The measures live in `collapse` and `geometry`.
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ufm._memory import UNREADABLE, BadMember, check_bytes, load_arrays
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -133,13 +134,7 @@ def load_npz(path: str | os.PathLike[str], *, samples: Literal["columns", "rows"
             sentence each.
     """
     name = os.fspath(path)
-    try:
-        with open(name, "rb") as stream:
-            found = _read_npz(stream, name)
-    except OSError as error:
-        raise ValueError(
-            f"path is {name!r} but it cannot be opened ({error.strerror}): pass the path of an .npz file."
-        ) from error
+    found = _read_npz(name)
     if "W" in found and found["W"].ndim == 1:
         raise ValueError(
             f"'weights' in {name!r} has shape {found['W'].shape} but is the classifier (K x d): "
@@ -209,6 +204,8 @@ def as_vector(value: Any, name: str, length: int, each: str) -> FloatArray:
 
 
 def _finite(array: NDArray[Any], name: str) -> FloatArray:
+    if array.size > 2**24:  # a view may be far larger than what it shows
+        check_bytes(name, f"an array of shape {array.shape}", 24.0 * array.size, "give fewer numbers")
     array = np.asarray(array, dtype=np.float64)
     good = np.isfinite(array)
     if not good.all():
@@ -286,36 +283,43 @@ def _num_classes(num_classes: Any, y: IntArray, W: FloatArray | None) -> int:
     return K
 
 
-def _read_npz(stream: BinaryIO, name: str) -> dict[str, Any]:
+def _read_npz(name: str) -> dict[str, Any]:
     """The arrays of the file by argument of `as_arrays`."""
+    names: list[str] = []  # of all arrays, for the message
+
+    def wanted(key: str) -> bool:
+        names.append(key)
+        return any(key in aliases for aliases in _NPZ_KEYS.values())
+
     try:
-        archive = np.load(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = load_arrays(Path(name), wanted)
+    except UNREADABLE as error:
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise ValueError(
+                f"path is {name!r} but it cannot be opened ({error.strerror}): pass the path of an .npz file."
+            ) from error
+        if str(error).startswith("file: "):  # a size that is not true
+            raise ValueError("path" + str(error).removeprefix("file")) from None
+        if isinstance(error, BadMember):
+            raise ValueError(
+                f"{error.member!r} in {name!r} cannot be read as a plain array: write the file again with numpy.savez."
+            ) from error
         raise ValueError(
             f"path is {name!r} but this is not a readable .npz file: write it with numpy.savez."
         ) from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
+    if not isinstance(arrays, dict):
         raise ValueError(f"path is {name!r} but this is a single .npy array: write an .npz file with numpy.savez.")
     found: dict[str, Any] = {}
     for argument, aliases in _NPZ_KEYS.items():
-        present = [key for key in aliases if key in archive.files]
+        present = [key for key in aliases if key in arrays]
         if len(present) > 1:
             raise ValueError(f"{name!r} has the keys {present} for one and the same array: keep one of them.")
         if present:
-            found[argument] = _read_member(archive, present[0], name)
+            found[argument] = arrays[present[0]]
     for argument in ("features", "labels"):
         if argument not in found:
-            wanted = " or ".join(repr(key) for key in _NPZ_KEYS[argument])
+            wished = " or ".join(repr(key) for key in _NPZ_KEYS[argument])
             raise ValueError(
-                f"{name!r} has the keys {sorted(archive.files)} but needs {wanted}: save the {argument} under that key."
+                f"{name!r} has the keys {sorted(names)} but needs {wished}: save the {argument} under that key."
             )
     return found
-
-
-def _read_member(archive: Any, key: str, name: str) -> NDArray[Any]:
-    try:
-        return archive[key]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{key!r} in {name!r} cannot be read as a plain array: write the file again with numpy.savez."
-        ) from error

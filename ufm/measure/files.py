@@ -12,15 +12,13 @@ import dataclasses
 import importlib
 import os
 import pickle
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ufm._memory import UNREADABLE, check_archive, load_arrays
 from ufm.measure.arrays import to_numpy
 
 _NAMES = {
@@ -32,10 +30,6 @@ _NAMES = {
     "test_features": ("test_features", "test_H"),
     "test_labels": ("test_labels", "test_y"),
 }
-_BROKEN = (
-    *(OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error),
-    *(SyntaxError, tokenize.TokenError),  # numpy reads the header of an array as Python
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,14 +142,14 @@ def _arrays_of(place: Path) -> dict[str, NDArray[Any]]:
     if ending == ".npy":
         return {"features": _single(place, "features")}
     try:
-        with place.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("not an archive")
-            known = {alias for aliases in _NAMES.values() for alias in aliases}
-            wanted = [key for key in archive.files if key in known or _is_layer(key)]
-            return {key: archive[key] for key in wanted}
-    except _BROKEN:
+        known = {alias for aliases in _NAMES.values() for alias in aliases}
+        found = load_arrays(place, lambda key: key in known or _is_layer(key))
+        if not isinstance(found, dict):
+            raise ValueError("not an archive")
+        return found
+    except UNREADABLE as error:
+        if str(error).startswith("file: "):
+            raise ValueError(str(error)) from None
         raise ValueError(f"file: {place} is not a readable .npz file; write it with numpy.savez") from None
 
 
@@ -168,11 +162,13 @@ def _single(place: Path, name: str) -> NDArray[Any]:
             return next(iter(_tensors(place).values()))
         if place.suffix.lower() in (".txt", ".csv"):
             return np.loadtxt(place, delimiter=",", ndmin=1)
-        with place.open("rb") as stream:
-            return np.asarray(np.load(stream, allow_pickle=False))
-    except _BROKEN as error:
+        found = load_arrays(place)
+        if isinstance(found, dict):
+            raise ValueError("an archive")
+        return found
+    except UNREADABLE as error:
         if str(error).startswith("file:"):
-            raise
+            raise ValueError(str(error)) from None
         raise ValueError(f"{name}: {place} cannot be read as one plain array; write it with numpy.save") from None
 
 
@@ -181,9 +177,10 @@ def _tensors(place: Path) -> dict[str, NDArray[Any]]:
         torch = importlib.import_module("torch")  # not of this project's environment
     except ImportError:
         raise ValueError(f"file: {place} holds PyTorch tensors but torch is not installed; save an .npz file") from None
+    check_archive(place)
     try:
         loaded = torch.load(place, map_location="cpu", weights_only=True)
-    except (*_BROKEN, pickle.UnpicklingError):
+    except (*UNREADABLE, pickle.UnpicklingError):
         raise ValueError(
             f"file: {place} is not a readable file of plain tensors; write a dict with torch.save"
         ) from None

@@ -183,5 +183,5 @@ def read_config(out: str | Path) -> Config:
         return Config(**{name: value for name, value in said.items() if name in names})
     except FileNotFoundError:
         raise ValueError(f"resume: {out} holds no run (no config.json); begin one with --out {out}") from None
-    except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+    except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, RecursionError) as error:
         raise ValueError(f"resume: {path} cannot be read ({error}); restore it") from None

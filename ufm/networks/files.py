@@ -13,7 +13,6 @@ import importlib
 import math
 import pickle
 import re
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from .._memory import UNREADABLE, check_file
 from ..problem.numbers import show
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -423,9 +423,12 @@ def _npz_pair(folder: Path, split: str) -> Found:
 def _npz(path: Path, split: str | None) -> Found:
     """Arrays x, y or images, labels (one split), or with the split's name before or after them."""
     try:
+        check_file(path, "source")
         with path.open("rb") as handle:  # np.load leaves a damaged archive open
             data = _load_npz(handle, split)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except UNREADABLE as error:
+        if str(error).startswith("source: "):  # a size that is not true
+            raise ValueError(str(error)) from None
         raise ValueError(f"source: {path} is not a readable .npz file ({_line(error)}); copy it again") from None
     names, images, labels, trained = data
     if images is None or labels is None:

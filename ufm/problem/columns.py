@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from .._memory import UNREADABLE, check_file
 
 Kind = Literal["counts", "labels"]
 
@@ -60,6 +60,7 @@ def read_column(path: Path, name: str, wanted: Kind | None = None) -> Column:
 
 def _from_arrays(path: Path, name: str, wanted: Kind | None) -> Column:
     try:
+        check_file(path, name)
         with path.open("rb") as handle:  # np.load leaves a damaged archive open
             data = np.load(handle, allow_pickle=False)
             if isinstance(data, np.ndarray):
@@ -68,7 +69,9 @@ def _from_arrays(path: Path, name: str, wanted: Kind | None) -> Column:
             for alias, kind in sorted(NAMES.items(), key=lambda entry: entry[1] != (wanted or entry[1])):
                 if alias in found:
                     return Column(data[alias], kind)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
+        if str(error).startswith(f"{name}: "):  # a size that is not true
+            raise ValueError(str(error)) from None
         raise ValueError(f"{name}: {path} is not a readable NumPy file ({' '.join(str(error).split())})") from None
     raise ValueError(f"{name}: {path} has arrays {found}; it needs one named 'counts' or 'labels'")
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .._memory import check_bytes
 from .._numerics import is_traced, record, static
 from .columns import Kind, read_column
 from .numbers import check_range, is_number, real_array, short, show, whole_number
@@ -81,6 +82,7 @@ class Labels:
             raise ValueError("labels: by_sample() works on one set of labels, not on a batch; index the batch first")
         if not np.all(counts == np.round(counts)):
             raise ValueError(f"counts: {short(counts)} are not whole numbers, so they cannot be laid out as samples")
+        check_bytes("counts", f"laying out {counts.sum():.4g} samples", 64 * float(counts.sum()), "give fewer samples")
         classes = np.repeat(np.arange(self.num_classes), counts.astype(int))
         return Labels(np.ones(len(classes)), classes, self.num_classes)
 
@@ -146,7 +148,7 @@ def from_labels(labels: Any, num_classes: int | None = None) -> Labels:
 
 def balanced(num_classes: int, samples: Any) -> Labels:
     """K classes of n samples each, in class-mean form; n may be an array (a batch)."""
-    num_classes = whole_number("classes", num_classes, 2)
+    num_classes = _classes(num_classes)
     return from_counts(_at_least("samples", samples, 0.0)[..., None] * np.ones(num_classes))
 
 
@@ -159,7 +161,7 @@ def step(num_classes: int, samples: Any, ratio: Any, minority: float = 0.5) -> L
         ratio: imbalance ratio R = n_majority / n_minority >= 1; may be an array (a batch). Not rounded.
         minority: fraction rho of minority classes, strictly between 0 and 1; rho K is rounded to a whole number.
     """
-    num_classes = whole_number("classes", num_classes, 2)
+    num_classes = _classes(num_classes)
     n, r = _samples_and_ratio(samples, ratio)
     is_fraction = is_number(minority) and 0 < minority < 1
     few = round(minority * num_classes) if is_fraction else 0
@@ -186,7 +188,7 @@ def exponential(num_classes: int, samples: Any, ratio: Any, whole: bool = True) 
     >>> exponential(10, 5000, 100).counts.astype(int).tolist()
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
-    num_classes = whole_number("classes", num_classes, 2)
+    num_classes = _classes(num_classes)
     n, r = _samples_and_ratio(samples, ratio)
     counts = n * r ** (-np.arange(num_classes) / (num_classes - 1.0))
     # The published code multiplies by (1/R) ** (k/(K-1)) and truncates; a last count of 49.999... is 50 there too.
@@ -288,6 +290,12 @@ def _is_one_hot(values: np.ndarray) -> bool:
     """Whether every row of a table has a single 1 and else 0."""
     table = values.ndim == 2 and values.dtype.kind in "iufb" and min(values.shape) > 1
     return table and bool(np.all((values == 0) | (values == 1)) and np.all(values.sum(axis=1) == 1))
+
+
+def _classes(number: Any) -> int:
+    number = whole_number("classes", number, 2)
+    check_bytes("classes", f"a list of {number} classes", 64.0 * number, "give fewer classes")
+    return number
 
 
 def _at_least(name: str, value: Any, least: float) -> np.ndarray:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._memory import check_bytes
 from .._numerics import in_float64, is_traced, record, static
 from . import labels as labels_module
 from .contrastive import (
@@ -414,6 +415,7 @@ def deep(
         (3, (10, 10))
     """
     depth = whole_number("depth", depth, 1)
+    check_bytes("depth", f"a compiled program of {depth} matrices", 1e4 * depth, "give fewer matrices")
     one_of("activation", activation, ACTIVATIONS)
     if isinstance(features, str) and features == "budget":
         raise ValueError("features: 'budget' is for one weight matrix; use ufm.shallow, or another constraint")
@@ -519,7 +521,7 @@ def contrastive(
         one_of("loss", loss, tuple(known), "a contrastive loss")
     if labels is None:
         if loss == "sigmoid" and np.ndim(counts) == 0:
-            counts = [2.0] * whole_number("counts", counts, 2)
+            counts = np.full(whole_number("counts", counts, 2, 2**31), 2.0)
         labels = labels_module.from_counts(counts)
         if loss in TWO_TOWER or isinstance(loss, Sigmoid | Spread):
             labels = labels.by_sample()
@@ -543,6 +545,9 @@ def contrastive(
     assert not isinstance(loss, str)
     numbers = {"class_weight", "mix", "offset"} & {f.name for f in dataclasses.fields(loss)}
     loss = dataclasses.replace(loss, **{name: _array(getattr(loss, name), name) for name in numbers})
+    if not loss.collapses:
+        n = labels.num_columns
+        check_bytes("counts", f"the {n} x {n} matrix of similarities", 8.0 * n * n, "give fewer columns")
     check_contrastive(loss, labels)
 
     allowed = tuple(word for word in FEATURES if word != "budget")

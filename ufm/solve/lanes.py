@@ -28,6 +28,7 @@ from .._numerics import in_float64, record
 from .._programs import compiled
 from ..problem import Params, Problem
 from ..problem.numbers import whole_number
+from ..problem.size import check_fits
 from .logits import has_logit_program
 from .loop import minimize
 from .methods import LBFGS, Method
@@ -73,6 +74,7 @@ def solve_many(
     if problem.loss.name != "ce" or has_logit_program(problem):
         return solve(problem, gtol=gtol, max_steps=max_steps)
     if problem.num_classes > LARGEST_LANE_CLASSES:
+        check_fits(problem[0], "LBFGS", merged=True)
         return _one_after_another(problem, gtol, max_steps)
     return _through_lanes(problem, gtol, max_steps, width=int(min(width, 8 * -(-len(problem) // 8))))
 

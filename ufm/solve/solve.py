@@ -14,6 +14,7 @@ from .._numerics import in_float64, is_traced
 from .._programs import compiled
 from ..problem import Params, Problem, class_program, gram_program
 from ..problem.numbers import show, whole_number
+from ..problem.size import check_fits
 from .gram import has_gram_program, solve_by_gram
 from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
@@ -87,11 +88,13 @@ def solve(
         reason = has_gram_program(problem) if pairs else "the problem is not contrastive"
         if reason or start is not None:
             raise ValueError(f"method: 'gram' cannot be used ({reason or 'it takes no start'}); use 'lbfgs'")
+        check_fits(problem, "gram", merged=True)
         return _by_gram(problem, gtol, 20_000 if max_steps is None else max_steps)
     if isinstance(method, str) and method == "logits":
         reason = has_logit_program(problem)
         if reason or start is not None:
             raise ValueError(f"method: 'logits' cannot be used ({reason or 'it takes no start'}); use 'lbfgs'")
+        check_fits(problem, "logits", merged=True)
         return _by_logits(problem, gtol, 20_000 if max_steps is None else max_steps)
     if reduce is None and problem.model.depth > 1:
         reduce = start is None and method is None  # samples of a class may coincide at an optimum, whatever the loss
@@ -113,10 +116,13 @@ def solve(
         if init_size is not None:
             raise ValueError(f"init_size: {show(init_size)} has no use with a given start; drop one of them")
         _check_start(problem, start)
+        starts = 1 if problem.batch_shape else max(1, int(np.prod(np.shape(start.features)[:-2])))
+        check_fits(problem, type(method).__name__, lanes=starts)
         return _from_start(problem, start, method, gtol, max_steps)
     if init_size is not None and not is_traced(init_size) and not _is_positive(init_size):
         raise ValueError(f"init_size: {show(init_size)} is not allowed; give a finite positive number")
     options = {"restarts": int(restarts), "reduce": bool(reduce)}
+    check_fits(problem, type(method).__name__, lanes=int(restarts), merged=bool(reduce))
     return _from_seed(problem, method, seed, gtol, max_steps, init_size, **options)
 
 

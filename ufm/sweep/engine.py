@@ -24,6 +24,8 @@ import xarray as xr
 
 from .. import _files
 from .._files import Damaged
+from .._memory import limit as memory_limit
+from .._numerics import out_of_memory
 from ..answer import versions
 from ..measure import PHASES
 from ..problem.numbers import whole_number
@@ -318,7 +320,7 @@ def _fitting(
     try:
         return route.compute(words, cells, settings, devices, ready)
     except Exception as error:
-        if not _out_of_memory(error) or cells <= max(1, len(devices)):
+        if not out_of_memory(error) or cells <= max(1, len(devices)):
             raise
     half, parts = cells // 2, []
     for rows in (slice(0, half), slice(half, cells)):
@@ -327,10 +329,6 @@ def _fitting(
         used = devices if number % max(1, len(devices)) == 0 else devices[:1]
         parts.append(_fitting(route, piece, number, settings, used))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 # ------------------------------------------------------------------ which blocks, in which order
@@ -468,7 +466,7 @@ def _room() -> int:
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     if limit is not None:
         return int(limit) // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 8
+    return int(min(memory_limit(), 2.0**50)) // 8
 
 
 def _cores() -> int:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from ..problem.numbers import show, whole_number
+from ..problem.numbers import is_number, real_array, show, whole_number
 
 NUMBERS = (
     "samples",
@@ -296,6 +296,8 @@ def _parse(path: Path, text: str) -> Any:
     if path.suffix == ".toml":
         try:
             return tomllib.loads(text)
+        except RecursionError:
+            raise ValueError(f"file: {path} nests its lists and tables too deep; a sweep needs three levels") from None
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"file: {path} is not TOML ({error}); mend it") from None
     if path.suffix in (".yaml", ".yml"):
@@ -303,6 +305,8 @@ def _parse(path: Path, text: str) -> Any:
 
         try:
             return yaml.safe_load(text)
+        except RecursionError:
+            raise ValueError(f"file: {path} nests its lists and tables too deep; a sweep needs three levels") from None
         except yaml.YAMLError as error:
             raise ValueError(f"file: {path} is not YAML ({' '.join(str(error).split())}); mend it") from None
     raise ValueError(f"file: {path} ends in {path.suffix or 'nothing'}; give a .yaml, .yml or .toml file")
@@ -359,9 +363,9 @@ def _plain(word: str, value: Any) -> Any:
 
 def _number(word: str, value: Any) -> float:
     value = _unquoted(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise ValueError(f"{word}: {show(value)} is not a number; give one")
-    return float(value)
+    return float(real_array(word, value))
 
 
 def _axis(name: str, stated: Any) -> Axis:

@@ -24,8 +24,8 @@ from ..problem import Labels, Problem
 from ..problem.contrastive import BatchedSupCon, check_contrastive
 from ..problem.numbers import show, whole_number
 from ._conditions import balanced, check_positive, counts_of, wide
-from .contrastive import LARGEST_GRAM, etf_gram, radius_squared, unit_temperature
-from .oracle import Answer, Hypothesis, oracle
+from .contrastive import etf_gram, radius_squared, unit_temperature
+from .oracle import LARGEST_GRAM, Answer, Hypothesis, oracle
 
 FAMILIES = ("multisets", "subsets")
 

@@ -26,10 +26,7 @@ from ..problem import Problem
 from ..problem.contrastive import SupCon
 from ._conditions import balanced, check_at_least, check_positive, counts_of, number, wide
 from ._roots import root, widen
-from .oracle import Answer, Hypothesis, oracle
-
-LARGEST_GRAM = 2000
-"""Number of classes up to which an oracle writes out the K x K Gram matrix."""
+from .oracle import LARGEST_GRAM, Answer, Hypothesis, oracle
 
 LARGEST_GROUPS = 10
 """Number of groups of classes up to which :func:`group_optimum` is asked by an oracle."""
@@ -733,6 +730,7 @@ def _groups(problem: Problem) -> tuple[np.ndarray, ...]:
 
 @oracle(
     "supcon_simplex_etf",
+    for_many_classes=True,
     status="derived",
     citation="graf2021dissecting",
     statement="SupCon on a sphere or in a ball, equal counts: a simplex ETF at every temperature.",
@@ -761,6 +759,7 @@ def _two_groups(problem: Problem) -> Hypothesis:
 
 @oracle(
     "supcon_step",
+    for_many_classes=True,
     status="derived",
     citation="behnia2024supervised",
     statement="SupCon on a sphere or in a ball, two kinds of classes (step imbalance): three inner products.",
@@ -798,6 +797,7 @@ def _few_groups(problem: Problem) -> Hypothesis:
 
 @oracle(
     "supcon_groups",
+    for_many_classes=True,
     status="derived",
     citation="behnia2024supervised",
     statement="SupCon on a sphere, in a ball or with decayed features, any counts: a convex program in Q.",
@@ -822,6 +822,7 @@ def supcon_groups(problem: Problem) -> Answer:
 
 @oracle(
     "supcon_ridge_etf",
+    for_many_classes=True,
     status="derived",
     citation="behnia2024supervised",
     statement="SupCon with decayed features, equal counts: a simplex ETF whose size is closed, zero from a decay on.",
@@ -847,6 +848,7 @@ def supcon_ridge_etf(problem: Problem) -> Answer:
 
 @oracle(
     "supcon_orthogonal_frame",
+    for_many_classes=True,
     status="derived",
     citation="kini2024symmetric",
     statement="SupCon with nonnegative features on a sphere or in a ball, any counts: an orthogonal frame.",
@@ -881,6 +883,7 @@ def _room(problem: Problem) -> tuple[Hypothesis, ...]:
 
 @oracle(
     "supcon_orthogonal_ridge",
+    for_many_classes=True,
     status="derived",
     citation="kini2024symmetric",
     statement="SupCon with decayed nonnegative features, any counts: orthogonal classes, each with its own threshold.",

@@ -22,7 +22,7 @@ import numpy as np
 from ..problem import Problem
 from ._conditions import balanced, counts_of, decays_of, number, smoothing_of, wide, zero_bias
 from ._roots import root, widen
-from .oracle import Answer, Hypothesis, oracle
+from .oracle import LARGEST_GRAM, Answer, Hypothesis, oracle
 from .spectral import centering_matrix, gram_answer
 
 # ------------------------------------------------------------------ cross-entropy
@@ -325,7 +325,7 @@ def _etf_answer(problem: Problem, margin: float, value: float, zero_c0: float, *
     return {
         "value": float(value),
         "bias": zero_bias(problem),
-        **gram_answer(problem, margin * centering_matrix(k)),
+        **({} if k > LARGEST_GRAM else gram_answer(problem, margin * centering_matrix(k))),
         "quantities": {
             "margin": float(margin),
             "weight_norm_sq": float(weight_norm),
@@ -345,6 +345,7 @@ def _c0(problem: Problem) -> float:
 
 @oracle(
     "ce_simplex_etf",
+    for_many_classes=True,
     status="derived",
     citation="related: Zhu et al. 2021 (arXiv 2105.02375), Zhou et al. 2022 (arXiv 2210.02192)",
     statement="Balanced cross-entropy: the optimal logits are t(I - J/K), a simplex ETF, with t in closed form.",
@@ -387,6 +388,7 @@ def _focal_bias(problem: Problem) -> Hypothesis:
 
 @oracle(
     "focal_simplex_etf",
+    for_many_classes=True,
     status="derived",
     citation="related: Zhou et al. 2022 (arXiv 2210.02192)",
     statement="Balanced focal loss: the global minimum is zero or a simplex ETF; for many classes the margin jumps.",

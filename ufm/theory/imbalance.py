@@ -515,6 +515,7 @@ def _groups(problem: Problem) -> list[np.ndarray]:
 
 @oracle(
     "group_collapse",
+    for_many_classes=True,
     status="derived",
     citation=f"related: {HONG_LING}, which proves a sharp threshold for two groups",
     statement="Classes of equal count collapse onto each other exactly from lambda_Z = sqrt(n_a)/N on.",
@@ -549,6 +550,7 @@ def group_collapse(problem: Problem) -> Answer:
 
 @oracle(
     "two_group_collapse",
+    for_many_classes=True,
     status="derived",
     citation=f"related: {HONG_LING}, which proves that a sharp minority threshold exists",
     statement=(

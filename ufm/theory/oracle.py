@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from .._memory import in_words, limit
 from ..problem import Params, Problem
+from ..problem.numbers import show
 
 STATUSES = ("published", "derived", "open")
 
@@ -84,6 +86,12 @@ class Prediction:
 
 Answer = dict[str, Any]
 
+LARGEST_GRAM = 2000
+"""Classes above which no K x K matrix is given."""
+
+_MATRICES = 8
+"""K x K matrices that a formula has in memory at once, unless it is one ``for_many_classes``."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Oracle:
@@ -98,6 +106,7 @@ class Oracle:
             several); if not, it is silent.
         hypotheses: the conditions on the numbers, evaluated on the problem.
         answer: the formula; called only if all hypotheses hold; returns fields of :class:`Prediction`.
+        for_many_classes: whether hypotheses and formula do without K x K matrices above :data:`LARGEST_GRAM` classes.
     """
 
     name: str
@@ -107,14 +116,39 @@ class Oracle:
     concerns: Callable[[Problem], bool]
     hypotheses: Callable[[Problem], tuple[Hypothesis, ...]]
     answer: Callable[[Problem], Answer]
+    for_many_classes: bool = False
 
     def __call__(self, problem: Problem) -> Prediction:
-        """Evaluate on one concrete problem (not on a stack)."""
+        """Evaluate on one concrete problem (not on a stack).
+
+        Where the formula needs more memory than there is, or leaves the range of float64, the prediction carries no
+        numbers, and its failed hypothesis says so.
+        """
         if problem.batch_shape:
             raise ValueError("problem: an oracle speaks of one problem; index the stack first")
-        conditions = self.hypotheses(problem)
-        numbers = self.answer(problem) if all(h.holds for h in conditions) else {}
+        needed = 8.0 * _MATRICES * float(problem.num_classes) ** 2
+        if not self.for_many_classes and needed > limit():
+            found = f"{in_words(needed)} needed for K = {problem.num_classes}, {in_words(limit())} free"
+            return self._silent((Hypothesis("memory for K x K matrices", False, found),))
+        conditions: tuple[Hypothesis, ...] = ()
+        try:
+            with np.errstate(all="ignore"):
+                conditions = self.hypotheses(problem)
+                numbers = self.answer(problem) if all(h.holds for h in conditions) else {}
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError, MemoryError) as error:
+            return self._silent((*conditions, _evaluated(error)))
+        value = numbers.get("value")
+        if value is not None and not np.isfinite(value):
+            return self._silent((*conditions, _evaluated(ArithmeticError(f"the value is {value}"))))
         return Prediction(self.name, self.status, self.citation, conditions, **numbers)
+
+    def _silent(self, conditions: tuple[Hypothesis, ...]) -> Prediction:
+        return Prediction(self.name, self.status, self.citation, conditions)
+
+
+def _evaluated(error: BaseException) -> Hypothesis:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return Hypothesis("the formula can be evaluated in float64", False, said[:80])
 
 
 REGISTRY: dict[str, Oracle] = {}
@@ -130,6 +164,7 @@ def oracle(
     concerns: Callable[[Problem], bool],
     hypotheses: Callable[[Problem], tuple[Hypothesis, ...]] = lambda problem: (),
     deep: bool = False,
+    for_many_classes: bool = False,
 ) -> Callable[[Callable[[Problem], Answer]], Oracle]:
     """Decorator that registers a formula as an oracle; ``deep`` ones speak of several weight matrices only."""
     if status not in STATUSES or name in REGISTRY:
@@ -139,7 +174,7 @@ def oracle(
         return (problem.model.depth > 1) == deep and concerns(problem)
 
     def register(answer: Callable[[Problem], Answer]) -> Oracle:
-        REGISTRY[name] = Oracle(name, status, citation, statement, of_this_depth, hypotheses, answer)
+        REGISTRY[name] = Oracle(name, status, citation, statement, of_this_depth, hypotheses, answer, for_many_classes)
         return REGISTRY[name]
 
     return register
@@ -147,6 +182,8 @@ def oracle(
 
 def predict(problem: Problem) -> list[Prediction]:
     """Every oracle that speaks of this kind of problem, with its numbers or its failed hypothesis."""
+    if not isinstance(problem, Problem):
+        raise ValueError(f"problem: {show(problem)} is not a problem; state one with ufm.shallow or its siblings")
     return [entry(problem) for entry in REGISTRY.values() if entry.concerns(problem)]
 
 

@@ -1,0 +1,289 @@
+"""Ground floor: how much memory there is, and one sentence before more of it is taken.
+
+What a computation or a file needs is estimated first and compared with :func:`limit`; an array that would not fit is
+never asked for, because the compiled programs end the process where memory runs out.  The environment variable
+``UFM_MEMORY`` (``24GB``, ``1.5e9``, ``none``) sets another limit, higher or lower.
+
+An archive (.npz, .pt) says in its directory how large its members are.  They are read only where that is what the file
+can hold: an array may not claim more than its member has, and a file may not unfold to more than
+:data:`LARGEST_UNFOLDING` times its size unless ``UFM_MEMORY`` says how much may be taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+LARGEST_UNFOLDING = 200
+"""An archive above :data:`UNFOLDED_FREELY` bytes may be at most this many times larger than its file."""
+
+UNFOLDED_FREELY = 256 * 2**20
+
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, RecursionError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(SyntaxError, tokenize.TokenError),  # numpy reads the header of an array as Python
+)
+"""What NumPy and the zip reader raise for damaged files."""
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def limit() -> float:
+    """Bytes that may be taken: ``UFM_MEMORY`` where it is set, else what the machine and the process have left."""
+    stated = stated_limit()
+    return available() if stated is None else stated
+
+
+def stated_limit() -> float | None:
+    """Bytes that ``UFM_MEMORY`` allows; ``None`` where it is not set.
+
+    Raises:
+        ValueError: it is no number of bytes.
+    """
+    text = os.environ.get("UFM_MEMORY", "").strip()
+    return read_bytes("UFM_MEMORY", text) if text else None
+
+
+def read_bytes(name: str, text: str) -> float:
+    """A number of bytes: ``24GB``, ``1.5e9``, ``2 GiB`` or ``none`` for no limit."""
+    if text.strip().lower() in ("none", "inf"):
+        return math.inf
+    match = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([KMGTkmgt]?i?)[Bb]?", text.strip())
+    try:
+        number = float(match[1]) * _UNITS[match[2].upper()] if match else math.nan
+    except (ValueError, KeyError):
+        number = math.nan
+    if not number > 0:
+        raise ValueError(f"{name}: {text[:40]!r} is not a number of bytes; give such as 24GB, 1.5e9 or none")
+    return number
+
+
+@contextlib.contextmanager
+def allowed(name: str, text: str | None) -> Iterator[None]:
+    """Set the limit for a while, as ``UFM_MEMORY`` does; ``None`` leaves it as it is."""
+    if text is None:
+        yield
+        return
+    read_bytes(name, text)
+    before = os.environ.get("UFM_MEMORY")
+    os.environ["UFM_MEMORY"] = text
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["UFM_MEMORY"]
+        else:
+            os.environ["UFM_MEMORY"] = before
+
+
+def available() -> float:
+    """Bytes that are free: the least of the machine, the control groups of the process, and its own limit.
+
+    Infinite on a system that tells none of the three.
+    """
+    return min(_of_machine(), _of_control_groups(), _of_process())
+
+
+def _of_machine() -> float:
+    fields = _fields(Path("/proc/meminfo"))
+    if "MemAvailable" in fields:
+        return fields["MemAvailable"] * 1024.0 + fields.get("SwapFree", 0.0) * 1024.0
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError, AttributeError):
+        return math.inf
+
+
+def _of_control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """What is left of the tightest limit of version 2 or 1, of the process' own group and of those above it."""
+    places = {root, root / "memory"}
+    for line in _lines(own):
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        base = root / "memory" if "memory" in controllers.split(",") else root
+        folder = base / path.lstrip("/")
+        places |= {folder, *(parent for parent in folder.parents if base in (parent, *parent.parents))}
+    free = math.inf
+    for place in places:
+        for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            top, taken = _number(place / most), _number(place / used)
+            if top is not None and top < 2**60:
+                # pages of files are counted as used, but given back when they are needed
+                cached = _fields(place / "memory.stat").get("inactive_file", 0.0)
+                free = min(free, max(top - (taken or 0.0) + cached, 0.0))
+    return free
+
+
+def _of_process() -> float:
+    try:
+        import resource  # not on every system
+    except ImportError:
+        return math.inf
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    size = _fields(Path("/proc/self/status")).get("VmSize", 0.0) * 1024.0
+    return max(soft - size, 0.0)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _fields(path: Path) -> dict[str, float]:
+    """``name: number`` or ``name number`` of each line."""
+    found = {}
+    for line in _lines(path):
+        parts = line.replace(":", " ").split()
+        if len(parts) >= 2 and parts[1].isdecimal():
+            found[parts[0]] = float(parts[1])
+    return found
+
+
+def _number(path: Path) -> float | None:
+    text = "".join(_lines(path)).strip()
+    return float(text) if text.isdecimal() else None
+
+
+def in_words(size: float) -> str:
+    """A number of bytes for a person: ``1.8 TB``."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def check_bytes(name: str, what: str, needed: float, remedy: str) -> None:
+    """Refuse what needs more bytes than may be taken.
+
+    Raises:
+        ValueError: ``name: what needs ... of memory and ... may be taken; remedy``.
+    """
+    most = limit()
+    if needed > most:
+        whence = "are free" if stated_limit() is None else "are allowed by UFM_MEMORY"
+        raise ValueError(
+            f"{name}: {what} needs {in_words(needed)} of memory ({needed:.3g} bytes) and {in_words(most)} {whence}; "
+            f"{remedy}, or set UFM_MEMORY to a higher limit"
+        )
+
+
+# ------------------------------------------------------------------ files that say how large they are
+
+
+def check_archive(place: Path, name: str = "file") -> None:
+    """Refuse a zip archive (.npz, .pt) that would unfold to more than its file can honestly hold.
+
+    Raises:
+        ValueError: one sentence with the file and the sizes.  A file that is no zip archive passes.
+    """
+    try:
+        with zipfile.ZipFile(place) as archive:
+            declared = sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # the reader says what is wrong with a damaged file
+        return
+    size = place.stat().st_size
+    if declared > UNFOLDED_FREELY and declared > LARGEST_UNFOLDING * size and stated_limit() is None:
+        raise ValueError(
+            f"{name}: {place} has {in_words(size)} and unfolds to {in_words(declared)} ({declared} bytes), more than "
+            f"{LARGEST_UNFOLDING} times its size; set UFM_MEMORY to the bytes that it may take if you trust it"
+        )
+    check_bytes(name, f"{place} unfolded", float(declared), "give a smaller file")
+
+
+def check_array(stream: BinaryIO, held: int, name: str) -> None:
+    """Refuse a .npy array whose header claims more bytes than follow it; the stream is left where it was.
+
+    Args:
+        stream: at the first byte of the array.
+        held: bytes of the array with its header.
+        name: of the array, for the message.
+
+    Raises:
+        ValueError: what the header claims, and what is there.  A header that cannot be read passes.
+    """
+    start = stream.tell() if stream.seekable() else None
+    try:
+        version = np.lib.format.read_magic(stream)
+        read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        claimed = math.prod(shape) * dtype.itemsize
+    except Exception:  # the reader says what is wrong with it
+        return
+    finally:
+        if start is not None:
+            stream.seek(start)
+    if claimed > held or any(length < 0 for length in shape):
+        raise ValueError(
+            f"{name} claims to be an array of shape {shape} with {in_words(claimed)} but holds {in_words(held)}; "
+            "write it again with numpy.save"
+        )
+
+
+def check_file(place: Path, name: str = "file") -> bool:
+    """Compare what an .npy or .npz file declares with what it can hold; whether it is an archive.
+
+    Raises:
+        ValueError: a size is wrong; one sentence that begins with ``name``.
+        OSError, ...: what the zip reader says of a damaged directory (see :data:`UNREADABLE`).
+    """
+    with place.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            stream.seek(0)
+            check_array(stream, place.stat().st_size, f"{name}: {place}")
+            return False
+        check_archive(place, name)
+        stream.seek(0)
+        with zipfile.ZipFile(stream) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith(".npy"):
+                    with archive.open(entry) as member:
+                        check_array(member, entry.file_size, f"{name}: {place}: {entry.filename[:-4]!r}")  # type: ignore[arg-type]
+    return True
+
+
+def load_arrays(place: Path, wanted: Any = None) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of an .npy file, or the arrays of an .npz file; sizes are checked first and nothing is unpickled.
+
+    Args:
+        place: the file.
+        wanted: which names of an archive to read; all by default.
+
+    Raises:
+        ValueError: a size is wrong; one sentence that begins with ``file``.
+        OSError, EOFError, zipfile.BadZipFile, ...: what NumPy says of a damaged file (see :data:`UNREADABLE`).
+    """
+    archive = check_file(place)
+    with place.open("rb") as stream:
+        if not archive:
+            return np.asarray(np.load(stream, allow_pickle=False))
+        with np.load(stream, allow_pickle=False) as arrays:
+            return {key: _member(arrays, key) for key in arrays.files if wanted is None or wanted(key)}
+
+
+class BadMember(ValueError):
+    """An array of an archive that cannot be read; ``member`` is its name."""
+
+    def __init__(self, member: str, reason: str) -> None:
+        super().__init__(f"{member}: {reason}")
+        self.member = member
+
+
+def _member(arrays: Any, key: str) -> np.ndarray:
+    try:
+        return arrays[key]
+    except UNREADABLE as error:
+        raise BadMember(key, " ".join(str(error).split())) from None
