@@ -23,7 +23,7 @@ from ._version import __version__
 from .certify import Certificate, certify, certify_gram, certify_groups
 from .certify.groups import certify_group_lanes
 from .measure import Layers, forward, gram_distance, measure, measure_layers, numerical_rank
-from .problem import GroupGram, LogitGroups, Params, Problem, equal_classes, gram_program
+from .problem import GroupGram, LogitGroups, Params, Problem, check_problem, equal_classes, gram_program
 from .problem.groups import in_blocks, lanes_of
 from .search import Search, search
 from .solve import (
@@ -288,6 +288,7 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
         >>> ufm.answer(ufm.shallow([40, 40, 4], weight_decay=1e-2, feature_decay=1e-3)).certificate.words
         'global'
     """
+    check_problem(problem)
     if problem.batch_shape:
         raise ValueError("problem: answer takes one problem; use ufm.certified_many for a stack")
     pairs = problem.model.readout == "pairs"

@@ -25,7 +25,7 @@ import numpy as np
 from . import theory
 from ._numerics import in_float64
 from ._programs import compiled
-from .problem import Params, Problem
+from .problem import Params, Problem, check_problem
 from .problem.numbers import show, whole_number
 from .solve import STAGES, Result, Smoothed, Status, solve
 
@@ -105,6 +105,7 @@ def search(
         >>> round(float(found.result.value), 8)
         0.10020295
     """
+    check_problem(problem)
     if problem.batch_shape:
         raise ValueError("problem: search takes one problem; index the stack first")
     if problem.model.depth < 2 or not problem.model.is_free:
@@ -168,6 +169,7 @@ def search(
 
 def random_starts(problem: Problem, number: int, seed: int = 0, size: float | None = None) -> Params:
     """Random starts of one problem, stacked along a leading axis; see ``Problem.init``."""
+    check_problem(problem)
     keys = jax.random.split(jax.random.key(whole_number("seed", seed, 0)), whole_number("number", number, 1))
     return _inits(problem, keys, size)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
 from .._programs import compiled
-from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, SupCon
+from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, SupCon, check_problem
 from ..problem.gram import GramProgram, GroupGram
 from ..problem.size import check_fits
 from .closed import closed_bound, has_closed_bound
@@ -86,7 +86,7 @@ def bound_known(problem: Problem) -> str | None:
         return None
     if problem.model.depth > 1:
         return " and ".join(BOUNDS[i] for i in _deep_bounds(problem))
-    if isinstance(problem.loss, Focal):
+    if problem.loss_kind is Focal:
         return "mean-gap bound"
     if problem.model.readout == "pairs":
         if _has_class_bound(problem):
@@ -112,10 +112,11 @@ def _deep_bounds(problem: Problem) -> list[int]:
 
 def why_unknown(problem: Problem) -> str | None:
     """Why no lower bound is known for a problem; ``None`` if one is known."""
+    check_problem(problem)
     model = problem.model
     if model.depth > 1:
         return why_unknown_deep(problem)
-    if model.readout == "pairs" or isinstance(problem.loss, CrossEntropy | MeanSquaredError):
+    if model.readout == "pairs" or problem.loss_kind in (CrossEntropy, MeanSquaredError):
         return None
     if is_held(problem):
         return "no bound is known for the focal loss with spheres, balls or budgets"
@@ -137,7 +138,7 @@ ROUNDING = "float64 rounds to nearest; exp, log, expm1 and log1p err by at most 
 
 
 def _has_class_bound(problem: Problem) -> bool:
-    return isinstance(problem.loss, SupCon) and problem.loss.collapses
+    return problem.loss_kind is SupCon and problem.collapses
 
 
 def _pairs_assumptions(problem: Problem) -> tuple[str, ...]:
@@ -190,7 +191,7 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
         return _deep_assumptions(problem)
     if model.readout == "pairs":
         return _pairs_assumptions(problem)
-    if isinstance(problem.loss, Focal):
+    if problem.loss_kind is Focal:
         if is_held(problem) or model.bias != "none":
             return (why_unknown(problem) or "",)
         if model.features == "free":
@@ -240,6 +241,7 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
         >>> certify(problem, zero).words
         'global'
     """
+    check_problem(problem)
     if problem.model.depth > 1 and is_traced((problem, params, tolerance)):
         raise ValueError(
             "params: they are traced, and deep bounds are computed on the host; call certify outside of jit"
@@ -373,7 +375,7 @@ def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) 
     form = class_form(problem)
     lower = jnp.full((), -jnp.inf)
     dual, norm = jnp.zeros((k, k)), jnp.full((), jnp.nan)
-    if not isinstance(problem.loss, Focal):
+    if problem.loss_kind is not Focal:
         bound = best_bound(problem, form, _class_means(problem, params), candidates)
         lower, dual, norm = bound.value, bound.residual, bound.norm
     if has_closed_bound(problem):

@@ -24,9 +24,9 @@ def has_closed_bound(problem: Problem) -> bool:
     """Whether the structure of the problem allows a closed bound; equal counts are asked of the numbers, later."""
     if is_held(problem) or problem.model.bias != "none":
         return False
-    if isinstance(problem.loss, Focal):
+    if problem.loss_kind is Focal:
         return True
-    if problem.model.features != "nonnegative" or not isinstance(problem.loss, CrossEntropy):
+    if problem.model.features != "nonnegative" or problem.loss_kind is not CrossEntropy:
         return False
     return problem.loss.logit_scale is None and problem.loss.logit_shift is None
 
@@ -43,7 +43,7 @@ def closed_bound(problem: Problem, form: ClassForm) -> Any:
         valid = jnp.all(form.counts == form.counts[0])
     omega = form.share * form.total / form.counts
     slope = slope / omega
-    if isinstance(problem.loss, Focal):
+    if problem.loss_kind is Focal:
         power = problem.loss.gamma
         if problem.model.features == "nonnegative" or problem.loss.class_weight is not None:
             minima = jax.lax.map(lambda a: _focal_minimum(power, a, k), slope)

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from .._numerics import in_float64, record
 from .._programs import compiled
-from ..problem import CrossEntropy, Params, Problem
+from ..problem import CrossEntropy, Params, Problem, check_problem
 from .form import class_indicator, lambda_z
 from .rounding import norm_of
 
@@ -104,6 +104,7 @@ def _on_spheres(problem: Problem) -> bool:
 
 
 def _check(problem: Problem, params: Params) -> None:
+    check_problem(problem)
     if problem.model.depth > 1:
         raise ValueError(f"problem: {problem.model.depth} weight matrices; curvature is for one matrix, or none")
     if not (problem.model.is_free or _on_spheres(problem)):
@@ -181,7 +182,7 @@ def _symmetry_modes(problem: Problem, params: Params, cut: float = 1e-7) -> Any:
     singular = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram @ gram.T), 0.0))
     rank = jnp.sum(singular > cut * jnp.maximum(jnp.max(singular), 1e-300))
     rest = d - rank
-    shift = int(isinstance(problem.loss, CrossEntropy) and problem.model.bias == "free")
+    shift = int(problem.loss_kind is CrossEntropy and problem.model.bias == "free")
     return d * (d - 1) // 2 - rest * (rest - 1) // 2 + shift
 
 
@@ -196,9 +197,9 @@ def saddle_escape(problem: Problem, params: Params) -> Escape:
 
     Reference: derived (ufm), shallow theory 1.6; the argument is the standard one of low-rank optimisation.
     """
+    _check(problem, params)
     if problem.model.readout == "pairs":
         raise ValueError("problem: a contrastive problem has no classifier, and this escape moves one")
-    _check(problem, params)
     return _escape(problem, params)
 
 

@@ -46,7 +46,7 @@ _BIAS_STEPS = 24
 def why_unknown_deep(problem: Problem) -> str | None:
     """Why no lower bound is known for a problem with several weight matrices; ``None`` if one is known."""
     model = problem.model
-    if isinstance(problem.loss, Focal):
+    if problem.loss_kind is Focal:
         return "no bound is known for the focal loss with more than one weight matrix: it is not convex"
     if model.rounding is not None:
         return "no bound is known for a smoothed ReLU; certify the problem with the ReLU itself"
@@ -57,7 +57,7 @@ def why_unknown_deep(problem: Problem) -> str | None:
 
 def uses_numbers(problem: Problem) -> bool:
     """Whether the bounds of mean-squared error apply: decayed features."""
-    return isinstance(problem.loss, MeanSquaredError) and problem.model.features in ("free", "nonnegative")
+    return problem.loss_kind is MeanSquaredError and problem.model.features in ("free", "nonnegative")
 
 
 def uses_planes(problem: Problem) -> bool:
@@ -145,7 +145,7 @@ def _stand(problem: Problem, bias: Any) -> Setting:
     model = Model(problem.num_classes, bias=problem.model.bias)
     one = jnp.ones(())
     shallow = Problem(problem.labels, problem.loss, model, Decay(one, one, jnp.asarray(problem.decay.bias)))
-    return Setting(shallow, class_form(shallow), bias, isinstance(problem.loss, CrossEntropy), True)
+    return Setting(shallow, class_form(shallow), bias, problem.loss_kind is CrossEntropy, True)
 
 
 def _directions(problem: Problem, params: Params) -> Any:
@@ -253,7 +253,7 @@ def _cut(setting: Setting, residual: Any, level: Any) -> tuple[Any, Any]:
 def _many_directions(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
     def one(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
         directions = _directions(problem, params)
-        if isinstance(problem.loss, MeanSquaredError):
+        if problem.loss_kind is MeanSquaredError:
             directions = directions[:1]
         zero = problem.data_term(jnp.zeros((problem.num_classes, problem.labels.num_columns)))
         return directions, zero, _zero_data(_stand(problem, None))
@@ -268,7 +268,7 @@ def _many_planes(problem: Problem, params: Params, directions: Any, sizes: Any, 
 
 def _from_planes(problem: Problem, params: Params, candidates: int, rounds: int = 8) -> np.ndarray:
     """Nuclear-norm bound of each row of a stack."""
-    rows, mse = len(problem), isinstance(problem.loss, MeanSquaredError)
+    rows, mse = len(problem), problem.loss_kind is MeanSquaredError
     directions, zero, floor = _many_directions(problem, params)
     zero, floor = np.asarray(zero), np.asarray(floor)
     costs = [_Cost(problem[row]) for row in range(rows)]

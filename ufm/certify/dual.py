@@ -62,7 +62,7 @@ def best_bound(problem: Problem, form: ClassForm, params: Params, candidates: in
         params: class-mean parameters, features d x K.
         candidates: number of snapped dual points; 0 leaves the scaled one alone.
     """
-    is_ce = isinstance(problem.loss, CrossEntropy)
+    is_ce = problem.loss_kind is CrossEntropy
     setting = Setting(problem, form, params.bias, is_ce, is_held(problem))
     if _is_diagonal(setting) and candidates > 0:
         points, frame = _diagonal_point(setting)[None], basis(jnp.eye(problem.num_classes))

@@ -66,7 +66,7 @@ def class_form(problem: Problem) -> ClassForm:
     terms = k if labels.classes is None else labels.num_columns + k
     doubt = jnp.where(is_whole(jnp.asarray(labels.weights)), 0.0, gamma(terms))
     omega = per_class(loss.class_weight, 1.0)
-    ce = loss if isinstance(loss, CrossEntropy) else CrossEntropy()
+    ce = loss if problem.loss_kind is CrossEntropy else CrossEntropy()
     weight = counts * omega * per_class(ce.sample_scale, 1.0)
     root = ones if problem.model.features == "budget" else jnp.sqrt(counts)
     unit = jnp.ones(()) if is_held(problem) else lambda_z(problem)

@@ -61,7 +61,7 @@ def pairs_bound(problem: Problem, params: Params, candidates: int) -> PairsBound
     """Value and the best known lower bound of one contrastive problem."""
     features = _placed(problem, params.features)
     value, error = _value_with_error(problem, features)
-    if not (isinstance(problem.loss, SupCon) and problem.loss.collapses):
+    if not (problem.loss_kind is SupCon and problem.collapses):
         lower = _tangent_bound(problem, features, value + error)
         if has_frame_bound(problem):
             lower = jnp.maximum(lower, _batch_frame_bound(problem))
@@ -95,9 +95,9 @@ def floor_plus(floor: Any, floor_error: Any, excess: Any) -> Any:
 
 def has_frame_bound(problem: Problem) -> bool:
     """Whether the closed bound of orthogonal frames applies."""
-    if isinstance(problem.loss, BatchedSupCon):
+    if problem.loss_kind is BatchedSupCon:
         return problem.model.features in ("nonnegative-sphere", "nonnegative-ball")
-    return isinstance(problem.loss, SupCon) and problem.loss.collapses and problem.model.features.startswith("nonneg")
+    return problem.loss_kind is SupCon and problem.collapses and problem.model.features.startswith("nonneg")
 
 
 def relaxed_program(problem: Problem) -> GramProgram:
@@ -179,7 +179,7 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
     similarities, move = _scale(problem) * product, SLACK * _scale(problem) * doubt
     loss = problem.loss.mean(similarities, problem.labels)
     widest, move = jnp.max(jnp.abs(similarities)), jnp.max(move)
-    if isinstance(problem.loss, Sigmoid):
+    if problem.loss_kind is Sigmoid:
         offset = jnp.abs(problem.loss.offset)
         move = move + gamma(4) * (widest + offset)
         error = move * jnp.exp(move) * loss + gamma(sum(_terms(problem)) + 4 * ELEMENTARY) * loss
@@ -195,10 +195,10 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
 def _terms(problem: Problem) -> tuple[int, int]:
     """Terms in a sum over one row of similarities, and in the sum over all anchors."""
     n = problem.labels.num_columns
-    if isinstance(problem.loss, BatchedSupCon):
+    if problem.loss_kind is BatchedSupCon:
         shape = np.shape(problem.loss.batches)
         return shape[-1], int(np.prod(shape)) + shape[-1]
-    return n, max(n, n * n // 4) if isinstance(problem.loss, Sigmoid) else n
+    return n, max(n, n * n // 4) if problem.loss_kind is Sigmoid else n
 
 
 def _sum_error(problem: Problem, weight: Any, widest: Any, loss: Any) -> Any:
@@ -279,7 +279,7 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
     widest = jnp.max(jnp.abs(similarities))
     steps = 8 * _terms(problem)[0] + 2 * _terms(problem)[1] + 8 * ELEMENTARY
     # sum of |error of the gradient|: relative in each softmax and each positive, both of which sum to the weight
-    if isinstance(problem.loss, Sigmoid):
+    if problem.loss_kind is Sigmoid:
         widest_term = widest + jnp.abs(problem.loss.offset)
         mass = jnp.sum(jnp.abs(slope))
         loss_error = gamma(steps) * loss + gamma(4) * widest_term * loss

@@ -68,14 +68,14 @@ def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
     if params.bias is not None:
         size = size + jnp.abs(params.bias)[:, None]
     values = loss.per_column(logits, labels)
-    if isinstance(loss, MeanSquaredError):
+    if problem.loss_kind is MeanSquaredError:
         apart = jnp.abs(logits - own_mask(labels))
         move = gamma(d + 4) * size + drift + gamma(1) * apart
         errors = jnp.sum(apart * move + move**2, axis=0)
         weight = loss.column_weight(labels)
         errors = errors + TINY if weight is None else weight * (errors + TINY)
         return values, SLACK * errors + gamma(k + 6) * values
-    if isinstance(loss, CrossEntropy):
+    if problem.loss_kind is CrossEntropy:
         inner = loss.inner_logits(logits, labels)
         scale, shift, weight = loss.scale(labels), loss.shift(labels), loss.column_weight(labels)
         size, drift = (size, drift) if scale is None else (scale * size, SLACK * scale * drift)
@@ -86,7 +86,7 @@ def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
     # Both logits of a gap err by at most gamma(d + 10) size + drift; the loss moves by at most its slope 1 - p <= loss.
     move = 2 * jnp.max(gamma(d + 10) * size + drift, axis=0) + gamma(1) * jnp.max(jnp.abs(gaps), axis=0) + TINY
     errors = SLACK * move * jnp.exp(2 * move) * jnp.minimum(1.0, plain) + gamma(4 * (k + 64)) * plain + TINY
-    if isinstance(loss, Focal):
+    if problem.loss_kind is Focal:
         lost = TINY if loss.class_weight is None else TINY * jnp.max(jnp.asarray(loss.class_weight))
         return values, _focal_error(loss, labels, plain, errors, values) + lost
     if loss.smoothing is not None:

@@ -27,7 +27,7 @@ import numpy as np
 from .._numerics import float64, record
 from .._programs import compiled
 from ..certify import bound_known, certify, curvature
-from ..problem import Params, Problem, SupCon, stack
+from ..problem import Params, Problem, SupCon, check_problem, stack
 from ..problem.numbers import show, whole_number
 from ..solve import Status, solve
 
@@ -227,7 +227,7 @@ def explore(
         >>> int(found.count("global")[0])
         8
     """
-    problem = problem if isinstance(problem, Problem) and problem.batch_shape else _one(problem)
+    problem = _stack_of(problem)
     amount, block = len(problem), whole_number("block", block, 1)
     _check(problem)
     dims = _dimensions(problem, dims)
@@ -290,7 +290,7 @@ def critical_points(problem: Problem, seed: int = 0) -> tuple[tuple[str, ...], n
         >>> int(found.count("saddle")[0]) == len(names)
         True
     """
-    problem = problem if isinstance(problem, Problem) and problem.batch_shape else _one(problem)
+    problem = _stack_of(problem)
     _check(problem)
     if problem.model.features != "sphere":
         raise ValueError(f"features: columns on a line are critical on spheres, not for {problem.model.features!r}")
@@ -307,14 +307,13 @@ def critical_points(problem: Problem, seed: int = 0) -> tuple[tuple[str, ...], n
 # ------------------------------------------------------------------ the door
 
 
-def _one(problem: Any) -> Problem:
-    if not isinstance(problem, Problem):
-        raise ValueError(f"problem: {show(problem)} is not a problem; make one with ufm.contrastive")
-    return stack([problem])
+def _stack_of(problem: Any) -> Problem:
+    check_problem(problem)
+    return problem if problem.batch_shape else stack([problem])
 
 
 def _check(problem: Problem) -> None:
-    supcon = isinstance(problem.loss, SupCon) and problem.loss.collapses
+    supcon = problem.loss_kind is SupCon and problem.collapses
     if not supcon or problem.model.features not in ("sphere", "ball", "free") or bound_known(problem) is None:
         raise ValueError("problem: a landscape is known how to judge for SupCon on spheres, in balls or with a decay")
     if np.any(np.asarray(problem.labels.counts) < 2):

@@ -1,6 +1,7 @@
 """What is asked: labels, losses, models and the problem they make."""
 
 from . import batches, labels, losses, models
+from .checks import check_problem
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
 from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
 from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_no_logit_groups
@@ -28,6 +29,7 @@ __all__ = [
     "Spread",
     "SupCon",
     "batches",
+    "check_problem",
     "class_program",
     "contrastive",
     "convert",

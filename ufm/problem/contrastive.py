@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import is_traced, record, static
+from .._numerics import record, static
 from .labels import Labels
-from .losses import inverse_frequency_weight
+from .losses import check_loss, inverse_frequency_weight, shipped
 from .numbers import one_of, real_array, show
 
 
+@shipped
 @record
 class SupCon:
     """Supervised contrastive loss (Khosla et al. 2020), the mean over anchors that have a positive.
@@ -85,6 +86,7 @@ class SupCon:
         return jnp.sum(weight * self.per_column(similarities, labels)) / jnp.sum(anchors)
 
 
+@shipped
 @record
 class BatchedSupCon:
     """SupCon over a family of mini-batches: the pooled mean over all anchors of all batches.
@@ -130,6 +132,7 @@ class BatchedSupCon:
         return jnp.sum(sums) / jnp.sum(numbers)
 
 
+@shipped
 @record
 class Sigmoid:
     """Sigmoid loss of two towers (SigLIP; Zhai et al. 2023), with t = s the factor of the similarities.
@@ -158,6 +161,7 @@ class Sigmoid:
         return jnp.sum(jnp.logaddexp(0.0, signed)) / cross.shape[0]
 
 
+@shipped
 @record
 class Spread:
     """Spread loss of two towers (Chen et al. 2022): a L_sup + (1 - a) L_cNCE.
@@ -286,15 +290,8 @@ def check_contrastive(loss: ContrastiveLoss, labels: Labels) -> None:
         odd = (counts < 1) | ((counts > 1) & (counts < 2))
         if odd.any():
             raise ValueError(f"counts: {counts[odd].ravel()[0]:g} samples have no meaning here; give 1, or 2 or more")
-        _check_range("class_weight", loss.class_weight, lambda v: v > 0, "must be positive")
-        if np.ndim(loss.class_weight) and np.shape(loss.class_weight)[-1] not in (1, labels.num_classes):
-            raise ValueError(
-                f"class_weight: shape {np.shape(loss.class_weight)} does not fit K = {labels.num_classes} classes; "
-                "give one value per class"
-            )
+    check_loss(loss, labels.num_classes)
     mix = getattr(loss, "mix", None)
-    if mix is not None:
-        _check_range("mix", mix, lambda v: (v >= 0) & (v <= 1), "must lie in [0, 1]")
     if isinstance(loss, SupCon) and mix is None and loss.views != 1:
         raise ValueError(f"views: {loss.views} has no effect without mix; drop it, or give mix")
     if mix is not None or not isinstance(loss, SupCon):
@@ -304,20 +301,8 @@ def check_contrastive(loss: ContrastiveLoss, labels: Labels) -> None:
             _check_instances(labels, loss.views, loss.self_included)
         elif isinstance(loss, (Sigmoid, Spread)):
             _check_instances(labels, 2, True)
-    if isinstance(loss, Sigmoid):
-        _check_range("offset", loss.offset, np.isfinite, "must be finite")
     if isinstance(loss, BatchedSupCon):
         _check_batches(loss.batches, labels)
-
-
-def _check_range(name: str, value: Any, valid: Any, words: str) -> None:
-    if value is None or is_traced(value):
-        return
-    array = real_array(name, value)
-    with np.errstate(invalid="ignore"):
-        good = np.isfinite(array) & valid(array)
-    if not good.all():
-        raise ValueError(f"{name}: {array[~good].ravel()[0]:g} {words}")
 
 
 def _check_instances(labels: Labels, views: int, alone: bool) -> None:

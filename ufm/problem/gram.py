@@ -154,7 +154,7 @@ def log_softplus(x: Any) -> Any:
 def why_no_gram_program(problem: Problem) -> str | None:
     """Why a problem has no program in the class Gram matrix; ``None`` if it has one. Reads the structure only."""
     loss, model = problem.loss, problem.model
-    if not isinstance(loss, SupCon):
+    if problem.loss_kind is not SupCon:
         return f"the loss {loss.name} is no supervised contrastive loss of whole classes"
     if not loss.collapses:
         return "the mix with a self-supervised loss keeps the samples of a class apart"

@@ -224,7 +224,7 @@ def in_blocks(function: Callable[..., Any], width: int, *trees: Any) -> Any:
 def why_no_logit_groups(problem: Problem) -> str | None:
     """Why a problem has no grouped logit program; ``None`` if it has one. Reads the structure only."""
     model = problem.model
-    if not isinstance(problem.loss, CrossEntropy):
+    if problem.loss_kind is not CrossEntropy:
         return f"the loss {problem.loss.name} is not cross-entropy"
     if model.readout != "linear" or model.depth != 1:
         return "it needs one weight matrix"

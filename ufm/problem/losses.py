@@ -9,7 +9,7 @@ Parameters are array leaves; ``None`` means absent (a structural choice that cos
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,44 @@ import numpy as np
 
 from .._numerics import is_traced, power, record
 from .labels import Labels
-from .numbers import check_range, real_array
+from .numbers import check_range, real_array, show
+
+T = TypeVar("T")
+
+SHIPPED: list[type] = []
+"""The classes of all losses of ufm, those of pairs (:mod:`ufm.problem.contrastive`) among them."""
 
 
+def shipped(cls: type[T]) -> type[T]:
+    """Decorator of the losses that proofs, solvers and oracles know."""
+    SHIPPED.append(cls)
+    return cls
+
+
+def known_loss(loss: Any) -> type:
+    """The class of a loss that ufm ships; everything that is known of a loss beyond its formula is asked of this class.
+
+    A subclass may have another formula, for which nothing proven of its parent holds.  So no subclass passes.
+
+    Raises:
+        ValueError: the loss is of no such class.
+
+    >>> known_loss(MeanSquaredError()).__name__
+    'MeanSquaredError'
+    """
+    if type(loss) in SHIPPED:
+        return type(loss)
+    own = ", ".join(cls.__name__ for cls in SHIPPED)
+    parent = next((cls.__name__ for cls in type(loss).__mro__ if cls in SHIPPED), None)
+    if parent is not None:
+        raise ValueError(
+            f"loss: {type(loss).__name__} is a subclass of {parent}, and nothing proven of {parent} holds for another "
+            f"formula; give a loss of ufm itself ({own})"
+        )
+    raise ValueError(f"loss: {show(loss)} is not a loss of ufm; give one of its names, or an object of {own}")
+
+
+@shipped
 @record
 class CrossEntropy:
     """Cross-entropy with optional reweighting, scaling, shifting and label smoothing.
@@ -99,6 +134,7 @@ class CrossEntropy:
         return off, mass
 
 
+@shipped
 @record
 class Focal:
     """Focal loss (1 - p_y)^gamma (-log p_y), with optional class weights. Not convex for gamma > 0.
@@ -123,6 +159,7 @@ class Focal:
         return loss if self.class_weight is None else _by_column(self.class_weight, labels) * loss
 
 
+@shipped
 @record
 class MeanSquaredError:
     """Mean squared error (1/2) ||z - e_y||^2 to the one-hot target, with optional class weights. Convex."""
@@ -256,18 +293,26 @@ NAMED = {
 """Loss names of the command line and of :func:`ufm.shallow`, each with its builder."""
 
 
-def check_loss(loss: Loss, num_classes: int) -> None:
-    """Raise a ValueError that names the first parameter of the loss that is out of its range."""
-    rules = {
-        "smoothing": (lambda v: (v >= 0) & (v < 1), "must lie in [0, 1)"),
-        "gamma": (lambda v: v >= 0, "must be at least 0"),
-        "class_weight": (lambda v: v > 0, "must be positive"),
-        "logit_scale": (lambda v: v > 0, "must be positive"),
-        "sample_scale": (lambda v: v > 0, "must be positive"),
-        "logit_shift": (np.isfinite, "must be finite"),
-        "own_margin": (np.isfinite, "must be finite"),
-    }
-    for name, (valid, words) in rules.items():
+RANGES = {
+    "smoothing": (lambda v: (v >= 0) & (v < 1), "must lie in [0, 1)"),
+    "gamma": (lambda v: v >= 0, "must be at least 0"),
+    "class_weight": (lambda v: v > 0, "must be positive"),
+    "logit_scale": (lambda v: v > 0, "must be positive"),
+    "sample_scale": (lambda v: v > 0, "must be positive"),
+    "logit_shift": (np.isfinite, "must be finite"),
+    "own_margin": (np.isfinite, "must be finite"),
+    "mix": (lambda v: (v >= 0) & (v <= 1), "must lie in [0, 1]"),
+    "offset": (np.isfinite, "must be finite"),
+}
+"""Numbers of all losses: what is valid, as a test of finite values and in words."""
+
+PER_CLASS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
+"""Those of them that may differ from class to class."""
+
+
+def check_ranges(loss: Any) -> None:
+    """Raise a ValueError that names the first number of a loss that is out of its range; traced numbers pass."""
+    for name, (valid, words) in RANGES.items():
         value = getattr(loss, name, None)
         if value is None or is_traced(value):
             continue
@@ -278,8 +323,13 @@ def check_loss(loss: Loss, num_classes: int) -> None:
             raise ValueError(f"{name}: {array[~good].ravel()[0]:g} {words}")
         if name in ("class_weight", "logit_scale", "sample_scale"):
             check_range(name, array)
-        per_class = name not in ("smoothing", "gamma")
-        if per_class and array.ndim and array.shape[-1] not in (1, num_classes):
-            raise ValueError(
-                f"{name}: shape {array.shape} does not fit K = {num_classes} classes; give one value per class"
-            )
+
+
+def check_loss(loss: Any, num_classes: int) -> None:
+    """Raise a ValueError that names the first parameter of the loss that is out of its range or of a wrong shape."""
+    check_ranges(loss)
+    for name in PER_CLASS:
+        value = getattr(loss, name, None)
+        shape = () if value is None else np.shape(value)
+        if shape and shape[-1] not in (1, num_classes):
+            raise ValueError(f"{name}: shape {shape} does not fit K = {num_classes} classes; give one value per class")

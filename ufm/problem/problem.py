@@ -29,7 +29,7 @@ from .contrastive import (
     check_contrastive,
 )
 from .labels import Labels
-from .losses import NAMED, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss
+from .losses import NAMED, PER_CLASS, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss, known_loss
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, Model, Params
 from .numbers import LARGEST, LARGEST_RADIUS, one_of, positive_array, real_array, show, whole_number
 
@@ -78,6 +78,7 @@ class Problem:
     @in_float64
     def objective(self, params: Params) -> Any:
         """F at the parameters."""
+        known_loss(self.loss)
         return self.data_term(self.model.logits(params)) + self.penalty(params)
 
     @in_float64
@@ -121,7 +122,7 @@ class Problem:
         label smoothing it is larger, but so is that of the factors, in the same ratio: the metric only compares the
         two.)
         """
-        if self.loss.name == "mse":
+        if self.loss_kind.name == "mse":
             return jnp.ones(())
         k = self.num_classes
         if self.model.depth > 1:
@@ -130,6 +131,16 @@ class Problem:
         return jnp.where(near_optimum > 0, jnp.minimum(near_optimum, 1.0 / k), 1.0 / k)
 
     # -------------------------------------------------------------- questions about itself
+
+    @property
+    def loss_kind(self) -> type:
+        """The class of the loss, which is one that ufm ships; raises for any other (see ``losses.known_loss``)."""
+        return known_loss(self.loss)
+
+    @property
+    def collapses(self) -> bool:
+        """Whether the samples of a class coincide at every optimum of a contrastive loss, in enough dimensions."""
+        return getattr(self.loss_kind, "pairwise", False) and self.loss.collapses
 
     @property
     def num_classes(self) -> int:
@@ -156,11 +167,11 @@ class Problem:
         K - 1; K for MSE unless the bias is free; for contrastive losses K - 1 where classes collapse (K with
         nonnegative features) and the number of columns where they do not.
         """
-        if self.model.readout == "pairs" and not self.loss.collapses:
+        if self.model.readout == "pairs" and not self.collapses:
             return self.labels.num_columns
         if self.model.readout == "pairs" and self.model.features.startswith("nonnegative"):
             return self.num_classes
-        return self.num_classes - (0 if self.loss.name == "mse" and self.model.bias != "free" else 1)
+        return self.num_classes - (0 if self.loss_kind.name == "mse" and self.model.bias != "free" else 1)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -194,7 +205,7 @@ class Problem:
                 K - 1 at most). For unconstrained, decayed factors, and for contrastive losses.
         """
         model, pairs = self.model, self.model.readout == "pairs"
-        if pairs and not (self.loss.collapses and model.dim >= self.sufficient_dim):
+        if pairs and not (self.collapses and model.dim >= self.sufficient_dim):
             return Reduction(self, None, model.dim)
         labels = self.labels.by_class()
         if dim and model.depth <= 1 and (model.is_free or pairs):
@@ -312,10 +323,8 @@ def shallow(
             loss = NAMED[loss](labels, **given)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
-    elif not isinstance(loss, (CrossEntropy, Focal, MeanSquaredError)):
-        raise ValueError(
-            f"loss: {show(loss)} is not a loss; give one of {', '.join(NAMED)}, or an object of ufm.losses"
-        )
+    elif known_loss(loss) not in (CrossEntropy, Focal, MeanSquaredError):
+        raise ValueError(f"loss: {show(loss)} has no classifier; state the problem with ufm.contrastive")
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
         raise ValueError(f"{name}: {show(value)} has no place, a loss object already holds its parameters; drop it")
@@ -537,8 +546,8 @@ def contrastive(
                 loss = known[loss](labels, **loss_parameters)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
-    elif not isinstance(loss, ContrastiveLoss):
-        raise ValueError(f"loss: {show(loss)} is not a contrastive loss; give one of {', '.join(known)}, or an object")
+    elif known_loss(loss) in (CrossEntropy, Focal, MeanSquaredError):
+        raise ValueError(f"loss: {show(loss)} is not a contrastive loss; state the problem with ufm.shallow")
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
         raise ValueError(f"{name}: {show(value)} has no place, a loss object already holds its parameters; drop it")
@@ -595,15 +604,12 @@ def stack(problems: list[Problem]) -> Problem:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *problems)
 
 
-_PER_CLASS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
-
-
 def _align(problem: Problem) -> Problem:
     """Make every leaf float64 with one common leading batch shape."""
     if is_traced(problem):
         return problem
     vectors = {id(problem.labels.weights)} | {
-        id(value) for name in _PER_CLASS if (value := getattr(problem.loss, name, None)) is not None and np.ndim(value)
+        id(value) for name in PER_CLASS if (value := getattr(problem.loss, name, None)) is not None and np.ndim(value)
     }
     keep = {id(problem.labels.classes), id(getattr(problem.loss, "batches", None))}  # integers, the same in a stack
 

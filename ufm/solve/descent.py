@@ -18,7 +18,7 @@ import numpy as np
 
 from .._numerics import float64, in_float64, is_traced, record, static, to_host
 from .._programs import compiled
-from ..problem import Params, Problem
+from ..problem import Params, Problem, check_problem
 from ..problem.numbers import show, whole_number
 
 _CACHE = 3 << 19
@@ -81,6 +81,7 @@ def descend(
         >>> end.history.shape
         (3, 21)
     """
+    check_problem(problem)
     if not problem.model.is_free:
         raise ValueError("problem: descend is for free factors; use ufm.solve with method='gd' under constraints")
     steps, records = whole_number("steps", steps, 1), whole_number("records", records, 1)

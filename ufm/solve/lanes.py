@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from .._numerics import in_float64, record
 from .._programs import compiled
-from ..problem import Params, Problem
+from ..problem import Params, Problem, check_problem
 from ..problem.numbers import whole_number
 from ..problem.size import check_fits
 from .logits import has_logit_program
@@ -67,11 +67,12 @@ def solve_many(
     Returns:
         A stacked :class:`Result` (its history is empty on the fast paths).
     """
+    check_problem(problem)
     if not problem.batch_shape:
         raise ValueError("problem: solve_many needs a stacked problem; use ufm.solve for one, or ufm.stack")
     width = whole_number("width", width, 1)
     check_limits(gtol, max_steps)
-    if problem.loss.name != "ce" or has_logit_program(problem):
+    if problem.loss_kind.name != "ce" or has_logit_program(problem):
         return solve(problem, gtol=gtol, max_steps=max_steps)
     if problem.num_classes > LARGEST_LANE_CLASSES:
         check_fits(problem[0], "LBFGS", merged=True)

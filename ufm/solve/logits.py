@@ -39,7 +39,7 @@ def has_logit_program(problem: Problem) -> str | None:
         return "a contrastive problem has no logits"
     if problem.model.depth > 1:
         return "a deep model has no convex program in its logits"
-    if not problem.loss.convex:
+    if not problem.loss_kind.convex:
         return f"the {problem.loss.name} loss is not convex"
     if not problem.model.is_free:
         return "a factor is constrained"
@@ -50,12 +50,12 @@ def has_logit_program(problem: Problem) -> str | None:
 
 def is_explicit(problem: Problem) -> bool:
     """Whether one singular value threshold is the exact solution: MSE, no class weights, bias none or free."""
-    return problem.loss.name == "mse" and problem.loss.class_weight is None and problem.model.bias != "decay"
+    return problem.loss_kind.name == "mse" and problem.loss.class_weight is None and problem.model.bias != "decay"
 
 
 def is_envelope(problem: Problem) -> bool:
     """Whether the program is a smooth one in the bias alone: MSE without class weights, decayed bias."""
-    return problem.loss.name == "mse" and problem.loss.class_weight is None and problem.model.bias == "decay"
+    return problem.loss_kind.name == "mse" and problem.loss.class_weight is None and problem.model.bias == "decay"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
     root_counts = jnp.sqrt(problem.labels.weights)
     total = jnp.sum(problem.labels.weights)
     k = problem.num_classes
-    eliminated = problem.loss.name == "mse"
+    eliminated = problem.loss_kind.name == "mse"
     has_b = problem.model.bias != "none" and not eliminated
 
     # Curvature bound of the data term in X: 1/N for MSE; half of it, with the squared scales, for cross-entropy.

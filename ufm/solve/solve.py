@@ -12,7 +12,7 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced
 from .._programs import compiled
-from ..problem import Params, Problem, class_program, gram_program
+from ..problem import Params, Problem, check_problem, class_program, gram_program
 from ..problem.numbers import show, whole_number
 from ..problem.size import check_fits
 from .gram import has_gram_program, solve_by_gram
@@ -77,8 +77,9 @@ def solve(
         >>> result.status_name
         'CONVERGED'
     """
+    check_problem(problem)
     chosen = method, start, init_size
-    if all(word is None for word in chosen) and problem.loss.name == "mse" and has_logit_program(problem) is None:
+    if all(word is None for word in chosen) and problem.loss_kind.name == "mse" and has_logit_program(problem) is None:
         method = "logits"
     pairs = problem.model.readout == "pairs"
     if all(word is None for word in chosen) and restarts == 1 and reduce is None and pairs:
@@ -99,7 +100,7 @@ def solve(
     if reduce is None and problem.model.depth > 1:
         reduce = start is None and method is None  # samples of a class may coincide at an optimum, whatever the loss
     if reduce is None:
-        reduce = start is None and method is None and problem.loss.convex
+        reduce = start is None and method is None and problem.loss_kind.convex
     method = _with_rate(_method_for(problem, method), learning_rate, momentum)
     if max_steps is None:
         max_steps = 200 if type(method).__name__ == "Newton" else 20_000
@@ -285,7 +286,7 @@ def _solve_seed(
     run = lambda params: _minimize(small, params, method, gtol, max_steps)  # noqa: E731
     if restarts > 1:
         result = best_of(jax.vmap(lambda key: run(small.init(key, size)))(keys))
-    elif reduction and size is None and small.loss.name == "ce" and has_logit_program(small) is None:
+    elif reduction and size is None and small.loss_kind.name == "ce" and has_logit_program(small) is None:
         result = run(geometric_start(small))
     else:
         result = run(small.init(keys[0], size))

@@ -51,7 +51,7 @@ def group_margins(problem: Problem, params: Params, sizes: tuple[int, ...]) -> t
     total, root = counts.sum(-1)[:, None, None], np.sqrt(counts)[:, None, :]
     logits = class_logits(problem, params)
     x, residual = logits * root, _residual(problem, logits, params.bias)
-    tau = total * (1.0 if problem.loss.name == "mse" else 2.0)
+    tau = total * (1.0 if problem.loss_kind.name == "mse" else 2.0)
     level = tau * np.asarray(problem.lambda_z)[:, None, None]
     stepped = (x - tau * residual * root / total) / level
     edges = np.cumsum((0, *sizes))
@@ -71,7 +71,7 @@ def _residual(problem: Problem, logits: np.ndarray, bias: Any) -> np.ndarray:
     """Gradient of the loss of each class in its logits, (m, K, K)."""
     k = logits.shape[-1]
     z = logits if bias is None else logits + np.asarray(bias)[..., :, None]
-    if problem.loss.name == "mse":
+    if problem.loss_kind.name == "mse":
         return z - np.eye(k)
     smoothing = getattr(problem.loss, "smoothing", None)
     eps = np.zeros(len(z)) if smoothing is None else np.broadcast_to(smoothing, len(z))

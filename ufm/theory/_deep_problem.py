@@ -18,7 +18,7 @@ def concerns(loss: str, activation: str | None = None) -> Any:
 
     def check(problem: Problem) -> bool:
         model = problem.model
-        return problem.loss.name == loss and model.is_free and activation in (None, model.activation)
+        return problem.loss_kind.name == loss and model.is_free and activation in (None, model.activation)
 
     return check
 

@@ -255,7 +255,7 @@ def class_collapse_optimum(
 
 def _concerns(problem: Problem) -> bool:
     held = problem.model.features in ("sphere", "ball")
-    return isinstance(problem.loss, SupCon) and problem.loss.mix is not None and held
+    return problem.loss_kind is SupCon and problem.loss.mix is not None and held
 
 
 def _solve(problem: Problem) -> ClassCollapse:

@@ -288,7 +288,7 @@ def _linear_step(vectors: np.ndarray, reach: float) -> tuple[np.ndarray, float]:
 
 def _on_spheres(problem: Problem) -> bool:
     held = {problem.model.features, problem.model.classifier}
-    return problem.loss.name == "ce" and held <= {"sphere", "ball"}
+    return problem.loss_kind.name == "ce" and held <= {"sphere", "ball"}
 
 
 def _crowded(problem: Problem) -> Hypothesis:

@@ -681,7 +681,7 @@ def _supcon(problem: Problem, *features: str) -> bool:
     model = problem.model
     return (
         model.readout == "pairs"
-        and isinstance(problem.loss, SupCon)
+        and problem.loss_kind is SupCon
         and problem.loss.mix is None
         and model.features in features
     )

@@ -349,7 +349,7 @@ def _c0(problem: Problem) -> float:
     status="derived",
     citation="related: Zhu et al. 2021 (arXiv 2105.02375), Zhou et al. 2022 (arXiv 2210.02192)",
     statement="Balanced cross-entropy: the optimal logits are t(I - J/K), a simplex ETF, with t in closed form.",
-    concerns=lambda problem: problem.loss.name == "ce" and problem.model.is_free,
+    concerns=lambda problem: problem.loss_kind.name == "ce" and problem.model.is_free,
     hypotheses=lambda problem: (
         balanced(problem),
         equal_parameters(problem),
@@ -392,7 +392,7 @@ def _focal_bias(problem: Problem) -> Hypothesis:
     status="derived",
     citation="related: Zhou et al. 2022 (arXiv 2210.02192)",
     statement="Balanced focal loss: the global minimum is zero or a simplex ETF; for many classes the margin jumps.",
-    concerns=lambda problem: problem.loss.name == "focal" and problem.model.is_free,
+    concerns=lambda problem: problem.loss_kind.name == "focal" and problem.model.is_free,
     hypotheses=lambda problem: (
         balanced(problem),
         equal_parameters(problem),

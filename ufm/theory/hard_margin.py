@@ -195,7 +195,7 @@ def _cosines(squares: tuple[float, float], products: tuple[float, float, float])
     status="derived",
     citation="thrampoulidis2022imbalance",
     statement="As the decay vanishes, logits without bias turn into the direction of the hard-margin program (SELI).",
-    concerns=lambda problem: problem.loss.name == "ce" and problem.model.is_free,
+    concerns=lambda problem: problem.loss_kind.name == "ce" and problem.model.is_free,
     hypotheses=lambda problem: (
         no_bias(problem),
         Hypothesis("no label smoothing", smoothing_of(problem) == 0, f"eps = {smoothing_of(problem):g}"),

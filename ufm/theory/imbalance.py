@@ -492,7 +492,7 @@ PUBLISHED_GRIDS = (
 
 
 def _concerns(problem: Problem) -> bool:
-    return problem.loss.name == "ce" and problem.model.is_free
+    return problem.loss_kind.name == "ce" and problem.model.is_free
 
 
 def loss_parameters(problem: Problem) -> dict[str, Any]:
@@ -589,7 +589,7 @@ def two_group_collapse(problem: Problem) -> Answer:
 
 def _zero_point(problem: Problem) -> ZeroPoint:
     counts, bias, decay = counts_of(problem), problem.model.bias, number(problem.decay.bias, 0.0)
-    if problem.loss.name == "mse":
+    if problem.loss_kind.name == "mse":
         weight = 1.0 if problem.loss.class_weight is None else problem.loss.class_weight
         return ZeroPoint(*mse_zero_point(counts, bias, decay, weight))
     return zero_point(counts, bias, decay, **loss_parameters(problem))
@@ -611,7 +611,7 @@ def _past_complete_collapse(problem: Problem) -> tuple[Hypothesis, ...]:
     status="derived",
     citation=f"related: {HONG_LING}",
     statement="From a threshold in lambda_Z on, W = 0 and H = 0 is the global minimum, for every d.",
-    concerns=lambda problem: problem.loss.name in ("ce", "mse") and problem.model.is_free,
+    concerns=lambda problem: problem.loss_kind.name in ("ce", "mse") and problem.model.is_free,
     hypotheses=_past_complete_collapse,
 )
 def complete_collapse(problem: Problem) -> Answer:

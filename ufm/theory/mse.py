@@ -203,7 +203,7 @@ def mse_zero_point(
 
 
 def _concerns(problem: Problem) -> bool:
-    return problem.loss.name == "mse" and problem.model.is_free
+    return problem.loss_kind.name == "mse" and problem.model.is_free
 
 
 def _bias_is(problem: Problem, kind: str) -> Hypothesis:

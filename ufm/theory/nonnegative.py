@@ -163,7 +163,7 @@ def _class_problems(counts: Any, lam_z: float, class_weight: Any) -> tuple[np.nd
 
 def _relu(problem: Problem, loss: str) -> bool:
     model = problem.model
-    return problem.loss.name == loss and model.features == "nonnegative" and model.classifier == "free"
+    return problem.loss_kind.name == loss and model.features == "nonnegative" and model.classifier == "free"
 
 
 def _weight(problem: Problem) -> Any:
@@ -172,7 +172,7 @@ def _weight(problem: Problem) -> Any:
 
 def _solve(problem: Problem) -> NonnegativeOptimum:
     counts, lam_z = counts_of(problem), float(problem.lambda_z)
-    if problem.loss.name == "focal":
+    if problem.loss_kind.name == "focal":
         return nonnegative_focal(counts, lam_z, number(getattr(problem.loss, "gamma", None), 0.0), _weight(problem))
     return nonnegative_ce(counts, lam_z, smoothing_of(problem), _weight(problem))
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from .._memory import in_words, limit
-from ..problem import Params, Problem
-from ..problem.numbers import show
+from ..problem import Params, Problem, check_problem
 
 STATUSES = ("published", "derived", "open")
 
@@ -124,6 +123,7 @@ class Oracle:
         Where the formula needs more memory than there is, or leaves the range of float64, the prediction carries no
         numbers, and its failed hypothesis says so.
         """
+        check_problem(problem)
         if problem.batch_shape:
             raise ValueError("problem: an oracle speaks of one problem; index the stack first")
         needed = 8.0 * _MATRICES * float(problem.num_classes) ** 2
@@ -182,8 +182,7 @@ def oracle(
 
 def predict(problem: Problem) -> list[Prediction]:
     """Every oracle that speaks of this kind of problem, with its numbers or its failed hypothesis."""
-    if not isinstance(problem, Problem):
-        raise ValueError(f"problem: {show(problem)} is not a problem; state one with ufm.shallow or its siblings")
+    check_problem(problem)
     return [entry(problem) for entry in REGISTRY.values() if entry.concerns(problem)]
 
 

@@ -199,7 +199,7 @@ def _scale(problem: Problem) -> float:
 
 def _both_bounded(problem: Problem) -> bool:
     held = problem.model.features, problem.model.classifier
-    return problem.loss.name == "ce" and all(h in BOUNDED for h in held) and held != ("budget", "budget")
+    return problem.loss_kind.name == "ce" and all(h in BOUNDED for h in held) and held != ("budget", "budget")
 
 
 def _symmetric(problem: Problem) -> tuple[Hypothesis, ...]:
@@ -252,7 +252,7 @@ def sphere_etf(problem: Problem) -> Answer:
     citation="graf2021dissecting",
     statement="Bounded features, decayed classifier, balanced: a simplex ETF whose row norm is one scalar root.",
     concerns=lambda problem: (
-        problem.loss.name == "ce" and problem.model.features in BOUNDED and problem.model.classifier == "free"
+        problem.loss_kind.name == "ce" and problem.model.features in BOUNDED and problem.model.classifier == "free"
     ),
     hypotheses=lambda problem: (*_symmetric(problem), _decayed("λ_W", problem.decay.weight)),
 )
@@ -270,7 +270,7 @@ def sphere_decayed_classifier(problem: Problem) -> Answer:
     citation="graf2021dissecting",
     statement="Bounded classifier, decayed features, balanced: a simplex ETF whose feature norm is one scalar root.",
     concerns=lambda problem: (
-        problem.loss.name == "ce" and problem.model.features == "free" and problem.model.classifier in BOUNDED
+        problem.loss_kind.name == "ce" and problem.model.features == "free" and problem.model.classifier in BOUNDED
     ),
     hypotheses=lambda problem: (*_symmetric(problem), _decayed("λ_H", problem.decay.feature)),
 )
@@ -289,7 +289,7 @@ def sphere_decayed_features(problem: Problem) -> Answer:
     citation="yaras2022neural",
     statement="Classifier and features on spheres in the plane, balanced: the regular polygon (best known).",
     concerns=lambda problem: (
-        problem.loss.name == "ce"
+        problem.loss_kind.name == "ce"
         and problem.model.features == "sphere"
         and problem.model.classifier == "sphere"
         and problem.model.dim == 2
@@ -349,7 +349,7 @@ def sphere_mse_value(num_classes: int, radius: float, decay: float, free_bias: b
     statement="MSE, bounded features, decayed classifier, balanced: orthogonal class means without bias, a simplex ETF "
     "with a free one; the classifier by ridge regression.",
     concerns=lambda problem: (
-        problem.loss.name == "mse" and problem.model.features in BOUNDED and problem.model.classifier == "free"
+        problem.loss_kind.name == "mse" and problem.model.features in BOUNDED and problem.model.classifier == "free"
     ),
     hypotheses=lambda problem: (
         plain_loss(problem, allowed=()),

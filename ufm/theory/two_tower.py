@@ -279,7 +279,7 @@ def _room(problem: Problem, needed: int, words: str) -> Hypothesis:
     status="derived",
     citation="lee2024analysis",
     statement="Sigmoid loss on spheres or in balls: one scalar from the simplex ETF to the antipodal arrangement.",
-    concerns=lambda problem: isinstance(problem.loss, Sigmoid) and _held(problem),
+    concerns=lambda problem: problem.loss_kind is Sigmoid and _held(problem),
     hypotheses=lambda problem: (
         Hypothesis("N >= 3", problem.num_classes >= 3, f"N = {problem.num_classes}"),
         _room(problem, problem.num_classes, "N"),
@@ -324,7 +324,7 @@ def _spread_conditions(problem: Problem) -> tuple[Hypothesis, ...]:
     citation="chen2022perfectly",
     statement="Spread loss on spheres or in balls, equal counts: one scalar, the variance within the classes; class "
     "collapse from a weight on.",
-    concerns=lambda problem: isinstance(problem.loss, Spread) and _held(problem),
+    concerns=lambda problem: problem.loss_kind is Spread and _held(problem),
     hypotheses=_spread_conditions,
 )
 def spread_variance(problem: Problem) -> Answer:

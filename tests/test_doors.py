@@ -1,0 +1,202 @@
+"""What public functions take and refuse: losses with another formula, problems and parameters put together by hand."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ufm
+from ufm._numerics import record
+from ufm.certify import bound_known, certify, curvature, saddle_escape, why_unknown
+from ufm.landscape import critical_points, explore
+from ufm.problem import (
+    BatchedSupCon,
+    CrossEntropy,
+    Focal,
+    MeanSquaredError,
+    Params,
+    Problem,
+    Sigmoid,
+    Spread,
+    SupCon,
+    gram_program,
+    logit_groups,
+)
+from ufm.problem.losses import SHIPPED, known_loss, own_mask
+from ufm.search import random_starts
+from ufm.theory import REGISTRY, structures
+
+WITH_CLASSIFIER, OF_PAIRS = (CrossEntropy, Focal, MeanSquaredError), (SupCon, BatchedSupCon, Sigmoid, Spread)
+
+
+def inherited(kind):
+    """A loss with another formula that inherits everything else."""
+
+    def half(self, *given):
+        return 0.5 * kind.per_column(self, *given)
+
+    def half_mean(self, *given):
+        return 0.5 * kind.mean(self, *given)
+
+    formula = {"mean": half_mean} if kind in OF_PAIRS else {"per_column": half}
+    return record(type(f"Half{kind.__name__}", (kind,), formula))
+
+
+@record
+class Huber(MeanSquaredError):
+    def per_column(self, logits, labels):
+        r, t = jnp.abs(logits - own_mask(labels)), 0.02
+        return jnp.sum(jnp.where(r < t, 0.5 * r**2, t * (r - 0.5 * t)), axis=0)
+
+
+@record
+class NamedLikeMSE:
+    name = "mse"
+    convex = True
+    class_weight = None
+
+    def per_column(self, logits, labels):
+        return jnp.sum(logits * 0.0, axis=0)
+
+
+def problem_with(kind, stacked=False):
+    """A problem of ufm with that loss."""
+    if kind in WITH_CLASSIFIER:
+        return ufm.shallow([[3, 3]] if stacked else [3, 3], loss=kind())
+    if kind is SupCon:
+        return ufm.contrastive([[3, 3]] if stacked else [3, 3])
+    columns = ufm.labels.from_labels([0, 0, 1, 1])
+    loss = kind(batches=np.array([[0, 1, 2, 3]])) if kind is BatchedSupCon else kind()
+    single = ufm.contrastive(labels=columns, loss=loss)
+    return ufm.stack([single]) if stacked else single
+
+
+def by_hand(kind, stacked=False):
+    """The same problem with a loss that inherits from it and has another formula."""
+    problem = problem_with(kind, stacked)
+    return dataclasses.replace(problem, loss=inherited(kind)(**vars(problem.loss)))
+
+
+DOORS = {
+    "solve": lambda p, x: ufm.solve(p),
+    "solve from a start": lambda p, x: ufm.solve(p, start=x),
+    "solve by the logits": lambda p, x: ufm.solve(p, "logits"),
+    "solve by the Gram matrix": lambda p, x: ufm.solve(p, "gram"),
+    "answer": lambda p, x: ufm.answer(p),
+    "search": lambda p, x: ufm.search(p),
+    "descend": lambda p, x: ufm.descend(p, x, learning_rate=0.1, steps=2),
+    "certify": certify,
+    "bound_known": lambda p, x: bound_known(p),
+    "why_unknown": lambda p, x: why_unknown(p),
+    "curvature": curvature,
+    "saddle_escape": saddle_escape,
+    "predict": lambda p, x: ufm.predict(p),
+    "structures": lambda p, x: structures(p),
+    "objective": lambda p, x: p.objective(x),
+    "sufficient_dim": lambda p, x: (p.sufficient_dim, p.metric()),
+    "random_starts": lambda p, x: random_starts(p, 2),
+    "logit_groups": lambda p, x: logit_groups(p),
+    "gram_program": lambda p, x: gram_program(p),
+    "explore": lambda p, x: explore(p, 2),
+    "critical_points": lambda p, x: critical_points(p),
+    "stack": lambda p, x: ufm.solve_many(ufm.stack([p, p])),
+}
+
+
+def test_every_loss_is_tried_here():
+    assert set(SHIPPED) == {*WITH_CLASSIFIER, *OF_PAIRS}
+
+
+@pytest.mark.parametrize("kind", [*WITH_CLASSIFIER, *OF_PAIRS], ids=lambda kind: kind.__name__)
+def test_a_loss_that_inherits_gets_no_proof_of_its_parent(kind):
+    """DESIGN: a subclass with another formula was given its parent's bound, closed solution and oracles."""
+    own = problem_with(kind)
+    shape = (own.model.dim, own.labels.num_columns)
+    point = Params((np.zeros((2, 2)),), np.zeros(shape)) if kind in WITH_CLASSIFIER else Params((), np.ones(shape))
+    loss = by_hand(kind).loss
+    with pytest.raises(ValueError, match=f"^loss: Half{kind.__name__} is a subclass of {kind.__name__}, and nothing"):
+        known_loss(loss)
+    makers = [lambda: ufm.shallow([3, 3], loss=loss), lambda: ufm.deep([3, 3], depth=2, loss=loss)]
+    makers += [lambda: ufm.contrastive(labels=own.labels, loss=loss)]
+    for make in makers:
+        with pytest.raises(ValueError, match=r"^loss: Half.* is a subclass of"):
+            make()
+    for door in DOORS.values():
+        with pytest.raises(ValueError, match=f"is a subclass of {kind.__name__}"):
+            door(by_hand(kind), point)
+    for door in (ufm.solve_many, ufm.certified_many, ufm.solve):
+        with pytest.raises(ValueError, match="is a subclass of"):
+            door(by_hand(kind, stacked=True))
+    for oracle in REGISTRY.values():
+        with pytest.raises(ValueError, match="is a subclass of"):
+            oracle(by_hand(kind))
+
+
+def test_the_huber_loss_that_was_called_global():
+    """F(0) = .0198 where the parent's bound said .0496; its value at a multiple of the MSE optimum was `global`."""
+    with pytest.raises(ValueError, match=r"^loss: Huber is a subclass of MeanSquaredError, and nothing proven of"):
+        ufm.shallow([10, 10, 3], loss=Huber(), weight_decay=2e-2, feature_decay=2e-3)
+    problem = ufm.shallow([10, 10, 3], loss="mse", weight_decay=2e-2, feature_decay=2e-3)
+    with pytest.raises(ValueError, match="Huber is a subclass"):
+        ufm.answer(dataclasses.replace(problem, loss=Huber()))
+
+
+def test_a_loss_is_known_by_its_class_not_by_its_name():
+    problem = ufm.shallow([3, 3], loss="mse")
+    for stranger in (NamedLikeMSE(), "mse", None, MeanSquaredError):
+        changed = dataclasses.replace(problem, loss=stranger)
+        for door in (ufm.solve, ufm.answer, ufm.predict, lambda p: certify(p, Params((np.eye(2),), np.eye(2)))):
+            with pytest.raises(ValueError, match=r"^loss: .* is not a loss of ufm; give one of its names"):
+                door(changed)
+    with pytest.raises(ValueError, match=r"^loss: .* is not a loss of ufm"):
+        ufm.shallow([3, 3], loss=NamedLikeMSE())
+
+
+def test_a_loss_of_the_other_kind():
+    with pytest.raises(ValueError, match=r"^loss: .* has no classifier; state the problem with ufm.contrastive"):
+        ufm.shallow([3, 3], loss=SupCon())
+    with pytest.raises(ValueError, match=r"^loss: .* is not a contrastive loss; state the problem with ufm.shallow"):
+        ufm.contrastive([3, 3], loss=CrossEntropy())
+    for problem, loss in ((ufm.shallow([3, 3]), SupCon()), (ufm.contrastive([3, 3]), CrossEntropy())):
+        with pytest.raises(ValueError, match=r"^loss: \w+ does not fit the readout"):
+            ufm.solve(dataclasses.replace(problem, loss=loss))
+
+
+def test_problems_that_inherit():
+    """Another formula for F, in a subclass of the problem or of one of its parts, has no proof either."""
+
+    @record
+    class Shifted(Problem):
+        def data_term(self, logits):
+            return 0.1 * super().data_term(logits)
+
+    problem = ufm.shallow([3, 3])
+    with pytest.raises(ValueError, match=r"^problem: .*Shifted.* is not a Problem; state one with ufm.shallow"):
+        ufm.answer(Shifted(problem.labels, problem.loss, problem.model, problem.decay))
+    parts = {name: getattr(problem, name) for name in ("labels", "model", "decay")}
+    for name, part in parts.items():
+        child = record(type(f"Other{type(part).__name__}", (type(part),), {}))
+        changed = dataclasses.replace(problem, **{name: child(**vars(part))})
+        with pytest.raises(ValueError, match=rf"^{name}: Other{type(part).__name__}.* is not a {type(part).__name__}"):
+            ufm.solve(changed)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("decay", {"weight": np.float64(-1.0)}, "weight_decay: -1 is not allowed; give a finite number, 0 or more"),
+        ("decay", {"feature": np.float64(np.nan)}, "feature_decay: nan is not allowed"),
+        ("model", {"scale": np.float64(0.0)}, "scale: 0 is not allowed; give a finite positive number"),
+        ("model", {"features": "cube"}, "features: 'cube' is not known; choose one of free"),
+        ("labels", {"weights": np.array([3.0, -3.0])}, "counts: -3 is not allowed"),
+        ("loss", {"smoothing": np.float64(1.5)}, r"smoothing: 1.5 must lie in \[0, 1\)"),
+        ("loss", {"class_weight": np.array([1.0, -1.0])}, "class_weight: -1 must be positive"),
+    ],
+)
+def test_numbers_of_a_problem_changed_by_hand(part, change, words):
+    problem = ufm.shallow([3, 3])
+    changed = dataclasses.replace(problem, **{part: dataclasses.replace(getattr(problem, part), **change)})
+    for door in (ufm.solve, ufm.answer, ufm.predict, lambda p: certify(p, Params((np.eye(2),), np.eye(2)))):
+        with pytest.raises(ValueError, match=f"^{words}"):
+            door(changed)
