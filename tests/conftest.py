@@ -58,16 +58,13 @@ elif cache.is_dir():
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 
-from quick import QUICK  # noqa: E402
+from quick import QUICK, current  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The first example of a property compiles, so a deadline would time the compiler.
 hypothesis.settings.register_profile("ufm", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("ufm")
-
-
-_options = {}
 
 
 def _let_options_be_set() -> None:
@@ -84,7 +81,7 @@ def _let_options_be_set() -> None:
 
     @functools.wraps(plain)
     def with_options(*args, env_options_overrides=None, **kwargs):
-        overrides = {**_options, **(env_options_overrides or {})} or None
+        overrides = {**current, **(env_options_overrides or {})} or None
         return plain(*args, env_options_overrides=overrides, **kwargs)
 
     compiler.get_compile_options = with_options
@@ -102,8 +99,8 @@ def _compile_for(request):
     that XLA ends in a crash.
     """
     quick = request.config.option.markexpr == "not slow" and request.node.get_closest_marker("as_for_users") is None
-    _options.clear()
-    _options.update(QUICK if quick else {})
+    current.clear()
+    current.update(QUICK if quick else {})
     yield
     jax.clear_caches()
 

@@ -1,8 +1,9 @@
 """Options that compile quickly, for programs that tests run once.
 
 XLA then takes a third of the time, and its programs are slower. Most files of the normal run compile everything so; a
-file marked ``as_for_users`` and the slow run compile as users do (conftest.py chooses). The options do not reach a
-subprocess: there ``FLAGS`` in ``XLA_FLAGS`` does the same.
+file marked ``as_for_users`` and the slow run compile as users do: conftest.py chooses, and keeps in ``current`` what
+the running file has. Options do not reach a subprocess by themselves: ``flags(current)`` as ``XLA_FLAGS`` takes them
+there, and both then compute the same bits.
 """
 
 QUICK = {
@@ -12,5 +13,10 @@ QUICK = {
 }
 """As ``compiler_options`` of one program."""
 
-FLAGS = " ".join(f"--{name}={value.lower()}" for name, value in QUICK.items())
-"""As ``XLA_FLAGS`` of a process."""
+current: dict[str, str] = {}
+"""What the running file adds to the compiler's own options."""
+
+
+def flags(options: dict[str, str] = QUICK) -> str:
+    """Options as ``XLA_FLAGS`` of a process."""
+    return " ".join(f"--{name}={value.lower()}" for name, value in options.items())

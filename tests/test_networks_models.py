@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import ufm
-from quick import FLAGS, QUICK
+from quick import QUICK, flags
 from ufm.networks import ARCHITECTURES, count_parameters, head_matrices, make
 from ufm.networks.config import LOSSES, Config
 from ufm.networks.convolution import convolve
@@ -276,7 +276,7 @@ def test_a_batch_cut_over_devices_has_the_statistics_of_the_whole():
     """)
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FLAGS}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {flags()}",
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import ufm
-from quick import FLAGS
+from quick import flags
 from ufm.cli import main
 from ufm.networks import head_matrices, load, normalise, standardise
 from ufm.networks import models as models_module
@@ -114,9 +114,11 @@ QUICK = ("mlp", "resnet20")  # the others take minutes to compile; test_networks
 @pytest.mark.parametrize("arch", [pytest.param(a, marks=[] if a in QUICK else pytest.mark.slow) for a in ARCHITECTURES])
 def test_every_architecture_learns_under_every_loss(tmp_path, arch):
     """In a process of its own, where the compiler may be in a hurry."""
-    flags = {"XLA_FLAGS": FLAGS}
     done = subprocess.run(
-        [sys.executable, "-c", SMOKE, arch, str(tmp_path)], env=os.environ | flags, capture_output=True, text=True
+        [sys.executable, "-c", SMOKE, arch, str(tmp_path)],
+        env=os.environ | {"XLA_FLAGS": flags()},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -241,10 +243,10 @@ for number in (1, 8):
     train(config, f"{sys.argv[2]}/{number}", devices=jax.devices()[:number])
 """
     config = dataclasses.replace(SMALL, arch="resnet20", width=0.125, batch_size=160, samples=32, epochs=2)
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FLAGS}"}
+    more = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {flags()}"}
     said = json.dumps(dataclasses.asdict(config))
     done = subprocess.run(
-        [sys.executable, "-c", script, said, str(tmp_path)], env=os.environ | flags, capture_output=True, text=True
+        [sys.executable, "-c", script, said, str(tmp_path)], env=os.environ | more, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     one, eight = (read_log(tmp_path / name) for name in ("1", "8"))

@@ -18,6 +18,7 @@ import pytest
 import xarray as xr
 
 import ufm
+from quick import current, flags
 from ufm.cli import main
 from ufm.measure import gram_distance, simplex_etf_gram
 from ufm.solve import Status
@@ -319,8 +320,8 @@ def test_eight_devices_give_the_numbers_of_one(tmp_path):
     problem, solve = CE, {}
     axes = {"decay": {"log": [1e-3, 1e-1, 9], "sets": ["weight_decay", "feature_decay"]}, "imbalance": [1.0, 5.0]}
     said = json.dumps([problem, axes, solve, 2, str(tmp_path)])
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run([sys.executable, "-c", EIGHT, said], env=os.environ | flags, capture_output=True, text=True)
+    more = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {flags(current)}"}
+    done = subprocess.run([sys.executable, "-c", EIGHT, said], env=os.environ | more, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run(Sweep(problem, axes, solve, 2), tmp_path / "1")
     assert files_of(tmp_path / "8") == files_of(tmp_path / "2")
@@ -526,7 +527,7 @@ main(["sweep", *sys.argv[1:]])
 
 
 def begin(folder: Path, *arguments: str) -> subprocess.Popen:
-    environment = os.environ | {"UFM_CACHE": str(folder / "programs")}
+    environment = os.environ | {"UFM_CACHE": str(folder / "programs"), "XLA_FLAGS": flags(current)}
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *arguments],
         env=environment,
