@@ -422,7 +422,7 @@ def test_all_means_equal():
 def test_round_off_means_are_treated_as_equal():
     v = np.array([[0.1], [0.2], [0.3]])
     H = np.concatenate([v, v * (1 + 2e-16), v + 1e-17], axis=1)
-    report = m.measure(H, range(3))
+    report = m.measure(H, range(3), weights=[2, 2, 2])
     assert math.isnan(report["nc1_quotient"])
     assert math.isnan(report["nc2_gram_etf_centred_means"])
     assert report["cdnv"] == math.inf

@@ -3,16 +3,24 @@
 The small inputs are in ``cases/``; their right values were computed outside of this project.
 """
 
+import io
+import json
+import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ufm import cli
+from ufm.measure import measure
+from ufm.measure.files import read_features
+from ufm.measure.tensors import read_tensors
 from ufm.problem import labels
+from ufm.report import report
 
 CASES = Path(__file__).parent / "cases"
-COUNTS = CASES / "counts"
+COUNTS, FEATURES = CASES / "counts", CASES / "features"
 
 
 def refused(capsys, *words):
@@ -127,7 +135,7 @@ def test_bad_labels_name_their_flag(capsys, tmp_path):
     (tmp_path / "words.csv").write_text("label\ncat\ndog\n")
     for name, why in (
         ("gap.npy", "class 1 has no sample"),
-        ("words.npy", "are not whole numbers"),
+        ("words.npy", "give whole numbers"),
         ("words.csv", "holds 'cat' where a class number should be; give one number per sample"),
         ("none.csv", "does not exist"),
     ):
@@ -135,3 +143,220 @@ def test_bad_labels_name_their_flag(capsys, tmp_path):
         assert message.startswith("ufm: labels-file: ")
         assert why in message
     assert "several" in refused(capsys, "solve", "--counts", "3,3", "--labels-file", tmp_path / "gap.npy")
+
+
+# ------------------------------------------------------------------ features
+
+
+def features(capsys, name, *words):
+    """The JSON object of ``ufm features``."""
+    cli.main(["features", str(FEATURES / name), *map(str, words), "--frames-only", "--json"])
+    said = capsys.readouterr()
+    assert said.err == ""
+    return json.loads(said.out, parse_constant=lambda word: pytest.fail(word))
+
+
+NAMED = ("--name", "features=embeddings", "--name", "labels=targets")
+READ = {  # file, flags: what all of these hold
+    "f12_tuple.pt": (),
+    "f09_list_labels.pt": (),
+    "f09b_numpy_scalar.pt": (),
+    "f23_folder": (),
+    "f25_float_labels.npz": (),
+    "f32_conv_classifier.pt": (),
+    "f28_other_names.npz": NAMED,
+    "f42_unnamed.npz": ("--name", "features=arr_0", "--name", "labels=arr_1"),
+    "f20_features.npy": ("--labels", FEATURES / "f20_labels_header.csv"),
+    "f20_features.npy ": ("--labels", FEATURES / "f20_labels.txt"),
+}
+NC1 = {"f23_folder": (0.0038486604801, 1e-6), "f12_tuple.pt": (None, 0)}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_features_of_other_programs_are_read(capsys, name):
+    found = features(capsys, name.strip(), *READ[name])
+    assert (len(found["counts"]), sum(found["counts"]), found["dim"]) == (4, 60, 12)
+    assert "samples are the rows of the features: N = 60, d = 12" in found["notes"]
+    assert found["measures"]["nc1_pinv"] == pytest.approx(0.0038486604801, rel=1e-6)  # of the same 60 x 12 numbers
+    shapes = {"f23_folder": "(60, 1) of labels", "f32_conv_classifier.pt": "(4, 12, 1, 1) of weights"}
+    assert any(shapes.get(name, "samples") in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("f28_other_names.npz", ("embeddings (60, 12), targets (60,)", "--name features=ARRAY")),
+        ("f42_unnamed.npz", ("arr_0 (60, 12), arr_1 (60,)", "--name features=ARRAY")),
+        ("f48_scipy_sparse.npz", ("sparse matrix of SciPy (format csr, 60 x 12)", "toarray()")),
+    ],
+)
+def test_a_file_with_other_names_is_listed(capsys, name, words):
+    message = refused(capsys, "features", FEATURES / name, "--frames-only")
+    assert all(word in message for word in words), message
+
+
+def test_square_features_ask_for_the_axis(capsys, tmp_path):
+    path = FEATURES / "f29_square_rows.npz"
+    for command in ([path, "--frames-only"], [path, path]):
+        message = refused(capsys, "features" if "--frames-only" in command else "compare", *command)
+        assert message.startswith("ufm: samples: ")
+        assert "--samples rows or --samples columns" in message
+    found = features(capsys, path.name, "--samples", "rows")
+    assert found["measures"]["nc1_pinv"] == pytest.approx(7.7102354e-4, rel=1e-6)
+    assert "samples are the rows of the features: N = 16, d = 16" in found["notes"]
+    cli.main(["compare", str(path), str(path), "--samples", "rows", "--json"])
+    assert json.loads(capsys.readouterr().out)["distance"] == 0
+    with np.load(path) as arrays:
+        square = dict(arrays)
+    # The file says it, or a test set of another size does.
+    np.savez(tmp_path / "a.npz", **square, samples="rows")
+    assert read_features(tmp_path / "a.npz").samples == "rows"
+    few = {"test_labels": square["labels"][:8], "test_features": square["features"][:8]}
+    np.savez(tmp_path / "a.npz", **square, **few)
+    given = read_features(tmp_path / "a.npz")
+    assert (given.samples, given.test[0].shape) == ("rows", (16, 8))
+    np.savez(tmp_path / "a.npz", **square, test_labels=few["test_labels"], test_features=few["test_features"].T)
+    given = read_features(tmp_path / "a.npz")
+    assert (given.samples, given.test[0].shape) == ("columns", (16, 8))
+    np.savez(tmp_path / "a.npz", **square, samples="diagonal")
+    assert "must be columns or rows" in refused(capsys, "features", tmp_path / "a.npz")
+
+
+def test_report_takes_the_axis_that_its_message_names():
+    with np.load(FEATURES / "f25_float_labels.npz") as arrays:
+        H, y = arrays["features"], arrays["labels"]
+    with pytest.raises(ValueError, match="pass samples='rows'"):
+        report(H, y, optimum=False)
+    rows = report(H, y, optimum=False, samples="rows", test=(H, y))
+    columns = report(H.T, y, optimum=False, test=(H.T, y))
+    assert rows.measures == columns.measures
+    assert rows.test["measures"] == rows.measures
+    assert rows.notes[0].startswith("samples are the rows")
+    assert columns.notes[0].startswith("samples are the columns")
+
+
+def test_the_spread_of_one_sample_each_is_undefined_and_the_report_says_why(capsys):
+    found = features(capsys, "f38_one_each.npz")
+    names = [name for name in found["measures"] if name.startswith(("nc1_", "cdnv", "vci"))]
+    assert len(names) == 8
+    assert all(found["measures"][name] is None for name in names)
+    assert found["measures"]["nc2_equinorm_means"] is not None
+    assert any("every class has one sample" in note for note in found["notes"])
+    cli.main(["features", str(FEATURES / "f38_one_each.npz"), "--frames-only"])
+    text = capsys.readouterr().out
+    assert "note: every class has one sample, which does not vary: NC1, CDNV and VCI are undefined" in text
+    assert measure(np.eye(3), [0, 1, 2], weights=[5, 5, 5])["nc1_pinv"] == 0  # collapsed samples, not single ones
+
+
+def test_features_of_a_run_folder_are_read_under_its_loss(capsys, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    y = np.repeat([0, 1, 2], 4)
+    np.savez(run / "features.npz", H=np.eye(3)[:, y] * np.linspace(1, 2, 12), y=y)
+    for text, note in (('{"loss": "supcon"}', True), ('{"loss": "mse"}', False)):
+        (run / "config.json").write_text(text)
+        found = features(capsys, run)
+        assert found["name"] == "run"
+        assert any("divided by their norms" in said for said in found["notes"]) is note
+
+
+# ------------------------------------------------------------------ tensors
+
+
+def torch_file(path, pickled, storages=(), byteorder="little"):
+    """A file as torch.save lays it out."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        archive.writestr("a/byteorder", byteorder)
+        for key, numbers in enumerate(storages):
+            archive.writestr(f"a/data/{key}", numbers.tobytes())
+    return path
+
+
+class Named:
+    """Pickles as a call of a function that need not exist."""
+
+    def __init__(self, module, name, *arguments):
+        self.module, self.name, self.arguments = module, name, arguments
+
+
+class Writer(pickle._Pickler):
+    """Writes names of functions that are not there."""
+
+    def save(self, thing, save_persistent_id=True):
+        if isinstance(thing, tuple) and len(thing) == 5 and thing[0] == "storage":
+            for part in thing[:1] + thing[2:]:
+                super().save(part)
+            self.write(b"0" * 4)  # the tuple is written below, with the type in its place
+            self.write(b"(")
+            super().save("storage")
+            self.write(f"c{thing[1].module}\n{thing[1].name}\n".encode())
+            for part in thing[2:]:
+                super().save(part)
+            self.write(b"tQ")
+        elif isinstance(thing, Named):
+            self.write(f"c{thing.module}\n{thing.name}\n(".encode())
+            for part in thing.arguments:
+                self.save(part)
+            self.write(b"tR")
+        else:
+            super().save(thing, save_persistent_id)
+
+
+def pickled(thing):
+    out = io.BytesIO()
+    Writer(out, protocol=2).dump(thing)
+    return out.getvalue()
+
+
+def tensor(kind, key, offset, size, stride, numbers=99):
+    storage = ("storage", Named("torch", f"{kind}Storage"), str(key), "cpu", numbers)
+    return Named("torch._utils", "_rebuild_tensor_v2", storage, offset, size, stride, False, None)
+
+
+def test_tensors_of_every_layout(tmp_path):
+    numbers = np.arange(12.0)
+    half = (np.arange(4, dtype="f4").view("u4") >> 16).astype("u2")  # bfloat16
+    held = {
+        "whole": tensor("Double", 0, 0, (3, 4), (4, 1)),
+        "turned": tensor("Double", 0, 1, (2, 3), (1, 4)),
+        "scalar": tensor("Double", 0, 5, (), ()),
+        "empty": tensor("Double", 0, 0, (0, 4), (4, 1)),
+        "half": tensor("BFloat16", 1, 0, (4,), (1,)),
+        "parameter": Named("torch._utils", "_rebuild_parameter", tensor("Long", 2, 0, (2,), (1,)), True, None),
+        "model": Named("somebody.nets", "Net", 3),
+    }
+    path = torch_file(tmp_path / "a.pt", pickled(held), (numbers, half, np.array([7, 8])))
+    found = read_tensors(path)
+    np.testing.assert_array_equal(found["whole"], numbers.reshape(3, 4))
+    np.testing.assert_array_equal(found["turned"], numbers.reshape(3, 4).T[1:3])
+    assert (found["scalar"], found["empty"].shape) == (5.0, (0, 4))
+    assert found["half"].tolist() == [0, 1, 2, 3]
+    assert found["parameter"].tolist() == [7, 8]
+    assert found["model"].origin == "somebody.nets.Net"
+    big = torch_file(tmp_path / "b.pt", pickled(held["whole"]), (numbers.astype(">f8"),), byteorder="big")
+    np.testing.assert_array_equal(read_tensors(big), numbers.reshape(3, 4))
+
+
+def test_a_file_of_tensors_runs_nothing_and_claims_no_more_than_it_holds(tmp_path, capsys):
+    mark = tmp_path / "run"
+    labelled = {"labels": [0, 1], "features": Named("os", "mkdir", str(mark))}
+    path = torch_file(tmp_path / "a.pt", pickled(labelled))
+    message = refused(capsys, "features", path)
+    assert "features (an object of os.mkdir), labels (2,)" in message
+    assert not mark.exists()
+    for bad in (
+        tensor("Double", 0, 0, (10**13,), (0,)),
+        tensor("Double", 0, 0, (3, 5), (4, 1)),
+        tensor("Double", 0, -1, (3,), (1,)),
+        tensor("Double", 0, 3, (3,), (-1,)),
+        tensor("Double", 7, 0, (3,), (1,)),
+        tensor("Quaternion", 0, 0, (3,), (1,)),
+    ):
+        path = torch_file(tmp_path / "a.pt", pickled({"features": bad, "labels": [0, 1]}), (np.arange(12.0),))
+        assert "is not a readable file of tensors" in refused(capsys, "features", path)
+    for text in (b"", b"no archive", b"PK\x03\x04 and no more"):
+        path.write_bytes(text)
+        assert "is not a readable file of tensors or was written by PyTorch before 1.6" in refused(
+            capsys, "features", path
+        )

@@ -121,7 +121,7 @@ def test_relu_features_are_held_against_the_nonnegative_model():
     assert found.problem.model.features == "nonnegative"
     assert set(found.path.verdicts) == {"global"}
     assert np.count_nonzero(found.target("optimum").gram - np.diag(np.diag(found.target("optimum").gram))) == 0
-    assert report(H, y, optimum=False).notes == ()
+    assert report(H, y, optimum=False).notes == (f"samples are the columns of the features: N = {H.shape[1]}, d = 4",)
 
 
 def test_a_deep_head_is_measured_layer_by_layer():
@@ -218,7 +218,9 @@ def test_files_of_every_kind_give_the_same_arrays(tmp_path, optimum):
 def test_ambiguous_square_features_follow_the_flag(tmp_path):
     X = np.arange(9.0).reshape(3, 3)
     np.savez(tmp_path / "a.npz", features=X, labels=[0, 1, 2])
-    np.testing.assert_array_equal(read_features(tmp_path / "a.npz").features, X)
+    with pytest.raises(ValueError, match="give --samples rows or --samples columns"):
+        read_features(tmp_path / "a.npz")
+    np.testing.assert_array_equal(read_features(tmp_path / "a.npz", samples="columns").features, X)
     np.testing.assert_array_equal(read_features(tmp_path / "a.npz", samples="rows").features, X.T)
 
 

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -328,6 +328,7 @@ def report(
     points: int = _POINTS,
     gap: float = 1e-8,
     name: str = "features",
+    samples: Literal["columns", "rows"] = "columns",
     **loss_parameters: Any,
 ) -> Report:
     """Hold learned features against theory.
@@ -338,7 +339,7 @@ def report(
     fixes the geometry of a model without decayed bias, and the nearest point of the path is reported as such.
 
     Args:
-        features: H, shape (d, N), samples as columns: the input of the first of ``weights``.
+        features: H, shape (d, N), the input of the first of ``weights``; (N, d) with ``samples="rows"``.
         labels: y, shape (N,), class numbers from 0.
         weights: W, shape (K, d), or the matrices W_1, ..., W_L of a deep head in a list, or nothing.
         bias: b of the last layer, shape (K,).
@@ -357,6 +358,7 @@ def report(
         points: of a path.
         gap: relative gap that is called ``global``.
         name: of the features, for files and figures.
+        samples: whether the samples are the columns or the rows of the features, also of the test set.
         **loss_parameters: of the loss, such as ``smoothing=0.1``.
 
     Returns:
@@ -383,11 +385,11 @@ def report(
         raise ValueError(f"weights: the loss {loss} has no classifier; leave weights and bias out")
     K = len(matrices[-1]) if matrices else None
     classifier = matrices[0] if depth == 1 else None
-    data = as_arrays(features, labels, classifier, bias if depth == 1 else None, counts, K)
+    data = as_arrays(features, labels, classifier, bias if depth == 1 else None, counts, K, samples=samples)
     if depth > 1 and bias is not None:
         bias = as_vector(bias, "bias", len(matrices[-1]), "class")
     H, K = data.features, data.num_classes
-    notes: list[str] = []
+    notes = [f"samples are the {samples} of the features: N = {H.shape[1]}, d = {H.shape[0]}"]
     positive = bool((H >= 0).all())
     if constraint is not None and not optimum and not pairs:
         raise ValueError(f"constraint: {constraint!r} has no effect without a solved optimum; drop it")
@@ -406,6 +408,8 @@ def report(
     statistics = class_statistics(dataclasses.replace(data, features=H))
     M, N_k = statistics.means, statistics.counts
     measures = measure(H, data.labels, classifier, data.b, data.weights, K)
+    if (N_k == 1).all():
+        notes.append("every class has one sample, which does not vary: NC1, CDNV and VCI are undefined")
     layers, hidden = None, []
     if depth > 1:
         outputs, inputs = forward(matrices, H, activation)
@@ -415,7 +419,8 @@ def report(
         ]
     head = _Head(matrices, bias if depth > 1 else data.b, activation)
     accuracy = _accuracies(head, H, data.labels, data.weights, M)
-    tested = None if test is None else _tested(test, head, H.shape[0], M, pairs and constraint.endswith("sphere"))
+    unit = pairs and constraint.endswith("sphere")
+    tested = None if test is None else _tested(test, samples, head, H.shape[0], M, unit)
 
     gram = M.T @ M
     classifier_gram = None if classifier is None else data.W @ data.W.T  # type: ignore[union-attr]
@@ -515,12 +520,12 @@ def _accuracies(
     return {"classifier": seen.accuracy if head.weights else None, "nearest_mean": seen.nearest_accuracy}
 
 
-def _tested(test: tuple[Any, Any], head: _Head, d: int, means: np.ndarray, unit: bool) -> dict[str, Any]:
+def _tested(test: tuple[Any, Any], samples: Any, head: _Head, d: int, means: np.ndarray, unit: bool) -> dict[str, Any]:
     K = means.shape[1]
     shallow_head = len(head.weights) == 1
     W, b = (head.weights[0], head.bias) if shallow_head else (None, None)
     try:
-        data = as_arrays(test[0], test[1], num_classes=K)
+        data = as_arrays(test[0], test[1], num_classes=K, samples=samples)
         data = _with_direction(data)[0] if unit else data
         H = _normalised(data.features) if unit else data.features
         if H.shape[0] != d:

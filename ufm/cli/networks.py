@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -98,18 +98,22 @@ class Features:
     """Hold the features of your own network against theory: measures, and distance to the optimum of the matching UFM.
 
     FILE is an .npz file, a folder of .npy arrays, or a .pt file of tensors, with features (or H), labels (or y), and
-    optionally W (or W1, ..., WL of a deep head), b, counts, test_features and test_labels. Decays are those of the
-    canonical objective; without --feature-decay the optimum is the nearest along lambda_Z, and the report says so.
+    optionally W (or W1, ..., WL of a deep head), b, counts, test_features and test_labels; or the folder of a training
+    run. Decays are those of the canonical objective; without --feature-decay the optimum is the nearest along lambda_Z,
+    and the report says so.
     """
 
     file: tyro.conf.Positional[Path]
     """Features, labels and layers."""
     labels: Path | None = None
-    """File of labels (.npy, .txt, .pt), where FILE has none."""
+    """File of labels (.npy, .npz, .txt, .csv, .pt), where FILE has none."""
+    name: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="ARRAY=NAME")] = ()
+    """What an array is called in FILE, such as features=embeddings or labels=targets; may be repeated."""
     samples: Literal["columns", "rows"] | None = None
-    """Where the samples are in the features; by default the axis as long as the labels (columns, if both are)."""
-    loss: str = "ce"
-    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce, or supcon: the loss that the network was trained with."""
+    """Where the samples are in the features; by default the axis as long as the labels. Needed where both are."""
+    loss: str | None = None
+    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce, supcon, wsupcon or simclr: the loss that the network was trained
+    with; ce by default, of a training run its own."""
     weight_decay: str | None = None
     """lambda_W, one number for all matrices or one per matrix: 0.01,0.02."""
     feature_decay: float | None = None
@@ -137,10 +141,14 @@ class Features:
         from .. import report as room
         from ..measure.files import read_features
 
-        allowed = ("none", *room.constraints_of(self.loss)[1:])
+        loss = _loss_of(self.file) if self.loss is None else self.loss
+        allowed = ("none", *room.constraints_of(loss)[1:])
         if self.constraint not in (None, *allowed):
             raise ValueError(f"constraint: {self.constraint!r} is not known; choose one of {', '.join(allowed)}")
-        given = read_features(self.file, labels=self.labels, samples=self.samples)
+        given = read_features(self.file, labels=self.labels, samples=self.samples, names=_names(self.name))
+        features, test = given.features, given.test
+        if given.samples == "rows":  # as in the file: the report says so
+            features, test = features.T, None if test is None else (test[0].T, test[1])
         decay = None if self.weight_decay is None else read_numbers("weight_decay", self.weight_decay, "a number")
         if decay is not None and len(decay) not in (1, max(len(given.weights), 1)):
             raise ValueError(
@@ -148,11 +156,11 @@ class Features:
                 "give one, or one per matrix"
             )
         found = room.report(
-            given.features,
+            features,
             given.labels,
             list(given.weights) or None,
             given.bias,
-            loss=self.loss,
+            loss=loss,
             weight_decay=None if decay is None else decay[0] if len(decay) == 1 else decay,
             feature_decay=self.feature_decay,
             bias_decay=self.bias_decay,
@@ -160,11 +168,13 @@ class Features:
             constraint="free" if self.constraint == "none" else self.constraint,
             feature_radius=self.feature_radius,
             activation=self.activation,
-            test=given.test,
+            test=test,
             counts=given.counts,
             optimum=not self.frames_only,
             name=given.name,
+            samples=given.samples,
         )
+        found = dataclasses.replace(found, notes=(*given.notes, *found.notes))
         files = [] if self.out is None else found.save(self.out)
         if self.json:
             print(json.dumps(found.to_json(), allow_nan=False))
@@ -184,6 +194,8 @@ class Compare:
     """Solution, features, report.json, or a folder with one of them: of a report, of arrays, or of a training run."""
     second: tyro.conf.Positional[Path]
     """The other one."""
+    samples: Literal["columns", "rows"] | None = None
+    """Where the samples are in features; by default the axis as long as the labels. Needed where both are."""
     json: bool = False
     """Print one JSON object."""
 
@@ -191,7 +203,7 @@ class Compare:
         """Read, compare and print."""
         from .. import report as room
 
-        found = room.compare(_geometry(self.first), _geometry(self.second)).to_json()
+        found = room.compare(*(_geometry(path, self.samples) for path in (self.first, self.second))).to_json()
         if self.json:
             print(json.dumps(found, allow_nan=False))
             return
@@ -217,7 +229,18 @@ class Compare:
         out.print(table)
 
 
-def _geometry(path: Path) -> Any:
+def _names(given: tuple[str, ...]) -> dict[str, str]:
+    """ARRAY=NAME as a table: what an array is called in a file."""
+    found = {}
+    for text in given:
+        array, equals, called = text.partition("=")
+        if not (array and equals and called):
+            raise ValueError(f"name: {text!r} is not ARRAY=NAME; give such as features=embeddings")
+        found[array.strip()] = called
+    return found
+
+
+def _geometry(path: Path, samples: Any) -> Any:
     """One side of a comparison."""
     from .. import report as room
     from ..measure.files import read_features
@@ -230,7 +253,7 @@ def _geometry(path: Path) -> Any:
         path = inside[0] if inside else path
     if path.suffix.lower() == ".json":
         return room.read_report(path)
-    given = read_features(path)
+    given = read_features(path, samples=samples)
     options: dict[str, Any] = {"loss": loss, "counts": given.counts, "optimum": False, "name": given.name}
     return room.report(given.features, given.labels, list(given.weights) or None, given.bias, **options).geometry
 

@@ -373,7 +373,7 @@ def _save_solution(found: Answer, path: Path) -> None:
         raise ValueError(
             "save: features of so many classes are not laid out; solve fewer than 1001 classes to save them"
         )
-    arrays = {"H": params.features, "counts": found.problem.labels.weights}
+    arrays = {"H": params.features, "counts": found.problem.labels.weights, "samples": "columns"}
     if len(params.weights) == 1:
         arrays["W"] = params.classifier
     else:

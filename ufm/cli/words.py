@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .._columns import Kind
 from ..problem import Labels, labels
-from ..problem.columns import Kind
 
 
 def read_numbers(name: str, text: str, kind: str, read: type = float) -> list[Any]:

@@ -218,6 +218,8 @@ def _finite(array: NDArray[Any], name: str) -> FloatArray:
 
 def _labels(labels: Any) -> IntArray:
     y = to_numpy(labels, "labels")
+    if y.ndim == 2 and 1 in y.shape:  # a column or row of labels
+        y = y.reshape(-1)
     if y.ndim != 1 or y.size == 0:
         raise ValueError(f"labels has shape {y.shape}: give a vector with one class number per sample (not one-hot).")
     whole = _finite(y, "labels")

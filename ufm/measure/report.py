@@ -16,6 +16,7 @@ Four sets of K vectors are described by the same measures; their names end the k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -109,7 +110,7 @@ def measure(
 
     Returns:
         Flat dictionary from keys of `GLOSSARY` to Python floats. inf and nan occur where a measure diverges
-        or is undefined: coinciding class means, vectors of length zero.
+        or is undefined: coinciding class means, vectors of length zero, the spread of classes of one sample each.
 
     Raises:
         ValueError: one sentence with the argument, its value and the remedy (see `as_arrays`).
@@ -150,6 +151,9 @@ def measure_statistics(
         "cdnv": collapse.cdnv(statistics),
         "vci": collapse.vci(statistics),
     }
+    if (statistics.counts == 1).all():  # one sample of each class does not tell how a class varies
+        said |= dict.fromkeys((key for key in said if key.startswith("nc1_")), math.nan)
+        said |= {"cdnv": math.nan, "vci": math.nan}
     vectors = {"means": M, "centred_means": U}
     if W is not None:
         centred = geometry.centre(W.T).T

@@ -380,7 +380,7 @@ class _Run:
         matrices, bias = head_matrices(self._model())
         if self.config.loss == "supcon":
             matrices, bias = (), None
-        arrays = dict(parts)
+        arrays = {**parts, "samples": np.array("columns")}
         if len(matrices) == 1:
             arrays["W"] = matrices[0]
         else:

@@ -15,9 +15,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .._columns import Kind, read_column
 from .._memory import check_bytes
 from .._numerics import is_traced, record, static
-from .columns import Kind, read_column
 from .numbers import check_range, is_number, real_array, short, show, whole_number
 
 
@@ -198,7 +198,7 @@ def exponential(num_classes: int, samples: Any, ratio: Any, whole: bool = True) 
 def from_file(path: str | Path, kind: Kind | None = None) -> Labels:
     """Counts of the classes, or labels of the samples, from a file.
 
-    The file is read as :mod:`ufm.problem.columns` says: a column of a ``.csv`` or ``.txt`` file, a ``.npy`` array, or
+    The file is read as :mod:`ufm._columns` says: a column of a ``.csv`` or ``.txt`` file, a ``.npy`` array, or
     an array of a ``.npz`` file. Its header, or the name of the array, decides whether they are counts or labels;
     without one ``kind`` does; without that too, numbers that may be either are refused. Labels that run from one are
     taken one down, and rows of a one-hot array by the place of their one.

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from .._memory import UNREADABLE, check_file
+from ._memory import UNREADABLE, check_file
 
 Kind = Literal["counts", "labels"]
 
