@@ -19,6 +19,7 @@ from .gram import has_gram_program, solve_by_gram
 from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
+from .orthogonal import MOST_STARTS, has_orthogonal_starts, orthogonal_starts
 from .result import Result
 from .smoothed import STAGES, Smoothed, minimize_smoothed, needs_smoothing, on_kinks
 from .start import geometric_start
@@ -51,11 +52,12 @@ def solve(
             free or on spheres; spectral projected gradient with other constraints. smoothed, a continuation in a
             smoothed ReLU, for deep ReLU models with free features (see :mod:`ufm.solve.smoothed`).
         start: where to start. Default: the expected geometry for a reduced convex problem (where every start leads
-            to the same value), a random point otherwise. Leading axis for a stack; with one problem, a leading axis
-            means several starts, and every leaf of the result has it.
+            to the same value), a random point otherwise; with nonnegative features also orthogonal class means of
+            several sets of living classes, and the lowest end is returned. Leading axis for a stack; with one problem,
+            a leading axis means several starts, and every leaf of the result has it.
         seed: seed of the random start. Every problem of a stack gets the same draw, so no answer depends on its
             position in the stack.
-        restarts: number of random starts; the result with the lowest value is returned.
+        restarts: number of random starts, beside the known ones; the result with the lowest value is returned.
         gtol: relative gradient norm at which a solve counts as CONVERGED.
         max_steps: limit of evaluations; 20000 by default (200 for newton).
         reduce: solve the class-mean problem in the smallest sufficient dimension and lift its solution. Default: yes
@@ -122,8 +124,10 @@ def solve(
         return _from_start(problem, start, method, gtol, max_steps)
     if init_size is not None and not is_traced(init_size) and not _is_positive(init_size):
         raise ValueError(f"init_size: {show(init_size)} is not allowed; give a finite positive number")
-    options = {"restarts": int(restarts), "reduce": bool(reduce)}
-    check_fits(problem, type(method).__name__, lanes=int(restarts), merged=bool(reduce))
+    known = all(word is None for word in chosen) and has_orthogonal_starts(problem)
+    lanes = int(restarts) + (MOST_STARTS if known else 0)
+    check_fits(problem, type(method).__name__, lanes=lanes, merged=bool(reduce))
+    options = {"restarts": int(restarts), "reduce": bool(reduce), "known": known}
     return _from_seed(problem, method, seed, gtol, max_steps, init_size, **options)
 
 
@@ -236,11 +240,12 @@ def _from_seed(
     *,
     restarts: int,
     reduce: bool,
+    known: bool,
 ) -> Result:
     run = _seed_stack if problem.batch_shape else _seed_one
     limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
     size = None if size is None else jnp.asarray(size, float)
-    return run(problem, method, jnp.asarray(seed), *limits, size, restarts, reduce)
+    return run(problem, method, jnp.asarray(seed), *limits, size, restarts, reduce, known)
 
 
 @in_float64
@@ -279,12 +284,16 @@ def _solve_seed(
     size: Any,
     restarts: int,
     reduce: bool,
+    known: bool,
 ) -> Result:
     reduction = problem.reduce(dim=True) if reduce else None
     small = reduction.problem if reduction else problem
     keys = jax.random.split(jax.random.key(seed), restarts)
     run = lambda params: _minimize(small, params, method, gtol, max_steps)  # noqa: E731
-    if restarts > 1:
+    if known:
+        starts = orthogonal_starts(small), jax.vmap(lambda key: small.init(key, size))(keys)
+        result = best_of(jax.vmap(run)(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *starts)))
+    elif restarts > 1:
         result = best_of(jax.vmap(lambda key: run(small.init(key, size)))(keys))
     elif reduction and size is None and small.loss_kind.name == "ce" and has_logit_program(small) is None:
         result = run(geometric_start(small))
@@ -305,8 +314,10 @@ def _minimize(problem: Problem, params: Params, method: Method | Smoothed, gtol:
 _run_one = compiled(_minimize)
 _run_stack = compiled(jax.vmap(_minimize, in_axes=(0, 0, None, None, None)))
 _run_starts = compiled(jax.vmap(_minimize, in_axes=(None, 0, None, None, None)))
-_seed_one = compiled(_solve_seed, static=(6, 7))
-_seed_stack = compiled(jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None, None)), static=(6, 7))
+_seed_one = compiled(_solve_seed, static=(6, 7, 8))
+_seed_stack = compiled(
+    jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None, None, None)), static=(6, 7, 8)
+)
 _gram_one = compiled(solve_by_gram)
 _gram_stack = compiled(jax.vmap(_gram_of_classes, in_axes=(0, None, None)))
 _logits_one = compiled(_solve_logits)

@@ -2,8 +2,8 @@
 
 With free features the minority classes merge when the decay grows; behind a ReLU they vanish instead: class means stay
 orthogonal, and each group has a threshold of its own (:mod:`ufm.theory.nonnegative`).  The problem is not convex in H
-and the start of a descent decides where it ends, so every cell is solved from several random starts, and the mean-gap
-bound says which cells are proven optimal.
+and the start of a descent decides where it ends, so every cell is solved from several starts, and the mean-gap bound
+says which cells are proven optimal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def relu_collapse(
     minority: int = 2,
     minority_samples: float = 10.0,
     largest_ratio: float = 100.0,
-    restarts: int = 4,
+    restarts: int = 1,
     rounds: int = 4,
     gap: float = 1e-8,
     progress: Progress = None,
@@ -51,7 +51,7 @@ def relu_collapse(
         minority: number of minority classes K_B.
         minority_samples: n_B; n_A = R n_B.
         largest_ratio: largest R.
-        restarts: random starts of each cell.
+        restarts: random starts of each cell, beside those at orthogonal class means.
         rounds: further rounds of as many starts for cells not yet proven optimal.
         gap: relative gap to certify.
         progress: called after each block with (cells done, cells in all, cells by status).
