@@ -1,8 +1,10 @@
 """Training: it collapses, it is the same run after a kill and on eight devices, and it says what is wrong."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 
 import ufm
 from quick import flags
+from ufm._files import Damaged
 from ufm.cli import main
 from ufm.networks import head_matrices, load, normalise, standardise
 from ufm.networks import models as models_module
@@ -371,16 +374,172 @@ def test_the_model_beside_standard_decay_has_its_bias_decayed(tmp_path, decay):
     assert float(problem.decay.bias) == decay
 
 
-def test_resumed_before_the_first_checkpoint(tmp_path):
+def test_damaged_checkpoints_and_logs_are_computed_and_written_again(tmp_path):
+    """A bit of the last checkpoint, of all, no checkpoint, a hole in the log, no log: the same run each time."""
     config = dataclasses.replace(SMALL, epochs=2)
     whole = train(config, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
-    again = train(config, tmp_path / "run", resume=True)
-    assert [line["epoch"] for line in read_log(tmp_path / "run")] == [0, 1, 2]
-    assert numbers(again.history) == numbers(whole.history)
-    (tmp_path / "run" / "log.jsonl").unlink()
-    with pytest.raises(ValueError, match="has lost its lines"):
-        train(config, tmp_path / "run", resume=True)
+    log, checkpoints = tmp_path / "run" / "log.jsonl", tmp_path / "run" / "checkpoints"
+    lines = log.read_text()
+    assert sorted(path.name for path in checkpoints.glob("*.npz")) == ["1.npz", "2.npz"]
+
+    def flip(path):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+
+    for number, damage in enumerate(
+        (
+            lambda: flip(checkpoints / "2.npz"),
+            lambda: [flip(path) for path in checkpoints.glob("*.npz")],
+            lambda: shutil.rmtree(checkpoints),
+            lambda: log.write_text(lines.splitlines(keepends=True)[0]),
+            lambda: log.write_text(lines.replace('"epoch": 1', '"epoch": 7')),
+            log.unlink,
+        )
+    ):
+        damage()
+        if number in (3, 4):
+            with pytest.raises(ValueError, match=r"line 2 .* is damaged") if number == 4 else contextlib.nullcontext():
+                assert len(read_log(tmp_path / "run")) == 1
+        again = train(config, tmp_path / "run", resume=True)
+        assert len(again.set_aside) == (1, 2, 0, 0, 0, 0)[number]
+        assert numbers(again.history) == numbers(whole.history) == numbers(read_log(tmp_path / "run"))
+        np.testing.assert_array_equal(again.features, whole.features)
+    assert len(list(checkpoints.glob("*.damaged*"))) == 0  # removed with the folder
+
+
+def fake_run(out):
+    """A run without a network: its state is two small arrays."""
+    run = object.__new__(train_module._Run)
+    run.out, run.done, run.history = out, 3, [{"epoch": 0}]
+    run.whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    run.state = {"params": {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3)}, "optimizer": np.int32(7)}
+    return run
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_read(tmp_path):
+    run = fake_run(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    run._save()
+    path = tmp_path / "checkpoints" / "3.npz"
+    state, history = run._read(path)
+    assert jax.tree.map(np.array_equal, state, run.state) == {"params": {"w": True}, "optimizer": True}
+    assert history == run.history
+    rng, tried = np.random.default_rng(0), 0
+    for file in (path, path.with_name("3.npz.sha256")):
+        content = file.read_bytes()
+        for place in range(len(content)):
+            changed = bytearray(content)
+            changed[place] ^= 1 << int(rng.integers(8))
+            file.write_bytes(changed)
+            with pytest.raises(Damaged):
+                run._read(path)
+            tried += 1
+        file.write_bytes(content)
+    assert tried > 800
+    run._read(path)
+    run.state["params"]["w"] = run.state["params"]["w"][:1]
+    with pytest.raises(Damaged, match="another epoch or network"):
+        run._read(path)
+
+
+def test_only_the_last_two_checkpoints_are_kept(tmp_path):
+    run = fake_run(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for run.done in (1, 2, 9, 10):
+        run._save()
+    assert [path.name for path in run._checkpoints()] == ["10.npz", "9.npz"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 4
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    run = train_module._Run(SMALL, tmp_path / "run", False, tuple(jax.devices()[:1]))
+    with run.folder():
+        with pytest.raises(ValueError, match=r"^resume: .* is being worked on by another process"):
+            train(SMALL, tmp_path / "run", resume=True)
+        with pytest.raises(ValueError, match="is not empty"):
+            train(SMALL, tmp_path / "run")
+
+
+def test_a_kill_while_the_folder_is_made_does_not_block_it(tmp_path):
+    """What a kill may leave before config.json is there, and a folder of somebody else."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in (".lock", "config.json.part", "config.json.sha256", "config.json.sha256.part"):
+        (run / name).write_text("")
+    fresh = fake_run(run)
+    fresh.resume, fresh.config, fresh.set_aside = False, SMALL, []
+    with pytest.raises(ValueError, match="holds no run"):
+        read_config(run)
+    with fresh.folder():
+        pass
+    assert read_config(run) == SMALL
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "other" / "checkpoints" / "mine").write_text("")
+    with pytest.raises(ValueError, match="is not empty"):
+        train(SMALL, tmp_path / "other")
+
+
+def test_a_changed_or_older_configuration_is_refused_in_a_sentence(tmp_path):
+    fresh = fake_run(tmp_path / "run")
+    fresh.resume, fresh.config, fresh.set_aside = False, SMALL, []
+    with fresh.folder():
+        pass
+    path = tmp_path / "run" / "config.json"
+    content = path.read_text()
+    path.write_text(content.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ValueError, match="is damaged or was changed by hand"):
+        read_config(tmp_path / "run")
+    path.with_name("config.json.sha256").unlink()
+    path.write_text(content.replace('"format": 2,', ""))
+    with pytest.raises(ValueError, match="begin the run again in a new folder"):
+        read_config(tmp_path / "run")
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+    def fill(said):
+        if said["epoch"] == 2:  # from here on no file may be larger than this
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(ValueError, match=r"^out: \S+ cannot be written \(File too large\); make room .* --resume"):
+            train(SMALL, tmp_path / "run", progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert numbers(train(SMALL, tmp_path / "run", resume=True).history) == numbers(
+        train(SMALL, tmp_path / "whole").history
+    )
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    """No file may be larger than 300 bytes: the log, a checkpoint or the features fail to be written."""
+    script = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+from ufm.cli import main
+main(sys.argv[1:])
+"""
+    flags = ["--arch", "mlp", "--width", "0.1", "--epochs", "2", "--samples", "40", "--batch-size", "100"]
+    said = []
+    for limit in (300, 4000):
+        out = tmp_path / str(limit)
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(limit), "train", *flags, "--out", str(out)],
+            env=os.environ | {"UFM_CACHE": ""}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ufm: ")]
+        assert len(lines) == 1
+        assert "Traceback" not in done.stderr
+        assert "cannot be written (File too large); make room" in lines[0]
+        said.append(lines[0])
+    assert "config.json" in said[0]
+    assert "ufm train --resume" in said[1]
 
 
 def test_the_command_trains_reports_and_draws(tmp_path, capsys, monkeypatch):

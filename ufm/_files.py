@@ -4,22 +4,24 @@ A file is written to a temporary name and renamed: a kill or a full disk leaves 
 process takes :data:`OPEN` first, so that no temporary file is left behind either.  A *sealed* file has its SHA-256
 beside it, ``NAME.sha256``, in the format of ``sha256sum -c``; what differs from it is damaged and never read.  What the
 files mean is for those who write them.
+
+Imports the standard library alone: the signals of the command need it before anything else is there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Content = bytes | Callable[[BinaryIO], Any]
 """Bytes, or a function that writes them to a stream."""
@@ -34,8 +36,15 @@ class Damaged(Exception):
     """A file that is not as it was written."""
 
 
+# ------------------------------------------------------------------ writing
+
+
+ROOM = "make room, or give another path"
+"""What to do when a file cannot be written."""
+
+
 @contextlib.contextmanager
-def writing(path: str | Path, name: str = "out", remedy: str = "make room, or give another path") -> Iterator[None]:
+def writing(path: str | Path, name: str = "out", remedy: str = ROOM) -> Iterator[None]:
     """Turn a failed write inside into the one sentence ``name: path cannot be written (why); remedy``.
 
     Raises:
@@ -48,20 +57,22 @@ def writing(path: str | Path, name: str = "out", remedy: str = "make room, or gi
         raise ValueError(f"{name}: {path} cannot be written ({why}); {remedy}") from None
 
 
-# ------------------------------------------------------------------ writing
-
-
 @contextlib.contextmanager
-def whole(path: Path, *, ending: bool = True) -> Iterator[Path]:
+def whole(path: Path, name: str = "out", remedy: str = ROOM, *, ending: bool = True) -> Iterator[Path]:
     """The place to write to; it takes the name of ``path`` when the block ends, and goes away if the block fails.
 
     Args:
         path: the file.
+        name: of the argument that gave the path, for the message.
+        remedy: likewise.
         ending: whether the temporary name keeps the ending, from which writers read the format. Without it the name
             ends in ``.part``, and no search for an ending finds it.
+
+    Raises:
+        ValueError: it cannot be written.
     """
     part = path.with_name(f"{path.stem}.part{path.suffix}" if ending else f"{path.name}.part")
-    with OPEN:
+    with OPEN, writing(path, name, remedy):
         try:
             yield part
             part.replace(path)
@@ -71,25 +82,27 @@ def whole(path: Path, *, ending: bool = True) -> Iterator[Path]:
             raise
 
 
-def write(path: Path, content: Content, *, sealed: bool = False) -> None:
+def write(path: Path, content: Content, remedy: str = ROOM, *, sealed: bool = False) -> None:
     """Write a file that outlives the machine: it is there whole, or as it was before.
 
     Args:
         path: the file; a sealed one must not be there yet.
         content: bytes, or a function that writes them to a stream.
+        remedy: for the message.
         sealed: put its digest beside it. The digest comes first, so that no kill parts them.
 
     Raises:
-        OSError: it cannot be written.
+        ValueError: it cannot be written.
     """
-    with whole(path, ending=False) as part:
+    with whole(path, remedy=remedy, ending=False) as part:
         _put(part, content)
         if sealed:
             with part.open("rb") as stream:
                 line = _line(hashlib.file_digest(stream, "sha256").hexdigest(), path.name)
-            with whole(seal_of(path), ending=False) as seal:
+            with whole(seal_of(path), remedy=remedy, ending=False) as seal:
                 _put(seal, line)
-    sync_folder(path.parent)
+    with writing(path, remedy=remedy):
+        sync_folder(path.parent)
 
 
 def _put(path: Path, content: Content) -> None:
@@ -114,6 +127,8 @@ def arrays_of(archive: bytes) -> dict[str, np.ndarray]:
     Raises:
         Damaged: it is none.
     """
+    import numpy as np
+
     try:
         with np.load(io.BytesIO(archive), allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
@@ -203,7 +218,7 @@ def set_aside(path: Path) -> Path:
 def alone(folder: Path, name: str = "out") -> Iterator[None]:
     """Hold a folder for this process; the system frees it when the process ends, however it ends.
 
-    On a file system without locks nothing is held.
+    On a system or a file system without locks nothing is held.
 
     Raises:
         ValueError: another process holds it, or it cannot be written.
@@ -212,7 +227,11 @@ def alone(folder: Path, name: str = "out") -> Iterator[None]:
         handle = (folder / LOCK).open("a+b")
     with handle:
         try:
+            import fcntl
+
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 raise ValueError(

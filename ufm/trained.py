@@ -53,6 +53,8 @@ class Run:
             "seconds": self.trained.seconds,
             "files": self.files,
         }
+        if self.trained.set_aside:
+            said["set_aside"] = list(self.trained.set_aside)
         if self.why is not None:
             said["no_report"] = self.why
         if self.report is not None:

@@ -55,7 +55,7 @@ class Train:
         try:
             from .. import trained
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in ("flax", "orbax", "sklearn"):
+            if (error.name or "").partition(".")[0] not in ("flax", "sklearn"):
                 raise
             raise ValueError("train: Flax is not installed; pip install 'ufm[networks]'") from None
         with progress_bar("epochs") as (bar, task):
@@ -89,6 +89,11 @@ class Train:
         screen.print(table)
         if found.report is not None:
             print_report(found.report.to_json(), [str(out)])
+        if found.trained.set_aside:
+            names = ", ".join(found.trained.set_aside)
+            print(
+                f"ufm: damaged checkpoints were set aside as {names}; their epochs were computed again", file=sys.stderr
+            )
         if found.why is not None:
             print(f"ufm: no report: {found.why}", file=sys.stderr)
 

@@ -381,8 +381,5 @@ def _save_solution(found: Answer, path: Path) -> None:
     arrays["y"] = found.problem.labels.column_classes
     if params.bias is not None:
         arrays["b"] = params.bias
-    try:
-        with whole(path) as part, part.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
-    except OSError as error:
-        raise ValueError(f"save: {path} cannot be written ({error.strerror}); give another path") from None
+    with whole(path, "save") as part, part.open("wb") as handle:
+        np.savez(handle, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})

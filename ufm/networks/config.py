@@ -10,6 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from .. import _files
+from .._files import Damaged
 from ..problem.numbers import show, whole_number
 
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet20", "mlp", "convnext-tiny"]
@@ -18,6 +20,9 @@ ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 """Names of the networks, see :mod:`ufm.networks.models`."""
 
 LOSSES = ("ce", "mse", "supcon")
+
+FORMAT = 2
+"""Of the folder of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +183,36 @@ def read_config(out: str | Path) -> Config:
     """
     path = Path(out) / "config.json"
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        names = {field.name for field in dataclasses.fields(Config)}
-        return Config(**{name: value for name, value in said.items() if name in names})
+        said = json.loads(_files.read_sealed(path))
     except FileNotFoundError:
         raise ValueError(f"resume: {out} holds no run (no config.json); begin one with --out {out}") from None
-    except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"resume: {path} cannot be read ({error}); restore it") from None
+    except (Damaged, ValueError, RecursionError) as error:
+        if (begun := _format_of(path)) not in (None, FORMAT):
+            raise _other_format(out, begun) from None
+        raise ValueError(
+            f"resume: {path} is damaged or was changed by hand ({error}); restore it, or begin a changed run in a "
+            f"folder of its own"
+        ) from None
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise _other_format(out, said.get("format") if isinstance(said, dict) else said)
+    names = {field.name for field in dataclasses.fields(Config)}
+    try:
+        return Config(**{name: value for name, value in said.items() if name in names})
+    except TypeError as error:
+        raise ValueError(f"resume: {path} holds no run ({error}); restore it") from None
+
+
+def _format_of(path: Path) -> object:
+    """What a configuration says of its format, whoever wrote it; ``None`` where it cannot be read."""
+    try:
+        said = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return said.get("format", "of before") if isinstance(said, dict) else None
+
+
+def _other_format(out: str | Path, begun: object) -> ValueError:
+    return ValueError(
+        f"resume: {out} was begun by another version of ufm (its format is {show(begun)}, not {FORMAT}); "
+        f"begin the run again in a new folder"
+    )

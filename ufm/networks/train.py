@@ -12,10 +12,10 @@ the seed and the number of the epoch, so that a run that was killed goes on alon
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,13 +23,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from .. import _files
+from .._files import Damaged
 from ..answer import versions
 from ..measure import numerical_rank
 from ..measure.stream import Agreement, ClassSums
-from .config import Config, read_config
+from .config import FORMAT, Config, read_config
 from .data import Images, bound_batches, coarse, epoch_order, imbalanced, limited, load, per_class
 from .models import Network, head_matrices
 from .step import (
@@ -58,6 +59,7 @@ class Trained:
         bias: of the last layer, or ``None``.
         seconds: wall time of this call.
         out: folder of the run.
+        set_aside: damaged checkpoints that a resumed run moved away, by their new names.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class Trained:
     bias: np.ndarray | None
     seconds: float
     out: Path
+    set_aside: tuple[str, ...] = ()
 
 
 Progress = Callable[[dict[str, Any]], None] | None
@@ -125,12 +128,14 @@ def train(
     """Train a network, measure its geometry on the way, and save what it learned.
 
     The folder holds ``config.json``, ``log.jsonl`` (one record per epoch), ``checkpoints/`` and at the end
-    ``features.npz`` (H, y, W or W1, W2, ..., b, test_features, test_labels).
+    ``features.npz`` (H, y, W or W1, W2, ..., b, test_features, test_labels).  It is held for this process.
 
     Args:
         config: the run.
         out: its folder, new or empty; with ``resume`` the folder of a run that was stopped.
-        resume: go on from the last checkpoint, along the curve that the run would have taken.
+        resume: go on from the last checkpoint, along the curve that the run would have taken. A damaged checkpoint is
+            set aside, and the run goes on from the one before it, or from the beginning. The log is written again from
+            the checkpoint.
         devices: to lay every batch over; all local ones by default.
         progress: called after every compiled call with epoch, epochs, loss, accuracy (``None`` for supcon), nc1 and
             seconds left.
@@ -142,22 +147,23 @@ def train(
     begin = time.perf_counter()
     run = _Run(config, Path(out), resume, tuple(jax.local_devices() if devices is None else devices))
     run.listen = listen
-    for said in run.epochs():
-        if progress is not None:
-            progress(said)
-    return run.finish(time.perf_counter() - begin)
+    with run.folder():
+        for said in run.epochs():
+            if progress is not None:
+                progress(said)
+        return run.finish(time.perf_counter() - begin)
 
 
 class _Run:
     """The moving parts of a run: device arrays, compiled programs, log and checkpoints."""
 
     def __init__(self, config: Config, out: Path, resume: bool, devices: tuple[Any, ...]) -> None:
-        self.config, self.out = config, out
+        self.config, self.out, self.resume = config, out, resume
         if config.batch_size % len(devices):
             raise ValueError(
                 f"batch_size: {config.batch_size} cannot be laid over {len(devices)} devices; give a multiple of it"
             )
-        self._check_folder(resume)
+        self._check_folder()
         self.train_images, self.test_images = prepare(config)
         mesh = Mesh(np.asarray(devices), ("batch",))
         self.whole, self.split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "batch"))
@@ -174,71 +180,113 @@ class _Run:
         self.done = 0
         self.history: list[dict[str, Any]] = []
         self.listen: Progress = None
-        if not resume:
-            self._begin_folder()
-        self.manager = ocp.CheckpointManager(
-            (out / "checkpoints").absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
-        )
-        if resume:
-            self._restore()
+        self.set_aside: list[str] = []
 
     # -------------------------------------------------------------- folder
 
-    def _check_folder(self, resume: bool) -> None:
+    def _check_folder(self) -> None:
         out = self.out
-        if resume:
+        if self.resume:
             old = read_config(out)
             if old != self.config:
                 differs = next(
                     f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(self.config, f.name)
                 )
                 raise ValueError(f"resume: {out} was begun with another {differs}; give it a folder of its own")
-        elif out.is_dir() and any(out.iterdir()):
+        elif not _files.only_begun(out, "config.json", ("checkpoints",)):
             raise ValueError(f"out: {out} is not empty; give a new folder, or go on with --resume {out}")
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[None]:
+        """Hold the folder, and begin it or go on from its last checkpoint."""
+        with self._writing():
+            self.out.mkdir(parents=True, exist_ok=True)
+        with _files.alone(self.out, "resume" if self.resume else "out"):
+            if self.resume:
+                with self._writing():
+                    (self.out / "checkpoints").mkdir(exist_ok=True)
+                self._restore()
+            else:
+                self._check_folder()  # another process may have begun since
+                self._begin_folder()
+            yield
 
     def _begin_folder(self) -> None:
         """Written once everything else has proven right: what is there can be resumed."""
-        said = {"ufm": versions(), **dataclasses.asdict(self.config)}
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "config.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"out: {self.out} cannot be written ({error.strerror}); give another path") from None
+        said = {"format": FORMAT, "ufm": versions(), **dataclasses.asdict(self.config)}
+        with self._writing():
+            (self.out / "checkpoints").mkdir(exist_ok=True)
+        _files.write(self.out / "config.json", (json.dumps(said, indent=1) + "\n").encode(), sealed=True)
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return _files.writing(self.out, remedy=self._remedy)
+
+    @property
+    def _remedy(self) -> str:
+        """What to do when a file of the run cannot be written."""
+        if (self.out / "config.json").is_file():
+            return f"make room or allow writing, then ufm train --resume {self.out}"
+        return _files.ROOM
+
+    def _checkpoints(self) -> list[Path]:
+        """Files of the checkpoints, the last first."""
+        found = (path for path in (self.out / "checkpoints").glob("*.npz") if path.stem.isdecimal())
+        return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
     def _restore(self) -> None:
-        latest = self.manager.latest_step()
-        if latest is not None:
+        """State and records of the last checkpoint that is as it was written; the log is made of its records."""
+        for path in self._checkpoints():
             try:
-                flat = _flat(self.state)
-                shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, flat)
-                found = self.manager.restore(latest, args=ocp.args.StandardRestore(shapes))
-            except Exception as error:  # whatever orbax raises for a damaged file
-                raise ValueError(
-                    f"resume: checkpoint {latest} in {self.out} cannot be read ({type(error).__name__}); "
-                    f"remove its folder to go on from the one before"
-                ) from None
-            leaves: Any = found
-            self.state = jax.tree.unflatten(jax.tree.structure(self.state), [leaves[key] for key in flat])
-            self.done = int(latest)
-            self.history = [line for line in read_log(self.out) if line["epoch"] <= self.done]
-            if not self.history:
-                raise ValueError(f"resume: {self.out / 'log.jsonl'} has lost its lines; restore it, or begin again")
-        text = "".join(json.dumps(line) + "\n" for line in self.history)
-        part = self.out / "log.jsonl.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, self.out / "log.jsonl")
+                self.state, self.history = self._read(path)
+                self.done = int(path.stem)
+                break
+            except Damaged:
+                with self._writing():
+                    self.set_aside.append(str(_files.set_aside(path)))
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.history)
+        _files.write(self.out / "log.jsonl", text.encode(), self._remedy)
+
+    def _read(self, path: Path) -> tuple[Any, list[dict[str, Any]]]:
+        """(state, records) of a checkpoint.
+
+        Raises:
+            Damaged: it is not as it was written.
+        """
+        try:
+            arrays = _files.arrays_of(_files.read_sealed(path))
+            said = json.loads(arrays.pop("said").tobytes())
+            epoch, history = said["epoch"], said["history"]
+            found = {name: arrays[f"x{number}"] for number, name in enumerate(said["names"])}
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise Damaged(f"it is not a checkpoint ({type(error).__name__})") from None
+        flat = _flat(self.state)
+        if epoch != int(path.stem) or {name: (x.shape, x.dtype) for name, x in found.items()} != {
+            name: (x.shape, x.dtype) for name, x in flat.items()
+        }:
+            raise Damaged("it is the checkpoint of another epoch or network")
+        leaves = [jax.device_put(found[name], self.whole) for name in flat]
+        return jax.tree.unflatten(jax.tree.structure(self.state), leaves), history
 
     def _log(self, line: dict[str, Any]) -> None:
         self.history.append(line)
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as stream:
+        with self._writing(), (self.out / "log.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
         if self.listen is not None:
-            self.listen(line)
+            with self._writing():
+                self.listen(line)
 
     def _save(self) -> None:
-        self.manager.save(self.done, args=ocp.args.StandardSave(_flat(self.state)))
-        self.manager.wait_until_finished()
+        """Write a checkpoint, and forget all but the last two."""
+        flat = {name: np.asarray(leaf) for name, leaf in _flat(self.state).items()}
+        said = {"epoch": self.done, "names": list(flat), "history": self.history}
+        arrays = {f"x{number}": array for number, array in enumerate(flat.values())}
+        text = np.frombuffer(json.dumps(said, allow_nan=False).encode(), dtype=np.uint8)
+        path = self.out / "checkpoints" / f"{self.done}.npz"
+        _files.write(path, lambda x: np.savez(x, allow_pickle=False, said=text, **arrays), self._remedy, sealed=True)
+        with self._writing():
+            for old in self._checkpoints()[2:]:
+                old.unlink()
+                _files.seal_of(old).unlink(missing_ok=True)
 
     def _model(self) -> Network:
         return self.structure.merged(self.state["params"], self.state["stats"], self.rest)
@@ -387,14 +435,12 @@ class _Run:
             arrays |= {f"W{i}": matrix for i, matrix in enumerate(matrices, start=1)}
         if bias is not None:
             arrays["b"] = bias
-        path = self.out / "features.npz"
-        part = path.with_name("features.part.npz")
-        np.savez(part, allow_pickle=False, **arrays)
-        os.replace(part, path)
-        self.manager.close()
+        _files.write(
+            self.out / "features.npz", lambda stream: np.savez(stream, allow_pickle=False, **arrays), self._remedy
+        )
         return Trained(
             self.config, self.done, self.history, parts["H"], parts["y"], parts["test_features"], parts["test_labels"],
-            tuple(matrices), bias, seconds, self.out,
+            tuple(matrices), bias, seconds, self.out, tuple(self.set_aside),
         )  # fmt: skip
 
 
@@ -404,13 +450,24 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def read_log(out: str | Path) -> list[dict[str, Any]]:
-    """The records of a run, those of whole lines."""
-    found = []
+    """The records of a run; the last line may have been cut short by a kill.
+
+    Raises:
+        ValueError: another line is damaged, or a record is missing.
+    """
+    found: list[dict[str, Any]] = []
     path = Path(out) / "log.jsonl"
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:  # a line that a kill cut short
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, text in enumerate(lines):
+        try:
+            line = json.loads(text)
+            if line["epoch"] != number:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if number == len(lines) - 1 and not text.endswith(b"\n"):
                 break
+            raise ValueError(
+                f"log: line {number + 1} of {path} is damaged; ufm train --resume {out} writes it again"
+            ) from None
+        found.append(line)
     return found

@@ -236,21 +236,20 @@ class Store:
         """Write the dataset in place of an old one; a half-written one is never seen under its name."""
         part, old = (self.path / f"data.zarr.{os.getpid()}.{what}" for what in ("part", "old"))
         try:
-            dataset.to_zarr(part, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
-            timings.to_zarr(
-                part, group="timings", mode="a", zarr_format=3, consolidated=False, encoding=_encoding(timings)
-            )
-            # Not synced: if the power fails, the digests tell, and the blocks are there to write it again.  Between the
-            # steps below there is no dataset, or one that agrees with its digests.
-            if self.data.exists():
-                os.replace(self.data, old)
-            _files.write(_files.seal_of(self.data), _files.seal_tree(part))
-            os.replace(part, self.data)
-            _files.sync_folder(self.path)
-            shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
+            with _files.writing(self.path, remedy=self._remedy):
+                dataset.to_zarr(part, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
+                timings.to_zarr(
+                    part, group="timings", mode="a", zarr_format=3, consolidated=False, encoding=_encoding(timings)
+                )
+                # Not synced: if the power fails, the digests tell, and the blocks are there to write it again.  Between
+                # the steps below there is no dataset, or one that agrees with its digests.
+                if self.data.exists():
+                    os.replace(self.data, old)
+                _files.write(_files.seal_of(self.data), _files.seal_tree(part), self._remedy)
+                os.replace(part, self.data)
+        finally:
             shutil.rmtree(part, ignore_errors=True)
-            raise _cannot_write(self.path, error) from None
+        shutil.rmtree(old, ignore_errors=True)
 
     def check_dataset(self) -> None:
         """Read the dataset's files and compare them with their digests.
@@ -265,11 +264,12 @@ class Store:
                 f"load: {self.data} is damaged ({error}); ufm sweep --resume {self.path} writes it again"
             ) from None
 
+    @property
+    def _remedy(self) -> str:
+        return f"what is done is safe: make room or allow writing, then ufm sweep --resume {self.path}"
+
     def _save(self, path: Path, content: _files.Content) -> None:
-        try:
-            _files.write(path, content, sealed=True)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from None
+        _files.write(path, content, self._remedy, sealed=True)
 
 
 _BLOCK = re.compile(r"[0-9]+-[0-9]+\.npz")
@@ -292,14 +292,6 @@ def _encoding(dataset: Any) -> dict[str, dict[str, Any]]:
                   for i, (size, chunk) in enumerate(zip(array.shape, chunks, strict=True))]  # fmt: skip
         found[name] |= {"chunks": tuple(chunks), "shards": tuple(shards)}
     return found
-
-
-def _cannot_write(path: Path, error: OSError) -> ValueError:
-    why = error.strerror or str(error)
-    return ValueError(
-        f"out: {path} cannot be written ({why}); what is done is safe: make room or allow writing, "
-        f"then ufm sweep --resume {path}"
-    )
 
 
 def _format_of(marker: Path) -> Any:
