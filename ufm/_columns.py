@@ -18,13 +18,16 @@ from ._memory import UNREADABLE, check_file
 
 Kind = Literal["counts", "labels"]
 
-NAMES: dict[str, Kind] = {
+_PLAIN: dict[str, Kind] = {
     **dict.fromkeys(("counts", "count", "num_samples", "n_samples", "frequency"), "counts"),
     **dict.fromkeys(("labels", "label", "y", "targets", "target"), "labels"),
+}
+NAMES: dict[str, Kind] = {
+    **_PLAIN,
     **dict.fromkeys(("samples", "number", "n"), "counts"),
     **dict.fromkeys(("classes", "class", "class_id"), "labels"),
 }
-"""What a header, or the name of an array, may call the column; of several names the first here."""
+"""What a header may call the column, of several names the first here; arrays have one of the first two groups."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +69,7 @@ def _from_arrays(path: Path, name: str, wanted: Kind | None) -> Column:
             if isinstance(data, np.ndarray):
                 return Column(data, None)
             found = data.files
-            for alias, kind in sorted(NAMES.items(), key=lambda entry: entry[1] != (wanted or entry[1])):
+            for alias, kind in sorted(_PLAIN.items(), key=lambda entry: entry[1] != (wanted or entry[1])):
                 if alias in found:
                     return Column(data[alias], kind)
     except UNREADABLE as error:
