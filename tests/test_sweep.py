@@ -1,6 +1,7 @@
 """The phase diagram as a dataset: what it holds, its phases against theory, blocks, and the file."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -127,14 +128,14 @@ def test_a_failed_write_leaves_the_old_file(diagrams, tmp_path, monkeypatch):
     save_dataset(diagrams["decay"], path)
     before = path.read_bytes()
 
-    def interrupted(self, target, **words):
-        target.write_bytes(b"half")
+    def full(handle):
         raise OSError("disk full")
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", interrupted)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ValueError, match=r"^out: \S+ cannot be written \(disk full\); make room"):
         save_dataset(diagrams["none"], path)
     assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["diagram.nc"]
 
 
 def test_a_second_write_replaces_the_first(diagrams, tmp_path):

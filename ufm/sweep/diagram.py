@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .._files import whole
+from .. import _files
 from ..answer import certified_many, class_logits, versions
 from ..measure import PHASES, collapse_phase
 from ..problem import Problem, labels, shallow
@@ -143,6 +143,9 @@ def _solve_block(problems: Problem, begin: int, end: int, block: int, gap: float
 
 
 def save_dataset(dataset: xr.Dataset, path: Path) -> None:
-    """Write a dataset as netCDF; a half-written file never takes the place of a whole one."""
-    with whole(path) as part:
-        dataset.to_netcdf(part, engine="h5netcdf", encoding={name: {"zlib": True} for name in dataset.data_vars})
+    """Write a dataset as netCDF; a half-written file never takes the place of a whole one.
+
+    The file is made in memory: HDF5 ends the process when it cannot write to a disk.
+    """
+    content = dataset.to_netcdf(engine="h5netcdf", encoding={name: {"zlib": True} for name in dataset.data_vars})
+    _files.write(path, bytes(content))
