@@ -21,9 +21,21 @@ from ._numerics import in_float64
 from ._programs import compiled
 from ._version import __version__
 from .certify import Certificate, certify, certify_gram, certify_groups
+from .certify.certificate import GLOBAL
 from .certify.groups import certify_group_lanes
 from .measure import Layers, forward, gram_distance, measure, measure_layers, numerical_rank
-from .problem import GroupGram, LogitGroups, Params, Problem, check_problem, equal_classes, gram_program
+from .problem import (
+    GroupGram,
+    LogitGroups,
+    Params,
+    Problem,
+    check_problem,
+    equal_classes,
+    gram_program,
+    group_of_classes,
+    logit_groups,
+    why_no_logit_groups,
+)
 from .problem.groups import in_blocks, lanes_of
 from .search import Search, search
 from .solve import (
@@ -38,6 +50,7 @@ from .solve import (
     solve_many,
 )
 from .solve.groups import default_steps, solve_group_lanes
+from .solve.result import History, Status
 from .theory import Prediction, predict
 
 
@@ -67,7 +80,8 @@ class Answer:
         comparisons: what theory says, one entry per oracle that speaks of such problems.
         measures: neural-collapse measures of the solution (see ``ufm.measure.GLOSSARY``).
         seconds: wall time of the solve and certificate, compilation included.
-        groups: geometry by groups of equal classes, for contrastive problems; ``None`` for others.
+        groups: geometry by groups of equal classes, for contrastive problems and where the features are not laid out;
+            ``None`` for others.
         layers: measures of every layer, for deep problems; ``None`` for others.
         search: what the search over starts saw, for deep problems solved without a method of the caller's.
     """
@@ -96,7 +110,7 @@ class Answer:
 
     @property
     def has_features(self) -> bool:
-        """Whether features were laid out; not so in a Gram program of very many classes."""
+        """Whether features were laid out; not so where very many classes were solved by groups of equal ones."""
         return self.result.params.features is not None
 
     @property
@@ -153,7 +167,7 @@ class Answer:
                 "verdict": c.words,
                 "assumes": list(c.assumes),
                 "class_means_gram": self.class_means_gram if laid_out else None,
-                "logits": None if pairs else self.logits,
+                "logits": self.logits if laid_out and not pairs else None,
                 "bias": r.params.bias,
                 "singular_values": self.singular_values if laid_out else None,
                 "rank": self.rank,
@@ -246,6 +260,37 @@ def groups_of_gram(program: Any, gram: GroupGram) -> Groups:
     return Groups(classes, np.asarray(program.counts), np.sqrt(square), cosines, rank)
 
 
+def groups_of_logits(problem: Problem, program: LogitGroups, found: GroupsResult) -> Groups:
+    r"""The geometry of balanced factors of grouped logits, without laying out the classes.
+
+    With X = Z D^{1/2} the class means of the cheapest factors have the Gram matrix
+
+        M^T M = sqrt(lambda_W / lambda_H) / s  D^{-1/2} (X^T X)^{1/2} D^{-1/2};
+
+    on vectors that sum to zero in group a, (X^T X)^{1/2} is sqrt(n_a) alpha_a, on the g group vectors a g x g matrix.
+    """
+    classes, counts = np.asarray(program.classes), np.asarray(program.counts)
+    unit = float(np.sqrt(np.asarray(problem.decay.weight) / np.asarray(problem.decay.feature)))
+    unit = unit if problem.model.scale is None else unit / float(problem.model.scale)
+    root, alpha = np.sqrt(classes), np.asarray(found.alpha)
+    block = root[:, None] * np.asarray(found.between) * (root * np.sqrt(counts))[None, :]
+    _, values, vectors = np.linalg.svd(block)
+    inner = (vectors.T * values) @ vectors / (root * np.sqrt(counts))[:, None] / (root * np.sqrt(counts))[None, :]
+    spread = np.where(classes > 1, alpha / np.sqrt(counts), 0.0)
+    square = unit * (np.diag(inner) + spread * (1 - 1 / classes))
+    within = unit * (np.diag(inner) - spread / classes)
+    norms = np.sqrt(np.maximum(square, 0.0))
+    alive = norms > _ZERO_LOGITS * max(float(norms.max()), _ZERO_LOGITS)
+    length = np.where(alive, norms, np.nan)
+    cosines = unit * inner / length[:, None] / length[None, :]
+    np.fill_diagonal(cosines, np.where(classes > 1, within / length**2, np.nan))
+    every = np.concatenate([np.sqrt(counts) * alpha, values])
+    many = np.concatenate([np.where(classes > 1, classes - 1, 0.0), np.ones(len(classes))])
+    largest = float(every.max())
+    rank = int(np.sum(many[every > 1e-6 * largest])) if largest > _ZERO_LOGITS else 0
+    return Groups(classes, counts, norms, cosines, rank)
+
+
 def class_means(problem: Problem, params: Params) -> np.ndarray:
     """Class means of the features, (..., d, K)."""
     features = np.asarray(params.features)
@@ -294,6 +339,8 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
     pairs = problem.model.readout == "pairs"
     if pairs and problem.num_classes > _LAID_OUT_CLASSES and has_gram_program(problem) is None:
         return _answer_by_groups(problem, gap, options)
+    if _has_few_groups(problem) and not _asks_for_factors(options):
+        return _answer_by_logit_groups(problem, gap, options)
     begin = time.perf_counter()
     deep, found_by = problem.model.depth > 1, None
     if deep and options.get("method") is None and problem.model.is_free and not _walks_once(options):
@@ -353,7 +400,9 @@ _SAME_VALUE = 1e-7
 _ZERO_LOGITS = 1e-6
 _MANY_CLASSES = 200
 _LAID_OUT_CLASSES = 1000
-"""Classes above which a contrastive problem is answered by groups of equal classes, without a K x K matrix."""
+"""Classes above which a problem is answered by groups of equal classes, where it can be, without a K x K matrix."""
+_FEW_GROUPS = 16
+"""Groups up to which cross-entropy is answered so: its general method has a Hessian of the size of their square."""
 
 
 def _answer_by_groups(problem: Problem, gap: float, options: dict[str, Any]) -> Answer:
@@ -385,6 +434,47 @@ def _answer_by_groups(problem: Problem, gap: float, options: dict[str, Any]) -> 
     return Answer(problem, result, certificate, comparisons, {}, seconds, groups_of_gram(program, found.gram))
 
 
+def _has_few_groups(problem: Problem) -> bool:
+    """Whether very many classes form a grouped logit program of few groups."""
+    if problem.num_classes <= _LAID_OUT_CLASSES or why_no_logit_groups(problem) is not None:
+        return False
+    return len(np.unique(group_of_classes(problem))) <= _FEW_GROUPS
+
+
+def _asks_for_factors(options: dict[str, Any]) -> bool:
+    """Whether an option speaks of the factors W and H, which a grouped program does not have."""
+    return options.get("restarts", 1) != 1 or any(
+        value is not None for name, value in options.items() if name not in ("gtol", "max_steps", "seed", "restarts")
+    )
+
+
+def _answer_by_logit_groups(problem: Problem, gap: float, options: dict[str, Any]) -> Answer:
+    """The answer to cross-entropy with very many classes of few kinds: cost and memory by groups, not by classes."""
+    begin = time.perf_counter()
+    program = logit_groups(problem)
+    limits = {name: options[name] for name in ("gtol", "max_steps") if options.get(name) is not None}
+    many = jax.tree.map(lambda leaf: np.asarray(leaf)[None], program)
+    found, certificate = (
+        jax.tree.map(lambda leaf: leaf[0], part) for part in certified_groups(many, gap=gap, **limits)
+    )
+    empty = np.full(1, np.nan)
+    bias = None if problem.model.bias == "none" else np.asarray(found.bias)[group_of_classes(problem)]
+    result = Result(
+        Params((), None, bias),
+        found.value,
+        np.float64(np.nan),
+        found.relative_gradient,
+        found.status,
+        found.steps,
+        History(np.full(1, -1), empty, empty),
+    )
+    seconds = time.perf_counter() - begin
+    comparisons = tuple(
+        Comparison(p, None if p.value is None else float(found.value) - p.value, None) for p in predict(problem)
+    )
+    return Answer(problem, result, certificate, comparisons, {}, seconds, groups_of_logits(problem, program, found))
+
+
 def _solve_and_certify(problem: Problem, gap: float, options: dict[str, Any]) -> tuple[Result, Certificate]:
     """The first attempt that closes the gap, or the best of all of them."""
     attempts: list[dict[str, Any]] = [{}]
@@ -401,6 +491,7 @@ def _solve_and_certify(problem: Problem, gap: float, options: dict[str, Any]) ->
     for extra in attempts:
         result = solve(problem, **{**options, **extra})
         certificate = certify(problem, result.params, tolerance=gap)
+        result = _agreed(result, certificate)
         # A lower value is better; between equal values, a smaller gap.
         if best is None or (float(result.value), float(certificate.gap)) < (float(best[0].value), float(best[1].gap)):
             best = result, certificate
@@ -410,6 +501,15 @@ def _solve_and_certify(problem: Problem, gap: float, options: dict[str, Any]) ->
             break
     assert best is not None
     return best
+
+
+def _agreed(result: Result, certificate: Certificate) -> Result:
+    """A solve that left the finite numbers after a point that is now proven optimal has STALLED there.
+
+    The best finite point is what a solve returns, and no further decrease is possible from an optimum.
+    """
+    proven = (np.asarray(certificate.verdict) == GLOBAL) & (np.asarray(result.status) == Status.NONFINITE)
+    return dataclasses.replace(result, status=np.where(proven, Status.STALLED, result.status).astype(np.int32))
 
 
 def _compare(prediction: Prediction, value: float, gram: np.ndarray) -> Comparison:
@@ -458,7 +558,7 @@ def certified_many(
         better = np.flatnonzero(np.asarray(judged.gap)[: left.size] < np.asarray(certificate.gap)[left])
         result = _replace(result, left[better], again, better)
         certificate = _replace(certificate, left[better], judged, better)
-    return result, certificate
+    return _agreed(result, certificate), certificate
 
 
 def _go_on(problem: Problem, params: Params, gtol: float) -> Result:

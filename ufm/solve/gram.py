@@ -21,7 +21,7 @@ from .._programs import compiled
 from ..problem import GramProgram, GroupGram, Params, Problem, why_no_gram_program
 from .loop import walk
 from .methods import LBFGS
-from .result import History, Result
+from .result import History, Result, Status
 from .space import make_space
 
 
@@ -228,7 +228,9 @@ def solve_by_gram(problem: Problem, program: GramProgram, group: Any, gtol: Any,
     y = space.from_params(params)
     value, gradient = space.value_and_gradient(y)
     plain, _ = space.stationarity(y, gradient)
-    return Result(params, value, plain, found.relative_gradient, found.status, found.steps, found.history)
+    finite = jnp.isfinite(value) & jnp.isfinite(plain) & jnp.isfinite(found.relative_gradient)
+    status = jnp.where(finite, found.status, Status.NONFINITE).astype(jnp.int32)
+    return Result(params, value, plain, found.relative_gradient, status, found.steps, found.history)
 
 
 def _radius(problem: Problem) -> Any:

@@ -291,6 +291,8 @@ def _as_result(problem: Problem, x: Any, bias: Any, status: Any, steps: Any, gto
     relative = space.relative(metric, value)
     # The word CONVERGED speaks of the factored point; at tiny decays its gradient cannot reach gtol in float64.
     status = jnp.where((status == Status.CONVERGED) & (relative > gtol), Status.STALLED, status)
+    finite = jnp.isfinite(value) & jnp.isfinite(relative)
+    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
     length = len(RECORDED_STEPS) + 1
     empty = jnp.full(length, jnp.nan)
     history = History(jnp.full(length, -1, jnp.int32), empty, empty)
