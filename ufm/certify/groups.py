@@ -80,7 +80,7 @@ def value_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) ->
     penalty = numbers.lambda_z * (scalars + _nuclear(numbers, between) + TINY)
     if numbers.bias == "decay":
         down, up = _powers(bias)
-        square = jnp.sum(numbers.classes * (bias * down) ** 2, axis=0)
+        square = jnp.sum(numbers.classes * (bias * down[None]) ** 2, axis=0)
         penalty = penalty + jax.vmap(product_above)(0.5 * numbers.bias_decay, square, up, up)
     rounding = rounding + SLACK * jnp.sum(share * errors, axis=0) + gamma(g + DATA + 32) * penalty
     value = data + penalty
@@ -100,7 +100,7 @@ def _nuclear(numbers: GroupLanes, between: Any) -> Any:
     if g == 1:
         return jnp.abs(block[0, 0])
     down, up = _powers(block)
-    block = block * down
+    block = block * down[None, None]
     if g == 2:  # (s_1 + s_2)^2 = ||B||_F^2 + 2 |det B|
         det = block[0, 0] * block[1, 1] - block[0, 1] * block[1, 0]
         return up * jnp.sqrt(jnp.sum(block * block, axis=(0, 1)) + 2 * jnp.abs(det))
@@ -225,7 +225,7 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
     own, own_size = jnp.sum(many * residual, axis=0), jnp.sum(many * size, axis=0)
     doubt_of_total = 4 * _doubt(numbers)
     down, up = _powers(residual)  # flows and the matrix are linear in R: formed at order one, then moved back
-    unit = residual * down
+    unit = residual * down[None, None]
 
     # 1. what exact balancing adds on paper
     unit_added, extra = jnp.zeros_like(own), jnp.zeros_like(residual)
@@ -234,7 +234,7 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
         excess = SLACK * jnp.abs(balance) + gamma(g + 12) * terms_size + TINY
         extra = SLACK * _routed(numbers, excess, signed=False)
         unit_added = SLACK * jnp.sum(classes[:, None] * extra, axis=0)
-    added = unit_added * up + FLUSHED
+    added = unit_added * up[None] + FLUSHED
 
     # 2. entropies
     if numbers.has_smoothing:
@@ -269,7 +269,9 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
     if numbers.bias == "decay":
         balance, terms_size = _imbalance(numbers, unit)
         flow = numbers.logit_scale * (jnp.abs(balance) + gamma(g + 12) * terms_size + TINY) / numbers.total[None]
-        flow = flow / jnp.sqrt(numbers.bias_decay) * up  # before the square: only costs below 2^-1022 are flushed
+        flow = (
+            flow / jnp.sqrt(numbers.bias_decay)[None] * up[None]
+        )  # before the square: only costs below 2^-1022 are flushed
         cost = 0.5 * jnp.sum(classes * flow * flow, axis=0)
         lower = lower - cost * (1 + gamma(g + 28) + doubt_of_total) - TINY
 

@@ -73,6 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(signals.CODES["SIGINT"]) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except (MemoryError, RuntimeError) as error:
+        from .._numerics import OUT_OF_MEMORY, out_of_memory  # JAX is there already
+
+        if not out_of_memory(error):
+            raise
+        _complain(OUT_OF_MEMORY)
+        raise SystemExit(2) from None
 
 
 def _complain(message: str) -> None:
