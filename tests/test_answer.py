@@ -27,6 +27,7 @@ FURTHER = {
     "layers",
     "search",
     "structure",
+    "theory",
 }
 OF_A_PREDICTION = {"name", "value", "holds", "failed_hypothesis", "citation", "difference"}
 FURTHER_OF_A_PREDICTION = {"status", "gram_distance", "quantities", "claim"}

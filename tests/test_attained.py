@@ -1,9 +1,14 @@
 """What is found reaches what theory knows: no solve ends above the minimum that an oracle gives."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import ufm
+from ufm.answer import Comparison
+from ufm.cli import tables
+from ufm.known import known_networks, network_of
 
 SIZE, CLASSES = 12, 5
 LOSSES = ("ce", "focal", "mse", "supcon")
@@ -42,3 +47,79 @@ def test_nonnegative_features_reach_the_minimum_of_theory(loss):
     above = [excess(problem[i], found.value[i]) for i in range(SIZE)]
     assert max(above) <= 1e-8
     assert min(above) >= -1e-8
+
+
+# ------------------------------------------------------------------ networks of theory
+
+
+DECAY = {"weight_decay": 0.01, "feature_decay": 0.002}
+HELD = {"features": "sphere", "classifier": "sphere", "scale": 4.0}
+KNOWN = {
+    "nonnegative_ce": ufm.shallow([40, 15, 4], features="nonnegative", **DECAY),
+    "nonnegative_focal": ufm.shallow([40, 15, 4], loss="focal", features="nonnegative", **DECAY),
+    "nonnegative_mse_free_bias": ufm.shallow([5] * 3, loss="mse", bias="free", features="nonnegative", **DECAY),
+    "sphere_etf": ufm.shallow([5] * 3, **HELD),
+    "sphere_polygon": ufm.shallow([5] * 5, dim=2, **HELD),
+    "mse_imbalanced": ufm.shallow([9, 5, 2], loss="mse", bias="free", **DECAY),
+    "ce_simplex_etf": ufm.shallow(labels=ufm.labels.from_labels([0, 1, 2, 2, 1, 0]), scale=3.0, dim=4, **DECAY),
+    "supcon_orthogonal_ridge": ufm.contrastive([6, 4, 3], features="nonnegative", feature_decay=0.01),
+    "supcon_simplex_etf": ufm.contrastive([6, 6, 6], temperature=0.5),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_network_follows_from_gram_matrix_and_logits(name):
+    problem = KNOWN[name]
+    prediction = next(p for p in ufm.predict(problem) if p.name == name)
+    params = network_of(problem, prediction)
+    assert float(problem.objective(params)) == pytest.approx(prediction.value, rel=1e-12)
+    assert params.features.shape == (problem.model.dim, problem.labels.num_columns)
+    lowest = known_networks(problem)[0][2]
+    assert lowest <= prediction.value * (1 + 1e-12)
+
+
+def test_no_network_where_the_dimension_is_too_small():
+    problem = KNOWN["ce_simplex_etf"]
+    prediction = next(p for p in ufm.predict(problem) if p.name == "ce_simplex_etf")
+    small = dataclasses.replace(problem, model=dataclasses.replace(problem.model, dim=1))
+    assert network_of(small, prediction) is None
+
+
+def test_nothing_is_searched_where_the_network_of_theory_is_proven_optimal():
+    """This problem was searched for 39 CPU seconds from sixteen starts and more."""
+    numbers = {"weight_decay": 5e-4, "feature_decay": 5e-4}
+    problem = ufm.deep([200, 100, 50, 50], depth=6, activation="linear", width=64, dim=64, **numbers)
+    found = ufm.answer(problem)
+    assert found.certificate.words == "global"
+    assert found.search.origins == (found.search.origin,) == ("deep_linear_orthogonal",)
+    assert found.result.converged
+    assert int(found.result.steps) == 0
+    assert found.to_json()["theory"]["attained"]
+
+
+def beside(found, status="derived", share=0.0, claim="minimum"):
+    """The answer with one oracle, whose value is below the one found by a share of it."""
+    value = float(found.result.value) / (1 + share)
+    said = dataclasses.replace(found.comparisons[0].prediction, value=value, status=status, claim=claim, name="x")
+    return Comparison(said, float(found.result.value) - value, None)
+
+
+def test_answer_says_whether_the_minimum_of_theory_is_attained():
+    found = ufm.answer(ufm.shallow([7, 7, 7], weight_decay=0.02, feature_decay=3e-4))
+    rows = (beside(found, "open"), beside(found, share=3.5e-4), beside(found, share=1.0, claim="point"))
+    other = dataclasses.replace(found, comparisons=rows)
+    known = other.to_json()["theory"]
+    assert (known["name"], known["status"], known["attained"]) == ("x", "derived", False)
+    assert known["excess"] == pytest.approx(3.5e-4, rel=1e-9)
+    assert dataclasses.replace(found, comparisons=rows[:1]).to_json()["theory"]["status"] == "open"
+    assert dataclasses.replace(found, comparisons=rows[2:]).to_json()["theory"] is None
+    for comparison, words in (
+        (rows[1], "gives the minimum, "),
+        (rows[1], "the value found is above it by a share of 0.00035"),
+        (rows[0], "(open) gives the best value known to it"),
+        (beside(found), "attained"),
+        (beside(found, share=-0.1), "the value found is below it by a share of 0.1"),
+    ):
+        j = dataclasses.replace(found, comparisons=(comparison,)).to_json()
+        assert words in tables.beside_theory(j["theory"])
+        assert "global" not in tables.beside_theory(j["theory"])

@@ -27,7 +27,7 @@ from ._numerics import in_float64
 from ._programs import compiled
 from .problem import Params, Problem, check_problem
 from .problem.numbers import show, whole_number
-from .solve import STAGES, Result, Smoothed, Status, solve
+from .solve import STAGES, Result, Smoothed, evaluated, solve
 
 SIZES = (1.0, 0.5, 2.0)
 """Sizes of random starts, in turn, in units of the balanced default."""
@@ -46,7 +46,8 @@ class Search:
     """What a search found.
 
     Attributes:
-        result: the best end, in the shapes of the problem; its status and gradient are those of its last walk.
+        result: the best end, in the shapes of the problem; its status and gradient are those of its last walk,
+            or of the point where no walk came near a known network.
         origin: where that walk started.
         origins: where each lane started, S words.
         values: F after the short walk of each lane, (S,); structures themselves are lanes that do not walk.
@@ -158,7 +159,7 @@ def search(
     if known is not None and float(result.value) > known[1] + 1e-8 * abs(known[1]):
         # no walk comes near the network that theory has: it is the answer as it stands
         where = [name for name, _ in networks].index(known[0])
-        result = _as_it_stands(small, networks[where][1], result)
+        result = evaluated(small, networks[where][1], gtol)
         origin = known[0]
     lifted = dataclasses.replace(result, params=reduction.lift(result.params))
     return Search(lifted, origin, tuple(names), values, known)
@@ -257,11 +258,3 @@ def _different(values: np.ndarray, keep: int) -> list[int]:
         if len(chosen) == max(keep, 1):
             break
     return chosen
-
-
-def _as_it_stands(problem: Problem, params: Params, like: Result) -> Result:
-    """A network that did not walk; its gradient is not known."""
-    unknown = np.full_like(np.asarray(like.value), np.nan)
-    status = np.asarray(Status.STALLED, np.int32)
-    value = np.asarray(problem.objective(params))
-    return Result(jax.tree.map(np.asarray, params), value, unknown, unknown, status, like.steps, like.history)

@@ -119,8 +119,8 @@ class Solve:
     """Momentum of gd, in [0, 1); 0 by default."""
     init_size: float | None = None
     """Size of the random start; by default 1, with factors balanced by their decays."""
-    restarts: int = 1
-    """Random starts; the best is reported."""
+    restarts: int | None = None
+    """Random starts; the best is reported. By default 1, then 8 where the first is not proven optimal."""
     seed: int = 0
     """Seed of the random starts."""
     gtol: float | None = None
@@ -325,7 +325,9 @@ class Solve:
         if not 0 < self.gap < 1:
             raise ValueError(f"gap: {self.gap:g} must lie strictly between 0 and 1")
         given = {name: value for name, value in chosen.items() if value is not None}
-        return {"restarts": self.restarts, "seed": self.seed, **given}
+        if self.restarts is not None:
+            given["restarts"] = self.restarts
+        return {"seed": self.seed, **given}
 
 
 def _labels(flags: Solve) -> tuple[Labels, tuple[str, ...]]:

@@ -59,6 +59,8 @@ def print_answer(j: dict[str, Any], convention: str) -> None:
         ("time", f"{j['seconds']:.2f} s with compilation, {j['dtype']}"),
     ):
         table.add_row(name, text)
+    if j.get("theory") is not None and j["verdict"] != "global":
+        table.add_row("theory", beside_theory(j["theory"]))
     if j["excess_gap"] is not None:
         table.add_row(
             "excess gap", f"{shown(j['excess_gap'], 3)}   of the loss above its floor: how sure the geometry is"
@@ -180,7 +182,13 @@ def _add_bracket(table: Table, j: dict[str, Any]) -> None:
         lowest = search["lowest_by_start"]
         best = sorted(lowest, key=lambda name: lowest[name])[:3]
         listed = ", ".join(f"{name} {shown(lowest[name], 8)}" for name in best)
-        table.add_row("best start", f"{search['origin']}   (lowest after a short walk: {listed})")
+        alone = len(lowest) == 1 and search["origin"] in lowest
+        how = (
+            "theory's network, proven optimal: nothing was searched"
+            if alone
+            else f"lowest after a short walk: {listed}"
+        )
+        table.add_row("best start", f"{search['origin']}   ({how})")
 
 
 def _print_layers(out: Console, layers: dict[str, Any]) -> None:
@@ -214,6 +222,16 @@ def _print_groups(out: Console, groups: dict[str, Any], limit: int = 8) -> None:
     out.print(table)
     if len(groups["classes"]) > limit:
         out.print(f"{len(groups['classes'])} groups of equal classes; the first {limit} are shown, see --json")
+
+
+def beside_theory(known: dict[str, Any]) -> str:
+    """Whether the value attains what theory gives as the minimum, for a value that no bound proves optimal."""
+    what = "the best value known to it" if known["status"] == "open" else "the minimum"
+    gives = f"{known['name']} ({known['status']}) gives {what}, {shown(known['value'], 15)}: "
+    if known["attained"]:
+        return f"{gives}attained, but for a share of {shown(known['excess'], 2)}"
+    side = "above" if known["excess"] > 0 else "below"
+    return f"{gives}the value found is {side} it by a share of {shown(abs(known['excess']), 3)}"
 
 
 def _print_predictions(out: Console, predictions: list[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Adam, GradientDescent, Method, Newton, SpectralGradient
 from .result import History, Result, Status
 from .smoothed import STAGES, Smoothed
-from .solve import solve
+from .solve import evaluated, solve
 
 __all__ = [
     "LBFGS",
@@ -38,6 +38,7 @@ __all__ = [
     "balance",
     "best_of",
     "descend",
+    "evaluated",
     "features_of",
     "group_modes_of",
     "group_phase",

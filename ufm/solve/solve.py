@@ -20,8 +20,9 @@ from .logits import has_logit_program, minimize_logits
 from .loop import best_of, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
 from .orthogonal import MOST_STARTS, has_orthogonal_starts, orthogonal_starts
-from .result import Result
+from .result import History, Result, Status
 from .smoothed import STAGES, Smoothed, minimize_smoothed, needs_smoothing, on_kinks
+from .space import make_space
 from .start import geometric_start
 
 
@@ -129,6 +130,32 @@ def solve(
     check_fits(problem, type(method).__name__, lanes=lanes, merged=bool(reduce))
     options = {"restarts": int(restarts), "reduce": bool(reduce), "known": known}
     return _from_seed(problem, method, seed, gtol, max_steps, init_size, **options)
+
+
+@in_float64
+def evaluated(problem: Problem, params: Params, gtol: float = 1e-10) -> Result:
+    """A point as the result of a walk of no steps: F and its gradient there, CONVERGED where that is at most gtol.
+
+    Args:
+        problem: one problem.
+        params: a feasible point of it.
+        gtol: relative gradient norm at which it counts as CONVERGED; STALLED otherwise, and on kinks of a ReLU.
+    """
+    return _evaluated(problem, jax.tree.map(jnp.asarray, params), jnp.asarray(gtol, float))
+
+
+@compiled
+def _evaluated(problem: Problem, params: Params, gtol: Any) -> Result:
+    space = make_space(problem, params)
+    y = space.from_params(params)
+    value, gradient = space.value_and_gradient(y)
+    plain, metric = space.stationarity(y, gradient)
+    relative = space.relative(metric, value)
+    status = jnp.where(relative <= gtol, Status.CONVERGED, Status.STALLED)
+    status = jnp.where(jnp.isfinite(value) & jnp.isfinite(relative), status, Status.NONFINITE).astype(jnp.int32)
+    zero = jnp.zeros((), jnp.int32)
+    result = Result(params, value, plain, relative, status, zero, History(zero[None], value[None], relative[None]))
+    return on_kinks(problem, result) if needs_smoothing(problem) else result
 
 
 def check_limits(gtol: Any, max_steps: Any) -> None:
