@@ -90,3 +90,108 @@ def least_with_decay(k, radius, decay):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
     return float(np.exp(low))
+
+
+# ------------------------------------------------------------------ audits in ball arithmetic
+
+HELD = {
+    "spheres": {"features": "sphere", "classifier": "sphere"},
+    "spheres with bias": {"features": "sphere", "classifier": "sphere", "bias": "free"},
+    "balls": {"features": "ball", "classifier": "ball"},
+    "budgets": {"features": "budget", "classifier": "budget", "bias": "decay"},
+    "sphere and decay": {"features": "sphere"},
+    "ball and decay": {"features": "ball", "bias": "free"},
+    "budget and decay": {"classifier": "budget"},
+    "mse in balls": {"features": "ball", "classifier": "ball", "loss": "mse", "bias": "decay"},
+}
+DECAYED = {
+    "ce": {},
+    "ce with bias": {"bias": "free"},
+    "ce with decayed bias": {"bias": "decay"},
+    "smoothing": {"smoothing": 0.1},
+    "vs": {"loss": "vs", "bias": "free"},
+    "mse": {"loss": "mse"},
+    "mse with bias": {"loss": "mse", "bias": "free"},
+    "mse with decayed bias": {"loss": "mse", "bias": "decay"},
+}
+
+
+def power(rng, low, high):
+    return float(10 ** rng.uniform(low, high))
+
+
+def held_instance(given, k, rng):
+    """(problem, size of W, size of H): the radii are far apart, the loss at the best points is 1e-280 to 1."""
+    strength = -np.log(10) * rng.uniform(-280, 0) * (k - 1) / k
+    radius_w, radius_h = power(rng, -80, 80), power(rng, -80, 80)
+    scale = strength / radius_w / radius_h
+    if not 1e-100 < scale < 1e100:
+        radius_w, scale = strength / radius_h, 1.0
+    given = {**given, "scale": scale}
+    for side, radius in (("features", radius_h), ("classifier", radius_w)):
+        name = given.get(side)
+        if name is not None:
+            given["feature_radius" if side == "features" else "classifier_radius"] = (
+                radius**2 if name == "budget" else radius
+            )
+    if "features" not in given:
+        given["feature_decay"] = power(rng, -6, 3) * np.exp(-strength) / radius_h**2
+    if "classifier" not in given:
+        given["weight_decay"] = power(rng, -6, 3) * np.exp(-strength) / radius_w**2
+    for name in ("feature_decay", "weight_decay"):
+        if name in given:
+            given[name] = float(np.clip(given[name], 1e-115, 1e115))
+    if given.get("bias") == "decay":
+        given["bias_decay"] = power(rng, -100, 20)
+    return given, radius_w, radius_h
+
+
+def decayed_instance(given, k, rng):
+    weight_decay, feature_decay = power(rng, -115, 5), power(rng, -115, 5)
+    given = {**given, "weight_decay": weight_decay, "feature_decay": feature_decay, "scale": power(rng, -5, 100)}
+    if given.get("bias") == "decay":
+        given["bias_decay"] = power(rng, -110, 20)
+    # The gaps of the optimum for equal counts of one sample: log((K-1)(1/c - 1)), c = K lambda_Z.
+    strength = np.log(k) + 0.5 * (np.log(weight_decay) + np.log(feature_decay)) - np.log(given["scale"])
+    size = np.sqrt(max(np.log(k - 1.0) - strength, 0.1) if given.get("loss") != "mse" else 1.0)
+    balance = np.exp(0.25 * (np.log(feature_decay) - np.log(weight_decay))) / np.sqrt(given["scale"])
+    return given, size * balance, size / (balance * given["scale"])
+
+
+def placed(x, given, side, radius):
+    """Columns on their sphere, or inside the ball; matrices inside the budget (equal lengths)."""
+    if given.get(side) is None:
+        return x
+    return radius * x / np.linalg.norm(x, axis=0, keepdims=True)
+
+
+def points_of(given, k, sizes, rng):
+    """The balanced best point, three points around it, one far from it."""
+    for noise in (0.0, 1e-13, 1e-6, 0.05, 3.0):
+        w = (np.eye(k) - 1 / k) * np.sqrt(k / (k - 1))
+        h = w + noise * rng.standard_normal((k, k))
+        w = w + noise * rng.standard_normal((k, k))
+        w = placed(w.T / 1.0, given, "classifier", sizes[0]).T if given.get("classifier") else sizes[0] * w
+        h = placed(h, given, "features", sizes[1]) if given.get("features") else sizes[1] * h
+        bias = None if given.get("bias", "none") == "none" else noise * rng.standard_normal(k)
+        yield Params((w,), h, bias)
+
+
+def run_audit(given, k, amount, seed):
+    """Audit 5 points of each of ``amount`` random problems: (certificates, how many are global)."""
+    rng = np.random.default_rng(seed)
+    held = "features" in given or "classifier" in given
+    pairs = []
+    for index in range(amount):
+        numbers, *sizes = (held_instance if held else decayed_instance)(given, k, rng)
+        counts = [1.0] * k if index % 2 == 0 else np.round(10 ** rng.uniform(0, 3, k))
+        problem = ufm.shallow(counts, **numbers)
+        pairs += [(problem, point) for point in points_of(numbers, k, sizes, rng)]
+    found = stacked([a for a, _ in pairs], [b for _, b in pairs])
+    for index, (problem, params) in enumerate(pairs):
+        certificate = jax.tree.map(lambda leaf, i=index: leaf[i], found)
+        result = ball.audit(problem, params, certificate)
+        assert result.ok, (given, k, seed, index, certificate, result)
+        # Points keep their constraint up to a rounding, which moves a loss by that times its exponent.
+        assert certificate.gap >= -1e-12 * certificate.value, (given, k, seed, index, certificate)
+    return len(pairs), int(np.sum(found.words == "global"))

@@ -65,7 +65,7 @@ def _cross_entropy_minimum(problem: Problem, form: ClassForm, slope: Any, k: int
     """
     kappa = form.weight / (form.share * form.total)
     smooth = (k - 1) * form.floor
-    reach = slope / kappa * (1 - gamma(8))
+    reach = slope / kappa * (1 - gamma(16))
     # (K-1) e^m / (1 + (K-1) e^m) is the softmax mass at t = 0: beyond it the entropy falls again.
     margin = form.margin
     most = (k - 1) / (k - 1 + jnp.exp(-margin))

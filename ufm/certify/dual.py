@@ -18,7 +18,7 @@ from .._numerics import record, static
 from ..problem import CrossEntropy, Labels, Params, Problem
 from .form import FACTOR_ROUNDINGS, ClassForm, held_cost, is_held
 from .norm import Basis, absolute_norm, basis, verified_norm
-from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, UNIT, gamma, norm_of, powers_of_two
+from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, UNIT, gamma, in_range, norm_of, powers_of_two, product_above
 
 LEVEL_FLOOR = 1e-10
 """Singular values within this relative distance of the level count as equal to it when a snapping set is chosen."""
@@ -202,7 +202,7 @@ def _repair_ce(setting: Setting, point: Any) -> Any:
     form, k = setting.form, setting.problem.num_classes
     eye = jnp.eye(k, dtype=bool)
     raw = jnp.where(eye, 0.0, point)
-    residual = jnp.where(eye, 0.0, jnp.maximum(raw, -form.floor * (1 - 4 * UNIT)))
+    residual = jnp.where(eye, 0.0, jnp.maximum(raw, -form.floor * (1 - 8 * UNIT)))
     if setting.problem.model.bias != "none":
         excess = _imbalance(setting, residual)[0]
         if setting.problem.model.bias == "decay":
@@ -353,11 +353,12 @@ def _data_mse(setting: Setting, point: Any, frame: Basis) -> tuple[Any, Any, Any
 
 
 def _weighted_sum(form: ClassForm, values: Any, errors: Any) -> Any:
-    """Lower bound of (1/N) sum_k n_k omega_k v_k for v_k >= values - errors."""
+    """Lower bound of (1/N) sum_k n_k omega_k v_k for v_k >= values - errors; NaN where factors left the range."""
     k = values.shape[-1]
     low = values - SLACK * errors - TINY
     slack = (gamma(k + 16) + 4 * form.doubt) * jnp.sum(form.share * jnp.abs(low))
-    return jnp.sum(form.share * low) - SLACK * slack - TINY
+    sound = in_range(form.rows[:, None] * form.columns[None, :], form.rows, form.weight, form.share)
+    return jnp.where(sound, jnp.sum(form.share * low) - SLACK * slack - TINY, jnp.nan)
 
 
 def _bias_cost(setting: Setting, balance: Any, error: Any, up: Any) -> Any:
@@ -366,7 +367,8 @@ def _bias_cost(setting: Setting, balance: Any, error: Any, up: Any) -> Any:
     The decay is divided off before the square, so that only costs below 2^-1022 are flushed.
     """
     form = setting.form
-    size = form.rows * (jnp.abs(balance) + error + TINY) / form.total / jnp.sqrt(setting.problem.decay.bias) * up
+    size = product_above(form.rows, jnp.abs(balance) + error + TINY, up) / form.total
+    size = size / jnp.sqrt(setting.problem.decay.bias)
     return 0.5 * jnp.sum(size**2) * (1 + gamma(size.shape[0] + 24) + 4 * form.doubt) + TINY
 
 

@@ -47,8 +47,9 @@ class ClassForm:
     doubt: Any
 
 
-FACTOR_ROUNDINGS = 16
-"""Roundings in an entry of G: at most 10 in ``columns``, 1 in rows * columns, 1 in the product with R; spare 4."""
+FACTOR_ROUNDINGS = 20
+"""Roundings in an entry of G: at most 13 in ``columns`` (a division counts 2), 1 in rows * columns, 1 in the product
+with R; spare 5."""
 
 
 def class_form(problem: Problem) -> ClassForm:
@@ -130,7 +131,7 @@ def held_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
     decay_w = jnp.asarray(problem.decay.weight)
     # The decay of features weighs classes by counts, a budget does not: n >= min n makes them comparable.
     weakest = jnp.min(form.counts) if model.features == "budget" else 1.0
-    decay_h = problem.decay.feature * weakest
+    decay_h = jnp.minimum(problem.decay.feature * weakest, 2.0**1000)  # a smaller decay bounds it from below
     slope = (norm,) if model.scale is None else (norm, model.scale)
 
     def edge(own: Any, own_decay: Any, other: Any, other_decay: Any, other_fixed: bool) -> Any:

@@ -22,7 +22,7 @@ from .certificate import ROUNDING, Certificate, _judge
 from .dual import _own_entropy
 from .gram import DATA
 from .norm import basis, verified_norm
-from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, UNIT, gamma, norm_of, powers_of_two, product_above
+from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, UNIT, gamma, in_range, norm_of, powers_of_two, product_above
 
 ASSUMES = (
     "weak duality of the convex program in the logits, reduced to groups of equal classes",
@@ -165,7 +165,7 @@ def _repaired(numbers: GroupLanes, raw: Any, floor: Any) -> Any:
     """Probabilities that are not negative, balanced flows up to rounding, own probability positive."""
     g = numbers.classes.shape[0]
     many = numbers.multiplicity
-    least = floor[None, None] * (-1 + 4 * UNIT)
+    least = floor[None, None] * (-1 + 8 * UNIT)
     residual = jnp.where(many > 0, jnp.maximum(raw, least), 0.0)
     if numbers.bias == "free" and g > 1:
         # What the hub's columns can give and take comes from there, the rest is routed.
@@ -297,6 +297,8 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
     else:
         wide = jax.vmap(_block_norm, in_axes=(-1, -1))(block, drift)
     norm = jnp.maximum(jnp.max(scalar, axis=0) * (1 + relative), wide)
+    sound = jax.vmap(in_range, in_axes=-1)(factor, delta, _weight(numbers), share)
+    lower = jnp.where(sound, lower, jnp.nan)
     return lower, up * (norm * (1 + gamma(4)) + SLACK * paper + TINY) + FLUSHED
 
 

@@ -34,7 +34,7 @@ def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
     if params.bias is not None and problem.model.bias == "decay":
         cost, steps = energy(0.5 * problem.decay.bias, jnp.asarray(params.bias)[:, None])
         total, longest = total + cost, max(longest, steps)
-    return total, longest + len(params.weights) + 8
+    return total, longest + len(params.weights) + 4
 
 
 def _inputs(problem: Problem, params: Params) -> tuple[Any, Any]:
@@ -47,10 +47,10 @@ def _inputs(problem: Problem, params: Params) -> tuple[Any, Any]:
     error = None  # of H there is none; a product with constant zeros is compiled wrongly by XLA (CPU, jax 0.10.2)
     for w in params.weights[:-1]:
         p = w @ a
-        own = gamma(w.shape[1] + 2) * (jnp.abs(w) @ jnp.abs(a)) + TINY
+        own = gamma(w.shape[1] + 2) * (jnp.abs(w) @ jnp.abs(a)) + FLUSHED * w.shape[1]
         error = own if error is None else SLACK * (jnp.abs(w) @ error) + own
         if model.activation == "relu" and model.rounding is not None:
-            error = error + gamma(6) * (jnp.abs(p) + jnp.abs(model.rounding))
+            error = error + gamma(6) * (jnp.abs(p) + jnp.abs(model.rounding)) + 2.0**-510  # squares may be flushed
         a = model.activate(p)
     return (jnp.abs(a), None) if error is None else (jnp.abs(a) + error, error)
 
@@ -62,7 +62,8 @@ def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
     logits = problem.model.logits(params)
     magnitude, error = _inputs(problem, params)
     size = jnp.abs(w) @ magnitude
-    drift = jnp.full_like(logits, TINY) if error is None else SLACK * (jnp.abs(w) @ error) + TINY
+    lost = 2 * d * FLUSHED  # products of entries that are flushed, and then scaled
+    drift = jnp.full_like(logits, lost) if error is None else SLACK * (jnp.abs(w) @ error) + lost
     if problem.model.scale is not None:
         size, drift = problem.model.scale * size, SLACK * problem.model.scale * drift
     if params.bias is not None:

@@ -79,14 +79,23 @@ def norm_of(x: Any, axis: Any = None) -> Any:
     return up * jnp.sqrt(jnp.sum((x * down) ** 2, axis=axis))
 
 
+def in_range(*arrays: Any) -> Any:
+    """Whether all entries are positive numbers between 2^-900 and 2^900.
+
+    A product or quotient of which a part has left the range of normal numbers is 0, infinite or NaN, in any order of
+    its factors; so factors that pass here have the few roundings that are counted, and nothing was flushed.
+    """
+    return functools.reduce(jnp.logical_and, [jnp.all((x > 2.0**-900) & (x < 2.0**900)) for x in arrays])
+
+
 def product_above(*factors: Any) -> Any:
-    """Product of numbers that are not negative, one rounding per factor, whatever the size of partial products.
+    """Product of numbers that are not negative, two roundings per factor, whatever the size of partial products.
 
     The exponents are added apart.  A product below 2^-1022 is rounded up to a number of that size; one above the range
     is infinite.
     """
     mantissa, exponent = jnp.ones(()), jnp.zeros((), jnp.int64)
-    for factor in factors:
+    for factor in factors:  # powers of two are exact, so the compiler may group these products as it likes
         e = _exponent(factor)
         mantissa, exponent = mantissa * (factor * _power(-e)), exponent + e
     # Mantissas may be as large as 16 and as small as 1/4 each: after this they are in [1, 2).
@@ -116,7 +125,7 @@ def energy(factor: Any, x: Any, weights: Any = 1.0) -> tuple[Any, int]:
     """
     down, up = powers_of_two(x)
     total, steps = long_sum(weights * jnp.sum((x * down) ** 2, axis=0))
-    return product_above(factor, total, up, up), steps + x.shape[0] + 4
+    return product_above(factor, total, up, up), steps + x.shape[0] + 10
 
 
 def is_whole(x: Any) -> Any:
