@@ -140,7 +140,11 @@ def held_instance(given, k, rng):
         given["weight_decay"] = power(rng, -6, 3) * np.exp(-strength) / radius_w**2
     for name in ("feature_decay", "weight_decay"):
         if name in given:
-            given[name] = float(np.clip(given[name], 1e-115, 1e115))
+            given[name] = float(np.clip(given[name], 1e-280, 1e280))
+    if "classifier" not in given:
+        radius_w = least_with_decay(k, scale * radius_h, given["weight_decay"])
+    if "features" not in given:
+        radius_h = least_with_decay(k, scale * radius_w, given["feature_decay"])
     if given.get("bias") == "decay":
         given["bias_decay"] = power(rng, -100, 20)
     return given, radius_w, radius_h
@@ -151,9 +155,10 @@ def decayed_instance(given, k, rng):
     given = {**given, "weight_decay": weight_decay, "feature_decay": feature_decay, "scale": power(rng, -5, 100)}
     if given.get("bias") == "decay":
         given["bias_decay"] = power(rng, -110, 20)
-    # The gaps of the optimum for equal counts of one sample: log((K-1)(1/c - 1)), c = K lambda_Z.
+    # The gaps of the optimum of cross-entropy for equal counts of one sample: log(1 + (1 - c) K/c), c = K lambda_Z.
     strength = np.log(k) + 0.5 * (np.log(weight_decay) + np.log(feature_decay)) - np.log(given["scale"])
-    size = np.sqrt(max(np.log(k - 1.0) - strength, 0.1) if given.get("loss") != "mse" else 1.0)
+    gap = 1.0 if given.get("loss") == "mse" else max(np.log(k) - strength + np.log1p(-np.exp(min(strength, -0.1))), 0.1)
+    size = np.sqrt(gap * (k - 1) / k)
     balance = np.exp(0.25 * (np.log(feature_decay) - np.log(weight_decay))) / np.sqrt(given["scale"])
     return given, size * balance, size / (balance * given["scale"])
 
@@ -171,7 +176,7 @@ def points_of(given, k, sizes, rng):
         w = (np.eye(k) - 1 / k) * np.sqrt(k / (k - 1))
         h = w + noise * rng.standard_normal((k, k))
         w = w + noise * rng.standard_normal((k, k))
-        w = placed(w.T / 1.0, given, "classifier", sizes[0]).T if given.get("classifier") else sizes[0] * w
+        w = placed(w.T, given, "classifier", sizes[0]).T if given.get("classifier") else sizes[0] * w
         h = placed(h, given, "features", sizes[1]) if given.get("features") else sizes[1] * h
         bias = None if given.get("bias", "none") == "none" else noise * rng.standard_normal(k)
         yield Params((w,), h, bias)
