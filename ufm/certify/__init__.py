@@ -20,12 +20,14 @@ from .certificate import (
 )
 from .curvature import Curvature, Escape, curvature, saddle_escape
 from .groups import certify_groups, judge_groups
+from .machine import Assumption, check_arithmetic
 
 __all__ = [
     "GLOBAL",
     "UNKNOWN",
     "WITHIN_GAP",
     "WORDS",
+    "Assumption",
     "Certificate",
     "Curvature",
     "Escape",
@@ -33,6 +35,7 @@ __all__ = [
     "certify",
     "certify_gram",
     "certify_groups",
+    "check_arithmetic",
     "curvature",
     "judge_groups",
     "saddle_escape",

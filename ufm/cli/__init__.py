@@ -24,10 +24,11 @@ from .._version import __version__
 from . import signals
 from .cite import Cite
 from .diagrams import Phase, Quickstart, Sweep
+from .doctor import Doctor
 from .networks import Compare, Features, Train
 from .solve import Solve
 
-_COMMANDS = ("solve", "sweep", "phase", "train", "features", "compare", "quickstart", "cite")
+_COMMANDS = ("solve", "sweep", "phase", "train", "features", "compare", "quickstart", "cite", "doctor")
 
 _MODEL_FLAGS = {
     "method": "solver",
@@ -108,7 +109,7 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features | Compare | Quickstart | Cite:
+def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features | Compare | Quickstart | Cite | Doctor:
     commands = (
         Annotated[Solve, tyro.conf.subcommand("solve"), tyro.conf.FlagCreatePairsOff]
         | Annotated[Sweep, tyro.conf.subcommand("sweep"), tyro.conf.FlagCreatePairsOff]
@@ -118,6 +119,7 @@ def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features
         | Annotated[Compare, tyro.conf.subcommand("compare"), tyro.conf.FlagCreatePairsOff]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart"), tyro.conf.FlagCreatePairsOff]
         | Annotated[Cite, tyro.conf.subcommand("cite"), tyro.conf.FlagCreatePairsOff]
+        | Annotated[Doctor, tyro.conf.subcommand("doctor"), tyro.conf.FlagCreatePairsOff]
     )
     if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
         near = difflib.get_close_matches(arguments[0], _COMMANDS, n=1)
