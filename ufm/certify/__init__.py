@@ -1,10 +1,10 @@
 """How an answer is judged: proven lower bounds and verdicts.
 
 :func:`certify` turns any parameters of a problem into a :class:`Certificate`: an upper bound of F there, a lower
-bound of the minimum, their gap and a verdict.  Both bounds hold with all rounding errors counted
-(docs/certificates.md).  :func:`certify_gram` does so for the class Gram matrix of a contrastive problem.
-:func:`curvature` shows the Hessian's spectrum and what symmetry explains of it; :func:`saddle_escape` the way out of a
-rank-deficient saddle.
+bound of the minimum, their gap and a verdict.  Both bounds include their rounding errors, under stated assumptions
+about float64 (docs/certificates.md, section 1), which :func:`check_arithmetic` measures on the running machine.
+:func:`certify_gram` judges the class Gram matrix of a contrastive problem.  :func:`curvature` shows the Hessian's
+spectrum and what symmetry explains of it; :func:`saddle_escape` the way out of a rank-deficient saddle.
 """
 
 from .certificate import (

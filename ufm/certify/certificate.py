@@ -219,7 +219,8 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
         lower_bound <= min F <= F(params) <= value,     gap = value - lower_bound
 
     The bound is a dual value of the convex program in the logits, computed from the residuals at the parameters; it is
-    second order in the distance to the optimum.  All rounding errors are accounted for.
+    second order in the distance to the optimum.  Rounding errors are bounded and added, under the
+    assumptions about float64 in ``assumes``; ``ufm doctor`` measures them on this machine.
 
     Args:
         problem: one problem, or a stack.

@@ -362,8 +362,9 @@ def certify_groups(program: LogitGroups, result: Any, tolerance: float = 1e-8, w
 
         lower_bound <= min F <= F(point) <= value
 
-    All roundings are counted.  ``dual`` holds R_ab, g x g: the entry of another class of group a in a column of
-    group b.  The numbers of the program are taken as exact; lambda_Z as that of the problem up to 8 roundings.
+    Roundings are counted under the assumptions in ``assumes``.  ``dual`` holds R_ab, g x g: the entry of another class
+    of group a in a column of group b.  The numbers of the program are taken as exact; lambda_Z as that of the problem
+    up to 8 roundings.
 
     Args:
         program: one program or a stack.

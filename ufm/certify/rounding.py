@@ -1,13 +1,15 @@
 """Rounding: the constants and the error model that every bound of this room stands on.
 
-Assumptions (docs/certificates.md, section 1), stated once and tested against ball arithmetic:
+Assumptions (docs/certificates.md, section 1), stated once; :mod:`.machine` measures them on the running machine:
 
-1. +, -, *, / and sqrt of float64 err by at most one unit roundoff u = 2^-53, relatively; fused multiply-adds are
-   allowed.  Results below 2^-1022 may be flushed to zero.
-2. A sum or an inner product of n terms, in any order, errs by at most gamma(n) = n u / (1 - n u) times the sum of
+1. +, -, * and sqrt of float64 err by at most one unit roundoff u = 2^-53, relatively, a division by 2 u: the compiler
+   divides by one number for all entries by multiplying with its reciprocal.  Fused multiply-adds are allowed.
+2. Quotients may be regrouped; see :func:`in_range`.  Products of variables are formed in the order written.
+3. Results below 2^-1022 may be flushed to zero, arguments below it may be read as zero.
+4. A sum or an inner product of n terms, in any order, errs by at most gamma(n) = n u / (1 - n u) times the sum of
    the absolute values of its terms.
-3. exp, log, expm1 (of negative arguments) and log1p (of positive arguments) err by at most ``ELEMENTARY`` u,
-   relatively.  log1p of negative arguments is never used: XLA's errs by 230 u near -0.414.
+5. exp, log, expm1 (of negative arguments) and log1p (of positive arguments) err by at most ``ELEMENTARY`` u,
+   relatively: measured, not proven.  log1p of negative arguments is never used: XLA's errs by 230 u near -0.414.
 
 Error terms are themselves evaluated in floats; ``SLACK`` covers that, ``TINY`` covers flushed results.
 """

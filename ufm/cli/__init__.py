@@ -1,8 +1,8 @@
 """The ``ufm`` command.
 
 Each subcommand prints a readable table, or with ``--json`` one JSON object on standard output and nothing else there.
-Progress and warnings go to standard error.  Exit codes: 0 done, 2 bad input (one line that names the argument), 128 + n
-stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+Progress and warnings go to standard error.  Exit codes: 0 done, 1 an assumption of proofs fails (``ufm doctor``), 2 bad
+input (one line that names the argument), 128 + n stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations

@@ -51,6 +51,8 @@ class Doctor:
             out.print(table)
             out.print(f"Python {machine['python']}, jax {machine['jax']}, {machine['machine']}, {machine['device']}")
             failed = sum(not one.holds for one in found)
-            out.print("every assumption holds" if good else f"{failed} of {len(found)} fail: certificates prove nothing")
+            out.print(
+                "every assumption holds" if good else f"{failed} of {len(found)} fail: certificates prove nothing"
+            )
         if not good:
             raise SystemExit(1)
