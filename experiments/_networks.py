@@ -18,8 +18,12 @@ from matplotlib.figure import Figure
 from ufm.answer import versions
 from ufm.measure import gram_distance
 from ufm.networks.config import Config
-from ufm.networks.train import Trained, train
 from ufm.plot import save_figure
+
+try:
+    from ufm.networks.train import Trained, train
+except ModuleNotFoundError as error:
+    raise SystemExit(f"networks: {error.name} is not installed; pip install 'ufm[networks]'") from None
 
 # A perceptron on scikit-learn's digits, 128 images of every class: seconds a run on one core.
 SMALL = Config(arch="mlp", width=0.25, samples=128, relu_features=False, evaluations=14)

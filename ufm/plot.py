@@ -1,5 +1,8 @@
 """Figures from datasets; computes nothing.
 
+Figures are made and saved without pyplot: importing this module leaves matplotlib's backend, settings and windows as
+they are.  Text from outside - names of reports, of data sets - goes through :func:`as_text`.
+
 Colours are from Crameri's scientific maps, readable in greyscale and by colour-blind readers (Crameri 2018); lines
 differ in dash as well as in shade.
 """
@@ -11,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg", force=False)
-
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from cmcrameri import cm as crameri
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,6 +25,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from ._files import whole
+from ._text import printable
 
 _COLOURS: Any = crameri.cmaps
 _STYLE: Any = {
@@ -44,10 +45,38 @@ _BOUNDARIES: dict[str, tuple[Any, str]] = {
 }
 
 
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **shared: Any) -> tuple[Figure, Any]:
+    """A figure of its own, known to no window manager, and its axes.
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        figsize: inches.
+        **shared: of ``matplotlib.figure.Figure.subplots``, and ``layout``.
+    """
+    figure = Figure(figsize=figsize, layout=shared.pop("layout", "constrained"))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **shared)
+
+
+_LONGEST_NAME = 80  # characters that a title has room for
+
+
+def as_text(text: str) -> str:
+    r"""Text from outside for a figure: shown as it is, dollar signs and all, where matplotlib would read formulas.
+
+    >>> as_text("cost in $ and \x1b")
+    'cost in \\$ and \\x1b'
+    """
+    text = printable(text)
+    text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
+    return text.replace("$", r"\$")
+
+
 def collapse_diagram(dataset: xr.Dataset) -> Figure:
     """Phases read off the solutions with the exact boundaries over them, and the certified gap beside them."""
-    with plt.rc_context(_STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure, (left, right) = subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
         _phase_panel(left, dataset)
         _gap_panel(figure, right, dataset)
         left.set_ylabel(r"regularisation $\lambda_Z=\sqrt{\lambda_W\lambda_H}$")
@@ -123,8 +152,8 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
     x, y = dataset[drawn["x"][0]], dataset[drawn["y"][0]]
     dims = (drawn["y"][0], drawn["x"][0])
     cells: Any = {"shading": "nearest", "rasterized": True}
-    with plt.rc_context(_STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure, (left, right) = subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
         name, label, *scale = drawn["colour"]
         shade: Any = {"norm": LogNorm()} if scale == ["log"] else {}
         mesh = left.pcolormesh(x, y, dataset[name].transpose(*dims), cmap=_COLOURS["batlow"], **shade, **cells)
@@ -195,10 +224,9 @@ _STRUCTURE_WORDS = {
 def structures(dataset: xr.Dataset) -> Figure:
     """Which structure of deep networks is the best known, over classes and decay, a column of panels per depth."""
     depths = dataset.depth.values
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         size = (1.4 + 2.5 * len(depths), 6.4)
-        figure, grid = plt.subplots(2, len(depths), figsize=size, sharex=True, sharey=True, squeeze=False)
-        figure.set_layout_engine("constrained")
+        figure, grid = subplots(2, len(depths), figsize=size, sharex=True, sharey=True, squeeze=False)
         best = np.minimum(dataset.value, dataset.value_theory)
         rows: Any = (
             (best / dataset.collapse, "best known / collapse", "batlow", 0.5, 1.0),
@@ -266,7 +294,6 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     for path in paths:
         with whole(path) as part:
             figure.savefig(part)
-    plt.close(figure)
     return paths
 
 
@@ -278,9 +305,9 @@ def landscape_table(cells: list[dict[str, Any]]) -> Figure:
             row of panels per kind of columns); cells that differ in nothing else are added up.
     """
     kinds, classes = list(dict.fromkeys(c["columns"] for c in cells)), sorted({c["K"] for c in cells})
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         size = (max(2.2 + 1.9 * len(classes), 5.0), 1.2 + 2.3 * len(kinds))
-        figure, grid = plt.subplots(len(kinds), len(classes), figsize=size, squeeze=False, layout="constrained")
+        figure, grid = subplots(len(kinds), len(classes), figsize=size, squeeze=False, layout="constrained")
         mesh = None
         for row, columns in zip(grid, kinds, strict=True):
             for axes, k in zip(row, classes, strict=True):
@@ -337,9 +364,9 @@ def batch_families(rows: list[dict[str, Any]]) -> Figure:
     temperatures = sorted({row["temperature"] for row in rows})
     marks: dict[bool, Any] = {True: ("o", "graph conditions hold"), False: ("^", "a graph condition fails")}
     shades = dict(zip(temperatures, ("black", "0.6"), strict=False))
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         size = (1.0 + 4.0 * len(kinds), 1.9 + 2.3 * len(settings))
-        figure, grid = plt.subplots(
+        figure, grid = subplots(
             len(settings), len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
         )
         for (i, setting), (j, kind) in ((a, b) for a in enumerate(settings) for b in enumerate(kinds)):
@@ -398,9 +425,9 @@ def descent_ends(found: dict[str, Any]) -> Figure:
     colours = {kind: _COLOURS["batlow"](c) if isinstance(c, float) else c for kind, (c, _) in _ENDS.items()}
     accent = _COLOURS["batlow"](0.75)
     present = [k for k in _ENDS if any(sum(row["counts"][k].values()) for row in found["table"])]
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         size = (11.5, 1.5 + 2.5 * len(samples))
-        figure, grid = plt.subplots(len(samples), len(sweeps) + 1, figsize=size, squeeze=False, layout="constrained")
+        figure, grid = subplots(len(samples), len(sweeps) + 1, figsize=size, squeeze=False, layout="constrained")
         for line, n in zip(grid, samples, strict=True):
             for axes, (name, values) in zip(line, sweeps.items(), strict=False):
                 rows = [_row(found["table"], {**published, "samples": n, name: value}) for value in values]
@@ -499,9 +526,9 @@ def report_grams(said: dict[str, Any]) -> Figure:
     matrices = [gram / np.linalg.norm(gram) if gram.any() else gram for gram in matrices]
     low, high = (float(end([end(gram) for gram in matrices])) for end in (np.min, np.max))
     k = len(matrices[0])
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         size = (0.9 + 2.5 * len(shown), 3.1)
-        figure, row = plt.subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
+        figure, row = subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
         mesh: Any = None
         for axes, gram, (title, _, distance) in zip(row[0], matrices, shown, strict=True):
             mesh = axes.imshow(gram, cmap=_COLOURS["lapaz"], vmin=low, vmax=high)
@@ -516,7 +543,7 @@ def report_grams(said: dict[str, Any]) -> Figure:
             axes.set_xlabel("class")
         row[0][0].set_ylabel("class")
         figure.colorbar(mesh, ax=list(row[0]), label=r"$M^TM\,/\,\|M^TM\|_F$")
-        figure.suptitle(f"{said['name']}: Gram matrix of the class means")
+        figure.suptitle(f"{as_text(said['name'])}: Gram matrix of the class means")
         return figure
 
 
@@ -531,8 +558,8 @@ def report_spectrum(said: dict[str, Any]) -> Figure:
     """
     words = {"means": "class means $M$", "centred_means": "centred class means", "logits": "logits of the class means"}
     marks = ("o", "s", "^", "D", "v", "P", "X", "*")
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = subplots(figsize=(5.4, 3.6), layout="constrained")
         most = 1
         for place, (name, values) in enumerate(said["singular_values"].items()):
             spectrum = np.array([np.nan if value is None else value for value in values])
@@ -551,7 +578,7 @@ def report_spectrum(said: dict[str, Any]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("index")
         axes.set_ylabel(f"singular value over the largest (at least {_SMALLEST_SHOWN:g})")
-        axes.set_title(said["name"])
+        axes.set_title(as_text(said["name"]))
         if axes.lines[:-1]:  # besides the level of the rank
             axes.legend(framealpha=0.95)
         return figure
@@ -564,8 +591,8 @@ def report_distances(said: dict[str, Any]) -> Figure:
         said: a report as JSON.
     """
     rows = [target for target in said["targets"] if target["distance"] is not None][::-1]
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 1.5 + 0.45 * max(len(rows), 1)), layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = subplots(figsize=(6.4, 1.5 + 0.45 * max(len(rows), 1)), layout="constrained")
         place = np.arange(len(rows))
         kinds: Any = (
             ("distance", "class means", 0.19, "0.25", None),
@@ -581,13 +608,13 @@ def report_distances(said: dict[str, Any]) -> Figure:
         names = []
         for row in rows:
             word = row["verdict"] or ("" if row["source"] == "frame" else row["source"])
-            named = _TARGET_WORDS.get(row["name"], row["name"])
-            names.append(f"{named}\n({word})" if word else named)
+            named = _TARGET_WORDS.get(row["name"], as_text(row["name"]))
+            names.append(f"{named}\n({as_text(word)})" if word else named)
         axes.set_yticks(place, names)
         axes.margins(x=0.12)
         axes.set_xlim(left=0.0)
         axes.set_xlabel(r"$\|G/\|G\|_F-T/\|T\|_F\|_F$")
-        axes.set_title(f"{said['name']}: distance of the Gram matrix to")
+        axes.set_title(f"{as_text(said['name'])}: distance of the Gram matrix to")
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return figure
 
@@ -609,9 +636,9 @@ def training(
     def column(split: str, name: str) -> Any:
         return np.array([line[split].get(name, np.nan) for line in measured], dtype=float)
 
-    with plt.rc_context(_STYLE):
-        figure, ((left, right), (low, last)) = plt.subplots(2, 2, figsize=(8.4, 6.0), layout="constrained")
-        figure.suptitle(title)
+    with matplotlib.rc_context(_STYLE):
+        figure, ((left, right), (low, last)) = subplots(2, 2, figsize=(8.4, 6.0), layout="constrained")
+        figure.suptitle(as_text(title))
         lines = [line for line in history if "loss" in line]
         left.plot([line["epoch"] for line in lines], [line["loss"] for line in lines], "k-", label="loss")
         left.set_yscale("log")

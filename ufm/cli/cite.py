@@ -7,7 +7,8 @@ import json
 import textwrap
 
 import tyro
-from rich.console import Console
+
+from .screen import Screen, bold, line
 
 
 @dataclasses.dataclass
@@ -32,10 +33,11 @@ class Cite:
             print(json.dumps({"oracles": rows}))
             return
         for entry in chosen:
-            out = Console(highlight=False)
-            out.print(f"[bold]{entry.name}[/bold] ({entry.status})")
-            out.print(textwrap.indent(textwrap.fill(entry.statement, 96), "  "), markup=False)
-            out.print(f"  {entry.citation}", markup=False)
+            out = Screen()
+            out.print(line(bold(entry.name), f" ({entry.status})"))
+            for text in textwrap.wrap(entry.statement, 96):
+                out.print(f"  {text}")
+            out.print(f"  {entry.citation}")
             for reference in references_in(entry.citation):
-                out.print(f"    {reference}", markup=False)
+                out.print(f"    {reference}")
             out.print()

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 from ..problem import labels
 from . import signals
+from .screen import Screen, bold, line
 from .tables import print_quickstart
 from .words import check_minority, progress_bar, read_bias, read_labels, read_setting
 
@@ -112,10 +112,10 @@ class Phase:
             if self.json:
                 print(json.dumps(listed))
                 return
-            out = Console(highlight=False)
+            out = Screen()
             for name, settings in listed.items():
-                out.print(f"[bold]{name}[/bold]")
-                out.print("    " + ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()), markup=False)
+                out.print(bold(name))
+                out.print("    " + ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()))
             return
         settings = dict(read_setting(text) for text in self.set)
         phase.check_settings(self.name, settings)
@@ -129,12 +129,11 @@ class Phase:
         if self.json:
             print(json.dumps(dataclasses.asdict(found)))
             return
-        out = Console(highlight=False)
-        out.print(
-            f"{found.cells} cells: [bold]{100 * found.certified_share:.2f} %[/bold] proven optimal within a relative "
-            f"gap of {found.certified_gap:g} (largest {found.largest_gap:.2g}); "
-            + ", ".join(f"{number} {name}" for name, number in found.statuses.items())
-        )
+        out = Screen()
+        statuses = ", ".join(f"{number} {name}" for name, number in found.statuses.items())
+        proven = f" proven optimal within a relative gap of {found.certified_gap:g} (largest {found.largest_gap:.2g}); "
+        share = bold(f"{100 * found.certified_share:.2f} %")
+        out.print(line(f"{found.cells} cells: ", share, proven + statuses))
         phases = ", ".join(f"{number} {name}" for name, number in found.cells_by_phase.items())
         out.print(f"phases: {phases}; {found.wrong_phases} cells on another side of a boundary than theory says")
         for name, value in found.largest_difference.items():
@@ -227,12 +226,10 @@ class Sweep:
         if self.json:
             print(json.dumps(dataclasses.asdict(found)))
             return
-        screen = Console(highlight=False)
+        screen = Screen()
         share = 100 * found.done / found.cells
-        screen.print(
-            f"[bold]{found.done}[/bold] of {found.cells} cells ({share:.1f} %): "
-            + (", ".join(f"{number} {name}" for name, number in found.statuses.items()) or "nothing yet")
-        )
+        statuses = ", ".join(f"{number} {name}" for name, number in found.statuses.items()) or "nothing yet"
+        screen.print(line(bold(str(found.done)), f" of {found.cells} cells ({share:.1f} %): {statuses}"))
         if found.data is not None:
             screen.print(f"{found.certified} cells proven optimal within the gap")
         if found.set_aside:
@@ -244,15 +241,15 @@ class Sweep:
                 said = f"{what} set aside as {names}; their cells were computed again"
                 if any(Path(name).parent.name == "again" for name in found.set_aside):
                     said += ", but those of again/ have their first answers: give --again once more"
-            screen.print(said, markup=False, soft_wrap=True)
+            screen.print(said, soft_wrap=True)
         for row in found.bad:
             cell = ", ".join(f"{name} = {value}" for name, value in row["cell"].items())
-            screen.print(f"no answer at {cell}: {row['reason']}", markup=False, soft_wrap=True)
+            screen.print(f"no answer at {cell}: {row['reason']}", soft_wrap=True)
         if found.seconds:
             rate = found.computed / found.seconds
             screen.print(f"{found.computed} cells computed in {found.seconds:.1f} s ({rate:.0f} per second)")
         if found.data is None:
-            screen.print(f"go on with: ufm sweep --resume {out}", markup=False, soft_wrap=True)
+            screen.print(f"go on with: ufm sweep --resume {out}", soft_wrap=True)
         else:
             words = "wrote" if ran else "finished; the dataset is"
-            screen.print(f"{words} {found.data}", markup=False, soft_wrap=True)
+            screen.print(f"{words} {found.data}", soft_wrap=True)

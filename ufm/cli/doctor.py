@@ -6,8 +6,9 @@ import dataclasses
 import json
 import platform
 
-from rich.console import Console
 from rich.table import Table
+
+from .screen import Screen
 
 
 @dataclasses.dataclass
@@ -47,7 +48,7 @@ class Doctor:
             for one in found:
                 mark = "" if one.holds else "FAILS"
                 table.add_row(one.name, one.where, f"{one.assumed:g}", f"{one.measured:.3g}", one.unit, mark)
-            out = Console(highlight=False)
+            out = Screen()
             out.print(table)
             out.print(f"Python {machine['python']}, jax {machine['jax']}, {machine['machine']}, {machine['device']}")
             failed = sum(not one.holds for one in found)

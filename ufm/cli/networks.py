@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from ..networks.config import LOSSES, Config, read_config
 from . import signals
+from .screen import Screen, bold, line, warn
 from .tables import SHOWN_MEASURES, print_report, shown
 from .words import progress_bar, read_numbers
 
@@ -79,9 +78,12 @@ class Train:
         if self.json:
             print(json.dumps(said, allow_nan=False))
             return
-        screen = Console(highlight=False)
+        screen = Screen()
         table = Table("", "train", "test", box=None, padding=(0, 2, 0, 0))
-        for name in ("accuracy", "nc1_quotient", "cdnv", "nc2_gram_etf_centred_means", "nc3_papyan", "nc4_mismatch"):
+        for name in (
+            *("accuracy", "nc1_quotient", "cdnv", "nc2_gram_etf_centred_means", "nc3_papyan"),
+            *("nc4_mismatch", "nc4_mismatch_train_means"),
+        ):
             row = [said[split].get(name) for split in ("train", "test")]
             if any(value is not None for value in row):
                 table.add_row(name, *(shown(value, 6) for value in row))
@@ -91,11 +93,9 @@ class Train:
             print_report(found.report.to_json(), [str(out)])
         if found.trained.set_aside:
             names = ", ".join(found.trained.set_aside)
-            print(
-                f"ufm: damaged checkpoints were set aside as {names}; their epochs were computed again", file=sys.stderr
-            )
+            warn(f"damaged checkpoints were set aside as {names}; their epochs were computed again")
         if found.why is not None:
-            print(f"ufm: no report: {found.why}", file=sys.stderr)
+            warn(f"no report: {found.why}")
 
 
 @dataclasses.dataclass
@@ -212,9 +212,9 @@ class Compare:
         if self.json:
             print(json.dumps(found, allow_nan=False))
             return
-        out = Console(highlight=False)
+        out = Screen()
         a, b = found["names"]
-        out.print(f"[bold]{a}[/bold] and [bold]{b}[/bold]: distance of the Gram matrices of the class means")
+        out.print(line(bold(a), " and ", bold(b), ": distance of the Gram matrices of the class means"))
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for name, key in (
             ("class means", "distance"),

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from ..solve import Status
+from .screen import Screen, bold, line
 
 SHOWN_MEASURES = (
     "nc1_quotient",
@@ -23,7 +23,7 @@ SHOWN_MEASURES = (
 
 def print_answer(j: dict[str, Any], convention: str) -> None:
     """The answer of ``ufm solve``, from its JSON."""
-    out = Console(highlight=False)
+    out = Screen()
     p = j["problem"]
     pairs, depth = p["kind"] == "contrastive", p.get("depth", 1)
     words = [f"K = {p['classes']}", f"N = {p['samples']:g}", f"d = {p['dim']}"]
@@ -43,13 +43,13 @@ def print_answer(j: dict[str, Any], convention: str) -> None:
     words += [f"{name} = {value:g}" for name, value in numbers.items() if value is not None]
     words += [f"{name} per class" for name, value in p["loss_parameters"].items() if isinstance(value, list)]
     words += [f"{name}: {value}" for name, value in p["loss_parameters"].items() if isinstance(value, str)]
-    out.print(f"[bold]{p['loss']}[/bold], " + ", ".join(words))
+    out.print(line(bold(p["loss"]), ", " + ", ".join(words)))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     status = Status[j["status"]]
     for name, text in (
         ("value", shown(j["value"], 15)),
         ("lower bound", shown(j["lower_bound"], 15)),
-        ("relative gap", f"{shown(j['relative_gap'], 3)}   verdict: [bold]{j['verdict']}[/bold]"),
+        ("relative gap", line(f"{shown(j['relative_gap'], 3)}   verdict: ", bold(j["verdict"]))),
         ("status", f"{status.name}: {status.sentence}"),
         (
             "gradient",
@@ -88,10 +88,10 @@ def print_answer(j: dict[str, Any], convention: str) -> None:
 
 def print_report(j: dict[str, Any], files: list[str]) -> None:
     """The report of ``ufm features`` and ``ufm train``, from its JSON."""
-    out = Console(highlight=False)
+    out = Screen()
     counts = j["counts"]
     spread = f"{counts[0]:g} per class" if len(set(counts)) == 1 else f"{max(counts):g} to {min(counts):g} per class"
-    out.print(f"[bold]{j['name']}[/bold]: K = {len(counts)}, N = {sum(counts):g} ({spread}), d = {j['dim']}")
+    out.print(line(bold(j["name"]), f": K = {len(counts)}, N = {sum(counts):g} ({spread}), d = {j['dim']}"))
     p = j["problem"]
     if p is not None:
         numbers = {"lambda_H": p["feature_decay"], "temperature": None if p["scale"] is None else 1 / p["scale"]}
@@ -109,13 +109,13 @@ def print_report(j: dict[str, Any], files: list[str]) -> None:
     out.print(table)
     near, centred = j["nearest"], j["nearest_centred"]
     if near["distance"] is None:
-        out.print("nearest: [bold]none[/bold], for all class means are zero")
+        out.print(line("nearest: ", bold("none"), ", for all class means are zero"))
     else:
         equal = ", for all class means are equal" if centred["distance"] is None else ""
-        words = f"nearest: [bold]{near['name']}[/bold]; with centred class means: [bold]{centred['name']}[/bold]{equal}"
-        out.print(words, soft_wrap=True)
+        names = bold(near["name"]), "; with centred class means: ", bold(centred["name"])
+        out.print(line("nearest: ", *names, equal), soft_wrap=True)
     for note in j["notes"]:
-        out.print(f"note: {note}", markup=False, soft_wrap=True)
+        out.print(f"note: {note}", soft_wrap=True)
     test = j["test"]
     heads = ["measure", "train", *(["test"] if test else [])]
     measures = Table(*heads, box=None, padding=(0, 2, 0, 0))
@@ -123,12 +123,14 @@ def print_report(j: dict[str, Any], files: list[str]) -> None:
         if name in j["measures"]:
             columns = [j["measures"][name], *([test["measures"].get(name)] if test else [])]
             measures.add_row(name, *(shown(value, 6) for value in columns))
+    if test and test.get("nc4_mismatch_train_means") is not None:
+        measures.add_row("nc4_mismatch_train_means", "-", shown(test["nc4_mismatch_train_means"], 6))
     for name in ("classifier", "nearest_mean"):
         if j["accuracy"][name] is not None:
             columns = [j["accuracy"][name], *([test["accuracy"][name]] if test else [])]
             measures.add_row(f"accuracy, {name.replace('_', ' ')}", *(shown(value, 6) for value in columns))
     out.print(measures)
-    out.print("rank: " + ", ".join(f"{name} {rank}" for name, rank in j["ranks"].items()), markup=False)
+    out.print("rank: " + ", ".join(f"{name} {rank}" for name, rank in j["ranks"].items()))
     if (few := j["minority"]) is not None:
         _print_minority(out, few)
     if j["layers"] is not None:
@@ -139,12 +141,13 @@ def print_report(j: dict[str, Any], files: list[str]) -> None:
 
 def print_quickstart(found: Any, notes: Sequence[str] = ()) -> None:
     """What ``ufm quickstart`` found, and notes on what files were taken for."""
-    out = Console(highlight=False)
-    out.print(
-        f"{found.cells} cells: [bold]{100 * found.certified_share:.2f} %[/bold] proven optimal within a relative gap "
-        f"of {found.certified_gap:g} (largest {found.largest_gap:.2g}); {found.wrong_phases} cells disagree with the "
-        f"exact phase boundaries; {', '.join(f'{n} {name}' for name, n in found.statuses.items())}"
+    out = Screen()
+    words = (
+        f" proven optimal within a relative gap of {found.certified_gap:g} (largest {found.largest_gap:.2g}); "
+        f"{found.wrong_phases} cells disagree with the exact phase boundaries; "
+        f"{', '.join(f'{n} {name}' for name, n in found.statuses.items())}"
     )
+    out.print(line(f"{found.cells} cells: ", bold(f"{100 * found.certified_share:.2f} %"), words))
     table = Table("counts", "from .. to", "value", "gap", "rank", "norm ratio", "to ETF", box=None)
     for column in table.columns:
         column.no_wrap = True
@@ -162,7 +165,7 @@ def print_quickstart(found: Any, notes: Sequence[str] = ()) -> None:
     out.print("gap: proven, relative. norm ratio: longest over shortest class mean.")
     out.print("to ETF: distance of the class means' Gram matrix to the simplex ETF, both scaled to norm 1.")
     for note in notes:
-        out.print(f"note: {note}", markup=False, soft_wrap=True)
+        out.print(f"note: {note}", soft_wrap=True)
     out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)
 
 
@@ -174,7 +177,7 @@ def _add_bracket(table: Table, j: dict[str, Any]) -> None:
         table.add_row("bound / value", f"{ratio:.8f}   the minimum is at least this share of the value{by}")
     if (structure := j.get("structure")) is not None:
         table.add_row(
-            "structure", f"the value of [bold]{structure['name']}[/bold], but for {structure['difference']:.2g}"
+            "structure", line("the value of ", bold(structure["name"]), f", but for {structure['difference']:.2g}")
         )
     else:
         table.add_row("structure", "none: no network of theory has this value")
@@ -191,7 +194,7 @@ def _add_bracket(table: Table, j: dict[str, Any]) -> None:
         table.add_row("best start", f"{search['origin']}   ({how})")
 
 
-def _print_layers(out: Console, layers: dict[str, Any]) -> None:
+def _print_layers(out: Screen, layers: dict[str, Any]) -> None:
     """Rank, collapse and strength of every layer: H, then W_1, ..., W_L."""
     heads = ("layer", "rank before", "after", "DNC1", "DNC2", "DNC3", "lambda |W|^2", "balance")
     table = Table(*heads, box=None, padding=(0, 2, 0, 0))
@@ -210,7 +213,7 @@ def _print_layers(out: Console, layers: dict[str, Any]) -> None:
     out.print(table)
 
 
-def _print_groups(out: Console, groups: dict[str, Any], limit: int = 8) -> None:
+def _print_groups(out: Screen, groups: dict[str, Any], limit: int = 8) -> None:
     """Norms and cosines of the class means, by groups of equal classes."""
     some = range(min(limit, len(groups["classes"])))
     heads = [f"cos to {groups['counts'][b]:g}" for b in some]
@@ -234,11 +237,11 @@ def beside_theory(known: dict[str, Any]) -> str:
     return f"{gives}the value found is {side} it by a share of {shown(abs(known['excess']), 3)}"
 
 
-def _print_predictions(out: Console, predictions: list[dict[str, Any]]) -> None:
+def _print_predictions(out: Screen, predictions: list[dict[str, Any]]) -> None:
     for row in predictions:
-        out.print(f"[bold]{row['name']}[/bold] ({row['status']})", end=" ")
+        out.print(line(bold(row["name"]), f" ({row['status']})"), end=" ")
         if not row["holds"]:
-            out.print(f"silent: needs {row['failed_hypothesis']}", markup=False)
+            out.print(f"silent: needs {row['failed_hypothesis']}")
             continue
         if row["value"] is not None:
             point = row.get("claim") == "point"  # of a network that theory knows, an upper bound of the minimum
@@ -248,10 +251,10 @@ def _print_predictions(out: Console, predictions: list[dict[str, Any]]) -> None:
             out.print(f"(class-mean Gram off by {row['gram_distance']:.2g})", end="")
         out.print()
         for name, value in row["quantities"].items():
-            out.print(f"    {name} = {_brief(value)}", markup=False, soft_wrap=True)
+            out.print(f"    {name} = {_brief(value)}", soft_wrap=True)
 
 
-def _print_minority(out: Console, few: dict[str, Any]) -> None:
+def _print_minority(out: Screen, few: dict[str, Any]) -> None:
     """How far the minority classes have merged."""
     table = Table("minority", "mean cosine", "smallest angle", box=None, padding=(0, 2, 0, 0))
     for side in ("learned", "optimum"):

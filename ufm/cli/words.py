@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._columns import Kind
 from ..problem import Labels, labels
+from .screen import Screen
 
 
 def read_numbers(name: str, text: str, kind: str, read: type = float) -> list[Any]:
@@ -88,11 +88,11 @@ def read_labels(path: Path, kind: Kind | None) -> tuple[Labels, tuple[str, ...]]
 def progress_bar(what: str = "cells") -> Any:
     """A bar on standard error, and its one task."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[statuses]}"),
+        TextColumn("{task.fields[statuses]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+    with Progress(*columns, console=Screen(stderr=True), transient=False) as bar:
         yield bar, bar.add_task(what, total=None, statuses="compiling")

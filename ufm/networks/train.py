@@ -398,10 +398,11 @@ class _Run:
                 seen.update(features, labels, logits=features @ nearest if pairs else logits)
             measures = sums.measures(matrices[0] if single else None, bias if single else None)
             gram = sums.means.T @ sums.means
+            mismatch = "nc4_mismatch" if name == "train" else "nc4_mismatch_train_means"
             found[name] = {
                 "accuracy": seen.nearest_accuracy if pairs else seen.accuracy,
                 "nearest_accuracy": seen.nearest_accuracy,
-                **({} if pairs else {"nc4_mismatch": seen.mismatch}),
+                **({} if pairs else {mismatch: seen.mismatch}),
                 **{key: value if math.isfinite(value) else None for key, value in measures.items()},
                 "rank_of_means": numerical_rank(sums.means),
                 "gram": gram.tolist() if images.num_classes <= 100 else None,
