@@ -33,6 +33,7 @@ from ..solve import Status
 from .grid import Axis, Structure, Sweep
 from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of
 from .store import Block, Store
+from .words import ANSWER_WORDS, check_words
 
 Progress = Callable[[int, int, dict[str, int]], None] | None
 """Called with (cells done, cells in all, cells by status)."""
@@ -150,22 +151,41 @@ def run(
     return _summary(store, dataset, watch, time.perf_counter() - begin)
 
 
+_TRIED = 200
+
+
 def check(sweep: Sweep) -> None:
-    """Raise the ValueError of the first structure if no corner cell of any structure can be stated."""
-    taken = {*UNITS, *(axis for axes in EXTRA.values() for axis in axes)}
+    """Refuse what no cell can mend: words that name nothing or never matter, and grids without a cell to answer.
+
+    A cell that cannot be stated is no reason to refuse the others: it is answered by its status. So a cell that can be
+    is sought, in all cells of a small grid, and in 200 that are spread over a larger one.
+
+    Raises:
+        ValueError: of the first structure whose words do not go together, or of the first cell if none can be stated.
+    """
+    taken = {"timings", *UNITS, *(axis for axes in EXTRA.values() for axis in axes)}
     for axis in sweep.grid:
         if axis.name in taken:
             raise ValueError(f"axes.{axis.name}: the dataset has a variable or an axis of that name; give another one")
+    structures = list(sweep.structures())
+    for structure in structures:
+        check_words(structure.words_of(np.array([0])))
+    ends = np.cumsum([structure.cells for structure in structures])
     first: ValueError | None = None
-    for structure in sweep.structures():
-        corners = np.unique([0, structure.cells - 1])
-        for row in corners:
-            try:
-                words = structure.words_of(np.array([row]))
-                route_of(words, sweep.solve).prepare(words, 1, sweep.solve)
-                return
-            except ValueError as error:
-                first = first or error
+    for cell in np.unique(np.linspace(0, ends[-1] - 1, _TRIED).astype(np.int64)):
+        index = int(np.searchsorted(ends, cell, side="right"))
+        row = int(cell - (ends[index - 1] if index else 0))
+        words = structures[index].words_of(np.array([row]))
+        try:
+            route = route_of(words, sweep.solve)
+            route.prepare(words, 1, sweep.solve)
+        except ValueError as error:
+            first = first or error
+            continue
+        for word in ANSWER_WORDS:
+            if word in words and word != "seed" and route.name not in ("starts", "descent"):
+                raise ValueError(f"{word}: it has no effect with route {route.name}; drop it, or say route: starts")
+        return
     assert first is not None
     raise first
 

@@ -89,6 +89,21 @@ SETTINGS: dict[str, Any] = {
 """Settings of the solves with their defaults, see :mod:`ufm.sweep.routes`."""
 
 
+MOST_CELLS = 10**8
+"""Cells of a grid; results of that many are about 20 GB."""
+
+KINDS = {
+    **dict.fromkeys(NUMBERS, "number"),
+    **dict.fromkeys(("classes", "dim", "depth", "views", "minority"), "number"),
+    **dict.fromkeys(("loss", "profile", "form", "activation", "constraint", "classifier_constraint", "bias"), "name"),
+    "counts": "list",
+    "width": "number or list",
+    "weight_decay": "number or list",
+    "self_included": "truth",
+}
+"""What a value of each word is, whether or not it can be answered."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Axis:
     """One axis of a grid.
@@ -175,15 +190,23 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for part in ("problem", "axes", "solve"):
-            if not isinstance(getattr(self, part), Mapping):
-                raise ValueError(f"{part}: {show(getattr(self, part))} is not a table of names and values; give one")
+            table = getattr(self, part)
+            if not isinstance(table, Mapping):
+                raise ValueError(f"{part}: {show(table)} is not a table of names and values; give one")
+            for name in table:
+                if not isinstance(name, str):
+                    raise ValueError(f"{part}: {show(name)} is not a name; put it in quotes")
         if not self.axes:
             raise ValueError("axes: there is none; give at least one, such as {weight_decay: {log: [1e-4, 1e-1, 64]}}")
         if self.block is not None:
             object.__setattr__(self, "block", whole_number("block", self.block, 1))
+        if not isinstance(self.title, str) or not all(c.isprintable() for c in self.title):
+            raise ValueError(f"title: {show(self.title)} is not a line of text; put it in quotes")
         problem = {word: _plain(word, value) for word, value in self.problem.items()}
         object.__setattr__(self, "problem", problem)
         object.__setattr__(self, "solve", _settings(self.solve))
+        if self.cells > MOST_CELLS:
+            raise ValueError(f"axes: {show(self.cells)} cells are too many; give at most {MOST_CELLS}")
         taken: dict[str, str] = dict.fromkeys(problem, "problem")
         for axis in self.grid:
             for word in axis.sets:
@@ -277,7 +300,7 @@ def read_file(path: str | Path) -> Sweep:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"file: {path} cannot be read ({error}); give a YAML or TOML file") from None
     said = _parse(path, text)
     if not isinstance(said, dict):
@@ -285,7 +308,7 @@ def read_file(path: str | Path) -> Sweep:
     known = [field.name for field in dataclasses.fields(Sweep)]
     for key in said:
         if key not in known:
-            raise ValueError(f"file: {path}: {key!r} is not known; choose from {', '.join(known)}")
+            raise ValueError(f"file: {path}: {show(key)} is not known; choose from {', '.join(known)}")
     for key in ("problem", "axes"):
         if key not in said:
             raise ValueError(f"file: {path}: {key} is missing; a sweep needs problem and axes")
@@ -293,23 +316,20 @@ def read_file(path: str | Path) -> Sweep:
 
 
 def _parse(path: Path, text: str) -> Any:
-    if path.suffix == ".toml":
-        try:
+    if path.suffix not in (".toml", ".yaml", ".yml"):
+        ending = show(path.suffix) if path.suffix else "nothing"
+        raise ValueError(f"file: {path} ends in {ending}; give a .yaml, .yml or .toml file")
+    try:
+        if path.suffix == ".toml":
             return tomllib.loads(text)
-        except RecursionError:
-            raise ValueError(f"file: {path} nests its lists and tables too deep; a sweep needs three levels") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"file: {path} is not TOML ({error}); mend it") from None
-    if path.suffix in (".yaml", ".yml"):
         import yaml
 
-        try:
-            return yaml.safe_load(text)
-        except RecursionError:
-            raise ValueError(f"file: {path} nests its lists and tables too deep; a sweep needs three levels") from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"file: {path} is not YAML ({' '.join(str(error).split())}); mend it") from None
-    raise ValueError(f"file: {path} ends in {path.suffix or 'nothing'}; give a .yaml, .yml or .toml file")
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError(f"file: {path} nests its lists and tables too deep; a sweep needs three levels") from None
+    except Exception as error:  # numbers and dates that cannot be, with whatever their readers raise
+        language = "TOML" if path.suffix == ".toml" else "YAML"
+        raise ValueError(f"file: {path} is not {language} ({show(str(error), 200)[1:-1]}); mend it") from None
 
 
 # ------------------------------------------------------------------ from what was written to numbers
@@ -319,14 +339,16 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(SETTINGS)
     for name, value in given.items():
         if name not in SETTINGS:
-            raise ValueError(f"solve: {name!r} is not a setting; choose from {', '.join(SETTINGS)}")
+            raise ValueError(f"solve: {show(name)} is not a setting; choose from {', '.join(SETTINGS)}")
         if isinstance(SETTINGS[name], str):
-            found[name] = str(value)
+            if not isinstance(value, str):
+                raise ValueError(f"solve.{name}: {show(value)} is not a name; give one, such as {SETTINGS[name]}")
+            found[name] = value
         elif isinstance(SETTINGS[name], int):
             found[name] = whole_number(f"solve.{name}", _unquoted(value), 1)
         else:
             number = _unquoted(value)
-            if not (isinstance(number, (int, float)) and 0 < number < 1):
+            if not (is_number(number) and 0 < number < 1):
                 raise ValueError(f"solve.{name}: {show(value)} is not allowed; give a number between 0 and 1")
             found[name] = float(number)
     return found
@@ -343,33 +365,48 @@ def _unquoted(value: Any) -> Any:
 
 
 def _plain(word: str, value: Any) -> Any:
-    """The value of a word as plain Python: a number for the words of :data:`NUMBERS`, as it is for the others."""
+    """The value of a word as plain Python, of the kind that the word has; ``None`` leaves a choice as it is."""
     if word not in WORDS:
-        raise ValueError(f"problem: {word!r} is not a word of a problem; choose from {', '.join(WORDS)}")
-    if isinstance(value, np.ndarray):
+        raise ValueError(f"problem: {show(word)} is not a word of a problem; choose from {', '.join(WORDS)}")
+    if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
-    if isinstance(value, np.generic):
-        value = value.item()
-    value = _unquoted(value)
+    kind = KINDS[word]
+    if value is None and word in CHOICES:
+        return None
+    if kind == "truth" and isinstance(value, bool):
+        return value
+    if kind == "name" and isinstance(value, str):
+        return value
     listed = isinstance(value, (list, tuple))
-    if word in NUMBERS:
-        if word == "weight_decay" and listed:  # one decay per matrix
-            return [_number(word, part) for part in value]
+    if "list" in kind and listed and value:
+        return [_number(word, part) for part in value]
+    if "number" in kind and not listed and not isinstance(value, Mapping):
         return _number(word, value)
-    if listed:
-        return [_unquoted(part) for part in value]
-    return value
+    if listed or isinstance(value, Mapping):
+        remedy = f"give one {kind}, and put several under axes, as {word}: [...]"
+    else:
+        remedy = {"truth": "say true or false", "list": "give a list of numbers"}.get(kind, f"give a {kind}")
+    raise ValueError(f"{word}: {show(value)} is not allowed; {remedy}")
 
 
 def _number(word: str, value: Any) -> float:
     value = _unquoted(value)
     if not is_number(value):
         raise ValueError(f"{word}: {show(value)} is not a number; give one")
+    if word in CHOICES and type(value) is int:
+        return value  # 4 classes are 4, not 4.0
     return float(real_array(word, value))
+
+
+_FORMS = ("linear", "log", "values", "together")
 
 
 def _axis(name: str, stated: Any) -> Axis:
     """An axis from a list or from a table of one of its forms."""
+    if not name.replace("-", "_").isidentifier() or len(name) > 64:
+        raise ValueError(
+            f"axes: {show(name)} cannot be the name of an axis; give letters, digits, - and _, beginning with a letter"
+        )
     place = f"axes.{name}"
     if isinstance(stated, np.ndarray):
         stated = stated.tolist()
@@ -377,33 +414,57 @@ def _axis(name: str, stated: Any) -> Axis:
         stated = {"values": list(stated)}
     if not isinstance(stated, Mapping):
         raise ValueError(f"{place}: {show(stated)} is not an axis; give a list, or linear, log or values")
-    forms = [form for form in ("linear", "log", "values", "together") if form in stated]
-    extra = set(stated) - {"linear", "log", "values", "together", "sets", "spacing", "coordinate"}
-    if len(forms) != 1 or extra:
+    forms = [form for form in _FORMS if form in stated]
+    more = ("coordinate", "spacing") if forms == ["together"] else ("sets",)
+    if len(forms) != 1 or set(stated) - {*forms, *more}:
         raise ValueError(f"{place}: {show(dict(stated))} is not an axis; give one of linear, log, values or together")
     if forms == ["together"]:
         return _together(name, stated)
     words = stated.get("sets", [name])
-    words = [words] if isinstance(words, str) else list(words)
+    words = [words] if isinstance(words, str) else words
+    if not isinstance(words, (list, tuple)) or not words or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{place}: sets is {show(words)}; name the words that the axis sets, as [weight_decay]")
     values = _values(place, forms[0], stated[forms[0]])
-    columns = tuple(tuple(_of_axis(place, word, value) for value in values) for word in words)
-    if not columns:
-        raise ValueError(f"{place}: sets is empty; name the words that the axis sets")
+    columns = tuple(_column(place, word, values) for word in words)
     return Axis(name, tuple(words), columns, _coordinate(columns[0]), forms[0])
 
 
 def _together(name: str, stated: Mapping[str, Any]) -> Axis:
     place, table = f"axes.{name}", stated["together"]
-    if not isinstance(table, Mapping) or not table:
+    if not isinstance(table, Mapping) or not table or not all(isinstance(word, str) for word in table):
         raise ValueError(f"{place}: together needs a table of words and lists; give such as {{weight_decay: [...]}}")
     if any(not isinstance(values, (list, tuple)) for values in table.values()):
         raise ValueError(f"{place}: together needs a list of values for each word")
     lengths = {len(values) for values in table.values()}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"{place}: lists of lengths {sorted(lengths)}; give lists of one length of at least 1")
-    columns = tuple(tuple(_of_axis(place, word, value) for value in values) for word, values in table.items())
-    coordinate = stated.get("coordinate") or (_coordinate(columns[0]) if len(columns) == 1 else range(len(columns[0])))
-    return Axis(name, tuple(table), columns, tuple(coordinate), stated.get("spacing", "values"))
+    columns = tuple(_column(place, word, values) for word, values in table.items())
+    (length,) = lengths
+    coordinate = stated.get("coordinate")
+    if coordinate is None:
+        coordinate = _coordinate(columns[0]) if len(columns) == 1 else range(length)
+    elif (
+        not isinstance(coordinate, (list, tuple))
+        or len(coordinate) != length
+        or not all(is_number(entry) or isinstance(entry, (str, bool)) or entry is None for entry in coordinate)
+    ):
+        raise ValueError(f"{place}: coordinate is {show(coordinate)}; give {length} numbers or names")
+    spacing = stated.get("spacing", "values")
+    if spacing not in _FORMS[:3]:
+        raise ValueError(f"{place}: spacing is {show(spacing)}; choose one of {', '.join(_FORMS[:3])}")
+    return Axis(name, tuple(table), columns, tuple(coordinate), spacing)
+
+
+def _column(place: str, word: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """The values of a word along an axis."""
+    try:
+        found = tuple(_plain(word, value) for value in values)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    lengths = {len(value) if isinstance(value, list) else None for value in found}
+    if word in NUMBERS and len(lengths) > 1:
+        raise ValueError(f"{place}: {word} has lists of several lengths; give numbers, or lists of one length")
+    return found
 
 
 def _values(place: str, form: str, stated: Any) -> list[Any]:
@@ -416,21 +477,16 @@ def _values(place: str, form: str, stated: Any) -> list[Any]:
     if len(stated) != 3:
         raise ValueError(f"{place}.{form}: {show(stated)} has {len(stated)} entries; give [first, last, number]")
     first, last = (_number(f"{place}.{form}", value) for value in stated[:2])
-    number = whole_number(f"{place}.{form}", _unquoted(stated[2]), 1)
+    number = whole_number(f"{place}.{form}", _unquoted(stated[2]), 1, MOST_CELLS)
     if not (math.isfinite(first) and math.isfinite(last)):
         raise ValueError(f"{place}.{form}: {show(stated)} has an end that is not finite; give two finite numbers")
     if form == "log":
         if not (first > 0 and last > 0):
             raise ValueError(f"{place}.log: {show(stated)} is not a range of positive numbers; use linear or values")
         return np.geomspace(first, last, number).tolist()
+    if not math.isfinite(last - first):
+        raise ValueError(f"{place}.linear: {show(stated)} is too wide; give two numbers nearer to each other")
     return np.linspace(first, last, number).tolist()
-
-
-def _of_axis(place: str, word: str, value: Any) -> Any:
-    try:
-        return _plain(word, value)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
 
 
 def _coordinate(values: Sequence[Any]) -> tuple[Any, ...]:
