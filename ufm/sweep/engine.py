@@ -590,9 +590,10 @@ def assemble(store: Store, damaged: list[str] | None = None) -> tuple[xr.Dataset
         pick = tuple(structure.place.get(name, slice(None)) for name in order)
         for name, array in arrays.items():
             extra = tuple(slice(0, size) for size in array.shape[1:])
-            data[name][1][(*pick, *extra)] = array.reshape(*structure.shape, *array.shape[1:])
+            data[name][1][(*pick, *extra)] = array.reshape((*structure.shape, *array.shape[1:]))
         for row, why in sorted(reasons.items()):
-            place = structure.place | dict(zip(inner, map(int, np.unravel_index(row, structure.shape)), strict=True))
+            places = map(int, np.unravel_index(row, structure.shape)) if inner else ()
+            place = structure.place | dict(zip(inner, places, strict=True))
             bad.append({"cell": {axis.name: _json(axis.coordinate[place[axis.name]]) for axis in grid}, "reason": why})
     coordinates = {axis.name: _coordinate(axis) for axis in grid}
     dataset = xr.Dataset(data, coordinates, _attributes(store, bad, merged.made_by))

@@ -155,7 +155,8 @@ class Structure:
     def words_of(self, rows: np.ndarray) -> dict[str, Any]:
         """The words of some cells: numbers that change as arrays (cells,), all others as they are."""
         found = dict(self.words)
-        for axis, index in zip(self.axes, np.unravel_index(rows, self.shape), strict=True):
+        places = np.unravel_index(rows, self.shape) if self.axes else ()
+        for axis, index in zip(self.axes, places, strict=True):
             for word, values in zip(axis.sets, axis.values, strict=True):
                 found[word] = np.asarray(values, dtype=np.float64)[index]
         return found
