@@ -239,25 +239,99 @@ def test_saved_report_reads_back_and_holds_strict_json(tmp_path, near_optimum):
 
 
 DAMAGED = {
-    "measures": [],
-    "class_means_gram": None,
-    "class_means_gram of another shape": [[1.0, 2.0]],
-    "class_means_gram with a hole": [[1.0, None, 0.0]] * 3,
-    "classifier_gram": [[1.0]],
-    "counts": 3,
-    "nearest": ["etf", 0.1],
-    "nearest_centred": {"name": "etf", "distance": []},
+    "measures": ([], "measures: [] is not a table"),
+    "measures of words": ({"nc1": "small"}, "measures.nc1: 'small' is not a finite number"),
+    "measures of truth": ({"nc1": True}, "measures.nc1: True is not a finite number"),
+    "class_means_gram": (None, "class_means_gram: None is not a table of numbers"),
+    "class_means_gram of another shape": ([[1.0, 2.0]], "of shape (1, 2) is not a table of 3 x 3"),
+    "class_means_gram with a hole": ([[1.0, None, 0.0]] * 3, "is not a table of numbers"),
+    "class_means_gram with nan": ([[1.0, float("nan"), 0.0]] * 3, "is not a table of 3 x 3 finite numbers"),
+    "class_means_gram that is lopsided": ([[1.0, 0.5, 0.0], [0.1, 1.0, 0.0], [0.0, 0.0, 1.0]], "is not symmetric"),
+    "class_means_gram that is indefinite": (
+        np.diag([1.0, 1.0, -1.0]).tolist(),
+        "it has the eigenvalue -1, and no Gram",
+    ),
+    "class_means_gram of words": ([["1"] * 3] * 3, "is not a table of numbers"),
+    "class_means_gram that is ragged": ([[1.0], [1.0, 2.0]], "is not a table of numbers"),
+    "classifier_gram": ([[1.0]], "classifier_gram: "),
+    "classifier_gram that is indefinite": ((-np.eye(3)).tolist(), "classifier_gram: it has the eigenvalue -1"),
+    "counts": (3, "counts: 3"),
+    "counts below zero": ([-1, 0, 1], "counts: [-1, 0, 1] are not the positive samples"),
+    "counts of truth": ([True, True, True], "counts: [True, True, True] is not a list of numbers"),
+    "counts of one class": ([3], "counts: [3] are not the positive samples of two classes or more"),
+    "counts without end": ([1, 1, 10**400], "counts: [1, 1, 1000"),
+    "counts of lists": ([[1], [1], [1]], "counts: "),
+    "counts of more classes": ([1] * 10_000, "is not a table of 10000 x 10000"),
+    "nearest": (["etf", 0.1], "nearest: ['etf', 0.1] is not a target with a name"),
+    "nearest of no target": ({"name": "etf", "distance": 0.1}, "nearest: 'etf' is not one of the targets"),
+    "nearest beyond": ({"name": "simplex_etf", "distance": 3}, "nearest.distance: 3 is not a distance of 0 to 2"),
+    "nearest_centred": ({"name": "etf", "distance": []}, "nearest_centred.distance: [] is not a finite number"),
+    "targets": ([], "targets: [] is not a list of at least one target"),
+    "targets without names": ([{}], "targets[0]: {} is not a target with a name"),
+    "name": (["a"], "name: ['a'] is not a text"),
+    "kind": ("report", "is not a report"),
 }
 
 
+@pytest.fixture(scope="module")
+def small_report():
+    return report(np.eye(3), [0, 1, 2], np.eye(3), optimum=False).to_json()
+
+
 @pytest.mark.parametrize("what", DAMAGED)
-def test_a_damaged_report_gets_one_sentence(tmp_path, capsys, what):
-    said = report(np.eye(3), [0, 1, 2], np.eye(3), optimum=False).to_json()
+def test_a_damaged_report_gets_one_sentence(tmp_path, capsys, small_report, what):
     path = tmp_path / "report.json"
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(small_report))
     assert read_report(path).counts.tolist() == [1, 1, 1]
-    path.write_text(json.dumps(said | {what.split()[0]: DAMAGED[what]}))
-    assert "is not a report, or a damaged one" in _refused(capsys, ["compare", path, path])
+    value, said = DAMAGED[what]
+    path.write_text(json.dumps(small_report | {what.split()[0]: value}))
+    told = _refused(capsys, ["compare", path, path])
+    assert "is not a report, or a damaged one" in told
+    assert said in told
+
+
+def test_reports_with_holes_and_files_that_are_none(tmp_path, small_report, monkeypatch):
+    path = tmp_path / "report.json"
+    for name in ("name", "counts", "class_means_gram", "classifier_gram", "measures", "targets", "nearest"):
+        path.write_text(json.dumps({key: value for key, value in small_report.items() if key != name}))
+        with pytest.raises(ValueError, match=rf"a damaged one \({name} is missing\)"):
+            read_report(path)
+    for content in (b"", b"[" * 100_000, b"\xff", b"1" * 5000, b"[]", b"null", b"{}", b'{"kind": "ufm report"}'):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^file: \S+ is not a report, or a damaged one"):
+            read_report(path)
+    with pytest.raises(ValueError, match=r"^file: \S+ cannot be read"):
+        read_report(tmp_path)
+    path.write_text(json.dumps(small_report))
+    monkeypatch.setenv("UFM_MEMORY", "10kB")
+    with pytest.raises(ValueError, match=r"^file: \S+ as numbers needs .* of memory"):
+        read_report(path)
+
+
+def test_any_entry_of_a_report_may_be_anything(tmp_path, small_report):
+    """A seeded fuzz: entries at any depth replaced or removed; a geometry or one sentence."""
+    rng = np.random.default_rng(0)
+    junk = [None, True, -1, 0, 1e300, 10**400, float("nan"), "x", "", [], {}, [[]], [1, 2], {"name": "x"}]
+    names = ("counts", "class_means_gram", "classifier_gram", "measures", "nearest", "targets", "name")
+    path, read = tmp_path / "report.json", 0
+    for _ in range(400):
+        said = json.loads(json.dumps(small_report))
+        for _ in range(int(rng.integers(1, 4))):
+            here, key = said, names[rng.integers(len(names))]
+            while isinstance(inner := here[key], (dict, list)) and inner and rng.random() < 0.6:
+                keys = list(inner) if isinstance(inner, dict) else range(len(inner))
+                here, key = inner, keys[rng.integers(len(keys))]
+            here[key] = junk[rng.integers(len(junk))]
+        path.write_text(json.dumps(said))
+        try:
+            found = read_report(path)
+        except ValueError as error:
+            if not (str(error).startswith("file: ") and str(error).isprintable() and len(str(error)) < 500):
+                raise
+        else:
+            read += 1
+            assert np.isfinite(compare(found, found).distance) or not found.gram.any()
+    assert 20 < read < 300
 
 
 def test_zero_features_are_nearest_to_nothing(tmp_path, capsys):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 
 from . import plot
 from ._files import whole
+from ._memory import check_bytes
 from .answer import answer, certified_many, class_logits, class_means, describe, versions
 from .certify import certify
 from .measure import (
@@ -50,7 +52,7 @@ from .problem import Params, Problem, contrastive, deep, shallow
 from .problem import labels as make_labels
 from .problem.contrastive import CONTRASTIVE
 from .problem.losses import NAMED
-from .problem.numbers import show
+from .problem.numbers import is_number, real_array, show
 from .quickstart import make_folder
 from .theory import Prediction, predict
 from .theory.frames import seli_grams
@@ -951,23 +953,29 @@ def compare(a: Geometry | Report, b: Geometry | Report, *, starts: int = 8) -> C
     if len(two.counts) != K:
         raise ValueError(f"b: {two.name} has {len(two.counts)} classes but {one.name} has {K}; compare equal numbers")
     alike = (one.counts[:, None] == one.counts) & (two.counts[:, None] == two.counts)
-    order = _best_order(one.gram, two.gram, alike, starts)
+    A, B = _unit(one.gram), _unit(two.gram)
+    order = _best_order(A, B, alike, starts)
     turned = np.ix_(order, order)
     classifiers = one.classifier_gram, two.classifier_gram
     both = sorted(one.measures.keys() & two.measures.keys(), key=list(one.measures).index)
     return Compared(
         names=(one.name, two.name),
-        distance=gram_distance(one.gram, two.gram[turned]),
-        distance_centred=gram_distance(_centred(one.gram), _centred(two.gram)[turned]),
-        distance_in_order=gram_distance(one.gram, two.gram),
+        distance=gram_distance(A, B[turned]),
+        distance_centred=gram_distance(_centred(A), _centred(B)[turned]),
+        distance_in_order=gram_distance(A, B),
         classifier_distance=None
         if classifiers[0] is None or classifiers[1] is None
-        else gram_distance(classifiers[0], classifiers[1][turned]),
+        else gram_distance(_unit(classifiers[0]), _unit(classifiers[1])[turned]),
         order=order,
         measures={key: (one.measures[key], two.measures[key]) for key in both},
         nearest=(one.nearest, two.nearest),
         nearest_centred=(one.nearest_centred, two.nearest_centred),
     )
+
+
+def _unit(gram: np.ndarray) -> np.ndarray:
+    """A matrix whose scale does not matter, its largest entry between 1/2 and 1: no square of it leaves the range."""
+    return np.ldexp(gram, -int(np.frexp(np.max(np.abs(gram)))[1]))
 
 
 def _best_order(A: np.ndarray, B: np.ndarray, alike: np.ndarray, starts: int) -> np.ndarray:
@@ -1009,38 +1017,110 @@ def _exchange_gains(A: np.ndarray, B: np.ndarray) -> np.ndarray:
 def read_report(path: str | Path) -> Geometry:
     """The geometry of a saved report (report.json, or the output of ``ufm features --json``).
 
+    Nothing in the file is trusted: counts are positive numbers, Gram matrices symmetric and positive semidefinite, and
+    what is nearest is one of the targets.
+
     Raises:
-        ValueError: it is no such file, or a damaged one.
+        ValueError: it is no such file, or holds what no report can; the sentence names the entry.
     """
-
-    def array(value: Any, *shape: int) -> np.ndarray:
-        found = np.asarray(value, dtype=np.float64)
-        if found.shape != shape or not np.isfinite(found).all():
-            raise ValueError("no array of this shape")
-        return found
-
-    def number(value: Any) -> float:
-        return math.nan if value is None else float(value)
-
-    def named(value: dict[str, Any]) -> tuple[str, float]:
-        return str(value["name"]), number(value["distance"])
-
+    path = Path(path)
     try:
-        said = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(said, dict) or said.get("kind") != "ufm report":
-            raise ValueError("no report")
-        K, classifier = len(said["counts"]), said["classifier_gram"]
-        return Geometry(
-            str(said["name"]),
-            array(said["counts"], K),
-            array(said["class_means_gram"], K, K),
-            None if classifier is None else array(classifier, K, K),
-            {key: number(value) for key, value in said["measures"].items()},
-            named(said["nearest"]),
-            named(said["nearest_centred"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise ValueError(f"file: {path} is not a report, or a damaged one; give report.json, or features") from None
+        check_bytes("file", f"{path} as numbers", _UNFOLDED * path.stat().st_size, "give a smaller report")
+        said = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"file: {path} cannot be read ({error.strerror}); give report.json, or features") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        said = None
+    except ValueError as error:
+        if str(error).startswith("file: "):
+            raise
+        said = None  # a number of thousands of digits
+    if not isinstance(said, dict) or said.get("kind") != "ufm report":
+        raise ValueError(f"file: {path} is not a report, or a damaged one; give report.json, or features")
+    try:
+        return _geometry_of(said)
+    except ValueError as error:
+        raise ValueError(
+            f"file: {path} is not a report, or a damaged one ({error}); give report.json, or features"
+        ) from None
+
+
+_UNFOLDED = 20
+"""Bytes in memory for a byte of a report."""
+
+
+def _geometry_of(said: dict[str, Any]) -> Geometry:
+    """The geometry that a report states.
+
+    Raises:
+        ValueError: an entry that no report can have.
+    """
+    for name in ("name", "counts", "class_means_gram", "classifier_gram", "measures", "targets", *_NEAREST):
+        if name not in said:
+            raise ValueError(f"{name} is missing")
+    if not isinstance(said["name"], str):
+        raise ValueError(f"name: {show(said['name'])} is not a text")
+    counts = real_array("counts", said["counts"], "a list of numbers")
+    if counts.ndim != 1 or len(counts) < 2 or not (np.isfinite(counts) & (counts > 0)).all():
+        raise ValueError(f"counts: {show(said['counts'])} are not the positive samples of two classes or more")
+    K = len(counts)
+    classifier = said["classifier_gram"]
+    measures, targets = said["measures"], said["targets"]
+    if not isinstance(measures, dict):
+        raise ValueError(f"measures: {show(measures)} is not a table of numbers")
+    if not isinstance(targets, list) or not targets:
+        raise ValueError(f"targets: {show(targets)} is not a list of at least one target")
+    names = {_distance(f"targets[{place}]", target)[0] for place, target in enumerate(targets)}
+    nearest, centred = (_distance(name, said[name]) for name in _NEAREST)
+    for name, (target, distance) in zip(_NEAREST, (nearest, centred), strict=True):
+        if target not in names and not (target == "none" and math.isnan(distance)):
+            raise ValueError(f"{name}: {show(target)} is not one of the targets")
+    return Geometry(
+        said["name"],
+        counts,
+        _checked_gram("class_means_gram", said["class_means_gram"], K),
+        None if classifier is None else _checked_gram("classifier_gram", classifier, K),
+        {name: _number(f"measures.{name}", value) for name, value in measures.items()},
+        nearest,
+        centred,
+    )
+
+
+_NEAREST = ("nearest", "nearest_centred")
+
+
+def _number(name: str, value: Any) -> float:
+    """A finite number, or nan for ``None``."""
+    if value is not None and not (is_number(value) and abs(value) <= sys.float_info.max):
+        raise ValueError(f"{name}: {show(value)} is not a finite number")
+    return math.nan if value is None else float(value)
+
+
+def _distance(place: str, said: Any) -> tuple[str, float]:
+    """(name, distance) of a target; two matrices of norm 1 are at most 2 apart."""
+    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+        raise ValueError(f"{place}: {show(said)} is not a target with a name")
+    distance = _number(f"{place}.distance", said.get("distance"))
+    if not (math.isnan(distance) or -1e-9 <= distance <= 2 + 1e-9):
+        raise ValueError(f"{place}.distance: {distance:g} is not a distance of 0 to 2")
+    return said["name"], distance
+
+
+def _checked_gram(name: str, value: Any, size: int) -> np.ndarray:
+    """A Gram matrix: symmetric and positive semidefinite, to the rounding of the sums that made it."""
+    gram = real_array(name, value, "a table of numbers")
+    if gram.shape != (size, size) or not np.isfinite(gram).all():
+        raise ValueError(f"{name}: {show(gram)} of shape {gram.shape} is not a table of {size} x {size} finite numbers")
+    scale = float(np.max(np.abs(gram)))
+    if scale == 0:
+        return gram
+    unit = gram / scale
+    if np.max(np.abs(unit - unit.T)) > 1e-9:
+        raise ValueError(f"{name}: {show(gram)} is not symmetric")
+    least = float(np.linalg.eigvalsh(unit)[0])
+    if least < -1e-9 * size:
+        raise ValueError(f"{name}: it has the eigenvalue {least * scale:.3g}, and no Gram matrix has one below 0")
+    return gram
 
 
 def plain(value: Any) -> Any:
