@@ -125,6 +125,20 @@ def test_damaged_files_are_kept_under_other_names_and_listed(store):
     assert status(store.path).done == 0
 
 
+def test_a_damaged_file_of_repeated_cells_is_set_aside_and_the_first_answers_are_back(store):
+    """Nothing is computed: all blocks are there."""
+    store.put(Block(0, 0, np.array([1]), {"status": np.array([1], np.int8), "value": np.array([0.15])}, {}, SAID), True)
+    assert run(SWEEP, store.path).set_aside == []
+    assert load(store.path).value.values[:2].tolist() == [0.1, 0.15]
+    path = store.path / "again" / "0.npz"
+    path.write_bytes(path.read_bytes()[:-3])
+    assert load(store.path).value.values[1] == 0.15
+    assert run(SWEEP, store.path).set_aside == [f"{path}.damaged"]
+    assert load(store.path).value.values[:2].tolist() == [0.1, 0.2]
+    store.put(block(), again=True)
+    assert [path.name for path in store.again()] == ["1.npz"]  # no number is used twice
+
+
 # ------------------------------------------------------------------ the dataset
 
 

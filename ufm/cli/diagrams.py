@@ -236,9 +236,9 @@ class Sweep:
             number, names = len(found.set_aside), ", ".join(found.set_aside)
             what = "1 damaged file" if number == 1 else f"{number} damaged files"
             if self.status is not None:
-                said = f"{what}, to be computed again by ufm sweep --resume {out}: {names}"
+                said = f"{what}, mended by ufm sweep --resume {out}: {names}"
             else:
-                said = f"{what} set aside as {names}; their cells were computed again"
+                said = f"{what} set aside as {names}, with the cells computed again"
                 if any(Path(name).parent.name == "again" for name in found.set_aside):
                     said += ", but those of again/ have their first answers: give --again once more"
             screen.print(said, soft_wrap=True)
