@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import pytest
 
 import ufm
 from quick import flags
+from ufm import trained as trained_module
 from ufm._files import Damaged
 from ufm.cli import main
 from ufm.networks import head_matrices, load, normalise, standardise
@@ -441,6 +443,31 @@ def test_no_flipped_bit_of_a_checkpoint_is_read(tmp_path):
     run.state["params"]["w"] = run.state["params"]["w"][:1]
     with pytest.raises(Damaged, match="another epoch or network"):
         run._read(path)
+
+
+def test_events_are_those_of_tensorboard(tmp_path):
+    """Read back by the framing of TFRecord: length, its checksum, an event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.record_writer import masked_crc32c
+
+    listen = trained_module._tensorboard(tmp_path)
+    for epoch in (3, 4):
+        listen({"epoch": epoch, "loss": 0.5 / epoch, "train": {"accuracy": 0.25, "gram": [[1.0]]}})
+    (file,) = (tmp_path / "events").iterdir()
+    assert file.name.startswith("events.out.tfevents.")
+    content, events = file.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        data = content[12 : 12 + length]
+        checks = struct.unpack("<I", content[8:12]) + struct.unpack("<I", content[12 + length : 16 + length])
+        assert checks == (masked_crc32c(content[:8]), masked_crc32c(data))
+        events.append(Event.FromString(data))
+        content = content[16 + length :]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].session_log.status, events[1].step) == (SessionLog.START, 3)
+    found = {(e.step, e.summary.value[0].tag): e.summary.value[0].simple_value for e in events[2:]}
+    assert found == pytest.approx({(n, k): v for n in (3, 4) for k, v in (("epoch", n), ("loss", 0.5 / n),
+                                                                          ("train/accuracy", 0.25))})  # fmt: skip
 
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path):

@@ -8,6 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import socket
+import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,19 +173,38 @@ def _title(config: Config) -> str:
 
 
 def _tensorboard(out: Path) -> Callable[[dict[str, Any]], None]:
-    """A listener that writes every scalar of the log as an event."""
+    """A listener that writes every scalar of the log as an event.
+
+    The records are framed here and appended by one write each epoch, because the thread of tensorboardX's own writer
+    ends in a traceback when the disk is full.
+    """
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import masked_crc32c
+        from tensorboardX.summary import scalar
     except ModuleNotFoundError:
         raise ValueError("tensorboard: tensorboardX is not installed; pip install 'ufm[tensorboard]'") from None
-    writers: list[Any] = []
+    proto: Any = event_pb2  # its classes are made when it is imported
+    begun = time.time()
+    path = out / "events" / f"events.out.tfevents.{int(begun)}.{socket.gethostname()}"
+
+    def record(event: Any) -> bytes:
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checks = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
+        return length + next(checks) + data + next(checks)
 
     def listen(line: dict[str, Any]) -> None:
-        if not writers:  # the folder is there now
-            writers.append(SummaryWriter(str(out / "events"), purge_step=line["epoch"]))  # what a kill had written on
+        events, step = [], line["epoch"]
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)  # the folder of the run is there now
+            events.append(proto.Event(wall_time=begun, file_version="brain.Event:2"))
+            # Forget what a killed run had written beyond its last checkpoint.
+            events.append(proto.Event(wall_time=begun, step=step, session_log=proto.SessionLog(status=1)))
         for name, value in {**_scalars(line), **_nested(line)}.items():
-            writers[0].add_scalar(name, value, line["epoch"])
-        writers[0].flush()
+            events.append(proto.Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        with path.open("ab") as stream:
+            stream.write(b"".join(map(record, events)))
 
     return listen
 
