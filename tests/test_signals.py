@@ -105,3 +105,16 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         part.write_text("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
+def test_an_output_that_is_full_is_told_in_one_line(capsys, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["cite", "ce_simplex_etf"])
+        monkeypatch.undo()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "ufm: output: it cannot be written (No space left on device); make room, or send it to another place\n"
+    )

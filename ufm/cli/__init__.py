@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
 import os
 import re
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = _parse(arguments)
         _keep_compiled_programs()
         command.run()
+        sys.stdout.flush()
     except ValueError as error:
         _complain(_with_flag(str(error), arguments))
         raise SystemExit(2) from None
@@ -73,7 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(printable(signals.sentence()), file=sys.stderr)
         raise SystemExit(signals.CODES["SIGINT"]) from None
     except BrokenPipeError:
+        _forget_output()
         raise SystemExit(0) from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _forget_output()
+        _complain(f"output: it cannot be written ({error.strerror}); make room, or send it to another place")
+        raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         from .._numerics import OUT_OF_MEMORY, out_of_memory  # JAX is there already
 
@@ -81,6 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _complain(OUT_OF_MEMORY)
         raise SystemExit(2) from None
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _forget_output() -> None:
+    """What could not be written is not tried once more when the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _complain(message: str) -> None:
