@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from flint import arb, fmpq
+from flint import arb, ctx, fmpq
 
 import ufm
 from ball import ball, exact
@@ -457,6 +457,55 @@ def test_the_audit_can_fail():
         assert not audit(problem, broken)[0]
     high = dataclasses.replace(found, lower_bound=found.lower_bound + 2 * found.gap)
     assert audit(problem, high) == (True, False)
+
+
+def far_problem(features, k, rng):
+    """(problem, size of the columns) with classes of two samples, whose floor is 0: F itself is 1e-250 to 1."""
+    strength = -np.log(10) * rng.uniform(-250, 0) * (k - 1) / k
+    size = float(10 ** rng.uniform(-120, 120))
+    temperature = size**2 / strength
+    decay = float(np.clip(10 ** rng.uniform(-3, 3) * np.exp(-strength) / size**2, 1e-290, 1e290))
+    return ufm.contrastive(
+        [2.0] * k,
+        temperature=temperature,
+        features=features,
+        class_weight=np.ones(k) if rng.random() < 0.5 else 10 ** rng.uniform(-3, 3, k),
+        feature_decay=decay if features == "free" else None,
+        feature_radius=None if features == "free" else size,
+    ), size
+
+
+def audit_at_every_scale(features, k, amount, seed):
+    """Audit 4 points of each of ``amount`` problems: how many, and how many bounds are not 0."""
+    rng, positive = np.random.default_rng(seed), 0
+    for _ in range(amount):
+        problem, size = far_problem(features, k, rng)
+        for noise in (0.0, 1e-9, 1e-2, 1.0):
+            h = size * on_sphere(simplex(k) + noise * rng.standard_normal((k, k)))
+            found = at(problem, h)
+            assert audit(problem, found) == (True, True), (seed, problem, noise)
+            assert ball(exact(found.value)) >= exact_value(problem, h), (seed, problem, noise)
+            assert found.gap >= 0
+            positive += found.lower_bound > 0
+    return 4 * amount, positive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("features", "k"), [("sphere", 2), ("sphere", 20), ("ball", 7), ("free", 3), ("free", 12)])
+def test_audit_at_every_scale(features, k, monkeypatch):
+    monkeypatch.setattr(ctx, "prec", 2600)  # 1e-250 beside 1 in a logarithm
+    audited, positive = audit_at_every_scale(features, k, 10, seed=k)
+    assert (audited, positive) >= (40, 10)
+
+
+def test_audit_of_a_loss_of_1e_minus_200(monkeypatch):
+    monkeypatch.setattr(ctx, "prec", 2600)
+    strength = 200 * np.log(10) * 3 / 4
+    problem = as_random([2.0] * 4, temperature=1 / strength)
+    found = at(problem, simplex(4))
+    assert audit(problem, found) == (True, True)
+    assert found.words == "global"
+    assert found.value == pytest.approx(6e-200, rel=1e-10)
 
 
 # ------------------------------------------------------------------ nonnegative features

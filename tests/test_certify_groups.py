@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flint import arb
+from flint import arb, ctx
 
 import ball
 import ufm
@@ -57,6 +57,30 @@ def exact_reduced_value(program, result):
     return value
 
 
+def audit(one, point, judged, kind):
+    """Check value and dual point of one certificate in balls, the dual point lifted to all classes."""
+    assert bool(ball.ball(ball.exact(judged.value)) >= exact_reduced_value(one, point))
+    sizes = one.classes.astype(int)
+
+    def spread(x, sizes=sizes):
+        return None if x is None else np.repeat(x, sizes)
+
+    names = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
+    problem = ufm.shallow(
+        spread(one.counts), weight_decay=one.lambda_z, feature_decay=one.lambda_z, bias=kind,
+        smoothing=one.smoothing, **{name: spread(getattr(one, name)) for name in names},
+        **({"bias_decay": float(one.bias_decay)} if kind == "decay" else {}),
+    )  # fmt: skip
+    form = ball.Exact(problem)
+    group = np.repeat([0, 1], sizes)
+    dual = np.asarray(judged.dual)[np.ix_(group, group)]
+    exact = ball.exact_dual(form, dual)
+    assert ball.is_feasible(form, exact)
+    assert ball.norm_is_at_most(form, exact, float(judged.dual_norm))
+    lower = ball.exact_dual_value(form, exact, float(judged.dual_norm))
+    assert bool(ball.ball(ball.exact(judged.lower_bound)) <= lower)
+
+
 @pytest.mark.parametrize("kind", TWO_KINDS)
 @pytest.mark.parametrize("near", [True, False], ids=["solved", "anywhere"])
 def test_certificates_in_ball_arithmetic(kind, near):
@@ -76,24 +100,30 @@ def test_certificates_in_ball_arithmetic(kind, near):
     certificate = certify_groups(program, result)
     assert np.all(np.isfinite(certificate.lower_bound))
     for i in range(len(program)):
-        one, point, judged = program[i], row(result, i), row(certificate, i)
-        assert bool(ball.ball(ball.exact(judged.value)) >= exact_reduced_value(one, point))
-        sizes = one.classes.astype(int)
+        audit(program[i], row(result, i), row(certificate, i), kind)
 
-        def spread(x, sizes=sizes):
-            return None if x is None else np.repeat(x, sizes)
 
-        names = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
-        problem = ufm.shallow(
-            spread(one.counts), weight_decay=one.lambda_z, feature_decay=one.lambda_z, bias=kind,
-            smoothing=one.smoothing, **{name: spread(getattr(one, name)) for name in names},
-            **({"bias_decay": float(one.bias_decay)} if kind == "decay" else {}),
-        )  # fmt: skip
-        form = ball.Exact(problem)
-        group = np.repeat([0, 1], sizes)
-        dual = np.asarray(judged.dual)[np.ix_(group, group)]
-        exact = ball.exact_dual(form, dual)
-        assert ball.is_feasible(form, exact)
-        assert ball.norm_is_at_most(form, exact, float(judged.dual_norm))
-        lower = ball.exact_dual_value(form, exact, float(judged.dual_norm))
-        assert bool(ball.ball(ball.exact(judged.lower_bound)) <= lower)
+@pytest.mark.parametrize("kind", ["none", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("free", "decay"))])
+def test_certificates_at_every_scale(kind, monkeypatch):
+    """lambda_Z down to 1e-250: F is as small, and the squares of a block would vanish."""
+    monkeypatch.setattr(ctx, "prec", 2600)
+    rng = np.random.default_rng(3)
+    program = torture(kind, n=40, seed=11, largest=0.7)
+    small = 10 ** rng.uniform(-250, 0, 40)
+    changed = {"counts": np.round(program.counts), "lambda_z": np.asarray(program.lambda_z) * small}
+    if kind == "decay":
+        changed["bias_decay"] = 10 ** rng.uniform(-250, 100, 40)
+    program = dataclasses.replace(program, **changed)
+    result = solve_groups(program)
+    certificate = certify_groups(program, result)
+    assert np.all(certificate.gap >= 0)
+    for i in range(len(program)):
+        audit(program[i], row(result, i), row(certificate, i), kind)
+    far = certify_groups(program, dataclasses.replace(result, between=result.between * 10 ** rng.uniform(-3, 250)))
+    assert np.all(far.lower_bound <= certificate.value)
+    # Logits of 1e-170 and a decay of 1e165: the penalty is as large as if neither were.
+    program = dataclasses.replace(program, lambda_z=np.full(40, 1e165))
+    result = dataclasses.replace(result, alpha=result.alpha * 1e-170, between=result.between * 1e-170)
+    certificate = certify_groups(program, result)
+    for i in range(len(program)):
+        audit(program[i], row(result, i), row(certificate, i), kind)

@@ -1,5 +1,7 @@
 """Certificates at every scale of the loss: no bound above the minimum, no false ``global``, nothing lost in squares."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -120,13 +122,14 @@ def power(rng, low, high):
     return float(10 ** rng.uniform(low, high))
 
 
-def held_instance(given, k, rng):
-    """(problem, size of W, size of H): the radii are far apart, the loss at the best points is 1e-280 to 1."""
-    strength = -np.log(10) * rng.uniform(-280, 0) * (k - 1) / k
+def held_instance(given, k, rng, huge):
+    """(numbers, size of W, size of H): far radii, a loss of 1e-280 to 1 at the best points, or up to 1e280 at bad ones."""
+    strength = power(rng, 3, 280) if huge else -np.log(10) * rng.uniform(-280, 0) * (k - 1) / k
     radius_w, radius_h = power(rng, -80, 80), power(rng, -80, 80)
     scale = strength / radius_w / radius_h
     if not 1e-100 < scale < 1e100:
-        radius_w, scale = strength / radius_h, 1.0
+        radius_w, scale = np.sqrt(strength), 1.0
+        radius_h = radius_w
     given = {**given, "scale": scale}
     for side, radius in (("features", radius_h), ("classifier", radius_w)):
         name = given.get(side)
@@ -134,23 +137,19 @@ def held_instance(given, k, rng):
             given["feature_radius" if side == "features" else "classifier_radius"] = (
                 radius**2 if name == "budget" else radius
             )
+    least = 1e-280 if huge else np.exp(-strength)
     if "features" not in given:
-        given["feature_decay"] = power(rng, -6, 3) * np.exp(-strength) / radius_h**2
+        given["feature_decay"] = float(np.clip(power(rng, -6, 3) * least / radius_h**2, 1e-280, 1e280))
+        radius_h = radius_h if huge else least_with_decay(k, scale * radius_w, given["feature_decay"])
     if "classifier" not in given:
-        given["weight_decay"] = power(rng, -6, 3) * np.exp(-strength) / radius_w**2
-    for name in ("feature_decay", "weight_decay"):
-        if name in given:
-            given[name] = float(np.clip(given[name], 1e-280, 1e280))
-    if "classifier" not in given:
-        radius_w = least_with_decay(k, scale * radius_h, given["weight_decay"])
-    if "features" not in given:
-        radius_h = least_with_decay(k, scale * radius_w, given["feature_decay"])
+        given["weight_decay"] = float(np.clip(power(rng, -6, 3) * least / radius_w**2, 1e-280, 1e280))
+        radius_w = radius_w if huge else least_with_decay(k, scale * radius_h, given["weight_decay"])
     if given.get("bias") == "decay":
         given["bias_decay"] = power(rng, -100, 20)
     return given, radius_w, radius_h
 
 
-def decayed_instance(given, k, rng):
+def decayed_instance(given, k, rng, huge):
     weight_decay, feature_decay = power(rng, -115, 5), power(rng, -115, 5)
     given = {**given, "weight_decay": weight_decay, "feature_decay": feature_decay, "scale": power(rng, -5, 100)}
     if given.get("bias") == "decay":
@@ -159,6 +158,7 @@ def decayed_instance(given, k, rng):
     strength = np.log(k) + 0.5 * (np.log(weight_decay) + np.log(feature_decay)) - np.log(given["scale"])
     gap = 1.0 if given.get("loss") == "mse" else max(np.log(k) - strength + np.log1p(-np.exp(min(strength, -0.1))), 0.1)
     size = np.sqrt(gap * (k - 1) / k)
+    size = power(rng, 0, 70) if huge else size
     balance = np.exp(0.25 * (np.log(feature_decay) - np.log(weight_decay))) / np.sqrt(given["scale"])
     return given, size * balance, size / (balance * given["scale"])
 
@@ -182,21 +182,64 @@ def points_of(given, k, sizes, rng):
         yield Params((w,), h, bias)
 
 
-def run_audit(given, k, amount, seed):
-    """Audit 5 points of each of ``amount`` random problems: (certificates, how many are global)."""
+def ends_instance(given, k, rng, huge):
+    """Every number drawn over the whole range that the door lets in; the sizes give logits of every size."""
+    del huge
+    given = {**given, "scale": power(rng, -300, 300)}
+    for side in ("feature", "classifier"):
+        name = given.get("features" if side == "feature" else side)
+        if name is None:
+            given["feature_decay" if side == "feature" else "weight_decay"] = power(rng, -300, 300)
+        else:
+            given[side + "_radius"] = power(rng, -150, 150)
+    if given.get("bias") == "decay":
+        given["bias_decay"] = power(rng, -300, 300)
+    if given.get("loss", "ce") in ("ce", "mse"):
+        given["class_weight"] = 10 ** rng.uniform(-200, 200, k)
+    sizes = [power(rng, -150, 150), power(rng, -150, 150)]
+    for index, (side, radius) in enumerate((("classifier", "classifier_radius"), ("features", "feature_radius"))):
+        if side in given:
+            sizes[index] = np.sqrt(given[radius]) if given[side] == "budget" else given[radius]
+    return given, *sizes
+
+
+def run_audit(given, k, amount, seed, draw=None):
+    """Audit 5 points of each of ``amount`` random problems: (points, bounds above zero, verdicts ``global``)."""
     rng = np.random.default_rng(seed)
     held = "features" in given or "classifier" in given
+    at_ends, draw = draw is not None, draw or (held_instance if held else decayed_instance)
     pairs = []
     for index in range(amount):
-        numbers, *sizes = (held_instance if held else decayed_instance)(given, k, rng)
+        numbers, *sizes = draw(given, k, rng, index % 3 == 2)
         counts = [1.0] * k if index % 2 == 0 else np.round(10 ** rng.uniform(0, 3, k))
+        counts = 10 ** rng.uniform(-100, 100, k) if at_ends and index % 4 == 3 else counts
         problem = ufm.shallow(counts, **numbers)
         pairs += [(problem, point) for point in points_of(numbers, k, sizes, rng)]
     found = stacked([a for a, _ in pairs], [b for _, b in pairs])
     for index, (problem, params) in enumerate(pairs):
         certificate = jax.tree.map(lambda leaf, i=index: leaf[i], found)
-        result = ball.audit(problem, params, certificate)
-        assert result.ok, (given, k, seed, index, certificate, result)
+        if np.isfinite(certificate.lower_bound):
+            shown = dataclasses.replace(certificate, value=np.nan_to_num(certificate.value, nan=1e308, posinf=1e308))
+            result = ball.audit(problem, params, shown)
+            sound = result.feasible and result.norm_ok and result.lower_ok
+            sound = sound and (result.value_ok or not np.isfinite(certificate.value))
+            assert sound, (given, k, seed, index, certificate, result)
         # Points keep their constraint up to a rounding, which moves a loss by that times its exponent.
-        assert certificate.gap >= -1e-12 * certificate.value, (given, k, seed, index, certificate)
-    return len(pairs), int(np.sum(found.words == "global"))
+        assert not certificate.gap < -1e-12 * abs(certificate.value), (given, k, seed, index, certificate)
+    return len(pairs), int(np.sum(found.lower_bound > 0)), int(np.sum(found.words == "global"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*HELD, *DECAYED])
+def test_audit_at_every_scale(name):
+    given = {**HELD, **DECAYED}[name]
+    for k in np.random.default_rng(len(name)).choice(np.arange(2, 21), 2, replace=False):
+        audited, positive, _ = run_audit(given, int(k), 6, seed=int(k))
+        assert audited == 30
+        assert positive > 0 or name == "mse in balls"  # there zero is optimal but for rare sizes
+        assert run_audit(given, int(k), 8, int(k), ends_instance)[0] == 40
+
+
+def test_numbers_at_the_ends_of_their_range():
+    """A factor of G that leaves the range proves nothing; penalties of tiny and huge entries are not lost."""
+    assert run_audit(DECAYED["smoothing"], 2, 8, 2, ends_instance)[0] == 40
