@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from flint import arb
+from flint import arb, ctx
 
 import ufm
 from ball import exact
@@ -151,13 +151,13 @@ def test_each_box_is_below_its_points(counts, decays, feature):
     given = numbers(counts, decays, feature)
     ridge, depth = rules._ridge(given), given.depth
     rng = np.random.default_rng(1)
-    unit = ridge.offset
-    low = unit * np.exp(rng.uniform(-5, 6, (300, 2)))
+    unit = given.total * decays[-1]  # of the gammas in boxes
+    low = np.exp(rng.uniform(-5, 6, (300, 2)))
     low[:60] = 0
-    low[30:90, 0] = unit * np.exp(rng.uniform(-5, 6, 60))
-    high = low * np.exp(rng.uniform(1e-3, 2, (300, 2))) + (low == 0) * unit * rng.uniform(size=(300, 2))
+    low[30:90, 0] = np.exp(rng.uniform(-5, 6, 60))
+    high = low * np.exp(rng.uniform(1e-3, 2, (300, 2))) + (low == 0) * rng.uniform(size=(300, 2))
     boxes = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
-    cost = depth / 2 * (feature * np.prod(decays[:-1])) ** (1 / depth)
+    cost = depth / 2 * (feature * np.prod(decays) * given.total) ** (1 / depth)
     bounds, _ = rules._box_bounds(ridge, cost, depth, boxes)
     tested = 0
     for box, bound in zip(boxes, bounds, strict=True):
@@ -167,7 +167,7 @@ def test_each_box_is_below_its_points(counts, decays, feature):
         gammas = np.concatenate([x[:, None], -np.sort(-g, axis=1)], axis=1)[inside]
         if len(gammas):
             tested += 1
-            assert bound <= channel_objective(given, gammas).min()
+            assert bound <= channel_objective(given, unit * gammas).min()
     assert tested > 30
 
 
@@ -476,6 +476,36 @@ def test_value_and_its_error_in_balls(loss, activation, bias, depth):
         assert truth >= arb(value - 3 * error)
         assert found.value_error[row] <= 1e-10 * found.value[row]
     assert np.all(found.gap >= 0)
+
+
+EVERY_SIZE = [("mse", "relu", "none", 3), ("mse", "relu", "none", 2), ("mse", "linear", "decay", 2)]
+EVERY_SIZE += [("mse", "linear", "none", 3), ("ce", "relu", "free", 3), ("ce", "linear", "none", 2)]
+
+
+@pytest.mark.parametrize("given", [EVERY_SIZE[0], *(pytest.param(x, marks=pytest.mark.slow) for x in EVERY_SIZE[1:])])
+def test_numbers_of_every_size(given, monkeypatch):
+    """Decays and entries from 1e-300 to 1e300: every value is an upper bound, and no bound lies above a value."""
+    monkeypatch.setattr(ctx, "prec", 2600)
+    loss, activation, bias, depth = given
+    rng = np.random.default_rng(1)
+    problems, points = [], []
+    for trial in range(6):
+        wide = (300, 100, 20)[trial % 3]
+        decays = 10 ** rng.uniform(-wide, wide, depth + 2)
+        problems.append(
+            ufm.deep(
+                [3.0, 2, 2], depth=depth, dim=3, width=3, loss=loss, activation=activation, bias=bias,
+                weight_decay=decays[2:], feature_decay=decays[0],
+                bias_decay=decays[1] if bias == "decay" else None,
+            )
+        )  # fmt: skip
+        points.append(scaled(problems[-1], trial, 10 ** rng.uniform(-wide / 2, wide / 2)))
+    found = certify(ufm.stack(problems), jax.tree.map(lambda *leaves: np.stack(leaves), *points))
+    assert not np.any(found.gap < 0)
+    assert np.all(np.isfinite(found.lower_bound))
+    assert np.sum(found.lower_bound > 0) > 3
+    for row in np.flatnonzero(np.isfinite(found.value)):
+        assert exact_objective(problems[row], points[row]) <= arb(exact(found.value[row])), (given, row)
 
 
 # ------------------------------------------------------------------ where the bound is exact

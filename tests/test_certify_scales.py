@@ -123,7 +123,7 @@ def power(rng, low, high):
 
 
 def held_instance(given, k, rng, huge):
-    """(numbers, size of W, size of H): far radii, a loss of 1e-280 to 1 at the best points, or up to 1e280 at bad ones."""
+    """(numbers, size of W, size of H): far radii; a loss of 1e-280 to 1 at the best points, to 1e280 at bad ones."""
     strength = power(rng, 3, 280) if huge else -np.log(10) * rng.uniform(-280, 0) * (k - 1) / k
     radius_w, radius_h = power(rng, -80, 80), power(rng, -80, 80)
     scale = strength / radius_w / radius_h

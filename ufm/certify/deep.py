@@ -125,6 +125,8 @@ def numbers_of(problem: Problem) -> Numbers:
 
 def _from_numbers(problem: Problem) -> tuple[float, int]:
     numbers = numbers_of(problem)
+    if not all(2.0**-1000 < x < 2.0**1000 for x in (numbers.total, *numbers.weight_decays, numbers.feature_decay)):
+        return 0.0, 1 if problem.model.activation == "linear" else 2  # F >= 0
     if problem.model.activation == "linear":
         return linear_below(numbers), 1
     best, source = channel_below(numbers), 2

@@ -124,10 +124,12 @@ def squares_below(
     n, omega = np.asarray(counts, dtype=np.float64), np.asarray(class_weight, dtype=np.float64)
     whole = exact and bool(np.all(n == np.round(n)))
     m = n * omega
+    if not np.all(m < 2.0**1000):
+        return (0.0,) * len(m)
     safe = m if whole and np.all(omega == 1) else m * (1 - gamma(4))
     if bias == "none":
         return tuple(np.sort(safe)[::-1].tolist())
-    pull = math.fsum(n) * bias_decay if bias == "decay" else 0.0
+    pull = min(math.fsum(n) * bias_decay, 2.0**1000) if bias == "decay" else 0.0  # less of it lowers them
     mass = math.fsum(m)
     if np.all(m == m[0]):
         last = float(m[0]) * (pull / (mass + pull)) * (1 - gamma(16))
@@ -142,6 +144,8 @@ def _eigenvalues_below(m: np.ndarray, divisor: float) -> np.ndarray:
     the i-th eigenvalue is at least (1 - delta) S_i - ||E||.
     """
     size = len(m)
+    unit = 2.0 ** math.frexp(m.max())[1]  # their squares stay in the range
+    m, divisor = m / unit, divisor / unit
     matrix = np.diag(m) - np.outer(m, m) / divisor
     values, vectors = np.linalg.eigh(matrix)
     values = np.maximum(values, 0.0)
@@ -163,7 +167,7 @@ def _eigenvalues_below(m: np.ndarray, divisor: float) -> np.ndarray:
         if i == size or below[start] - below[i] > near:
             below[start:i] = below[i - 1]
             start = i
-    return np.where(below <= near, 0.0, below)
+    return np.where(below <= near, 0.0, below) * unit
 
 
 # ------------------------------------------------------------------ linear networks
@@ -201,7 +205,10 @@ def _log_strength(numbers: Numbers, square: float, log_cost: float, log_factor: 
 
 
 class _Ridge(NamedTuple):
-    """min of first/(x+a) + sum_g size_g weight_g/(gamma_g+a) over gamma_g <= x with sum of size_g gamma_g = S."""
+    """min of first/(x+a) + sum_g size_g weight_g/(gamma_g+a) over gamma_g <= x with sum of size_g gamma_g = S.
+
+    The gamma are in units of N lambda_L, so that a = 1 and no number is far from order one, whatever the decays are.
+    """
 
     first: float
     weight: np.ndarray
@@ -212,15 +219,19 @@ class _Ridge(NamedTuple):
 
 
 def _ridge(numbers: Numbers) -> _Ridge:
-    """Weights lambda_L s_i^2/2 rounded down, offset N lambda_L rounded up, what zero costs, what rank leaves over."""
+    """Weights s_i^2/(2N) rounded down, offset 1, what zero costs, what rank leaves over."""
     squares = np.array([s for s in numbers.squares[: numbers.rank] if s > 0])
-    decay = numbers.weight_decays[-1]
-    weights = decay / 2 * squares * (1 - gamma(4))
-    offset = decay * numbers.total * (1 + gamma(2))
+    weights = squares / (2 * numbers.total) * (1 - gamma(4))
+    offset = 1.0
     rest = math.fsum(numbers.squares[numbers.rank :]) / (2 * numbers.total) * (1 - gamma(4))
     values, sizes = np.unique(weights[1:], return_counts=True)
     zero = math.fsum(weights) / offset
     return _Ridge(float(weights[0]), values[::-1].copy(), sizes[::-1].astype(float), offset, zero, rest)
+
+
+def _log_chain(numbers: Numbers) -> float:
+    """Lower bound of log(N lambda_H lambda_1 ... lambda_L): the chain before W_L for gamma in units of N lambda_L."""
+    return log_product_below((numbers.total, *numbers.weight_decays, numbers.feature_decay))
 
 
 @functools.lru_cache(maxsize=512)
@@ -242,11 +253,12 @@ def channel_below(numbers: Numbers) -> float:
     if live[0] == live[-1]:
         return (flat + rest) * (1 - gamma(2))
     ridge, depth = _ridge(numbers), numbers.depth
-    log_chain = log_product_below((*numbers.weight_decays[:-1], numbers.feature_decay)) / depth
+    log_chain = _log_chain(numbers) / depth
     log_cost = math.log(depth / 2) + log_chain - gamma(ELEMENTARY + 4) * (1 + abs(log_chain))
-    reach = depth * (math.log(ridge.zero) - log_cost)
+    log_cost = min(log_cost, _LARGEST_LOG)  # a lower cost, and a farther reach, are valid
+    reach = max(depth * (math.log(ridge.zero) - log_cost), -_LARGEST_LOG)
     found = flat
-    if -_LARGEST_LOG < log_cost < _LARGEST_LOG and reach < _LARGEST_LOG:
+    if log_cost > -_LARGEST_LOG and reach < _LARGEST_LOG:
         cost = math.exp(log_cost) * (1 - gamma(ELEMENTARY + 2))
         found = max(flat, _branch_and_bound(ridge, cost, depth, math.exp(reach) * (1 + 1e-6)))
     return (found + rest) * (1 - gamma(2))
@@ -595,9 +607,10 @@ def two_layer_below(numbers: Numbers, cells: int = 2048, rounds: int = 12) -> fl
     if live < 2:
         return channel_below(numbers)
     ridge = _ridge(numbers)
-    log_cost = 0.5 * log_product_below((numbers.weight_decays[0], numbers.feature_decay))
-    if not -_LARGEST_LOG / 4 < log_cost < _LARGEST_LOG / 4:
+    log_cost = 0.5 * _log_chain(numbers)
+    if log_cost <= -_LARGEST_LOG / 2:
         return 0.0
+    log_cost = min(log_cost, _LARGEST_LOG / 2)
     cost = math.exp(log_cost) * (1 - gamma(ELEMENTARY + 4) * (1 + abs(log_cost)))
     second, size, a = ridge.weight[0], ridge.size.copy(), ridge.offset
     size[0] -= 1
