@@ -57,8 +57,10 @@ elif cache.is_dir():
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 
 from quick import QUICK, current  # noqa: E402
+from ufm.certify import CONTRADICTION, Certificate  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -103,6 +105,48 @@ def _compile_for(request):
     current.update(QUICK if quick else {})
     yield
     jax.clear_caches()
+
+
+_contradictions: list[str] = []
+
+
+def _watch(cls: type, wrong) -> None:
+    """Note every instance of a class, with concrete numbers, that states a contradiction."""
+    make = cls.__init__
+
+    def watched(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        if wrong(self):
+            _contradictions.append(f"a {cls.__name__} with a proven lower bound above a value")
+
+    cls.__init__ = watched
+    cls.watched = True
+
+
+def _contradicts(certificate: Certificate) -> bool:
+    verdict = certificate.verdict
+    concrete = isinstance(verdict, np.ndarray | np.generic | jax.Array) and not isinstance(verdict, jax.core.Tracer)
+    return concrete and bool(np.any(np.asarray(verdict) == CONTRADICTION))
+
+
+_watch(Certificate, _contradicts)
+
+
+@pytest.fixture(autouse=True)
+def _no_contradiction(request):
+    """Fail a test in which a lower bound lay above the value of a feasible point, unless it is marked as expecting it.
+
+    Certificates are watched wherever they leave a compiled program; grids whose programs keep theirs inside, by what
+    they counted.
+    """
+    for room, name in (("ufm.sweep", "Summary"), ("ufm.phase", "PhaseRun"), ("ufm.quickstart", "Quickstart")):
+        found = getattr(sys.modules.get(room), name, None)
+        if found is not None and not hasattr(found, "watched"):
+            _watch(found, lambda summary: bool(summary.contradictions))
+    _contradictions.clear()
+    yield
+    if request.node.get_closest_marker("contradiction") is None:
+        assert not _contradictions, _contradictions[0]
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,18 @@
 """What public functions take and refuse: losses with another formula, problems and parameters put together by hand."""
 
 import dataclasses
+import importlib
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ufm
-from ufm._numerics import record
-from ufm.certify import bound_known, certify, curvature, saddle_escape, why_unknown
+from ufm._numerics import record, to_host
+from ufm.certify import bound_known, certificate, certify, curvature, is_proven, saddle_escape, why_unknown
+from ufm.cli import main
 from ufm.landscape import critical_points, explore
 from ufm.problem import (
     BatchedSupCon,
@@ -25,7 +29,11 @@ from ufm.problem import (
 )
 from ufm.problem.losses import SHIPPED, known_loss, own_mask
 from ufm.search import random_starts
+from ufm.sweep import tally
+from ufm.sweep._blocks import judge_again
 from ufm.theory import REGISTRY, structures
+
+ROOT = Path(__file__).resolve().parents[1]
 
 WITH_CLASSIFIER, OF_PAIRS = (CrossEntropy, Focal, MeanSquaredError), (SupCon, BatchedSupCon, Sigmoid, Spread)
 
@@ -200,3 +208,129 @@ def test_numbers_of_a_problem_changed_by_hand(part, change, words):
     for door in (ufm.solve, ufm.answer, ufm.predict, lambda p: certify(p, Params((np.eye(2),), np.eye(2)))):
         with pytest.raises(ValueError, match=f"^{words}"):
             door(changed)
+
+
+# ------------------------------------------------------------------ verdicts
+
+
+def judged(value, lower, violation=(0.0, 0.0), tolerance=1e-8):
+    nan = jnp.full((), jnp.nan)
+    with ufm.float64():
+        found = certificate._judge(
+            (jnp.asarray(value), jnp.zeros(()), jnp.asarray(lower)), tolerance, jnp.asarray(violation),
+            (jnp.zeros((2, 2)), nan), (jnp.zeros(0), nan, nan), (), ("sphere", "sphere"),
+        )  # fmt: skip
+    return to_host(found)
+
+
+@pytest.mark.contradiction
+@pytest.mark.parametrize("scale", [1.0, 1e-280, 1e280])
+def test_a_lower_bound_above_the_value_is_a_contradiction_and_never_unknown(scale):
+    assert judged(scale, scale).words == "global"
+    assert judged(scale, 0.5 * scale).words == "within gap"
+    for lower in (1.0000001 * scale, 2 * scale):
+        wrong = judged(scale, lower)
+        assert wrong.words == "contradiction"
+        assert wrong.gap < 0
+    assert judged(scale, np.nan).words == judged(np.nan, scale).words == "unknown"
+
+
+def test_a_point_off_its_constraint_has_no_gap():
+    """Of such a point F is no upper bound: neither proven nor contradicted."""
+    for lower in (0.5, 1.0, 2.0, np.nan):
+        far = judged(1.0, lower, (2e-6, 0.0))
+        assert far.words == "infeasible"
+        assert np.isnan(far.gap)
+        assert np.isnan(far.relative_gap)
+    assert judged(1.0, 1.0, (9e-7, 9e-7)).words == "global"
+    assert judged(1.0, 1.0, (np.nan, 0.0)).words == "unknown"
+
+
+def test_one_function_judges_all_certificates():
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "ufm").rglob("*.py")]
+    assert sum(text.count(" Certificate(") for text in texts) == 1
+
+
+def contradicting(found):
+    """The same certificates with bounds above their values."""
+    lower = np.asarray(found.value) * 1.5
+    gap = found.value - lower
+    verdict = np.full(np.shape(found.verdict), certificate.CONTRADICTION)
+    return dataclasses.replace(found, lower_bound=lower, gap=gap, relative_gap=gap / found.value, verdict=verdict)
+
+
+@pytest.mark.contradiction
+def test_no_second_pass_hides_a_contradiction(monkeypatch):
+    """Neither a repeated solve of one problem, nor the better of two answers in a stack or a grid."""
+    rooms = sys.modules["ufm.answer"]
+    seen = []
+
+    def wrong_at_first(problem, params, **options):
+        seen.append(options)
+        found = certify(problem, params, **options)
+        return contradicting(found) if len(seen) == 1 else found
+
+    monkeypatch.setattr(rooms, "certify", wrong_at_first)
+    problem = ufm.shallow([3, 3], features="nonnegative", bias="free")
+    assert ufm.answer(problem).certificate.words == "contradiction"
+    seen.clear()
+    many = ufm.stack([ufm.shallow([3, 3])] * 2)
+    assert ufm.certified_many(many)[1].words.tolist() == ["contradiction"] * 2
+    found = {"status": np.array([1, 1]), "relative_gap": np.array([-0.5, 1e-12])}
+    kept = judge_again(found, many, lambda piece, seed: found | {"relative_gap": np.array([1e-12, 1e-12])}, 1e-8, 2)
+    assert kept["relative_gap"].tolist() == [-0.5, 1e-12]
+    assert tally(kept["status"], kept["relative_gap"]) == {"CONVERGED": 2, "CONTRADICTION": 1}
+    assert tally(kept["status"], np.abs(kept["relative_gap"])) == {"CONVERGED": 2}
+    assert is_proven(kept["relative_gap"], 1e-8).tolist() == [False, True]
+
+
+@pytest.mark.contradiction
+def test_the_command_ends_with_its_own_code(monkeypatch, capsys, tmp_path):
+    solve_command, answer = sys.modules["ufm.cli.solve"], ufm.answer
+
+    def wrong(*given, **options):
+        found = answer(*given, **options)
+        return dataclasses.replace(found, certificate=contradicting(found.certificate))
+
+    monkeypatch.setattr(solve_command, "answer", wrong)
+    for flags in ([], ["--json"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["solve", "--counts", "3,3", *flags])
+        assert stop.value.code == 3
+        out, err = capsys.readouterr()
+        assert err.startswith(
+            "ufm: contradiction: a proven lower bound lies above the value of 1 point; ufm itself errs"
+        )
+        assert len(err.splitlines()) == 1
+        assert '"verdict": "contradiction"' in out if flags else "verdict: contradiction" in out
+    phase = importlib.import_module("ufm.phase")
+    dataset = diagram_with([[1e-12, -0.5], [np.nan, 1e-3]])
+    monkeypatch.setitem(phase.NAMED, "vanishing", lambda cells=2, progress=None: dataset)
+    with pytest.raises(SystemExit) as stop:
+        main(["phase", "vanishing", "--out", str(tmp_path)])
+    assert stop.value.code == 3
+    out, err = capsys.readouterr()
+    assert "25.00 % proven optimal" in " ".join(out.split())
+    assert "4 CONVERGED, 1 CONTRADICTION" in " ".join(out.split())
+    assert err.splitlines()[-1].startswith("ufm: contradiction: a proven lower bound lies above the value of 1 point")
+
+
+def diagram_with(gaps):
+    """A small diagram of 2 x 2 cells."""
+    from ufm.sweep._pieces import dataset
+
+    axes, dims = {"x": np.array([1.0, 2.0]), "y": np.array([1.0, 2.0])}, ("y", "x")
+    data = {"relative_gap": gaps, "status": np.ones((2, 2), int), "phase": [[0, 1], [0, 1]], "value": np.ones((2, 2))}
+    data = {name: (dims, np.asarray(values)) for name, values in data.items()}
+    data |= {"threshold": (("x",), np.full(2, 1.5))}
+    data |= {"phase_theory": data["phase"], "value_theory": data["value"]}
+    drawn = {
+        "x": ["x", "x", "linear"],
+        "y": ["y", "y", "linear"],
+        "colour": ["value", "F"],
+        "boundaries": {"threshold": "boundary"},
+    }
+    return dataset(
+        data, axes, phases=["one", "two"], title="", drawn=drawn, theory={"value": "value_theory"}, gap=1e-8,
+        source="derived", configuration={},
+    )  # fmt: skip

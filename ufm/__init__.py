@@ -9,7 +9,20 @@ from ._version import __version__
 from .answer import Answer, Comparison, answer, certified_groups, certified_many
 from .certify import Certificate, certify
 from .measure import measure, measure_layers
-from .problem import Labels, Params, Problem, batches, contrastive, deep, grouped, labels, losses, shallow, stack
+from .problem import (
+    Labels,
+    Params,
+    Problem,
+    batches,
+    contrastive,
+    deep,
+    grouped,
+    labels,
+    losses,
+    project,
+    shallow,
+    stack,
+)
 from .search import Search, search
 from .solve import Descent, Result, Status, descend, solve, solve_many
 from .theory import Prediction, predict
@@ -42,6 +55,7 @@ __all__ = [
     "measure",
     "measure_layers",
     "predict",
+    "project",
     "search",
     "shallow",
     "solve",

@@ -410,7 +410,7 @@ def _search_and_certify(problem: Problem, gap: float, options: dict[str, Any]) -
     for prediction, params, value in known_networks(reduction.problem)[:1]:
         lifted = reduction.lift(params)
         certificate = certify(problem, lifted, tolerance=gap)
-        if certificate.words == "global":
+        if certificate.words in ("global", "contradiction"):
             result = evaluated(problem, lifted, options.get("gtol") or 1e-10)
             best = prediction.name, value
             return result, certificate, Search(result, best[0], best[:1], np.array([value]), best)
@@ -538,12 +538,14 @@ def _solve_and_certify(problem: Problem, gap: float, options: dict[str, Any]) ->
         # A lower value is better; between equal values, a smaller gap.
         if best is None or (float(result.value), float(certificate.gap)) < (float(best[0].value), float(best[1].gap)):
             best = result, certificate
+        if certificate.words == "contradiction":  # an error of the program is not solved away
+            return result, certificate
         if best[1].words == "global":
             return best
         if not alone:
             alone = True
             best = _no_worse_than_known(problem, gap, options, best)
-            if best[1].words == "global":
+            if best[1].words in ("global", "contradiction"):
                 return best
         if certificate.words == "unknown" and "restarts" in extra:
             break

@@ -18,8 +18,9 @@ import numpy as np
 
 from . import plot
 from ._files import whole
+from .certify import is_proven
 from .quickstart import make_folder
-from .sweep import NAMED, save_dataset
+from .sweep import CONTRADICTION, NAMED, save_dataset, tally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PhaseRun:
         certified_share: share of cells proven optimal within ``certified_gap``.
         certified_gap: relative gap to certify.
         largest_gap: largest proven relative gap.
-        statuses: cells by status of the solver.
+        statuses: cells by status of the solver; ``CONTRADICTION`` counts those whose bound lies above their value.
         cells_by_phase: cells by the phase read off the solution.
         wrong_phases: cells on another side of a boundary than theory says.
         largest_difference: largest |found - theory| of the value (relative) and of the quantity in colour (absolute).
@@ -51,6 +52,11 @@ class PhaseRun:
     largest_difference: dict[str, float]
     seconds: float
     files: list[str]
+
+    @property
+    def contradictions(self) -> int:
+        """Cells whose proven bound lies above their value: each is an error of ufm itself."""
+        return self.statuses.get(CONTRADICTION, 0)
 
 
 def settings_of(name: str) -> dict[str, Any]:
@@ -117,15 +123,14 @@ def run(
     for found, theory in json.loads(dataset.attrs["theory"]).items():
         size = np.abs(dataset[theory]) if found == "value" else 1.0
         difference[found] = float((np.abs(dataset[found] - dataset[theory]) / size).max())  # nan: undefined in both
-    statuses = json.loads(dataset.attrs["statuses"])
-    codes, numbers = np.unique(dataset.status.values, return_counts=True)
+    statuses = {int(code): name for code, name in json.loads(dataset.attrs["statuses"]).items()}
     summary = PhaseRun(
         name,
         int(gap.size),
-        float(np.mean(gap <= dataset.attrs["certified_gap"])),
+        float(np.mean(is_proven(gap, dataset.attrs["certified_gap"]))),
         dataset.attrs["certified_gap"],
         float(np.max(gap)),
-        {statuses[str(int(code))]: int(number) for code, number in zip(codes, numbers, strict=True)},
+        tally(dataset.status, gap, statuses),
         {name: int((dataset.phase == int(code)).sum()) for code, name in json.loads(dataset.attrs["phases"]).items()},
         int((dataset.phase != dataset.phase_theory).sum()),
         difference,

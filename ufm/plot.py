@@ -26,6 +26,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullF
 
 from ._files import whole
 from ._text import printable
+from .certify import is_proven
 
 _COLOURS: Any = crameri.cmaps
 _STYLE: Any = {
@@ -121,15 +122,25 @@ def _traced_points(axes: Any, dataset: xr.Dataset, x: str, y: str, most: int = 6
 
 
 def _gap_panel(figure: Figure, axes: Any, dataset: xr.Dataset) -> None:
-    gap = dataset.relative_gap.where(dataset.relative_gap > 0)
+    _draw_gap(figure, axes, dataset, dataset.imbalance, dataset.lambda_Z, dataset.relative_gap)
+    _log_axes(axes, dataset)
+
+
+def _draw_gap(figure: Figure, axes: Any, dataset: xr.Dataset, x: Any, y: Any, relative_gap: Any) -> None:
+    """Gaps in colour, the share of proven cells as the title; cells whose bound lies above their value as crosses."""
+    gap = relative_gap.where(relative_gap > 0)
     low, high = float(gap.min()), float(gap.max())
     norm = LogNorm(low, max(high, 10 * low))
     cells: Any = {"shading": "nearest", "rasterized": True}
-    mesh = axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, gap, cmap=_COLOURS["lapaz"], norm=norm, **cells)
+    mesh = axes.pcolormesh(x, y, gap, cmap=_COLOURS["lapaz"], norm=norm, **cells)
     figure.colorbar(mesh, ax=axes, label="proven relative gap (rounding included)")
-    _log_axes(axes, dataset)
-    certified = float((dataset.relative_gap <= dataset.attrs["certified_gap"]).mean())
-    axes.set_title(f"{100 * certified:.2f} % of cells proven within {dataset.attrs['certified_gap']:g}")
+    certified = float(is_proven(relative_gap, dataset.attrs["certified_gap"]).mean())
+    title = f"{100 * certified:.2f} % of cells proven within {dataset.attrs['certified_gap']:g}"
+    rows, columns = np.nonzero(np.asarray(relative_gap) < 0)
+    if rows.size:
+        axes.plot(np.asarray(x)[columns], np.asarray(y)[rows], "x", color="red", zorder=5)
+        title += f"; {rows.size} contradictions (x)"
+    axes.set_title(title)
 
 
 def _log_axes(axes: Any, dataset: xr.Dataset) -> None:
@@ -176,14 +187,7 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
         _traced_points(left, dataset, drawn["x"][0], drawn["y"][0])
         left.legend(loc="best", framealpha=0.95)
         left.set_title("found (colour, thin white edge), theory (line)")
-        gap = dataset.relative_gap.transpose(*dims)
-        gap = gap.where(gap > 0)
-        low, high = float(gap.min()), float(gap.max())
-        norm = LogNorm(low, max(high, 10 * low))
-        mesh = right.pcolormesh(x, y, gap, cmap=_COLOURS["lapaz"], norm=norm, **cells)
-        figure.colorbar(mesh, ax=right, label="proven relative gap (rounding included)")
-        certified = float((dataset.relative_gap <= dataset.attrs["certified_gap"]).mean())
-        right.set_title(f"{100 * certified:.2f} % of cells proven within {dataset.attrs['certified_gap']:g}")
+        _draw_gap(figure, right, dataset, x, y, dataset.relative_gap.transpose(*dims))
         left.set_yscale(drawn["y"][2])  # before its ticks, which it would undo
         for axes in (left, right):
             axes.set_xlabel(drawn["x"][1])

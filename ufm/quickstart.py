@@ -14,10 +14,10 @@ import numpy as np
 
 from . import plot
 from .answer import certified_many, class_logits, class_means
+from .certify import is_proven
 from .measure import gram_distance, norms, numerical_rank, simplex_etf_gram
 from .problem import Labels, Problem, labels, shallow, stack
-from .solve import Status
-from .sweep import axes_in_view, collapse_diagram, save_dataset
+from .sweep import CONTRADICTION, axes_in_view, collapse_diagram, save_dataset, tally
 
 LONG_TAILS = tuple(
     (f"{name} R={ratio}", classes, samples, ratio)
@@ -98,6 +98,11 @@ class Quickstart:
     seconds: float
     files: list[str]
 
+    @property
+    def contradictions(self) -> int:
+        """Cells and rows whose proven bound lies above their value: each is an error of ufm itself."""
+        return self.statuses.get(CONTRADICTION, 0) + sum(row.relative_gap < 0 for row in self.long_tails)
+
 
 def make_folder(out: Path) -> None:
     """Make the folder for the results.
@@ -157,16 +162,13 @@ def run(
     save_dataset(dataset, stem.with_suffix(".nc"))
     rows = long_tails(extra)
     relative_gap = dataset.relative_gap.values
-    statuses: dict[str, int] = {}
-    for code, number in zip(*np.unique(dataset.status.values, return_counts=True), strict=True):
-        statuses[Status(int(code)).name] = int(number)
     return Quickstart(
         relative_gap.size,
-        float(np.mean(relative_gap <= gap)),
+        float(np.mean(is_proven(relative_gap, gap))),
         gap,
         float(np.max(relative_gap)),
         int((dataset.phase != dataset.phase_theory).sum()),
-        statuses,
+        tally(dataset.status, relative_gap),
         rows,
         time.perf_counter() - begin,
         [str(path) for path in [*files, stem.with_suffix(".nc")]],

@@ -193,6 +193,12 @@ class Report:
     seconds: float
 
     @property
+    def contradictions(self) -> int:
+        """Optima whose proven bound lies above their value: each is an error of ufm itself."""
+        along = () if self.path is None else self.path.verdicts
+        return sum(word == "contradiction" for word in (*(target.verdict for target in self.targets), *along))
+
+    @property
     def nearest(self) -> Target:
         """The target of least distance; one named ``none`` where no distance is defined: all class means are zero."""
         return self.targets[0] if math.isfinite(self.targets[0].distance) else self._none

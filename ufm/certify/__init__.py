@@ -8,7 +8,9 @@ spectrum and what symmetry explains of it; :func:`saddle_escape` the way out of 
 """
 
 from .certificate import (
+    CONTRADICTION,
     GLOBAL,
+    INFEASIBLE,
     UNKNOWN,
     WITHIN_GAP,
     WORDS,
@@ -16,6 +18,7 @@ from .certificate import (
     bound_known,
     certify,
     certify_gram,
+    is_proven,
     why_unknown,
 )
 from .curvature import Curvature, Escape, curvature, saddle_escape
@@ -23,7 +26,9 @@ from .groups import certify_groups, judge_groups
 from .machine import Assumption, check_arithmetic
 
 __all__ = [
+    "CONTRADICTION",
     "GLOBAL",
+    "INFEASIBLE",
     "UNKNOWN",
     "WITHIN_GAP",
     "WORDS",
@@ -37,6 +42,7 @@ __all__ = [
     "certify_groups",
     "check_arithmetic",
     "curvature",
+    "is_proven",
     "judge_groups",
     "saddle_escape",
     "why_unknown",

@@ -18,15 +18,19 @@ from ..problem.size import check_fits
 from .closed import closed_bound, has_closed_bound
 from .deep import BOUNDS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
+from .feasible import NEAR, placed, sentence
 from .form import class_form, class_indicator, is_held
 from .gram import excess_with_error, floor_with_error, gram_bound
 from .pairs import floor_plus, has_frame_bound, pairs_bound
 from .primal import value_with_error
 from .rounding import gamma
 
-GLOBAL, WITHIN_GAP, UNKNOWN = 0, 1, 2
-WORDS = ("global", "within gap", "unknown")
+GLOBAL, WITHIN_GAP, UNKNOWN, CONTRADICTION, INFEASIBLE = range(5)
+WORDS = ("global", "within gap", "unknown", "contradiction", "infeasible")
 """Verdicts in words, by code."""
+
+_GRAM_NEAR = 1e-12
+"""Distance from a Gram matrix up to which a matrix counts as one."""
 
 
 @record
@@ -34,12 +38,14 @@ class Certificate:
     """How far a point is from a global minimum, proven.
 
     Attributes:
-        value: proven upper bound of F at the parameters: F as computed plus ``value_error``.
+        value: proven upper bound of F at the parameters (at the nearest feasible point where they miss a constraint by
+            at most 1e-6 of its radius): F as computed plus ``value_error``.
         value_error: proven bound of the rounding error of F.
         lower_bound: proven lower bound of the minimum of F; NaN where none is known.
-        gap: value - lower_bound, never clamped. Negative only if the parameters break a constraint (or by a bug).
+        gap: value - lower_bound, never clamped; NaN for infeasible parameters, whose F bounds nothing. A negative gap
+            is an error of the program: the verdict is ``CONTRADICTION``.
         relative_gap: gap / |value|.
-        verdict: ``GLOBAL``, ``WITHIN_GAP`` or ``UNKNOWN``; see :attr:`words`.
+        verdict: ``GLOBAL``, ``WITHIN_GAP``, ``UNKNOWN``, ``CONTRADICTION`` or ``INFEASIBLE``; see :attr:`words`.
         dual: the dual point, K x K residuals R. Cross-entropy: off-diagonal entries (dual probabilities minus
             targets), the own entry is minus the sum of its column. MSE: all entries. Zero if another bound was best.
             Contrastive, class level: the sub-probabilities t_cc' (of groups, g x g, from :func:`certify_gram`).
@@ -51,7 +57,9 @@ class Certificate:
             number still tells how good a point is.  Features in class form; with samples it is as accurate as F.
             Proven up to roundings like the rest.  NaN where there is no class-level bound.
         source: for more than one weight matrix, the number of the bound that was best; -1 elsewhere.
+        violation: how far features and classifier were off their constraints, (2,), relative to the radius.
         assumes: what the bound rests on, one sentence each.
+        constraints: on features and classifier, the words of the model.
     """
 
     value: Any
@@ -65,7 +73,9 @@ class Certificate:
     multiplier: Any
     excess_gap: Any
     source: Any
+    violation: Any
     assumes: tuple[str, ...] = static()
+    constraints: tuple[str, str] = static(default=("free", "free"))
 
     @property
     def words(self) -> Any:
@@ -74,10 +84,26 @@ class Certificate:
         return str(named) if named.ndim == 0 else named
 
     @property
+    def notes(self) -> Any:
+        """What the constraints call for: which is missed, by how much and what was or is to be done; mostly empty.
+
+        A string, or an array of strings for a stack (concrete certificates only).
+        """
+        off = np.asarray(self.violation)
+        near = _GRAM_NEAR if self.constraints[0] == "Gram matrix" else NEAR
+        said = [sentence(row, self.constraints, near) for row in off.reshape(-1, 2)]
+        return said[0] if off.ndim == 1 else np.array(said, dtype=object).reshape(off.shape[:-1])
+
+    @property
     def source_words(self) -> Any:
         """The name of the bound that was best, for more than one weight matrix; empty elsewhere."""
         named = np.asarray((*BOUNDS, ""))[np.asarray(self.source)]
         return str(named) if named.ndim == 0 else named
+
+
+def is_proven(relative_gap: Any, tolerance: Any) -> Any:
+    """Whether a relative gap proves a point optimal to a tolerance; a negative one proves an error of the program."""
+    return (relative_gap >= 0) & (relative_gap <= tolerance)
 
 
 def bound_known(problem: Problem) -> str | None:
@@ -309,23 +335,26 @@ def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candida
     said = ("weak duality of the convex program in the Gram matrix of the class means", ROUNDING)
     said = (*said, "the Gram matrix is that of a factor, up to the roundings of its products")
     return _judge(
-        (value, error, lower), tolerance, _is_gram(program, gram), (bound.flow, jnp.full((), jnp.nan)),
-        (bound.multiplier, *gaps), said,
+        (value, error, lower), tolerance, jnp.stack([_off_gram(program, gram), jnp.zeros(())]),
+        (bound.flow, jnp.full((), jnp.nan)), (bound.multiplier, *gaps), said, ("Gram matrix", "free"), _GRAM_NEAR,
     )  # fmt: skip
 
 
-def _is_gram(program: GramProgram, gram: GroupGram) -> Any:
-    """Whether the matrix is a Gram matrix (with unit diagonal on spheres and balls) to 1e-12."""
+def _off_gram(program: GramProgram, gram: GroupGram) -> Any:
+    """How far the matrix is from a Gram matrix (with unit diagonal on spheres and balls), relative to its entries."""
     eye = jnp.eye(program.groups, dtype=bool)
     root = jnp.sqrt(program.classes)
     largest = jnp.max(gram.square)
-    slack = 1e-12 * largest * jnp.max(program.classes) * program.groups
+    unit = jnp.where(largest > 0, largest, 1.0)
     block = jnp.where(eye, 0.0, root[:, None] * root[None, :] * gram.between)
     block = block + jnp.diag(gram.square + (program.classes - 1) * gram.within)
     usable = jnp.all(jnp.isfinite(block))
     least = jnp.linalg.eigvalsh(jnp.where(usable, block, jnp.zeros_like(block)), symmetrize_input=False)[0]
-    good = usable & (least >= -slack) & jnp.all(gram.square - gram.within >= -1e-12 * largest)
-    return good & jnp.all(jnp.abs(gram.square - 1) <= 1e-12) if program.held else good
+    off = jnp.maximum(-least / (unit * jnp.max(program.classes) * program.groups), 0.0)
+    off = jnp.maximum(off, jnp.max(gram.within - gram.square) / unit)
+    if program.held:
+        off = jnp.maximum(off, jnp.max(jnp.abs(gram.square - 1)))
+    return jnp.where(usable, off, jnp.nan)
 
 
 @compiled(static=(3,))
@@ -341,37 +370,56 @@ def _gram_many(program: GramProgram, gram: GroupGram, tolerance: Any, candidates
 def _judge(
     bounds: tuple[Any, Any, Any],
     tolerance: Any,
-    feasible: Any,
+    violation: Any,
     dual: tuple[Any, Any],
     contrastive: tuple[Any, Any, Any],
     assumes: tuple[str, ...],
+    constraints: tuple[str, str],
+    near: float = NEAR,
 ) -> Certificate:
-    """The certificate of (value, error, lower), a dual point with its norm, and (nu, excess, least excess)."""
+    """The certificate of (value, error, lower), a dual point with its norm, and (nu, excess, least excess).
+
+    All certificates are judged here. A lower bound above the value of a feasible point is an error of the program, and
+    its verdict says so; it is never clamped nor called unknown.
+    """
     value, error, lower = bounds
     multiplier, excess, least = contrastive
     lower = jnp.where(jnp.isfinite(lower), lower, jnp.nan)
     upper = value + error * (1 + 2.0**-20)
-    gap = upper - lower
+    worst = jnp.max(violation, axis=0)
+    gap = jnp.where(worst <= near, upper - lower, jnp.nan)
     relative = gap / jnp.abs(upper)
-    known = jnp.isfinite(relative) & (gap >= 0) & feasible
-    verdict = jnp.where(known, jnp.where(relative <= tolerance, GLOBAL, WITHIN_GAP), UNKNOWN)
+    verdict = jnp.where(jnp.isfinite(relative), jnp.where(relative <= tolerance, GLOBAL, WITHIN_GAP), UNKNOWN)
+    verdict = jnp.where(gap < 0, CONTRADICTION, verdict)
+    verdict = jnp.where(worst > near, INFEASIBLE, verdict)
     excess_gap = (excess - least) / excess
     source = jnp.full((), -1)
-    return Certificate(upper, error, lower, gap, relative, verdict, *dual, multiplier, excess_gap, source, assumes)
+    return Certificate(
+        upper, error, lower, gap, relative, verdict, *dual, multiplier, excess_gap, source, violation, assumes,
+        constraints,
+    )  # fmt: skip
+
+
+def _constraints(problem: Problem) -> tuple[str, str]:
+    return problem.model.features, problem.model.classifier
 
 
 def _certify_pairs(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
-    found = pairs_bound(problem, params, candidates)
+    here = placed(problem, params)
+    found = pairs_bound(problem, here.params, candidates)
     return _judge(
-        (found.value, found.error, found.lower), tolerance, _is_feasible(problem, params),
+        (found.value, found.error, found.lower), tolerance, here.violation,
         (found.flow, jnp.full((), jnp.nan)), (found.multiplier, found.excess, found.excess_lower), assumptions(problem),
+        _constraints(problem),
     )  # fmt: skip
 
 
 def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
     if problem.model.readout == "pairs":
         return _certify_pairs(problem, params, tolerance, candidates)
-    value, error = value_with_error(problem, params)
+    here = placed(problem, params)
+    params = here.params
+    value, error = value_with_error(problem, params, here.doubt)
     k = problem.num_classes
     form = class_form(problem)
     lower = jnp.full((), -jnp.inf)
@@ -386,9 +434,11 @@ def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) 
         dual = jnp.where(better, 0.0, dual)
         norm = jnp.where(better, jnp.nan, norm)
     nan = jnp.full((), jnp.nan)
-    feasible = _is_feasible(problem, params)
     none = (jnp.zeros(0), nan, nan)
-    return _judge((value, error, lower), tolerance, feasible, (dual, norm), none, assumptions(problem))
+    return _judge(
+        (value, error, lower), tolerance, here.violation, (dual, norm), none, assumptions(problem),
+        _constraints(problem),
+    )  # fmt: skip
 
 
 @compiled(static=(3,))
@@ -409,7 +459,8 @@ def _many_params(problem: Problem, params: Params, tolerance: Any, candidates: i
 @compiled
 def _deep_values(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
     def one(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
-        return *value_with_error(problem, params), _is_feasible(problem, params)
+        here = placed(problem, params)
+        return *value_with_error(problem, here.params, here.doubt), here.violation
 
     return jax.vmap(one)(problem, params)
 
@@ -422,14 +473,14 @@ def _certify_deep(problem: Problem, params: Params, tolerance: Any, candidates: 
     rows = np.shape(params.features)[0]
     if not problem.batch_shape:
         problem = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (rows, *np.shape(leaf))), problem)
-    value, error, feasible = _deep_values(problem, params)
+    value, error, violation = _deep_values(problem, params)
     lower, source = np.full(rows, np.nan), np.full(rows, -1)
     if why_unknown(problem) is None:
         lower, source = deep_lower(problem, params, candidates)
     k, nan = problem.num_classes, jnp.full(rows, jnp.nan)
-    judge = functools.partial(_judge, assumes=assumptions(problem))
+    judge = functools.partial(_judge, assumes=assumptions(problem), constraints=_constraints(problem))
     found = jax.vmap(judge, in_axes=(0, None, 0, 0, 0))(
-        (value, error, jnp.asarray(lower)), jnp.asarray(tolerance, dtype=float), feasible,
+        (value, error, jnp.asarray(lower)), jnp.asarray(tolerance, dtype=float), violation,
         (jnp.zeros((rows, k, k)), nan), (jnp.zeros((rows, 0)), nan, nan),
     )  # fmt: skip
     found = dataclasses.replace(found, source=jnp.asarray(source))
@@ -442,17 +493,3 @@ def _class_means(problem: Problem, params: Params) -> Params:
     labels = problem.labels
     weights = jnp.where(class_indicator(labels), jnp.asarray(labels.weights)[None, :], 0.0)
     return Params(params.weights, params.features @ (weights / jnp.sum(weights, axis=1)[:, None]).T, params.bias)
-
-
-def _is_feasible(problem: Problem, params: Params) -> Any:
-    """Whether the parameters satisfy the constraints to 1e-12."""
-    model = problem.model
-    if model.features == "free" and model.classifier == "free":
-        return jnp.bool_(True)
-    near = model.project(params, problem.labels)
-    slack_h = 1e-12 * (1 + jnp.max(jnp.abs(near.features)))
-    close_h = jnp.max(jnp.abs(near.features - params.features)) <= slack_h
-    if model.readout == "pairs":
-        return close_h
-    slack_w = 1e-12 * (1 + jnp.max(jnp.abs(near.classifier)))
-    return close_h & (jnp.max(jnp.abs(near.classifier - params.classifier)) <= slack_w)

@@ -336,8 +336,8 @@ def certify_group_lanes(numbers: GroupLanes, alpha: Any, between: Any, bias: Any
     lanes = value.shape
     nan = jnp.full(lanes, jnp.nan)
     found = _judge(
-        (value, error, bound.value), tolerance, jnp.ones(lanes, bool), (bound.residual, bound.norm),
-        (jnp.zeros((0, *lanes)), nan, nan), ASSUMES,
+        (value, error, bound.value), tolerance, jnp.zeros((2, *lanes)), (bound.residual, bound.norm),
+        (jnp.zeros((0, *lanes)), nan, nan), ASSUMES, ("free", "free"),
     )  # fmt: skip
     return dataclasses.replace(found, source=jnp.full(lanes, -1))
 

@@ -11,16 +11,25 @@ from ..problem.losses import log_sum_of_gaps, own_mask
 from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, energy, gamma, long_sum
 
 
-def value_with_error(problem: Problem, params: Params) -> tuple[Any, Any]:
-    """(F, e) with  |F - exact value| <= e, for one problem."""
+def value_with_error(problem: Problem, params: Params, doubt: Any = None) -> tuple[Any, Any]:
+    """(F, e) with  |F - exact value| <= e, for one problem.
+
+    Args:
+        problem: one problem.
+        params: its parameters.
+        doubt: the exact value is that of a point whose entries in H and W differ from the floats by this share in all
+            (see :mod:`.feasible`); ``None`` for the floats themselves.
+    """
     weights = jnp.asarray(problem.labels.weights)
-    losses, errors = _losses(problem, params)
+    losses, errors = _losses(problem, params, doubt)
     data, steps = long_sum(weights * losses)
     errors = long_sum(weights * errors)[0] + FLUSHED * weights.shape[-1]
     total, total_steps = long_sum(weights)
     penalty, penalty_steps = _penalty(problem, params)
     value = data / total + penalty
     rounding = gamma(steps + total_steps + 6) * jnp.abs(data) / total + gamma(penalty_steps) * penalty
+    if doubt is not None:
+        rounding = rounding + (2 + doubt) * doubt * penalty
     error = SLACK * (SLACK * errors / total + rounding + gamma(2) * jnp.abs(value)) + TINY
     return value, error
 
@@ -37,14 +46,15 @@ def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
     return total, longest + len(params.weights) + 4
 
 
-def _inputs(problem: Problem, params: Params) -> tuple[Any, Any]:
+def _inputs(problem: Problem, params: Params, doubt: Any) -> tuple[Any, Any]:
     """Bounds of the absolute value and of the error of A_{L-1}; ``None`` for an error of zero.
 
     P_l = W_l A_{l-1}:  |error| <= |W_l| |error of A_{l-1}| + gamma(width) |W_l| |A_{l-1}|;  ReLU is exact and
     1-Lipschitz.
     """
     model, a = problem.model, params.features
-    error = None  # of H there is none; a product with constant zeros is compiled wrongly by XLA (CPU, jax 0.10.2)
+    # of H there may be none; a product with constant zeros is compiled wrongly by XLA (CPU, jax 0.10.2)
+    error = None if doubt is None else SLACK * (1 + doubt) * doubt * jnp.abs(a)
     for w in params.weights[:-1]:
         p = w @ a
         own = gamma(w.shape[1] + 2) * (jnp.abs(w) @ jnp.abs(a)) + FLUSHED * w.shape[1]
@@ -55,12 +65,12 @@ def _inputs(problem: Problem, params: Params) -> tuple[Any, Any]:
     return (jnp.abs(a), None) if error is None else (jnp.abs(a) + error, error)
 
 
-def _losses(problem: Problem, params: Params) -> tuple[Any, Any]:
+def _losses(problem: Problem, params: Params, doubt: Any) -> tuple[Any, Any]:
     """Loss of each column and a bound of its error."""
     w, labels, loss = params.classifier, problem.labels, problem.loss
     d, k = w.shape[1], problem.num_classes
     logits = problem.model.logits(params)
-    magnitude, error = _inputs(problem, params)
+    magnitude, error = _inputs(problem, params, doubt)
     size = jnp.abs(w) @ magnitude
     lost = 2 * d * FLUSHED  # products of entries that are flushed, and then scaled
     drift = jnp.full_like(logits, lost) if error is None else SLACK * (jnp.abs(w) @ error) + lost

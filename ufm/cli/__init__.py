@@ -2,7 +2,8 @@
 
 Each subcommand prints a readable table, or with ``--json`` one JSON object on standard output and nothing else there.
 Progress and warnings go to standard error.  Exit codes: 0 done, 1 an assumption of proofs fails (``ufm doctor``), 2 bad
-input (one line that names the argument), 128 + n stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+input (one line that names the argument), 3 a contradiction (a proven lower bound above a value: an error of ufm
+itself), 128 + n stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = _parse(arguments)
         _keep_compiled_programs()
-        command.run()
+        contradictions = command.run() or 0
         sys.stdout.flush()
     except ValueError as error:
         _complain(_with_flag(str(error), arguments))
@@ -90,6 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _complain(OUT_OF_MEMORY)
         raise SystemExit(2) from None
+    if contradictions:
+        where = "1 point" if contradictions == 1 else f"{contradictions} points"
+        _complain(
+            f"contradiction: a proven lower bound lies above the value of {where}; ufm itself errs, please report it"
+        )
+        raise SystemExit(3)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -42,7 +42,7 @@ class Quickstart:
     json: bool = False
     """Print one JSON object."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Compute, draw, save and print."""
         from .. import quickstart
 
@@ -80,6 +80,7 @@ class Quickstart:
             print(json.dumps({**dataclasses.asdict(found), "notes": notes}))
         else:
             print_quickstart(found, notes)
+        return found.contradictions
 
 
 @dataclasses.dataclass
@@ -103,7 +104,7 @@ class Phase:
     json: bool = False
     """Print one JSON object."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Compute, draw, save and print."""
         from .. import phase
 
@@ -111,12 +112,12 @@ class Phase:
             listed = {name: phase.settings_of(name) for name in phase.NAMED}
             if self.json:
                 print(json.dumps(listed))
-                return
+                return 0
             out = Screen()
             for name, settings in listed.items():
                 out.print(bold(name))
                 out.print("    " + ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()))
-            return
+            return 0
         settings = dict(read_setting(text) for text in self.set)
         phase.check_settings(self.name, settings)
         with progress_bar() as (bar, task):
@@ -128,7 +129,7 @@ class Phase:
             found = phase.run(self.name, self.out, cells=self.cells, progress=report, **settings)
         if self.json:
             print(json.dumps(dataclasses.asdict(found)))
-            return
+            return found.contradictions
         out = Screen()
         statuses = ", ".join(f"{number} {name}" for name, number in found.statuses.items())
         proven = f" proven optimal within a relative gap of {found.certified_gap:g} (largest {found.largest_gap:.2g}); "
@@ -139,6 +140,7 @@ class Phase:
         for name, value in found.largest_difference.items():
             out.print(f"largest difference of {name} to theory: {value:.2g}")
         out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)
+        return found.contradictions
 
 
 @dataclasses.dataclass
@@ -170,7 +172,7 @@ class Sweep:
     json: bool = False
     """Print one JSON object."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Run, resume or tell, and print."""
         from .. import sweep as room
 
@@ -180,8 +182,9 @@ class Sweep:
             said = " and ".join(given) if given else "nothing"
             raise ValueError(f"file: got {said}; give a file with --out, or --resume DIR, or --status DIR")
         if self.status is not None:
-            self.show(room.status(self.status), self.status, ran=False)
-            return
+            found = room.status(self.status)
+            self.show(found, self.status, ran=False)
+            return found.contradictions
         if self.file is not None:
             if self.out is None:
                 raise ValueError("out: is missing; give a folder for the results")
@@ -220,6 +223,7 @@ class Sweep:
                 progress=report,
             )
         self.show(found, out)
+        return found.contradictions
 
     def show(self, found: Any, out: Path, ran: bool = True) -> None:
         """Print what a run did, or how far it is."""

@@ -38,7 +38,7 @@ class Train:
     json: bool = False
     """Print one JSON object."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Train, report and print."""
         config, out = self.config, self.out
         if (self.out is None) == (self.resume is None):
@@ -75,9 +75,10 @@ class Train:
                 progress=show,
             )
         said = plain(found.to_json())
+        wrong = 0 if found.report is None else found.report.contradictions
         if self.json:
             print(json.dumps(said, allow_nan=False))
-            return
+            return wrong
         screen = Screen()
         table = Table("", "train", "test", box=None, padding=(0, 2, 0, 0))
         for name in (
@@ -96,6 +97,7 @@ class Train:
             warn(f"damaged checkpoints were set aside as {names}; their epochs were computed again")
         if found.why is not None:
             warn(f"no report: {found.why}")
+        return wrong
 
 
 @dataclasses.dataclass
@@ -141,7 +143,7 @@ class Features:
     json: bool = False
     """Print one JSON object."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Read, measure, solve and print."""
         from .. import report as room
         from ..measure.files import read_features
@@ -185,6 +187,7 @@ class Features:
             print(json.dumps(found.to_json(), allow_nan=False))
         else:
             print_report(found.to_json(), [str(path) for path in files])
+        return found.contradictions
 
 
 @dataclasses.dataclass

@@ -134,8 +134,8 @@ class Solve:
     json: bool = False
     """Print one JSON object."""
 
-    def run(self) -> None:
-        """Solve and print."""
+    def run(self) -> int:
+        """Solve and print; the number of contradictions."""
         problem, options = self.problem(), self.options()
         if self.convention not in CONVENTIONS or (self.convention != "canonical" and self.loss not in CONTRASTIVE):
             allowed = ", ".join(CONVENTIONS) if self.loss in CONTRASTIVE else f"none with --loss {self.loss}"
@@ -153,6 +153,7 @@ class Solve:
             print(json.dumps(said))
         else:
             print_answer(said, self.convention)
+        return int(said["verdict"] == "contradiction")
 
     @functools.cached_property
     def asked_labels(self) -> tuple[Labels, tuple[str, ...]]:

@@ -245,7 +245,7 @@ def explore(
     target = np.where(closes[:, None, None], gram_reference, found_gram)
     deviation = np.max(np.abs(_grams(ends["features"]) - target[:, None]), axis=(2, 3))
     relative = (ends["value"] - bound[:, None]) / np.abs(ends["value"])
-    certified = relative <= gap  # a proven lower bound: F cannot be lower anywhere, in any dimension
+    certified = np.abs(relative) <= gap  # a proven lower bound: F cannot be lower anywhere, in any dimension
 
     settled = (ends["relative_gradient"] <= SETTLED) & np.isfinite(ends["value"])
     ask = settled & ~certified

@@ -1,7 +1,7 @@
 """What is asked: labels, losses, models and the problem they make."""
 
 from . import batches, labels, losses, models
-from .checks import check_problem
+from .checks import as_params, check_problem, project
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
 from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
 from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_no_logit_groups
@@ -28,6 +28,7 @@ __all__ = [
     "Sigmoid",
     "Spread",
     "SupCon",
+    "as_params",
     "batches",
     "check_problem",
     "class_program",
@@ -43,6 +44,7 @@ __all__ = [
     "logit_groups",
     "losses",
     "models",
+    "project",
     "shallow",
     "stack",
     "why_no_gram_program",

@@ -117,29 +117,10 @@ class Model:
 
     def project(self, params: Params, labels: Labels) -> Params:
         """The nearest feasible point (each constraint has a closed-form projection)."""
-        rho_h = 1.0 if self.feature_radius is None else self.feature_radius
-        rho_w = 1.0 if self.classifier_radius is None else self.classifier_radius
-        h = params.features
-        if self.features.startswith("nonnegative"):
-            largest = jnp.argmax(h, axis=0)[None, :] == jnp.arange(h.shape[0])[:, None]
-            h = jnp.maximum(h, 0.0)
-        if self.features == "nonnegative-sphere":  # a column without a positive entry goes to the nearest axis
-            h = jnp.where(jnp.sum(h * h, axis=0, keepdims=True) > 0, h, jnp.where(largest, 1.0, 0.0))
-        if self.features in ("sphere", "nonnegative-sphere"):
-            h = rho_h * unit_columns(h)
-        elif self.features in ("ball", "nonnegative-ball"):
-            h = h * _shrink(jnp.sum(h * h, axis=0, keepdims=True), rho_h**2)
-        elif self.features == "budget":
-            h = h * _shrink(jnp.sum(h * h) / labels.num_classes, rho_h)
+        h = _project(self.features, params.features, self.feature_radius, labels.num_classes)
         if self.readout == "pairs":
             return Params((), h, None)
-        w = params.classifier
-        if self.classifier == "sphere":
-            w = rho_w * unit_columns(w.T).T
-        elif self.classifier == "ball":
-            w = w * _shrink(jnp.sum(w * w, axis=1, keepdims=True), rho_w**2)
-        elif self.classifier == "budget":
-            w = w * _shrink(jnp.sum(w * w) / labels.num_classes, rho_w)
+        w = _project(self.classifier, params.classifier.T, self.classifier_radius, labels.num_classes).T
         return Params((*params.weights[:-1], w), h, params.bias)
 
     def tangent(self, params: Params, vector: Params) -> Params:
@@ -177,7 +158,27 @@ class Model:
         return self.project(Params(weights, h, b), labels)
 
 
-def _shrink(square: Any, limit: Any) -> Any:
-    """Factor min(1, sqrt(limit / square)), safe at square = 0."""
-    inside = square <= limit
-    return jnp.where(inside, 1.0, jnp.sqrt(limit / jnp.where(inside, 1.0, square)))
+def _project(word: str, x: Any, radius: Any, classes: int) -> Any:
+    """Columns of one factor at the nearest point of their set, in units of the radius, whose square may underflow."""
+    if word == "free":
+        return x
+    largest = jnp.argmax(x, axis=0)[None, :] == jnp.arange(x.shape[0])[:, None]
+    if word.startswith("nonnegative"):
+        x = jnp.maximum(x, 0.0)
+    if word == "nonnegative":
+        return x
+    radius = 1.0 if radius is None else radius
+    size = jnp.sqrt(radius) if word == "budget" else radius
+    unit = x / size
+    if word.endswith("sphere"):  # a column of zeros, or without a positive entry, goes to the nearest axis
+        nothing = jnp.sum(unit * unit, axis=0, keepdims=True) == 0
+        return size * unit_columns(jnp.where(nothing, jnp.where(largest, 1.0, 0.0), unit))
+    if word.endswith("ball"):
+        return x * _shrink(jnp.sum(unit * unit, axis=0, keepdims=True))
+    return x * _shrink(jnp.sum(unit * unit) / classes)
+
+
+def _shrink(square: Any) -> Any:
+    """Factor min(1, 1 / sqrt(square)), safe at square = 0."""
+    inside = square <= 1.0
+    return jnp.where(inside, 1.0, jnp.sqrt(1.0 / jnp.where(inside, 1.0, square)))

@@ -1,6 +1,7 @@
 """Many problems at once: grids of problems, solved and certified block by block, as labelled datasets."""
 
 from . import collapse, contrastive, deep, focal, mse, nonnegative, peeled, ridge, vanishing
+from ._pieces import CONTRADICTION, tally
 from .cluster import connect
 from .contrastive import class_collapse, sigmoid_transition, supcon_minority
 from .deep import deep_structure
@@ -23,6 +24,7 @@ NAMED = {
 """Diagrams of the command ``ufm phase``, each with its maker."""
 
 __all__ = [
+    "CONTRADICTION",
     "NAMED",
     "Store",
     "Summary",
@@ -39,4 +41,5 @@ __all__ = [
     "sigmoid_transition",
     "status",
     "supcon_minority",
+    "tally",
 ]

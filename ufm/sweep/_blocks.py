@@ -27,7 +27,7 @@ def in_blocks(problem: Problem, judge: Callable[[Problem], Found], progress: Pro
     for begin in range(0, cells, block):
         found = judge(problem[np.minimum(np.arange(begin, begin + block), cells - 1)])
         pieces.append({name: np.asarray(array)[: min(block, cells - begin)] for name, array in found.items()})
-        for name, count in tally(pieces[-1]["status"]).items():
+        for name, count in tally(pieces[-1]["status"], pieces[-1].get("relative_gap")).items():
             counted[name] = counted.get(name, 0) + count
         if progress is not None:
             progress(min(begin + block, cells), cells, counted)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -28,9 +29,21 @@ def codes(phase: Any) -> np.ndarray:
     return np.asarray(phase).astype(np.int8)
 
 
-def tally(statuses: np.ndarray) -> dict[str, int]:
-    """Number of cells by name of their status."""
-    return {Status(int(code)).name: int(n) for code, n in zip(*np.unique(statuses, return_counts=True), strict=True)}
+NAMES = {int(status): status.name for status in Status}
+"""Names of the statuses, by code."""
+
+CONTRADICTION = "CONTRADICTION"
+"""In a tally: cells whose proven bound lies above their value, an error of the program; they have a status as well."""
+
+
+def tally(
+    statuses: Any, relative_gap: Any = None, names: Mapping[int, str] = MappingProxyType(NAMES)
+) -> dict[str, int]:
+    """Number of cells by name of their status; and of contradictions, where there are any."""
+    codes, numbers = np.unique(np.asarray(statuses), return_counts=True)
+    counted = {names[int(code)]: int(number) for code, number in zip(codes, numbers, strict=True)}
+    wrong = 0 if relative_gap is None else int(np.sum(np.asarray(relative_gap) < 0))
+    return counted | ({CONTRADICTION: wrong} if wrong else {})
 
 
 def dataset(
@@ -56,7 +69,7 @@ def dataset(
         "source": source,
         "configuration": json.dumps(configuration),
         "promises": json.dumps(list(promises)),
-        "statuses": json.dumps({int(s): s.name for s in Status}),
+        "statuses": json.dumps(NAMES),
         "dtype": "float64",
         "device": jax.devices()[0].device_kind,
         "versions": json.dumps(versions()),

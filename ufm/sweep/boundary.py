@@ -159,7 +159,7 @@ def blockwise(
         found = function(*(column[rows] for column in columns))
         pieces.append({name: np.asarray(array)[: size - begin] for name, array in found.items()})
         if progress is not None:
-            for name, count in tally(pieces[-1]["status"]).items():
+            for name, count in tally(pieces[-1]["status"], pieces[-1].get("relative_gap")).items():
                 counted[name] = counted.get(name, 0) + count
             progress(min(begin + block, size), size, counted)
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

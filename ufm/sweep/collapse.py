@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..answer import certified_groups, class_logits
+from ..certify import is_proven
 from ..measure import PHASES
 from ..problem import Params, Problem, grouped
 from ..theory.imbalance import phase_of, two_group_thresholds
@@ -148,7 +149,7 @@ def minority_collapse(
 
     def read(points: np.ndarray) -> np.ndarray:
         seen = blockwise(solved, _BLOCK, *points.T)
-        return np.where(seen["relative_gap"] <= gap, seen["phase"], -1)
+        return np.where(is_proven(seen["relative_gap"], gap), seen["phase"], -1)
 
     box = (1.0, largest_ratio, "log"), (float(decays[0]), float(decays[-1]), "log")
     traced = trace(read, box, resolution=resolution, levels=levels, tolerance=tolerance, block=_BLOCK)

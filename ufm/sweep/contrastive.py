@@ -139,7 +139,7 @@ def supcon_minority(
     result = solve_gram(program, gtol=1e-11)
     certificate = certify_gram(program, result.gram, tolerance=gap)
     if progress is not None:
-        progress(size, size, tally(np.asarray(result.status)))
+        progress(size, size, tally(result.status, certificate.relative_gap))
     shape = (cells, cells)
     expected = [
         step_optimum(majority, r * minority_samples, minority, minority_samples, t)
@@ -222,7 +222,7 @@ def sigmoid_transition(
     for index, number in enumerate(instances):
         problem = contrastive(number, loss="sigmoid", temperature=1.0 / scale, offset=offset)
         columns.append(_blocks(problem, gap, read, None))
-        for name, count in tally(columns[-1]["status"]).items():
+        for name, count in tally(columns[-1]["status"], columns[-1].get("relative_gap")).items():
             counted[name] = counted.get(name, 0) + count
         if progress is not None:
             progress((index + 1) * cells, len(instances) * cells, counted)
@@ -295,7 +295,7 @@ def _blocks(
             **read(piece, result.params),
         }
         pieces.append({name: np.asarray(array)[: min(block, cells - begin)] for name, array in row.items()})
-        for name, count in tally(pieces[-1]["status"]).items():
+        for name, count in tally(pieces[-1]["status"], pieces[-1].get("relative_gap")).items():
             counted[name] = counted.get(name, 0) + count
         if progress is not None:
             progress(min(begin + block, cells), cells, counted)

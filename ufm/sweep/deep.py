@@ -79,7 +79,7 @@ def deep_structure(
         row = _row(k, depth, samples, x * threshold, restarts, steps, seed, gap)
         for name, values in row.items():
             (names if name == "structure" else {**found, **codes}[name])[i, j] = values
-        for name, number in tally(row["status"]).items():
+        for name, number in tally(row["status"], row["relative_gap"]).items():
             counted[name] = counted.get(name, 0) + number
         if progress is not None:
             progress(done * cells, len(pairs) * cells, counted)

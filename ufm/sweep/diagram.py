@@ -19,8 +19,8 @@ from .. import _files
 from ..answer import certified_many, class_logits, versions
 from ..measure import PHASES, collapse_phase
 from ..problem import Problem, labels, shallow
-from ..solve import Status
 from ..theory.imbalance import phase_of, two_group_thresholds
+from ._pieces import NAMES, tally
 
 _PHASE_GRADIENT = 1e-9
 """Relative gradient at which phases are read: dead modes have then shrunk far below the tolerance."""
@@ -85,15 +85,14 @@ def collapse_diagram(
         counts, dim=classes - 1, weight_decay=lam.ravel(), feature_decay=lam.ravel(), bias=bias, bias_decay=bias_decay
     )
     pieces: list[dict[str, np.ndarray]] = []
-    tally: dict[str, int] = {}
+    counted: dict[str, int] = {}
     for begin in range(0, cells, block):
         piece = _solve_block(problems, begin, min(begin + block, cells), block, gap, width)
         pieces.append(piece)
-        for code, number in zip(*np.unique(piece["status"], return_counts=True), strict=True):
-            name = Status(int(code)).name
-            tally[name] = tally.get(name, 0) + int(number)
+        for name, number in tally(piece["status"], piece["relative_gap"]).items():
+            counted[name] = counted.get(name, 0) + number
         if progress is not None:
-            progress(min(begin + block, cells), cells, tally)
+            progress(min(begin + block, cells), cells, counted)
     found = {name: np.concatenate([p[name] for p in pieces]).reshape(lam.shape) for name in pieces[0]}
 
     few = round(minority * classes)
@@ -109,7 +108,7 @@ def collapse_diagram(
     attributes = {
         "title": "phases of imbalanced cross-entropy",
         "phases": json.dumps(dict(enumerate(PHASES))),
-        "statuses": json.dumps({int(s): s.name for s in Status}),
+        "statuses": json.dumps(NAMES),
         "classes": classes,
         "minority_classes": few,
         "minority_samples": minority_samples,

@@ -27,9 +27,11 @@ from .._files import Damaged
 from .._memory import limit as memory_limit
 from .._numerics import out_of_memory
 from ..answer import versions
+from ..certify import is_proven
 from ..measure import PHASES
 from ..problem.numbers import whole_number
 from ..solve import Status
+from ._pieces import CONTRADICTION, tally
 from .grid import Axis, Structure, Sweep
 from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of
 from .store import Block, Store
@@ -53,7 +55,7 @@ class Summary:
         cells: cells of the grid.
         done: cells computed so far, in this run and before.
         computed: cells computed in this run.
-        statuses: cells by status.
+        statuses: cells by status; ``CONTRADICTION`` counts those whose bound lies above their value, once more.
         certified: cells whose proven relative gap is within the setting ``gap``.
         bad: the first cells without an answer, with their coordinates and reasons.
         set_aside: files that were damaged. A run moved them away, to these names, and computed their cells again; of
@@ -71,6 +73,11 @@ class Summary:
     set_aside: list[str]
     seconds: float
     data: str | None
+
+    @property
+    def contradictions(self) -> int:
+        """Cells whose proven bound lies above their value: each is an error of ufm itself."""
+        return self.statuses.get(CONTRADICTION, 0)
 
 
 def run(
@@ -404,7 +411,7 @@ def _to_repeat(store: Store, again: str, settings: Mapping[str, Any]) -> Iterato
         gap = arrays.get("relative_gap", np.full(len(code), np.nan))
         chosen = {
             "bad": (code < 0) | (code == Status.NONFINITE),
-            "uncertified": (code >= 0) & ~(gap <= store.sweep.solve["gap"]),
+            "uncertified": (code >= 0) & ~is_proven(gap, store.sweep.solve["gap"]),
             "unconverged": (code >= 0) & (code != Status.CONVERGED),
         }[again]
         rows = np.flatnonzero(chosen)
@@ -473,9 +480,8 @@ class _Watch:
             self.computed += len(block.rows)
         if not again:
             self.done += len(block.rows)
-            for code, number in zip(*np.unique(block.arrays["status"], return_counts=True), strict=True):
-                name = _NAMES[int(code)]
-                self.tally[name] = self.tally.get(name, 0) + int(number)
+            for name, number in tally(block.arrays["status"], block.arrays.get("relative_gap"), _NAMES).items():
+                self.tally[name] = self.tally.get(name, 0) + number
         if self.progress is not None:
             self.progress(self.done, self.cells, self.tally)
 
@@ -548,6 +554,7 @@ def _lay(found: _Merged, cells: int, block: Block, better: bool) -> None:
             gap_before = arrays["relative_gap"][block.rows] if "relative_gap" in arrays else np.inf
             gap_after = block.arrays.get("relative_gap", np.inf)
             wins = ~np.isfinite(before) | (after < before) | ((after == before) & (gap_after < gap_before))
+            wins = wins | (gap_before < 0)  # a contradiction is no answer
             take = np.flatnonzero(wins & (block.arrays["status"] >= 0))
     rows = block.rows[take]
     for name, array in block.arrays.items():
@@ -648,18 +655,18 @@ def _json(value: Any) -> Any:
 
 
 def _summary(store: Store, dataset: xr.Dataset | None, watch: _Watch, seconds: float) -> Summary:
-    tally, certified, bad = dict(watch.tally), 0, []
+    counted, certified, bad = dict(watch.tally), 0, []
     if dataset is not None:
-        codes, numbers = np.unique(dataset.status.values, return_counts=True)
-        tally = {{**_NAMES, _PENDING: "PENDING"}[int(c)]: int(n) for c, n in zip(codes, numbers, strict=True)}
-        if "relative_gap" in dataset:
-            certified = int((dataset.relative_gap <= dataset.attrs["certified_gap"]).sum())
+        gaps = dataset.get("relative_gap")
+        counted = tally(dataset.status.values, gaps, {**_NAMES, _PENDING: "PENDING"})
+        if gaps is not None:
+            certified = int(is_proven(gaps, dataset.attrs["certified_gap"]).sum())
         bad = json.loads(dataset.attrs["bad"])
     return Summary(
         store.sweep.cells,
         watch.done,
         watch.computed,
-        tally,
+        counted,
         certified,
         bad[:20],
         watch.set_aside,

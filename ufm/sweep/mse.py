@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..answer import certified_many, class_means
+from ..certify import is_proven
 from ..problem import shallow
 from ..theory.mse import balanced_mse, etf_to_of_bias_decay
 from ._pieces import Progress, at_least, codes, dataset
@@ -93,7 +94,7 @@ def etf_to_of(
 
     def read(points: np.ndarray) -> np.ndarray:
         seen = blockwise(solved, _BLOCK, *points.T)
-        return np.where(seen["relative_gap"] <= gap, seen["phase"], -1)
+        return np.where(is_proven(seen["relative_gap"], gap), seen["phase"], -1)
 
     box = (*bias_decays, "log"), (float(lam[0]), float(lam[-1]), "log")
     traced = trace(read, box, resolution=resolution, levels=levels, tolerance=tolerance, block=_BLOCK)

@@ -102,7 +102,7 @@ def peeled_collapse(
         raise ValueError(f"largest_ratio: {largest_ratio:g} is below R* of some cell; raise it or lower the budgets")
     found = _proven(posed, high, start, gap)
     if progress is not None:
-        progress(size, size, tally(found["status"]))
+        progress(size, size, tally(found["status"], found.get("relative_gap")))
     sizes = [(int(k), classes - int(k)) for k in group]
     given = list(zip(sizes, grid_budget.tolist(), strict=True))
     found["log_ratio_theory"] = np.array([log_collapse_ratio(s, e, classifier_budget) for s, e in given])
@@ -209,7 +209,8 @@ def _proven(posed: Callable[[np.ndarray], Problem], log_ratio: np.ndarray, start
         free = solve(beside, start=_random_start(start), gtol=1e-9, max_steps=20_000)
         gaps.append(np.asarray(certify(beside, free.params, tolerance=gap).relative_gap))
         found[f"contrast_{name}"] = group_modes(class_logits(beside, free.params), beside.labels.counts)[1]
-    return {**found, "relative_gap": np.max(gaps, axis=0)}
+    wrong = np.min(gaps, axis=0)  # a negative gap is an error of the program: it must be seen
+    return {**found, "relative_gap": np.where(wrong < 0, wrong, np.max(gaps, axis=0))}
 
 
 def _budget_of(sizes: tuple[int, int], level: float, classifier_budget: float, budget: np.ndarray) -> float:
