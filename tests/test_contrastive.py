@@ -697,7 +697,7 @@ def test_stack_equals_single():
 
 def test_doors_of_solve():
     problem = ufm.contrastive([8, 5, 3])
-    with pytest.raises(ValueError, match=r"start: H \(3, 2\) with 0 weight matrices does not fit"):
+    with pytest.raises(ValueError, match=r"start: shapes \(3, 2\) do not fit; give H "):
         ufm.solve(problem, start=Params((), np.ones((3, 2)), None))
     with pytest.raises(ValueError, match="method: 'gram' cannot be used"):
         ufm.solve(ufm.shallow([3, 3]), "gram")

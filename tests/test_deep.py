@@ -160,7 +160,7 @@ def test_bad_input_is_one_sentence(options, said):
 
 def test_doors():
     problem = ufm.deep([5, 5], depth=2, width=4)
-    with pytest.raises(ValueError, match=r"start: W_1, \.\.\., W_L, H of shapes"):
+    with pytest.raises(ValueError, match=r"start: shapes .* do not fit; give W_1 \("):
         ufm.solve(problem, start=Params((np.ones((2, 4)),), np.ones((4, 2)), None))
     with pytest.raises(ValueError, match="method: 'smoothed' is for deep ReLU models"):
         ufm.solve(ufm.shallow([5, 5]), "smoothed")

@@ -12,9 +12,19 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
 from .._programs import compiled
-from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, SupCon, check_problem
+from ..problem import (
+    CrossEntropy,
+    Focal,
+    MeanSquaredError,
+    Params,
+    Problem,
+    SupCon,
+    as_params,
+    check_problem,
+    check_tolerance,
+)
 from ..problem.gram import GramProgram, GroupGram
-from ..problem.size import check_fits
+from ..problem.numbers import show, whole_number
 from .closed import closed_bound, has_closed_bound
 from .deep import BOUNDS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
@@ -250,8 +260,9 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
 
     Args:
         problem: one problem, or a stack.
-        params: any parameters; stacked like the problem, or a stack of parameters for one problem.
-        tolerance: largest relative gap that is called ``global``.
+        params: any parameters, or a result that holds them; stacked like the problem, or a stack for one problem.
+            Parameters that are off a constraint by at most 1e-6 of its radius are moved onto it first (see ``notes``).
+        tolerance: largest relative gap that is called ``global``, below 1.
         candidates: number of snapped dual points to try (structure: each number is its own compiled program); 0 gives
             the scaled bound alone.
 
@@ -273,19 +284,13 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
         raise ValueError(
             "params: they are traced, and deep bounds are computed on the host; call certify outside of jit"
         )
-    depth = np.ndim(params.features) - 2
-    batch = problem.batch_shape
-    if depth not in (0, 1) or len(batch) > 1 or (batch and depth == 0):
-        raise ValueError(
-            f"params: H has {depth} batch axes and the problem {len(batch)}; give one stack of equal length"
-        )
-    if batch and batch[0] != params.features.shape[0]:
-        raise ValueError(f"params: {params.features.shape[0]} sets for {batch[0]} problems; give one per problem")
-    check_fits(problem, "certify pairs" if problem.model.readout == "pairs" else "certify")
+    params = as_params(problem, params, many=True)
+    check_tolerance("tolerance", tolerance)
+    candidates = whole_number("candidates", candidates, 0)
     if problem.model.depth > 1:
-        return _certify_deep(problem, params, tolerance, int(candidates))
-    program = _one if depth == 0 else (_many if batch else _many_params)
-    return program(problem, params, jnp.asarray(tolerance, dtype=float), int(candidates))
+        return _certify_deep(problem, params, tolerance, candidates)
+    program = _one if np.ndim(params.features) == 2 else (_many if problem.batch_shape else _many_params)
+    return program(problem, params, jnp.asarray(tolerance, dtype=float), candidates)
 
 
 @in_float64
@@ -313,12 +318,17 @@ def certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any = 1e-8, c
         >>> certify_gram(program, GroupGram(np.ones(1), cosine, cosine[None])).words
         'global'
     """
+    for name, given, kind in (("program", program, GramProgram), ("gram", gram, GroupGram)):
+        if type(given) is not kind:
+            raise ValueError(f"{name}: {show(given)} is not a {kind.__name__}; make one with ufm.problem.gram_program")
+    check_tolerance("tolerance", tolerance)
+    candidates = whole_number("candidates", candidates, 0)
     shapes = np.ndim(program.scale), np.ndim(gram.square) - 1
     if shapes not in ((0, 0), (1, 1)):
         raise ValueError(f"gram: {shapes[1]} batch axes and the program {shapes[0]}; give one Gram matrix per program")
     run = _gram_many if shapes[0] else _gram_one
     program, gram = jax.tree.map(jnp.asarray, (program, gram))
-    return run(program, gram, jnp.asarray(tolerance, dtype=float), int(candidates))
+    return run(program, gram, jnp.asarray(tolerance, dtype=float), candidates)
 
 
 def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from .._numerics import in_float64, record
 from .._programs import compiled
-from ..problem import CrossEntropy, Params, Problem, check_problem
+from ..problem import CrossEntropy, Params, Problem, as_params, check_problem
 from .form import class_indicator, lambda_z
 from .rounding import norm_of
 
@@ -90,7 +90,7 @@ def curvature(problem: Problem, params: Params, amount: int = 10, relative: floa
         >>> int(curvature(problem, zero).morse_index) > 0
         True
     """
-    _check(problem, params)
+    params = _check(problem, params)
     size = ravel_pytree(params)[0].size
     if _on_spheres(problem):
         size -= problem.labels.num_columns
@@ -103,7 +103,7 @@ def _on_spheres(problem: Problem) -> bool:
     return problem.model.readout == "pairs" and problem.model.features == "sphere"
 
 
-def _check(problem: Problem, params: Params) -> None:
+def _check(problem: Problem, params: Params) -> Params:
     check_problem(problem)
     if problem.model.depth > 1:
         raise ValueError(f"problem: {problem.model.depth} weight matrices; curvature is for one matrix, or none")
@@ -111,11 +111,13 @@ def _check(problem: Problem, params: Params) -> None:
         kind = f"{problem.model.features} features"
         kind += "" if problem.model.readout == "pairs" else f" and a {problem.model.classifier} classifier"
         raise ValueError(f"problem: {kind} have a curved domain; the Hessian of F is only for free ones")
-    if np.ndim(params.features) != 2 or problem.batch_shape:
-        raise ValueError("params: curvature looks at one point of one problem; use jax.vmap for stacks")
+    if problem.batch_shape:
+        raise ValueError("problem: curvature looks at one point of one problem; use jax.vmap for stacks")
+    params = as_params(problem, params)
     size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
     if size > LARGEST:
         raise ValueError(f"params: {size} numbers are too many for a dense Hessian; reduce() to at most {LARGEST}")
+    return params
 
 
 def _curvature_of(problem: Problem, params: Params, amount: int, relative: Any) -> Curvature:
@@ -197,7 +199,7 @@ def saddle_escape(problem: Problem, params: Params) -> Escape:
 
     Reference: derived (ufm), shallow theory 1.6; the argument is the standard one of low-rank optimisation.
     """
-    _check(problem, params)
+    params = _check(problem, params)
     if problem.model.readout == "pairs":
         raise ValueError("problem: a contrastive problem has no classifier, and this escape moves one")
     return _escape(problem, params)

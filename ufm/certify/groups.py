@@ -16,8 +16,9 @@ import numpy as np
 
 from .._numerics import in_float64, record
 from .._programs import compiled
+from ..problem import check_tolerance
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
-from ..problem.numbers import whole_number
+from ..problem.numbers import show, whole_number
 from .certificate import ROUNDING, Certificate, _judge
 from .dual import _own_entropy
 from .gram import DATA
@@ -380,13 +381,22 @@ def certify_groups(program: LogitGroups, result: Any, tolerance: float = 1e-8, w
         >>> certify_groups(program, solve_groups(program)).words
         'global'
     """
+    if type(program) is not LogitGroups:
+        raise ValueError(f"program: {show(program)} is not a grouped program; make one with ufm.grouped")
+    if not all(hasattr(result, name) for name in ("alpha", "between", "bias")):
+        raise ValueError(f"result: {show(result)} is no point of a grouped program; give what solve_groups returns")
+    check_tolerance("tolerance", tolerance)
     width = whole_number("width", width, 1)
     single = not program.batch_shape
     up = lambda leaf: jnp.asarray(leaf, float)[None] if single else jnp.asarray(leaf, float)  # noqa: E731
     point = jax.tree.map(up, (result.alpha, result.between, result.bias))
     if np.shape(point[0])[0] != np.shape(up(program.classes))[0]:
         raise ValueError(
-            f"result: {np.shape(point[0])[0]} points for {len(program)} programs; give one point per program"
+            f"result: {np.shape(point[0])[0]} points for {1 if single else len(program)} programs; give one point each"
         )
+    groups = np.shape(program.classes)[-1]
+    shapes = [np.shape(leaf)[1:] for leaf in point]
+    if shapes != [(groups,), (groups, groups), (groups,)]:
+        raise ValueError(f"result: alpha, between, bias of shapes {shapes} do not fit {groups} groups")
     found = _many(jax.tree.map(up, program), *point, jnp.asarray(tolerance, float), width)
     return jax.tree.map(lambda leaf: leaf[0], found) if single else found

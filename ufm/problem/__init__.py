@@ -1,13 +1,14 @@
 """What is asked: labels, losses, models and the problem they make."""
 
 from . import batches, labels, losses, models
-from .checks import as_params, check_problem, project
+from .checks import check_problem, check_tolerance, project
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
 from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
 from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_no_logit_groups
 from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError
 from .models import Model, Params
+from .params import as_params
 from .problem import Decay, Problem, Reduction, contrastive, deep, shallow, stack
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "as_params",
     "batches",
     "check_problem",
+    "check_tolerance",
     "class_program",
     "contrastive",
     "convert",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from .labels import Labels
 from .losses import check_ranges
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, READOUTS, Model, Params
 from .numbers import LARGEST, one_of, positive_array, real_array, show
+from .params import as_params
 from .problem import Decay, Problem
 
 
@@ -59,91 +59,16 @@ def check_problem(problem: Any) -> None:
             positive_array(name, value, zero=name.endswith("decay"), largest=LARGEST)
 
 
-def as_params(problem: Problem, given: Any, name: str = "params", many: bool = False) -> Params:
-    """Parameters of a problem from what a caller gave, or a ValueError that says what does not fit.
+def check_tolerance(name: str, value: Any) -> None:
+    """Raise a ValueError unless this is one number from 0 to below 1; traced values pass.
 
-    Accepted are :class:`Params` (the one weight matrix may stand without its tuple) and everything that carries them: a
-    result, an answer, a search.  Arrays may be of NumPy, JAX or PyTorch, or lists; they become float64.
-
-    Args:
-        problem: a problem that has passed :func:`check_problem`.
-        given: what the caller gave.
-        name: the argument by its name.
-        many: whether one problem takes a stack of parameters.
+    A relative gap is never above 1 where the lower bound is 0 or more, so from 1 on it would prove nothing.
     """
-    for _ in range(2):
-        if not isinstance(given, Params):
-            given = getattr(given, "result", getattr(given, "params", given))
-    if not isinstance(given, Params):
-        raise ValueError(
-            f"{name}: {show(given)} is not a ufm.Params; give the params of a result, or ufm.Params((W,), H, b)"
-        )
-    labels, model = problem.labels, problem.model
-    k, n, d = problem.num_classes, labels.num_columns, model.dim
-    if given.features is None:
-        raise ValueError(f"{name}: its features are not laid out; solve fewer classes for that")
-    weights = given.weights if isinstance(given.weights, (tuple, list)) else (given.weights,)
-    if isinstance(given.weights, list) and weights and np.ndim(weights[0]) == 1:  # the rows of one matrix
-        weights = (given.weights,)
-    weights = tuple(_matrix(name, f"W_{i + 1}" if len(weights) > 1 else "W", w) for i, w in enumerate(weights))
-    features = _matrix(name, "H", given.features)
-    bias = None if given.bias is None else _real(name, "b", given.bias)
-    sizes = (d, *model.widths, k)
-    needed = [] if model.readout == "pairs" else list(itertools.pairwise(sizes))
-    needed = [(after, before) for before, after in needed]
-    if [w.shape[-2:] for w in weights] != needed or features.shape[-2:] != (d, n):
-        raise ValueError(f"{name}: {_misfit(weights, features, needed, (d, n))}")
-    if (bias is None) != (model.bias == "none"):
-        have = "a bias, which this model does not have; give None" if bias is not None else "no bias; give b"
-        raise ValueError(f"{name}: there is {have} (the model says bias {model.bias!r})")
-    if bias is not None and bias.shape[-1:] != (k,):
-        raise ValueError(f"{name}: b of shape {bias.shape} does not fit; b is ({k},)")
-    batch = problem.batch_shape
-    lead = features.shape[:-2]
-    for part in (*weights, features, *(() if bias is None else (bias,))):
-        axes = part.shape[: -1 if part is bias else -2]
-        if axes != lead or len(axes) > 1 or (batch and axes != batch) or (axes and not batch and not many):
-            need = f"({batch[0]},), one set for each problem" if batch else "none" + (", or one" if many else "")
-            raise ValueError(f"{name}: leading axes {axes} do not fit; the leading axis of every array is {need}")
-    return Params(weights, features, bias)
-
-
-def _misfit(weights: Any, features: Any, needed: list[tuple[int, int]], of_features: tuple[int, int]) -> str:
-    """What is wrong with shapes, and what would be right."""
-    given, have = [w.shape[-2:] for w in weights], features.shape[-2:]
-    if not needed and weights:
-        return f"W of shape {given[0]} has no place, a contrastive problem has no classifier; give Params((), H)"
-    if given == needed and have == of_features[::-1]:
-        return f"H of shape {have} has samples in its rows; columns are samples, so give H.T, {of_features}"
-    names = ["W"] if len(needed) == 1 else [f"W_{i + 1}" for i in range(len(needed))]
-    right = ", ".join(f"{name} {size}" for name, size in zip((*names, "H"), (*needed, of_features), strict=True))
-    wrong = ", ".join(str(size) for size in (*given, have))
-    if [have, *given] == [*needed, of_features]:
-        return f"W and H are exchanged; give {right}"
-    if have == of_features and given == [size[::-1] for size in needed][::-1]:
-        return f"weight matrices of shapes {wrong} are transposed; give {right}"
-    return f"shapes {wrong} do not fit; give {right}"
-
-
-def _matrix(name: str, part: str, value: Any) -> Any:
-    array = _real(name, part, value)
-    if array.ndim < 2 or array.size == 0:
-        raise ValueError(f"{name}: {part} of shape {array.shape} is not a matrix; give one with rows and columns")
-    return array
-
-
-def _real(name: str, part: str, value: Any) -> Any:
-    """Real numbers as float64; tensors of PyTorch, wherever they are, by their own methods."""
     if is_traced(value):
-        return value
-    detach = getattr(value, "detach", None)
-    if callable(detach):
-        value = detach().cpu()
-        value = value.double().numpy() if hasattr(value, "double") else value
-    try:
-        return real_array(name, value, "real numbers")
-    except ValueError:
-        raise ValueError(f"{name}: {part} = {show(value)} is not a matrix of real numbers; give an array") from None
+        return
+    array = real_array(name, value)
+    if array.ndim or not 0 <= array < 1:
+        raise ValueError(f"{name}: {show(value)} is not allowed; give one number from 0 to below 1")
 
 
 def project(problem: Problem, params: Params) -> Params:

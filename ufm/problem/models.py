@@ -42,7 +42,7 @@ class Params:
     @property
     def classifier(self) -> Any:
         """W, the last weight matrix, K x d."""
-        return self.weights[-1]
+        return self.weights[-1] if isinstance(self.weights, (tuple, list)) else self.weights
 
 
 @record

@@ -32,6 +32,7 @@ from .labels import Labels
 from .losses import NAMED, PER_CLASS, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss, known_loss
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, Model, Params
 from .numbers import LARGEST, LARGEST_RADIUS, one_of, positive_array, real_array, show, whole_number
+from .params import as_params
 
 
 @record
@@ -77,8 +78,14 @@ class Problem:
 
     @in_float64
     def objective(self, params: Params) -> Any:
-        """F at the parameters."""
+        """F at the parameters, or at each of a stack of them; for a stack of problems, of each at its own."""
         known_loss(self.loss)
+        params = as_params(self, params, many=True)
+        if not np.ndim(params.features) > 2:
+            return self._value(params)
+        return jax.vmap(Problem._value, in_axes=(0 if self.batch_shape else None, 0))(self, params)
+
+    def _value(self, params: Params) -> Any:
         return self.data_term(self.model.logits(params)) + self.penalty(params)
 
     @in_float64

@@ -18,7 +18,7 @@ import numpy as np
 
 from .._numerics import float64, in_float64, is_traced, record, static, to_host
 from .._programs import compiled
-from ..problem import Params, Problem, check_problem
+from ..problem import Params, Problem, as_params, check_problem
 from ..problem.numbers import show, whole_number
 
 _CACHE = 3 << 19
@@ -85,9 +85,8 @@ def descend(
     if not problem.model.is_free:
         raise ValueError("problem: descend is for free factors; use ufm.solve with method='gd' under constraints")
     steps, records = whole_number("steps", steps, 1), whole_number("records", records, 1)
+    start = as_params(problem, start, "start", many=True)
     many = np.ndim(start.features) == 3
-    if problem.batch_shape and not (many and np.shape(start.features)[0] == len(problem)):
-        raise ValueError(f"start: {np.shape(start.features)[:-2]} does not fit {len(problem)} problems; give one each")
     for name, value, most in (("learning_rate", learning_rate, np.inf), ("momentum", momentum, 1.0)):
         array = None if is_traced(value) else np.asarray(value, dtype=np.float64)
         if array is not None and not np.all((array >= 0) & (array < most)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced
 from .._programs import compiled
-from ..problem import Params, Problem, check_problem, class_program, gram_program
+from ..problem import Params, Problem, as_params, check_problem, class_program, gram_program
 from ..problem.numbers import show, whole_number
 from ..problem.size import check_fits
 from .gram import has_gram_program, solve_by_gram
@@ -119,7 +118,7 @@ def solve(
             raise ValueError("reduce: a start of the full problem cannot be used on the reduced one; drop one of them")
         if init_size is not None:
             raise ValueError(f"init_size: {show(init_size)} has no use with a given start; drop one of them")
-        _check_start(problem, start)
+        start = as_params(problem, start, "start", many=True)
         starts = 1 if problem.batch_shape else max(1, int(np.prod(np.shape(start.features)[:-2])))
         check_fits(problem, type(method).__name__, lanes=starts)
         return _from_start(problem, start, method, gtol, max_steps)
@@ -212,41 +211,6 @@ def _with_rate(method: Method | Smoothed, learning_rate: Any, momentum: Any) -> 
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and bool(0 < value < np.inf)
-
-
-def _check_start(problem: Problem, start: Params) -> None:
-    k, n, d = problem.num_classes, problem.labels.num_columns, problem.model.dim
-    if not isinstance(start, Params):
-        raise ValueError(
-            f"start: {show(start)} is not a ufm.Params; give the params of a result, or Params((W,), H, b)"
-        )
-    if problem.model.readout == "pairs":
-        if start.weights or start.bias is not None or np.shape(start.features)[-2:] != (d, n):
-            raise ValueError(
-                f"start: H {np.shape(start.features)} with {len(start.weights)} weight matrices does not fit; "
-                f"a contrastive problem has H ({d}, {n}) alone, Params((), H)"
-            )
-    elif problem.model.depth > 1:
-        sizes = (d, *problem.model.widths, k)
-        needed = [*((after, before) for before, after in itertools.pairwise(sizes)), (d, n)]
-        given = [np.shape(leaf)[-2:] for leaf in (*start.weights, start.features)]
-        if given != needed:
-            raise ValueError(f"start: W_1, ..., W_L, H of shapes {given} do not fit; they are {needed}")
-    elif start.classifier.shape[-2:] != (k, d) or start.features.shape[-2:] != (d, n):
-        raise ValueError(
-            f"start: W {start.classifier.shape} and H {start.features.shape} do not fit; W is ({k}, {d}), H ({d}, {n})"
-        )
-    if (start.bias is None) != (problem.model.bias == "none"):
-        raise ValueError(f"start: bias must be {'None' if start.bias is not None else 'given'} for this model")
-    if start.bias is not None and np.shape(start.bias)[-1:] != (k,):
-        raise ValueError(f"start: bias of shape {np.shape(start.bias)} does not fit; b is ({k},)")
-    many = np.shape(start.features)[:-2]
-    for leaf in jax.tree.leaves(start):
-        batch = np.shape(leaf)[: -1 if leaf is start.bias else -2]
-        if batch != (problem.batch_shape or many) or len(batch) > 1:
-            raise ValueError(
-                f"start: batch shape {batch} does not fit the problem's {problem.batch_shape}; give it that axis"
-            )
 
 
 @in_float64
