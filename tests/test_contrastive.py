@@ -222,7 +222,7 @@ BAD = [
     ({"counts": [2, 3], "features": "free", "feature_decay": -1.0}, "feature_decay: -1 is not allowed"),
     ({"counts": [2, 3], "feature_decay": 0.1}, "feature_decay: 0.1 has no use with features on a sphere"),
     ({"counts": [2, 3], "features": "free", "feature_radius": 2.0}, "feature_radius: 2.0 has no effect"),
-    ({"counts": [2, 3], "offset": 1.0}, "loss: 'supcon' does not take these parameters"),
+    ({"counts": [2, 3], "offset": 1.0}, "offset: 1.0 has no place with loss 'supcon'"),
     ({"counts": [2, 3], "class_weight": [1.0, -1.0]}, "class_weight: -1 must be positive"),
     ({"counts": [2, 3], "class_weight": [1.0, 1.0, 1.0]}, "class_weight: shape"),
     ({"counts": [2, 3], "views": 2}, "views: 2 has no effect without mix"),

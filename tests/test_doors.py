@@ -29,11 +29,13 @@ from ufm.problem import (
 )
 from ufm.problem.losses import SHIPPED, known_loss, own_mask
 from ufm.search import random_starts
+from ufm.solve import solve_gram, solve_groups
 from ufm.sweep import tally
 from ufm.sweep._blocks import judge_again
 from ufm.theory import REGISTRY, structures
 
 ROOT = Path(__file__).resolve().parents[1]
+W = np.eye(2)
 
 WITH_CLASSIFIER, OF_PAIRS = (CrossEntropy, Focal, MeanSquaredError), (SupCon, BatchedSupCon, Sigmoid, Spread)
 
@@ -334,3 +336,58 @@ def diagram_with(gaps):
         data, axes, phases=["one", "two"], title="", drawn=drawn, theory={"value": "value_theory"}, gap=1e-8,
         source="derived", configuration={},
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------ wrong words and wrong kinds
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "words"),
+    [
+        (
+            ufm.shallow,
+            {"weightdecay": 1e-3},
+            "weightdecay: 0.001 has no place .*; did you mean weight_decay",
+        ),
+        (ufm.shallow, {"loss": "focal", "gama": 2.0}, "gama: 2.0 has no place with loss 'focal'; did you mean gamma"),
+        (ufm.shallow, {"loss": CrossEntropy(), "weightdecay": 1}, "weightdecay: 1 has no place, .* mean weight_decay"),
+        (ufm.shallow, {"colour": 2}, "colour: 2 has no place with loss 'ce'; parameters of 'ce' are class_weight"),
+        (ufm.deep, {"depth": 2, "widht": 3}, "widht: 3 has no place with loss 'mse'; did you mean width"),
+        (ufm.contrastive, {"temprature": 0.1}, "temprature: 0.1 has no place .* did you mean temperature"),
+        (lambda counts, **given: ufm.grouped([2, 2], counts, **given), {"lambdaz": 1}, "lambdaz: .* mean lambda_z"),
+    ],
+)
+def test_a_misspelt_argument_gets_the_near_word(make, given, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        make([3, 3], **given)
+
+
+STRANGERS = ([10, 10], None, "x", 3.5, np.zeros((2, 2)), {"a": 1}, object(), 1j, True, b"x", len)
+
+
+@pytest.mark.parametrize(
+    ("door", "name"),
+    [
+        *((door, "problem") for door in (ufm.solve, ufm.solve_many, ufm.answer, ufm.predict, ufm.search)),
+        *((door, "problem") for door in (ufm.certified_many, bound_known, why_unknown, explore, critical_points)),
+        (lambda x: certify(x, Params((W,), W)), "problem"),
+        (lambda x: ufm.project(x, Params((W,), W)), "problem"),
+        (lambda x: ufm.descend(x, Params((W,), W), learning_rate=1, steps=1), "problem"),
+        (ufm.certified_groups, "program"),
+        (solve_gram, "program"),
+        (solve_groups, "program"),
+        (lambda x: ufm.solve(ufm.shallow([3, 3]), method=x) if x is not None else ufm.solve(x, x), "method|problem"),
+        (lambda x: ufm.solve(ufm.shallow([3, 3]), reduce=x if x is not None else 1), "reduce"),
+        (lambda x: ufm.solve(ufm.shallow([3, 3]), restarts=x), "restarts"),
+        (lambda x: ufm.answer(ufm.shallow([3, 3]), gap=x), "gap"),
+        (ufm.labels.class_mean_matrix, "labels"),
+    ],
+)
+def test_things_of_another_kind_end_in_one_sentence(door, name):
+    """`ufm.solve([10, 10])` ended in an AttributeError; arrays where a word is asked, in an ambiguous truth value."""
+    for stranger in STRANGERS:
+        if name == "reduce" and stranger is True:
+            continue
+        with pytest.raises(ValueError, match=rf"^({name}): ") as caught:
+            door(stranger)
+        assert len(str(caught.value).splitlines()) == 1

@@ -1,10 +1,13 @@
-"""Text from outside - names of files, reports, axes, labels - made fit to be shown.
+"""Text from outside - names of files, reports, axes, labels - made fit to be shown, and the word that was meant.
 
 A name may hold anything: sequences that move a terminal's cursor or rewrite its title, characters that reverse the
 reading direction, bytes that are no text at all.  :func:`printable` is the one place where they lose their effect.
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -14,6 +17,15 @@ def printable(text: str) -> str:
     'net\\x1b[31m\\n'
     """
     return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def nearest_word(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelt one is most like; ``None`` where none is near.
+
+    >>> nearest_word("weightdecay", ["feature_decay", "weight_decay"])
+    'weight_decay'
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def _escape(char: str) -> str:

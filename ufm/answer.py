@@ -30,7 +30,9 @@ from .problem import (
     LogitGroups,
     Params,
     Problem,
+    check_kind,
     check_problem,
+    check_tolerance,
     equal_classes,
     gram_program,
     group_of_classes,
@@ -362,6 +364,7 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
         'global'
     """
     check_problem(problem)
+    check_tolerance("gap", gap)
     if problem.batch_shape:
         raise ValueError("problem: answer takes one problem; use ufm.certified_many for a stack")
     pairs = problem.model.readout == "pairs"
@@ -609,6 +612,7 @@ def certified_many(
     Returns:
         (result, certificate), stacked.
     """
+    check_tolerance("gap", gap)
     result = solve_many(problem, gtol=gtol, width=width, max_steps=max_steps)
     certificate = certify(problem, result.params, tolerance=gap, candidates=1)
     for attempt in (_go_on, _start_over) if problem.model.readout == "linear" else (_start_over,):
@@ -716,6 +720,8 @@ def certified_groups(
         >>> set(certified_groups(many)[1].words.tolist())
         {'global'}
     """
+    check_kind("program", program, LogitGroups)
+    check_tolerance("gap", gap)
     if not program.batch_shape:
         raise ValueError("program: certified_groups needs a stacked program; use solve_groups and certify_groups")
     steps = default_steps(program) if max_steps is None else max_steps

@@ -18,7 +18,8 @@ from jax.flatten_util import ravel_pytree
 
 from .._numerics import in_float64, record
 from .._programs import compiled
-from ..problem import CrossEntropy, Params, Problem, as_params, check_problem
+from ..problem import CrossEntropy, Params, Problem, as_params, check_problem, check_tolerance
+from ..problem.numbers import whole_number
 from .form import class_indicator, lambda_z
 from .rounding import norm_of
 
@@ -96,7 +97,8 @@ def curvature(problem: Problem, params: Params, amount: int = 10, relative: floa
         size -= problem.labels.num_columns
         if size == 0:
             raise ValueError("dim: spheres in one dimension are points; curvature needs d of 2 or more")
-    return _curvature(problem, params, min(int(amount), size), jnp.asarray(float(relative)))
+    check_tolerance("relative", relative)
+    return _curvature(problem, params, min(whole_number("amount", amount, 1), size), jnp.asarray(relative, float))
 
 
 def _on_spheres(problem: Problem) -> bool:

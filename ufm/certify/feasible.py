@@ -30,7 +30,7 @@ class Placed:
             column of H or a row of W to its set, over the radius; of budgets, that of the whole matrix over the root of
             what it may spend; of nonnegative features, the largest negative entry over the largest entry.
         doubt: the feasible point on paper is (1 + x) times the floats in every entry of H and of W, and the sum of both
-            |x| is at most this; ``None`` where nothing is held.
+            |x| is at most this; 0 where they are infeasible, ``None`` where nothing is held.
     """
 
     params: Params
@@ -75,7 +75,7 @@ def _held(word: str, x: Any, near: Any, radius: Any, classes: int) -> tuple[Any,
     else:
         length, terms = jnp.sqrt(jnp.sum((here / size) ** 2, axis=0)), x.shape[0] // 2 + 12
     apart = jnp.abs(length - 1) if word.endswith("sphere") else jnp.maximum(length - 1, 0.0)
-    return here, off, SLACK * jnp.max(apart) + gamma(terms)
+    return here, off, jnp.where(off <= NEAR, SLACK * jnp.max(apart) + gamma(terms), 0.0)
 
 
 _UNIT = {"nonnegative": "its largest entry", "budget": "the root of the budget", "Gram matrix": "its largest entry"}

@@ -16,7 +16,7 @@ import numpy as np
 
 from .._numerics import in_float64, record
 from .._programs import compiled
-from ..problem import check_tolerance
+from ..problem import check_kind, check_tolerance
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
 from ..problem.numbers import show, whole_number
 from .certificate import ROUNDING, Certificate, _judge
@@ -381,8 +381,7 @@ def certify_groups(program: LogitGroups, result: Any, tolerance: float = 1e-8, w
         >>> certify_groups(program, solve_groups(program)).words
         'global'
     """
-    if type(program) is not LogitGroups:
-        raise ValueError(f"program: {show(program)} is not a grouped program; make one with ufm.grouped")
+    check_kind("program", program, LogitGroups)
     if not all(hasattr(result, name) for name in ("alpha", "between", "bias")):
         raise ValueError(f"result: {show(result)} is no point of a grouped program; give what solve_groups returns")
     check_tolerance("tolerance", tolerance)

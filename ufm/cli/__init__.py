@@ -9,7 +9,6 @@ itself), 128 + n stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGH
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import io
 import os
@@ -21,7 +20,7 @@ from typing import Annotated
 
 import tyro
 
-from .._text import printable
+from .._text import nearest_word, printable
 from .._version import __version__
 from . import signals
 from .cite import Cite
@@ -149,8 +148,8 @@ def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features
         | Annotated[Doctor, tyro.conf.subcommand("doctor"), tyro.conf.FlagCreatePairsOff]
     )
     if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
-        near = difflib.get_close_matches(arguments[0], _COMMANDS, n=1)
-        advice = f"did you mean ufm {near[0]}?" if near else f"choose one of {', '.join(_COMMANDS)};"
+        near = nearest_word(arguments[0], _COMMANDS)
+        advice = f"did you mean ufm {near}?" if near else f"choose one of {', '.join(_COMMANDS)};"
         raise ValueError(f"{arguments[0]}: is not a command; {advice} see ufm --help")
     said = io.StringIO()
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)

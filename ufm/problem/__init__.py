@@ -1,7 +1,7 @@
 """What is asked: labels, losses, models and the problem they make."""
 
 from . import batches, labels, losses, models
-from .checks import check_problem, check_tolerance, project
+from .checks import check_kind, check_problem, check_tolerance, project
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
 from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
 from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_no_logit_groups
@@ -31,6 +31,7 @@ __all__ = [
     "SupCon",
     "as_params",
     "batches",
+    "check_kind",
     "check_problem",
     "check_tolerance",
     "class_program",

@@ -9,6 +9,8 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced
 from .._programs import compiled
+from .gram import GramProgram
+from .groups import LogitGroups
 from .labels import Labels
 from .losses import check_ranges
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, READOUTS, Model, Params
@@ -57,6 +59,15 @@ def check_problem(problem: Any) -> None:
     ):
         if value is not None and not is_traced(value):
             positive_array(name, value, zero=name.endswith("decay"), largest=LARGEST)
+
+
+_MAKERS = {LogitGroups: "ufm.grouped", GramProgram: "ufm.problem.gram_program", Labels: "ufm.labels"}
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raise a ValueError unless this is a grouped program, a Gram program or labels, as asked."""
+    if type(value) is not kind:
+        raise ValueError(f"{name}: {show(value)} is not a {kind.__name__}; make one with {_MAKERS[kind]}")
 
 
 def check_tolerance(name: str, value: Any) -> None:

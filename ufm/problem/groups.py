@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
+from .._text import nearest_word
 from .losses import CrossEntropy, check_loss
 from .models import BIASES
 from .numbers import one_of, positive_array, real_array, show
@@ -340,6 +341,13 @@ def grouped(
         (2,)
     """
     one_of("bias", bias, BIASES)
+    unknown = set(loss_parameters) - {"smoothing", *PARAMETERS}
+    if unknown:
+        name = sorted(unknown)[0]
+        known = ("lambda_z", "weight_decay", "feature_decay", "bias", "bias_decay", "smoothing", *PARAMETERS)
+        near = nearest_word(name, known)
+        advice = f"did you mean {near}?" if near else f"choose of smoothing, {', '.join(PARAMETERS)}"
+        raise ValueError(f"{name}: not a parameter of cross-entropy; {advice}")
     if (lambda_z is None) == (weight_decay is None and feature_decay is None):
         given = "neither is given" if lambda_z is None else "both are given"
         raise ValueError(
@@ -354,10 +362,6 @@ def grouped(
     if (bias_decay is not None) != (bias == "decay"):
         said = "it is missing" if bias == "decay" else f"{show(bias_decay)} has no place"
         raise ValueError(f"bias_decay: {said} with bias {bias!r}; give it with bias 'decay' only")
-    unknown = set(loss_parameters) - {"smoothing", *PARAMETERS}
-    if unknown:
-        name = sorted(unknown)[0]
-        raise ValueError(f"{name}: not a parameter of cross-entropy; choose of smoothing, {', '.join(PARAMETERS)}")
     classes, counts = positive_array("classes", classes), positive_array("counts", counts)
     if not np.all(classes == np.round(classes)):
         raise ValueError(

@@ -221,6 +221,8 @@ def read_labels(path: str | Path, kind: Kind | None = None, name: str | None = N
         kind: ``counts`` or ``labels``, or ``None`` to let the file decide.
         name: of the argument, for messages.
     """
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"path: {show(path)} is not the name of a file; give a text or a Path")
     path = Path(path)
     name = name or ("labels-file" if kind == "labels" else "counts-file")
     column = read_column(path, name, kind)
@@ -321,5 +323,7 @@ def _samples_and_ratio(samples: Any, ratio: Any) -> tuple[Any, Any]:
 
 def class_mean_matrix(labels: Labels) -> Any:
     """The n x K matrix S with H S = class means: S_ik = w_i [y_i = k] / n_k."""
+    if type(labels) is not Labels:
+        raise ValueError(f"labels: {show(labels)} is not a Labels; make one with ufm.labels.from_labels or from_counts")
     onehot = labels.column_classes[:, None] == jnp.arange(labels.num_classes)[None, :]
     return jnp.where(onehot, labels.weights[:, None] / labels.counts[None, :], 0.0)

@@ -89,9 +89,8 @@ def _real(name: str, part: str, value: Any) -> Any:
     """Real numbers as float64; tensors of PyTorch, wherever they are, by their own methods."""
     if is_traced(value):
         return value
-    detach: Any = getattr(value, "detach", None)
-    if callable(detach):
-        value = detach().cpu()
+    if callable(getattr(value, "detach", None)):
+        value = value.detach().cpu()
         value = value.double().numpy() if hasattr(value, "double") else value
     try:
         return real_array(name, value, "real numbers")

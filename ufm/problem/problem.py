@@ -10,6 +10,8 @@ solve.  It answers questions about itself and reduces itself to the smallest pro
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ import numpy as np
 
 from .._memory import check_bytes
 from .._numerics import in_float64, is_traced, record, static
+from .._text import nearest_word
 from . import labels as labels_module
 from .contrastive import (
     CONTRASTIVE,
@@ -325,6 +328,7 @@ def shallow(
                 f"loss: {loss!r} is not known; choose one of {', '.join(NAMED)}, or without a classifier one of "
                 f"{', '.join(CONTRASTIVE | TWO_TOWER)}"
             )
+        _check_parameters(loss, NAMED[loss], labels, loss_parameters)
         given = {name: _array(value, name) for name, value in loss_parameters.items()}
         try:
             loss = NAMED[loss](labels, **given)
@@ -334,7 +338,8 @@ def shallow(
         raise ValueError(f"loss: {show(loss)} has no classifier; state the problem with ufm.contrastive")
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
-        raise ValueError(f"{name}: {show(value)} has no place, a loss object already holds its parameters; drop it")
+        said = f"{show(value)} has no place, a loss object already holds its parameters"
+        raise ValueError(f"{name}: {said}; {_meant(name, _ARGUMENTS) or 'drop it'}")
     assert not isinstance(loss, str)
     loss = dataclasses.replace(
         loss, **{f.name: _array(getattr(loss, f.name), f.name) for f in dataclasses.fields(loss)}
@@ -479,7 +484,7 @@ def deep(
 def _widths(width: Any, depth: int, classes: int) -> tuple[int, ...]:
     if width is None:
         width = classes
-    if not isinstance(width, (list, tuple, np.ndarray)) or np.ndim(width) == 0:
+    if not isinstance(width, (list, tuple)) and np.ndim(width) == 0:
         return (whole_number("width", width, 1),) * (depth - 1)
     if len(width) != depth - 1:
         raise ValueError(f"width: {show(width)} has {len(width)} entries; give one number, or {depth - 1} of them")
@@ -536,28 +541,29 @@ def contrastive(
     if isinstance(loss, str):
         one_of("loss", loss, tuple(known), "a contrastive loss")
     if labels is None:
-        if loss == "sigmoid" and np.ndim(counts) == 0:
+        if isinstance(loss, str) and loss == "sigmoid" and np.ndim(counts) == 0:
             counts = np.full(whole_number("counts", counts, 2, 2**31), 2.0)
         labels = labels_module.from_counts(counts)
-        if loss in TWO_TOWER or isinstance(loss, Sigmoid | Spread):
+        if (loss in TWO_TOWER) if isinstance(loss, str) else known_loss(loss) in (Sigmoid, Spread):
             labels = labels.by_sample()
     if not isinstance(labels, Labels):
         raise ValueError(f"labels: {show(labels)} is not a Labels; make one with ufm.labels.from_labels or from_counts")
     if isinstance(loss, str):
         for name in {"class_weight", "mix", "exponent", "offset"} & loss_parameters.keys():
             loss_parameters[name] = _array(loss_parameters[name], name)
+        batched = loss == "supcon" and "batches" in loss_parameters
+        make = (lambda labels, **kw: BatchedSupCon(**{"batches": None, **kw})) if batched else known[loss]
+        _check_parameters(loss, make, labels, loss_parameters)
         try:
-            if loss == "supcon" and "batches" in loss_parameters:
-                loss = BatchedSupCon(**loss_parameters)
-            else:
-                loss = known[loss](labels, **loss_parameters)
+            loss = make(labels, **loss_parameters)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
     elif known_loss(loss) in (CrossEntropy, Focal, MeanSquaredError):
         raise ValueError(f"loss: {show(loss)} is not a contrastive loss; state the problem with ufm.shallow")
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
-        raise ValueError(f"{name}: {show(value)} has no place, a loss object already holds its parameters; drop it")
+        said = f"{show(value)} has no place, a loss object already holds its parameters"
+        raise ValueError(f"{name}: {said}; {_meant(name, _ARGUMENTS) or 'drop it'}")
     assert not isinstance(loss, str)
     numbers = {"class_weight", "mix", "offset"} & {f.name for f in dataclasses.fields(loss)}
     loss = dataclasses.replace(loss, **{name: _array(getattr(loss, name), name) for name in numbers})
@@ -644,6 +650,38 @@ def _align(problem: Problem) -> Problem:
         return np.array(np.broadcast_to(array, (*shape, *core)))
 
     return jax.tree.map(fit, problem)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = nearest_word(name, known)
+    return f"did you mean {near}?" if near else ""
+
+
+def _check_parameters(loss: str, make: Any, labels: Labels, given: dict[str, Any]) -> None:
+    """Raise a ValueError for the first parameter that neither a function nor the maker of a named loss takes."""
+    if not given:
+        return
+    own = inspect.signature(make).parameters
+    taken = {name for name, parameter in own.items() if parameter.kind is not parameter.VAR_KEYWORD} - {"labels"}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+        taken |= {field.name for field in dataclasses.fields(make(labels))}
+    for name, value in given.items():
+        if name in taken:
+            continue
+        advice = _meant(name, (*taken, *_ARGUMENTS))
+        if not advice and taken:
+            advice = f"parameters of {loss!r} are {', '.join(sorted(taken))}"
+        raise ValueError(f"{name}: {show(value)} has no place with loss {loss!r}; {advice or 'drop it'}")
+
+
+_ARGUMENTS = tuple(
+    dict.fromkeys(
+        name
+        for function in (shallow, deep, contrastive)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    )
+)
 
 
 def _array(value: Any, name: str = "") -> Any:

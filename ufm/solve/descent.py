@@ -19,7 +19,7 @@ import numpy as np
 from .._numerics import float64, in_float64, is_traced, record, static, to_host
 from .._programs import compiled
 from ..problem import Params, Problem, as_params, check_problem
-from ..problem.numbers import show, whole_number
+from ..problem.numbers import real_array, show, whole_number
 
 _CACHE = 3 << 19
 """Bytes that a block of starts may take: a cache of 2 MiB per core is common."""
@@ -88,8 +88,8 @@ def descend(
     start = as_params(problem, start, "start", many=True)
     many = np.ndim(start.features) == 3
     for name, value, most in (("learning_rate", learning_rate, np.inf), ("momentum", momentum, 1.0)):
-        array = None if is_traced(value) else np.asarray(value, dtype=np.float64)
-        if array is not None and not np.all((array >= 0) & (array < most)):
+        array = None if is_traced(value) else real_array(name, value)
+        if array is not None and not (array.size and np.all((array >= 0) & (array < most))):
             raise ValueError(f"{name}: {show(value)} is not allowed; give a number from 0 to below {most:g}")
     if np.ndim(learning_rate) > (1 if many else 0):
         raise ValueError(f"learning_rate: shape {np.shape(learning_rate)}; give one number, or one for every start")

@@ -18,8 +18,8 @@ import numpy as np
 
 from .._numerics import in_float64, record, unit_columns
 from .._programs import compiled
-from ..problem import GramProgram, GroupGram, Params, Problem, why_no_gram_program
-from .loop import walk
+from ..problem import GramProgram, GroupGram, Params, Problem, check_kind, why_no_gram_program
+from .loop import check_limits, walk
 from .methods import LBFGS
 from .result import History, Result, Status
 from .space import make_space
@@ -189,6 +189,8 @@ def solve_gram(program: GramProgram, gtol: float = 1e-9, max_steps: int = 20_000
         >>> solve_gram(program).gram.within.shape
         (2,)
     """
+    check_kind("program", program, GramProgram)
+    check_limits(gtol, max_steps)
     run = _many if np.ndim(program.classes) == 2 else _one
     limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
     return run(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), program), *limits)

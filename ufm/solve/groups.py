@@ -24,11 +24,11 @@ import numpy as np
 from .._numerics import in_float64, record
 from .._programs import compiled
 from ..measure.phase import phase_of_modes
-from ..problem import Params, Problem
+from ..problem import Params, Problem, check_kind
 from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
-from ..problem.numbers import whole_number
+from ..problem.numbers import show, whole_number
 from .logits import factor
-from .loop import walk
+from .loop import check_limits, walk
 from .methods import LBFGS
 from .result import Ended, Status
 
@@ -591,6 +591,10 @@ def solve_groups(
         >>> solve_groups(grouped([500_000, 500_000], [500, 50], lambda_z=1e-8)).status_name
         'CONVERGED'
     """
+    check_kind("program", program, LogitGroups)
+    check_limits(gtol, max_steps)
+    if not isinstance(general, bool):
+        raise ValueError(f"general: {show(general)} is not allowed; give True or False")
     width = whole_number("width", width, 1)
     max_steps = default_steps(program) if max_steps is None else whole_number("max_steps", max_steps, 1)
     single = not program.batch_shape

@@ -30,10 +30,10 @@ from ..problem import Params, Problem, check_problem
 from ..problem.numbers import whole_number
 from ..problem.size import check_fits
 from .logits import has_logit_program
-from .loop import minimize
+from .loop import check_limits, minimize
 from .methods import LBFGS, Method
 from .result import History, Result, Status
-from .solve import check_limits, solve
+from .solve import solve
 from .start import geometric_factors, geometric_start
 
 LARGEST_LANE_CLASSES = 24

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import record
+from .._numerics import is_traced, record
 from ..problem import Params, Problem
+from ..problem.numbers import show, whole_number
 from .methods import Method
 from .result import History, Result, Status
 from .space import make_space
@@ -39,6 +40,14 @@ class _Carry:
     last_progress: Any
     history: History
     recorded: Any
+
+
+def check_limits(gtol: Any, max_steps: Any) -> None:
+    """Raise a ValueError that names the limit out of its range; traced values and ``None`` pass."""
+    if not is_traced(gtol) and not (isinstance(gtol, (int, float, np.floating)) and 0 < gtol < 1):
+        raise ValueError(f"gtol: {show(gtol)} must lie strictly between 0 and 1")
+    if max_steps is not None and not is_traced(max_steps) and whole_number("max_steps", max_steps, 0) >= 2**31:
+        raise ValueError(f"max_steps: {show(max_steps)} must be below 2**31")
 
 
 def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_steps: Any) -> Result:

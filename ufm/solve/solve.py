@@ -16,7 +16,7 @@ from ..problem.numbers import show, whole_number
 from ..problem.size import check_fits
 from .gram import has_gram_program, solve_by_gram
 from .logits import has_logit_program, minimize_logits
-from .loop import best_of, minimize
+from .loop import best_of, check_limits, minimize
 from .methods import LBFGS, METHODS, Method, SpectralGradient
 from .orthogonal import MOST_STARTS, has_orthogonal_starts, orthogonal_starts
 from .result import History, Result, Status
@@ -80,6 +80,9 @@ def solve(
         'CONVERGED'
     """
     check_problem(problem)
+    restarts = whole_number("restarts", restarts, 1)
+    if not (reduce is None or isinstance(reduce, bool)):
+        raise ValueError(f"reduce: {show(reduce)} is not allowed; give True, False or None")
     chosen = method, start, init_size
     if all(word is None for word in chosen) and problem.loss_kind.name == "mse" and has_logit_program(problem) is None:
         method = "logits"
@@ -106,7 +109,6 @@ def solve(
     method = _with_rate(_method_for(problem, method), learning_rate, momentum)
     if max_steps is None:
         max_steps = 200 if type(method).__name__ == "Newton" else 20_000
-    restarts = whole_number("restarts", restarts, 1)
     if not is_traced(seed):
         seed = whole_number("seed", seed, 0)
         if seed >= 2**63:
@@ -157,17 +159,9 @@ def _evaluated(problem: Problem, params: Params, gtol: Any) -> Result:
     return on_kinks(problem, result) if needs_smoothing(problem) else result
 
 
-def check_limits(gtol: Any, max_steps: Any) -> None:
-    """Raise a ValueError that names the limit out of its range; traced values and ``None`` pass."""
-    if not is_traced(gtol) and not (isinstance(gtol, (int, float, np.floating)) and 0 < gtol < 1):
-        raise ValueError(f"gtol: {show(gtol)} must lie strictly between 0 and 1")
-    if max_steps is not None and not is_traced(max_steps) and whole_number("max_steps", max_steps, 0) >= 2**31:
-        raise ValueError(f"max_steps: {show(max_steps)} must be below 2**31")
-
-
 def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Method | Smoothed:
     smooths = needs_smoothing(problem) and problem.model.is_free
-    if method == "smoothed" or isinstance(method, Smoothed):
+    if (isinstance(method, str) and method == "smoothed") or isinstance(method, Smoothed):
         if not smooths:
             raise ValueError("method: 'smoothed' is for deep ReLU models with free features; use 'lbfgs' or 'spectral'")
         stages = np.asarray(method.stages if isinstance(method, Smoothed) else STAGES, dtype=np.float64)
