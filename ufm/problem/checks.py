@@ -24,6 +24,7 @@ def check_problem(problem: Any) -> None:
 
     Problems are usually stated by ``ufm.shallow``, ``ufm.deep`` and ``ufm.contrastive``, which check more; this is for
     one that was put together or changed by hand.  Subclasses do not pass: another formula for F has no proof here.
+    A problem of a stack may hold NaN or infinity: it ends NONFINITE and unknown, and harms no other.
     """
     if type(problem) is not Problem:
         raise ValueError(
@@ -47,7 +48,8 @@ def check_problem(problem: Any) -> None:
         ("activation", model.activation, ACTIVATIONS),
     ):
         one_of(name, word, allowed)
-    check_ranges(problem.loss)
+    stacked = bool(problem.batch_shape)
+    check_ranges(problem.loss, lanes=stacked)
     for name, value in (
         ("counts", labels.weights),
         ("weight_decay", decay.weight),
@@ -58,7 +60,8 @@ def check_problem(problem: Any) -> None:
         ("classifier_radius", model.classifier_radius),
     ):
         if value is not None and not is_traced(value):
-            positive_array(name, value, zero=name.endswith("decay"), largest=LARGEST)
+            numbers = np.where(np.isfinite(value), value, 1.0) if stacked else value
+            positive_array(name, numbers, zero=name.endswith("decay"), largest=LARGEST)
 
 
 _MAKERS = {LogitGroups: "ufm.grouped", GramProgram: "ufm.problem.gram_program", Labels: "ufm.labels"}

@@ -310,15 +310,18 @@ PER_CLASS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_
 """Those of them that may differ from class to class."""
 
 
-def check_ranges(loss: Any) -> None:
-    """Raise a ValueError that names the first number of a loss that is out of its range; traced numbers pass."""
+def check_ranges(loss: Any, lanes: bool = False) -> None:
+    """Raise a ValueError that names the first number of a loss that is out of its range; traced numbers pass.
+
+    With ``lanes`` NaN and infinity pass: one bad problem of a stack harms no other.
+    """
     for name, (valid, words) in RANGES.items():
         value = getattr(loss, name, None)
         if value is None or is_traced(value):
             continue
         array = real_array(name, value)
         with np.errstate(invalid="ignore"):
-            good = np.isfinite(array) & valid(array)
+            good = (np.isfinite(array) & valid(array)) | (lanes & ~np.isfinite(array))
         if not good.all():
             raise ValueError(f"{name}: {array[~good].ravel()[0]:g} {words}")
         if name in ("class_weight", "logit_scale", "sample_scale"):
