@@ -133,6 +133,7 @@ def test_a_damaged_file_of_repeated_cells_is_set_aside_and_the_first_answers_are
     path = store.path / "again" / "0.npz"
     path.write_bytes(path.read_bytes()[:-3])
     assert load(store.path).value.values[1] == 0.15
+    assert status(store.path).set_aside == [str(path)]
     assert run(SWEEP, store.path).set_aside == [f"{path}.damaged"]
     assert load(store.path).value.values[:2].tolist() == [0.1, 0.2]
     store.put(block(), again=True)

@@ -221,6 +221,11 @@ def status(out: str | Path) -> Summary:
                 watch.add(store.get(path))
             except Damaged:
                 watch.set_aside.append(str(path))
+    for path in store.again():
+        try:
+            store.get(path)
+        except Damaged:
+            watch.set_aside.append(str(path))
     dataset = None
     if store.data.is_dir():
         try:
