@@ -498,7 +498,7 @@ def test_audit_at_every_scale(features, k, monkeypatch):
     assert (audited, positive) >= (40, 10)
 
 
-def test_audit_of_a_loss_of_1e_minus_200(monkeypatch):
+def test_audit_of_a_loss_of_1e_minus_200_and_of_a_scale_beyond_the_range(monkeypatch):
     monkeypatch.setattr(ctx, "prec", 2600)
     strength = 200 * np.log(10) * 3 / 4
     problem = as_random([2.0] * 4, temperature=1 / strength)
@@ -506,6 +506,9 @@ def test_audit_of_a_loss_of_1e_minus_200(monkeypatch):
     assert audit(problem, found) == (True, True)
     assert found.words == "global"
     assert found.value == pytest.approx(6e-200, rel=1e-10)
+    # s rho^2 = 1e-338 is no float; multipliers of a matrix that vanished would prove nothing.
+    problem = ufm.contrastive([2.0] * 4, temperature=1e204, class_weight=np.full(4, 1e56), feature_radius=1e-67)
+    assert audit(problem, at(problem, 1e-67 * simplex(4)))[0]
 
 
 # ------------------------------------------------------------------ nonnegative features

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from .._numerics import record
 from ..problem.gram import GramProgram, GroupGram
-from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma, is_whole
+from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma, in_range, is_whole
 
 SMALLEST = 1e-250
 """Dual probabilities below it are dropped: their products with other numbers must not be flushed."""
@@ -89,7 +89,9 @@ def gram_bound(program: GramProgram, gram: GroupGram, candidates: int) -> GramBo
         flows.append(snapped[0])
         factors.append(snapped[1])
     proven = jax.vmap(lambda t, u: _prove(program, t, u))(jnp.concatenate(flows), jnp.concatenate(factors))
-    values = jnp.where(jnp.isfinite(proven.excess), proven.excess, -jnp.inf)
+    sound = in_range(program.scale, program.counts, jnp.where(program.share > 0, program.share, 1.0))
+    sound = sound if program.held else sound & in_range(program.decay * program.counts)
+    values = jnp.where(jnp.isfinite(proven.excess) & sound, proven.excess, -jnp.inf)
     best = jnp.argmax(values)
     use = values[best] > 0
     return jax.tree.map(lambda leaf: jnp.where(use, leaf[best], jnp.zeros_like(leaf[best])), proven)
