@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from ufm import cli
+from ufm.answer import laid_out_as_json
 from ufm.measure import measure
 from ufm.measure.files import read_features
 from ufm.measure.tensors import read_tensors
 from ufm.problem import labels
-from ufm.report import report
+from ufm.report import read_report, report
 
 CASES = Path(__file__).parent / "cases"
 COUNTS, FEATURES = CASES / "counts", CASES / "features"
@@ -258,6 +259,31 @@ def test_features_of_a_run_folder_are_read_under_its_loss(capsys, tmp_path):
         found = features(capsys, run)
         assert found["name"] == "run"
         assert any("divided by their norms" in said for said in found["notes"]) is note
+
+
+def test_large_matrices_are_given_on_request(capsys, tmp_path):
+    path = FEATURES / "f19_K1000.npz"
+    cli.main(["features", str(path), "--frames-only", "--json"])
+    text = capsys.readouterr().out
+    found = json.loads(text)
+    assert len(text) < 1_000_000
+    assert found["measures"]["nc1_pinv"] == pytest.approx(4.8480183136e-4, rel=1e-6)
+    keys = ("class_means_gram", "cosines", "centred_cosines")
+    assert all(found[key] is None for key in keys)
+    assert all(target["gram"] is None for target in found["targets"])
+    assert "--matrices" in found["notes"][-1]
+    (tmp_path / "report.json").write_text(text)
+    assert "has no matrices; write it with --out" in refused(capsys, "compare", tmp_path, tmp_path)
+    few = report(np.eye(65), np.arange(65), optimum=False)
+    assert few.to_json()["cosines"] is None
+    assert len(few.to_json(matrices=True)["cosines"]) == 65
+    assert not [note for note in few.to_json(matrices=True)["notes"] if "--matrices" in note]
+    few.save(tmp_path / "out")
+    assert read_report(tmp_path / "out" / "report.json").gram.shape == (65, 65)
+    assert len(report(np.eye(64), np.arange(64), optimum=False).to_json()["cosines"]) == 64
+    said = laid_out_as_json({"a": np.ones((70, 2)), "b": {"c": [[1.0]] * 70}, "d": np.ones(70), "notes": []}, False)
+    assert (said["a"], said["b"], len(said["d"])) == (None, {"c": None}, 70)
+    assert "(a, b)" in said["notes"][0]
 
 
 # ------------------------------------------------------------------ tensors

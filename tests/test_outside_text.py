@@ -89,11 +89,11 @@ def test_names_of_files_in_tables(capsys, place):
 def test_names_in_a_report_of_somebody_else(capsys, tmp_path):
     path = tmp_path / "report.json"
     said = report(np.eye(3), [0, 1, 2], optimum=False).to_json()
-    said["name"] = said["nearest"]["name"] = said["nearest_centred"]["name"] = HOSTILE
+    said["name"] = said["nearest"]["name"] = said["nearest_centred"]["name"] = said["targets"][0]["name"] = HOSTILE
     path.write_text(json.dumps(said))
     cli.main(["compare", str(path), str(path)])
     assert "[/bold][link=x]y" in clean(capsys.readouterr().out)
-    said["targets"][0]["name"] = said["notes"][0] = said["targets"][0]["verdict"] = HOSTILE
+    said["notes"][0] = said["targets"][0]["verdict"] = HOSTILE
     tables.print_report(said, [HOSTILE])
     assert clean(capsys.readouterr().out).count("[/bold][link=x]y") >= 5
 

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -161,14 +162,19 @@ class Answer:
             return numerical_rank(means, rtol=1e-6) if np.max(np.abs(means)) > _ZERO_LOGITS else 0
         return numerical_rank(self.logits, rtol=1e-6) if np.max(np.abs(self.logits)) > _ZERO_LOGITS else 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The answer as the command's ``--json`` object (keys are an interface; see docs/command.md)."""
+    def to_json(self, matrices: bool = False) -> dict[str, Any]:
+        """The answer as the command's ``--json`` object (keys are an interface; see docs/command.md).
+
+        Args:
+            matrices: give matrices of more than :data:`MATRIX_ROWS` rows too; they are ``None`` without, and a note
+                says which.
+        """
         c, r = self.certificate, self.result
         laid_out, pairs = self.has_features, self.problem.model.readout == "pairs"
         asked = describe(self.problem)
         if not laid_out:  # the counts of the groups say the same
             asked["counts"] = None
-        return _jsonable(
+        return laid_out_as_json(
             {
                 "problem": asked,
                 "value": float(r.value),
@@ -216,7 +222,9 @@ class Answer:
                 "seconds": self.seconds,
                 "dtype": str(np.asarray(r.value).dtype),
                 "versions": versions(),
-            }
+                "notes": [],
+            },
+            matrices,
         )
 
 
@@ -785,6 +793,55 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "backend": jax.default_backend(),
     }
+
+
+MATRIX_ROWS = 64
+"""Matrices with more rows are in JSON only where asked for: with a thousand classes each has twenty megabytes."""
+
+
+def laid_out_as_json(said: dict[str, Any], matrices: bool, keep: Sequence[str] = ()) -> dict[str, Any]:
+    """Plain lists, numbers and words; large matrices only if asked for, and a note on those that are left out.
+
+    Args:
+        said: what there is to say, with a list of ``notes``.
+        matrices: whether matrices of more than :data:`MATRIX_ROWS` rows are given.
+        keep: keys whose matrices are given in any case.
+    """
+    if matrices:
+        return _jsonable(said)
+    light, gone = {}, []
+    for key, value in said.items():
+        light[key] = value if key in keep else _without_matrices(value)
+        gone += [key] if _holds_matrix(value) and key not in keep else []
+    if gone:
+        note = (
+            f"matrices of more than {MATRIX_ROWS} rows are left out ({', '.join(gone)}); ask for them with --matrices"
+        )
+        light["notes"] = [*light["notes"], note]
+    return _jsonable(light)
+
+
+def _is_matrix(value: Any) -> bool:
+    """Whether a value has more rows than are given unasked, each of them a list."""
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return value.ndim > 1 and len(value) > MATRIX_ROWS
+    return isinstance(value, (list, tuple)) and len(value) > MATRIX_ROWS and isinstance(value[0], (list, tuple))
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+
+
+def _holds_matrix(value: Any) -> bool:
+    return _is_matrix(value) or any(_holds_matrix(part) for part in _parts(value))
+
+
+def _without_matrices(value: Any) -> Any:
+    if _is_matrix(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_matrices(part) for key, part in value.items()}
+    return [_without_matrices(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _jsonable(value: Any) -> Any:

@@ -26,7 +26,7 @@ import numpy as np
 from . import plot
 from ._files import whole
 from ._memory import check_bytes
-from .answer import answer, certified_many, class_logits, class_means, describe, versions
+from .answer import answer, certified_many, class_logits, class_means, describe, laid_out_as_json, versions
 from .certify import certify
 from .measure import (
     LabelledFeatures,
@@ -246,9 +246,14 @@ class Report:
                 return target
         raise KeyError(name)
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as the command's ``--json`` object; undefined numbers are ``None``."""
-        return plain(
+    def to_json(self, matrices: bool = False, keep: Sequence[str] = ()) -> dict[str, Any]:
+        """The report as the command's ``--json`` object; undefined numbers are ``None``.
+
+        Args:
+            matrices: give matrices of more than 64 rows too; they are ``None`` without, and a note says which.
+            keep: keys whose matrices are given in any case.
+        """
+        return laid_out_as_json(
             {
                 "kind": "ufm report",
                 "name": self.name,
@@ -278,21 +283,28 @@ class Report:
                 "notes": self.notes,
                 "seconds": self.seconds,
                 "versions": versions(),
-            }
+            },
+            matrices,
+            keep,
         )
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write report.json and the figures (PNG and PDF); returns the paths.
+
+        The file has the Gram matrices of the class means and of the classifier at any number of classes:
+        :func:`compare` needs them.
 
         Raises:
             ValueError: the folder cannot be made.
         """
         out = Path(folder)
         make_folder(out)
-        said = self.to_json()
+        said = self.to_json(keep=("class_means_gram", "classifier_gram"))
         paths = [out / "report.json"]
         with whole(paths[0]) as part:
             part.write_text(json.dumps(said, allow_nan=False) + "\n", encoding="utf-8")
+        grams = [row | {"gram": target.gram} for row, target in zip(said["targets"], self.targets, strict=True)]
+        said |= {"targets": grams}  # as arrays, however large
         drawn = {
             "grams": plot.report_grams(said),
             "spectrum": plot.report_spectrum(said),
@@ -1043,6 +1055,9 @@ def read_report(path: str | Path) -> Geometry:
         said = None  # a number of thousands of digits
     if not isinstance(said, dict) or said.get("kind") != "ufm report":
         raise ValueError(f"file: {path} is not a report, or a damaged one; give report.json, or features")
+    notes = said["notes"] if isinstance(said.get("notes"), list) else []
+    if said.get("class_means_gram", 0) is None and any("--matrices" in str(note) for note in notes):
+        raise ValueError(f"file: {path} has no matrices; write it with --out, or with --json --matrices")
     try:
         return _geometry_of(said)
     except ValueError as error:

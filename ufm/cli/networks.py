@@ -91,7 +91,7 @@ class Train:
         screen.print(f"{said['epochs']} epochs, loss {shown(said['loss'], 6)}, {said['seconds']:.1f} s")
         screen.print(table)
         if found.report is not None:
-            print_report(found.report.to_json(), [str(out)])
+            print_report({**found.report.to_json(), "notes": found.report.notes}, [str(out)])
         if found.trained.set_aside:
             names = ", ".join(found.trained.set_aside)
             warn(f"damaged checkpoints were set aside as {names}; their epochs were computed again")
@@ -140,6 +140,8 @@ class Features:
     """Solve nothing: hold the features against frames alone."""
     out: Path | None = None
     """Folder for report.json and the figures; made if missing."""
+    matrices: bool = False
+    """With --json, give matrices of more than 64 rows too; they are null without."""
     json: bool = False
     """Print one JSON object."""
 
@@ -184,9 +186,9 @@ class Features:
         found = dataclasses.replace(found, notes=(*given.notes, *found.notes))
         files = [] if self.out is None else found.save(self.out)
         if self.json:
-            print(json.dumps(found.to_json(), allow_nan=False))
+            print(json.dumps(found.to_json(self.matrices), allow_nan=False))
         else:
-            print_report(found.to_json(), [str(path) for path in files])
+            print_report({**found.to_json(), "notes": found.notes}, [str(path) for path in files])
         return found.contradictions
 
 

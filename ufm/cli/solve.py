@@ -131,6 +131,8 @@ class Solve:
     """Largest proven relative gap that is called global."""
     save: Path | None = None
     """Write the solution (W, H, b, counts, y; W1, W2, ... of a deep model) to this .npz file."""
+    matrices: bool = False
+    """With --json, give matrices of more than 64 rows too; they are null without."""
     json: bool = False
     """Print one JSON object."""
 
@@ -143,7 +145,8 @@ class Solve:
         if self.save is not None and (self.save.is_dir() or not self.save.parent.is_dir()):
             raise ValueError(f"save: {self.save} cannot be written; give a file name in a folder that exists")
         found = answer(problem, gap=self.gap, **options)
-        said = found.to_json()
+        said = found.to_json(self.matrices and self.json)
+        said["notes"] = [*self.asked_labels[1], *(said["notes"] if self.json else ())]
         if self.convention != "canonical":
             bases = {"temperature": self.temperature or 1.0, "base_temperature": self.base_temperature}
             said["converted_value"] = float(convert(said["value"], problem.labels, self.convention, **bases))

@@ -72,6 +72,8 @@ def print_answer(j: dict[str, Any], convention: str) -> None:
     for sentence in j["assumes"]:
         table.add_row("bound rests on" if j["lower_bound"] is not None else "no bound", sentence)
     out.print(table)
+    for note in j.get("notes", ()):
+        out.print(f"note: {note}", soft_wrap=True)
     if j["groups"] is not None:
         _print_groups(out, j["groups"])
     if j.get("layers") is not None:
@@ -288,4 +290,6 @@ def _brief(value: Any) -> str:
     if isinstance(value, list):
         text = "[" + ", ".join(_brief(item) for item in value) + "]"
         return text if len(text) <= 100 else f"{len(value)} entries, see --json"
+    if value is None:
+        return "see --json --matrices"
     return shown(value, 10) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
