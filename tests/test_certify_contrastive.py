@@ -15,7 +15,17 @@ from ball import ball, exact
 from quick import QUICK
 from supcon_reference import descend, lowest, random_features
 from supcon_reference import value as reference_value
-from ufm.certify import GLOBAL, UNKNOWN, bound_known, certify, certify_gram, curvature, saddle_escape, why_unknown
+from ufm.certify import (
+    GLOBAL,
+    INFEASIBLE,
+    UNKNOWN,
+    bound_known,
+    certify,
+    certify_gram,
+    curvature,
+    saddle_escape,
+    why_unknown,
+)
 from ufm.certify.certificate import assumptions
 from ufm.problem import GroupGram, Params, Sigmoid, Spread, SupCon, gram_program
 
@@ -689,14 +699,14 @@ def test_words_for_each_problem():
 
 
 @pytest.mark.parametrize("features", ["sphere", "ball", "nonnegative", "nonnegative-sphere"])
-def test_points_that_break_the_constraint_are_unknown(features):
+def test_points_that_break_the_constraint_are_infeasible(features):
     problem = ufm.contrastive([8, 4, 3, 2], temperature=1.0, features=features)
     far = 1.5 * simplex(4)
-    assert at(problem, far).verdict == UNKNOWN
+    assert at(problem, far).verdict == INFEASIBLE
     wrong = GroupGram(np.ones(2), np.array([-0.9, 0.5]), np.array([[-0.9, -0.9], [-0.9, 0.5]]))
-    assert certify_gram(gram_program(ufm.contrastive([8, 8, 4, 4]))[0], wrong).verdict == UNKNOWN
+    assert certify_gram(gram_program(ufm.contrastive([8, 8, 4, 4]))[0], wrong).verdict == INFEASIBLE
     long = GroupGram(np.full(1, 2.0), np.full(1, -2.0), np.full((1, 1), -2.0))
-    assert certify_gram(gram_program(ufm.contrastive([8, 8]))[0], long).verdict == UNKNOWN
+    assert certify_gram(gram_program(ufm.contrastive([8, 8]))[0], long).verdict == INFEASIBLE
 
 
 def test_broken_numbers_are_unknown():
