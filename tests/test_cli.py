@@ -396,7 +396,7 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     (f"{STEP} --profile linear", "profile", "step, exponential"),
     (f"{THREE} --loss nope", "loss", "ce, mse, focal"),
     *[
-        (f"{THREE} --loss crossentropy {more}", "loss", "wce, or without a classifier one of supcon, wsupcon, simclr")
+        (f"{THREE} --loss crossentropy {more}", "loss", "wce-targets, or without a classifier one of supcon, wsupcon")
         for more in ("", "--depth 2")
     ],
     (f"{THREE} --smoothing 1", "smoothing", "[0, 1)"),

@@ -24,6 +24,7 @@ from ufm.problem import (
     Sigmoid,
     Spread,
     SupCon,
+    WeightedTargets,
     gram_program,
     logit_groups,
 )
@@ -37,7 +38,8 @@ from ufm.theory import REGISTRY, structures
 ROOT = Path(__file__).resolve().parents[1]
 W = np.eye(2)
 
-WITH_CLASSIFIER, OF_PAIRS = (CrossEntropy, Focal, MeanSquaredError), (SupCon, BatchedSupCon, Sigmoid, Spread)
+WITH_CLASSIFIER = (CrossEntropy, Focal, MeanSquaredError, WeightedTargets)
+OF_PAIRS = (SupCon, BatchedSupCon, Sigmoid, Spread)
 
 
 def inherited(kind):

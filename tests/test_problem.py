@@ -362,6 +362,54 @@ def test_named_losses_are_members_of_the_family():
     np.testing.assert_allclose(batch, [np.log(counts / 95), 0.5 * np.log(counts[::-1] / 95)])
 
 
+def by_entries(logits, counts, weight, smoothing, per_sample):
+    """Weighted, smoothed cross-entropy as PyTorch's documentation writes it: its mean divides by sum_k n_k w_k."""
+    k = len(counts)
+    target = (1 - smoothing) * np.eye(k) + smoothing / k  # column y is the target of class y
+    surprise = np.log(np.sum(np.exp(logits), axis=0)) - logits  # -log p, K x K
+    factor = np.broadcast_to(weight[None, :] if per_sample else weight[:, None], (k, k))
+    return float(np.sum(counts * np.sum(factor * target * surprise, axis=0)) / np.sum(counts * weight))
+
+
+def test_class_weights_with_label_smoothing_have_two_definitions():
+    """One weight per sample, or one per entry of the smoothed target (PyTorch); the same without smoothing."""
+    counts, rng = np.array([8.0, 2.0, 1.0]), np.random.default_rng(0)
+    logits, weight = rng.normal(size=(3, 3)), 11 / (3 * counts)
+    for smoothing in (0.0, 0.2):
+        found = {}
+        for name in ("wce", "wce-targets"):
+            problem = ufm.shallow(counts, loss=name, smoothing=smoothing, weight_decay=0.01, feature_decay=0.01)
+            assert np.allclose(problem.loss.class_weight, weight)
+            with ufm.float64():
+                found[name] = float(problem.data_term(logits))
+            expected = by_entries(logits, counts, weight, smoothing, name == "wce")
+            assert found[name] == pytest.approx(expected, rel=1e-13)
+        assert (abs(found["wce"] - found["wce-targets"]) > 1e-3) == (smoothing > 0)
+    own = losses.WeightedTargets(smoothing=0.2)
+    with ufm.float64():
+        plain = ufm.shallow(counts, loss="ce", smoothing=0.2).data_term(logits)
+        assert float(ufm.shallow(counts, loss=own).data_term(logits)) == pytest.approx(float(plain), rel=1e-14)
+
+
+def test_weighted_targets_are_never_given_the_bound_of_weighted_samples():
+    """The other definition has no bound: at its optimum the verdict is unknown, at every door that certifies."""
+    numbers = {"weight_decay": 0.01, "feature_decay": 0.01, "smoothing": 0.2}
+    problem = ufm.shallow([8, 2, 1], loss="wce-targets", **numbers)
+    found = ufm.answer(problem)
+    assert found.result.converged
+    assert found.certificate.words == "unknown"
+    assert np.isnan(found.certificate.lower_bound)
+    assert "each entry of the target" in found.certificate.assumes[0]
+    assert not [c for c in found.comparisons if c.prediction.value is not None]
+    certificate = found.certificate
+    assert 0 < float(certificate.value_error) < 1e-12 * float(certificate.value)
+    other = ufm.deep([8, 2, 1], depth=2, loss="wce-targets", **numbers)
+    assert "each entry of the target" in ufm.certify(other, other.init(jax.random.key(0))).assumes[0]
+    assert ufm.problem.why_no_logit_groups(problem) is not None
+    by_program = ufm.solve(problem, "logits", gtol=1e-8)
+    assert float(by_program.value) == pytest.approx(float(found.result.value), rel=1e-10)
+
+
 @pytest.mark.parametrize("name", ["ce", "smoothing", "logit_scale", "everything"])
 def test_residual_is_the_gradient_of_the_loss(name):
     """P - T of the inner logits: off-diagonal entries given, the own entry minus their sum."""

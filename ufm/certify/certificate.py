@@ -19,6 +19,7 @@ from ..problem import (
     Params,
     Problem,
     SupCon,
+    WeightedTargets,
     as_params,
     check_problem,
     check_tolerance,
@@ -26,7 +27,7 @@ from ..problem import (
 from ..problem.gram import GramProgram, GroupGram
 from ..problem.numbers import show, whole_number
 from .closed import closed_bound, has_closed_bound
-from .deep import BOUNDS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
+from .deep import BOUNDS, NO_TARGETS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
 from .feasible import NEAR, placed, sentence
 from .form import class_form, class_indicator, is_held
@@ -154,6 +155,8 @@ def why_unknown(problem: Problem) -> str | None:
         return why_unknown_deep(problem)
     if model.readout == "pairs" or problem.loss_kind in (CrossEntropy, MeanSquaredError):
         return None
+    if problem.loss_kind is WeightedTargets:
+        return NO_TARGETS
     if is_held(problem):
         return "no bound is known for the focal loss with spheres, balls or budgets"
     if model.bias != "none":
@@ -227,6 +230,8 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
         return _deep_assumptions(problem)
     if model.readout == "pairs":
         return _pairs_assumptions(problem)
+    if problem.loss_kind is WeightedTargets:
+        return (NO_TARGETS,)
     if problem.loss_kind is Focal:
         if is_held(problem) or model.bias != "none":
             return (why_unknown(problem) or "",)
@@ -434,7 +439,7 @@ def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) 
     form = class_form(problem)
     lower = jnp.full((), -jnp.inf)
     dual, norm = jnp.zeros((k, k)), jnp.full((), jnp.nan)
-    if problem.loss_kind is not Focal:
+    if problem.loss_kind in (CrossEntropy, MeanSquaredError):
         bound = best_bound(problem, form, _class_means(problem, params), candidates)
         lower, dual, norm = bound.value, bound.residual, bound.norm
     if has_closed_bound(problem):

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem
+from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, WeightedTargets
 from ..problem.losses import log_sum_of_gaps, own_mask
 from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, energy, gamma, long_sum
 
@@ -100,6 +100,10 @@ def _losses(problem: Problem, params: Params, doubt: Any) -> tuple[Any, Any]:
     if problem.loss_kind is Focal:
         lost = TINY if loss.class_weight is None else TINY * jnp.max(jnp.asarray(loss.class_weight))
         return values, _focal_error(loss, labels, plain, errors, values) + lost
+    if problem.loss_kind is WeightedTargets:
+        mass, even = loss.masses(labels)
+        uneven = jnp.sum(even * (move[None, :] + gamma(k + 8) * jnp.abs(gaps)), axis=0)
+        return values, SLACK * (mass * (errors + gamma(k + 12) * plain) + uneven) + gamma(2) * jnp.abs(values) + TINY
     if loss.smoothing is not None:
         spread = jnp.sum(jnp.abs(gaps), axis=0)
         part = loss.smoothing / k

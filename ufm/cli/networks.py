@@ -119,8 +119,8 @@ class Features:
     samples: Literal["columns", "rows"] | None = None
     """Where the samples are in the features; by default the axis as long as the labels. Needed where both are."""
     loss: str | None = None
-    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce, supcon, wsupcon or simclr: the loss that the network was trained
-    with; ce by default, of a training run its own."""
+    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce, wce-targets, supcon, wsupcon or simclr: the loss that the network
+    was trained with; ce by default, of a training run its own."""
     weight_decay: str | None = None
     """lambda_W, one number for all matrices or one per matrix: 0.01,0.02."""
     feature_decay: float | None = None

@@ -25,9 +25,9 @@ _SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram", "smoo
 class Solve:
     """Solve one unconstrained features model, shallow or deep, certify it, and compare it with theory.
 
-    Losses with a classifier: ce, mse, focal, la, ldam, cdt, ldt, vs, wce. Contrastive losses, without one: supcon,
-    wsupcon, simclr, sigmoid, spread. State the classes by --counts, by a file, or by --classes with --samples and
-    --imbalance. With --depth above 1, a linear or ReLU network reads the features.
+    Losses with a classifier: ce, mse, focal, la, ldam, cdt, ldt, vs, wce, wce-targets. Contrastive losses, without one:
+    supcon, wsupcon, simclr, sigmoid, spread. State the classes by --counts, by a file, or by --classes with --samples
+    and --imbalance. With --depth above 1, a linear or ReLU network reads the features.
     """
 
     counts: str | None = None
@@ -48,7 +48,7 @@ class Solve:
     """Fraction of minority classes of the step profile."""
 
     loss: str = "ce"
-    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce; supcon, wsupcon, simclr, sigmoid or spread."""
+    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce, wce-targets; supcon, wsupcon, simclr, sigmoid or spread."""
     smoothing: float | None = None
     """Label smoothing of the cross-entropy losses, in [0, 1)."""
     gamma: float | None = None
@@ -56,7 +56,7 @@ class Solve:
     tau: float | None = None
     """Strength of the logit adjustment of la and vs."""
     exponent: float | None = None
-    """Exponent of cdt, ldt, vs (scales), wce and wsupcon (class weights)."""
+    """Exponent of cdt, ldt, vs (scales), wce, wce-targets and wsupcon (class weights)."""
     largest_margin: float | None = None
     """Largest own-class margin of ldam."""
 

@@ -6,7 +6,7 @@ from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
 from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
 from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_no_logit_groups
 from .labels import Labels
-from .losses import CrossEntropy, Focal, Loss, MeanSquaredError
+from .losses import CrossEntropy, Focal, Loss, MeanSquaredError, WeightedTargets
 from .models import Model, Params
 from .params import as_params
 from .problem import Decay, Problem, Reduction, contrastive, deep, shallow, stack
@@ -29,6 +29,7 @@ __all__ = [
     "Sigmoid",
     "Spread",
     "SupCon",
+    "WeightedTargets",
     "as_params",
     "batches",
     "check_kind",

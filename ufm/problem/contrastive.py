@@ -333,10 +333,10 @@ def _check_batches(batches: Any, labels: Labels) -> None:
 
 
 LOSSES_WITH = {
-    "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce"),
+    "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce", "wce-targets"),
     "gamma": ("focal",),
     "tau": ("la", "vs"),
-    "exponent": ("cdt", "ldt", "vs", "wce", "wsupcon"),
+    "exponent": ("cdt", "ldt", "vs", "wce", "wce-targets", "wsupcon"),
     "largest_margin": ("ldam",),
     "mix": ("supcon", "spread"),
     "views": ("supcon",),

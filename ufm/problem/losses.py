@@ -62,6 +62,7 @@ class CrossEntropy:
         loss(z, y) = omega_y CE(s_y * z + iota_y, T_y),   CE(u, T) = sum_c T_c (logsumexp(u) - u_c),
         T_y = (1 - eps) e_y + (eps/K) 1,   (s_y)_c = delta_c kappa_y,   (iota_y)_c = iota_c - m_y [c = y].
 
+    One weight omega_y belongs to the sample, smoothed or not; :class:`WeightedTargets` weighs each entry of T_y.
     Class weights (omega), logit adjustment LA (iota = tau log prior; Menon et al. 2021), LDAM (own-class margin m;
     Cao et al. 2019), CDT (delta; Ye et al. 2020), VS (delta, iota; Kini et al. 2021) and LDT (kappa; Behnia et al.
     2023) are members of this family. It is convex in z.
@@ -136,6 +137,48 @@ class CrossEntropy:
 
 @shipped
 @record
+class WeightedTargets:
+    """Cross-entropy whose class weights multiply each entry of the smoothed target, not the sample as a whole.
+
+        loss(z, y) = sum_c omega_c T_yc (logsumexp(z) - z_c),    T_y = (1 - eps) e_y + (eps/K) 1,
+
+    the ``CrossEntropyLoss(weight=omega, label_smoothing=eps)`` of PyTorch, whose mean divides by sum_k n_k omega_k:
+    equal to the mean of ufm where omega is scaled so that this sum is N, as the name ``wce-targets`` does.  Without
+    smoothing, or with equal weights, it is the weighted :class:`CrossEntropy`; else the two differ: the targets
+    T_yc omega_c of a class are uneven, and no lower bound is known here.  Convex in z.
+
+    Attributes:
+        smoothing: eps in [0, 1), a number or ``None``.
+        class_weight: omega_k > 0, a number, shape (K,) or ``None``.
+    """
+
+    smoothing: Any = None
+    class_weight: Any = None
+
+    name = "wce-targets"
+    convex = True
+
+    def masses(self, labels: Labels) -> tuple[Any, Any]:
+        """(sum_c omega_c T_yc of each column (n,), (eps/K) omega_c of each row (K, 1))."""
+        k = labels.num_classes
+        weight = jnp.broadcast_to(jnp.asarray(1.0 if self.class_weight is None else self.class_weight), (k,))
+        smoothing = 0.0 if self.smoothing is None else self.smoothing
+        own = _by_column((1 - smoothing) * weight, labels)
+        return own + smoothing / k * jnp.sum(weight), (smoothing / k * weight)[:, None]
+
+    def column_weight(self, labels: Labels) -> Any:
+        """Factor of the cross-entropy of each column to its uneven target, sum_c omega_c T_yc, shape (n,)."""
+        return self.masses(labels)[0]
+
+    def per_column(self, logits: Any, labels: Labels) -> Any:
+        """Loss of each column, shape (n,)."""
+        mass, even = self.masses(labels)
+        loss, gaps = log_sum_of_gaps(logits, labels)
+        return mass * loss - jnp.sum(even * gaps, axis=0)
+
+
+@shipped
+@record
 class Focal:
     """Focal loss (1 - p_y)^gamma (-log p_y), with optional class weights. Not convex for gamma > 0.
 
@@ -179,7 +222,7 @@ class MeanSquaredError:
         return loss if self.class_weight is None else _by_column(self.class_weight, labels) * loss
 
 
-Loss = CrossEntropy | Focal | MeanSquaredError
+Loss = CrossEntropy | Focal | MeanSquaredError | WeightedTargets
 
 
 # ------------------------------------------------------------------ cross-entropy, accurately
@@ -272,6 +315,11 @@ def inverse_frequency(labels: Labels, exponent: Any = 1.0, **others: Any) -> Cro
     return CrossEntropy(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
 
 
+def inverse_frequency_targets(labels: Labels, exponent: Any = 1.0, **others: Any) -> WeightedTargets:
+    """The class weights of :func:`inverse_frequency` on each entry of the smoothed target, as in PyTorch."""
+    return WeightedTargets(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
+
+
 def inverse_frequency_weight(counts: Any, exponent: Any) -> Any:
     """omega_k proportional to n_k^{-exponent} with sum n_k omega_k = N."""
     counts = np.asarray(counts)
@@ -289,6 +337,7 @@ NAMED = {
     "ldt": ldt,
     "vs": vs,
     "wce": inverse_frequency,
+    "wce-targets": inverse_frequency_targets,
 }
 """Loss names of the command line and of :func:`ufm.shallow`, each with its builder."""
 

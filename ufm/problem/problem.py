@@ -32,7 +32,17 @@ from .contrastive import (
     check_contrastive,
 )
 from .labels import Labels
-from .losses import NAMED, PER_CLASS, CrossEntropy, Focal, Loss, MeanSquaredError, check_loss, known_loss
+from .losses import (
+    NAMED,
+    PER_CLASS,
+    CrossEntropy,
+    Focal,
+    Loss,
+    MeanSquaredError,
+    WeightedTargets,
+    check_loss,
+    known_loss,
+)
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, Model, Params
 from .numbers import LARGEST, LARGEST_RADIUS, one_of, positive_array, real_array, show, whole_number
 from .params import as_params
@@ -253,6 +263,9 @@ class Reduction:
 # ------------------------------------------------------------------ construction
 
 
+_WITH_CLASSIFIER = (CrossEntropy, Focal, MeanSquaredError, WeightedTargets)
+
+
 def shallow(
     counts: Any = None,
     *,
@@ -278,8 +291,8 @@ def shallow(
         counts: samples per class, shape (K,), or (batch, K) for a stack. Alternatively give ``labels``.
         labels: a :class:`Labels` (from ``ufm.labels``), for the sample form or a named imbalance profile.
         dim: feature dimension d; K by default.
-        loss: a name (ce, mse, focal, la, ldam, cdt, ldt, vs, wce) or a loss object. For contrastive losses use
-            :func:`contrastive`.
+        loss: a name (ce, mse, focal, la, ldam, cdt, ldt, vs, wce, wce-targets) or a loss object. For contrastive
+            losses use :func:`contrastive`.
         weight_decay: lambda_W, a number or (batch,). Default 5e-3 for a free classifier, 0 for a constrained one.
         feature_decay: lambda_H, a number or (batch,). Default lambda_W / n with n = N/K for free or nonnegative
             features (so that c_0 = lambda_W when balanced; 5e-3 / n under a constrained classifier), 0 for
@@ -334,7 +347,7 @@ def shallow(
             loss = NAMED[loss](labels, **given)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
-    elif known_loss(loss) not in (CrossEntropy, Focal, MeanSquaredError):
+    elif known_loss(loss) not in _WITH_CLASSIFIER:
         raise ValueError(f"loss: {show(loss)} has no classifier; state the problem with ufm.contrastive")
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
@@ -558,7 +571,7 @@ def contrastive(
             loss = make(labels, **loss_parameters)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
-    elif known_loss(loss) in (CrossEntropy, Focal, MeanSquaredError):
+    elif known_loss(loss) in _WITH_CLASSIFIER:
         raise ValueError(f"loss: {show(loss)} is not a contrastive loss; state the problem with ufm.shallow")
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
