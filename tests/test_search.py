@@ -284,3 +284,29 @@ def test_random_starts_of_two_classes_reach_the_optimum(depth):
     reached = np.abs(np.asarray(result.value) / expected - 1) <= 1e-8
     assert np.mean(reached & (np.asarray(result.gradient_norm) <= 1e-9)) >= 0.99
     assert np.min(result.value) >= expected * (1 - 1e-12)
+
+
+# The lowest ends of descents of the diagram deep-structure in cells where they lay below the entries for vanishing
+# decays (n = 1, all decays equal): K, L, the decay, the lowest end, and what the other entries give.
+LOWER_AT_A_DECAY = [
+    (4, 4, 0.048821760702351405, 0.4467634921084248, 0.44843767032230486),
+    (4, 5, 0.04, 0.4202735478558519, 0.4219733007876735),
+    (6, 4, 0.032547840468234265, 0.41466143602084454, 0.4150928018926009),
+    (6, 5, 0.026666666666666682, 0.37877758454378624, 0.3789348859414697),
+    (8, 3, 0.0315820117726429, 0.4473713189529479, 0.4476240494185176),
+    (8, 4, 0.02441088035117569, 0.39954009830924264, 0.399810315714344),
+    (8, 5, 0.02, 0.3662462069552685, 0.36634966286335885),
+    (10, 5, 0.016, 0.34174026988588246, 0.34177768556769506),
+]
+
+
+@pytest.mark.parametrize(("num_classes", "depth", "decay", "lowest", "others"), LOWER_AT_A_DECAY)
+def test_lower_ends_of_descents_are_in_the_table(num_classes, depth, decay, lowest, others):
+    given = 1.0, [decay] * depth, decay
+    found = best_known.best_blocks(num_classes, *given)
+    network = compose(found.blocks, *given)
+    value = loss(network.weights, network.features, 1.0, decay)
+    assert value == pytest.approx(network.value, rel=1e-10)
+    assert value <= lowest * (1 + 1e-9)
+    assert value < others * (1 - 1e-5)
+    assert any("_at_" in name for name in found.names)

@@ -184,7 +184,7 @@ def checks(found: PhaseRun, dataset: Any) -> dict[str, bool]:
         difference = (dataset.value - dataset.value_theory) / np.abs(dataset.value_theory)
         every["value"] = ("every value agrees with theory to 1e-8", found.largest_difference["value"] <= 1e-8)
         every["theory"] = (
-            "no value found is below the best structure known by more than a share of 0.01",
+            "no value found is below the lowest structure of theory by more than a share of 0.01",
             bool((difference >= -0.01).all()),
         )
     if "boundary" in dataset.attrs:

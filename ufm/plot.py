@@ -220,21 +220,21 @@ _STRUCTURE_WORDS = {
     "0": "zero",
     "C": "deep neural collapse",
     "S": "Kneser structure (SRG)",
-    "L": "low rank, found by search",
+    "L": "low rank, lowest found by the shipped search",
     "M": "several blocks",
 }
 
 
 def structures(dataset: xr.Dataset) -> Figure:
-    """Which structure of deep networks is the best known, over classes and decay, a column of panels per depth."""
+    """The structure of lowest value found, over classes and decay, a column of panels per depth."""
     depths = dataset.depth.values
     with matplotlib.rc_context(_STYLE):
         size = (1.4 + 2.5 * len(depths), 6.4)
         figure, grid = subplots(2, len(depths), figsize=size, sharex=True, sharey=True, squeeze=False)
         best = np.minimum(dataset.value, dataset.value_theory)
         rows: Any = (
-            (best / dataset.collapse, "best known / collapse", "batlow", 0.5, 1.0),
-            (dataset.lower_bound / best, "proven bound / best known", "lapaz", 0.0, 1.0),
+            (best / dataset.collapse, "lowest found / collapse", "batlow", 0.5, 1.0),
+            (dataset.lower_bound / best, "proven bound / lowest found", "lapaz", 0.0, 1.0),
         )
         shown = set()
         for axes_row, (ratio, label, colours, low, high) in zip(grid, rows, strict=True):
@@ -270,14 +270,16 @@ def structures(dataset: xr.Dataset) -> Figure:
             for mark, words in _STRUCTURE_WORDS.items()
             if mark in shown
         ]
-        handles.append(Line2D([], [], color="black", marker="x", linestyle="none", label="descent found less"))
+        handles.append(
+            Line2D([], [], color="black", marker="x", linestyle="none", label="this run's descent found less")
+        )
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         figure.suptitle(dataset.attrs["title"])
         return figure
 
 
 def _structure_marks(axes: Any, here: xr.Dataset) -> set[str]:
-    """A letter in each cell for its best known structure; a cross where a descent found a lower value."""
+    """A letter in each cell for the structure of theory with the lowest value; a cross where a descent found less."""
     shown = set()
     for column, k in enumerate(here.classes.values):
         for x in here.relative_decay.values:

@@ -1,9 +1,11 @@
-"""The best deep ReLU networks known for MSE and equal counts, found by search and shipped as matrices.
+"""Deep ReLU networks for MSE and equal counts: the lowest that the shipped search found, as matrices.
 
 ``best_known.npz`` beside this file has the directions of H, W_1, ..., W_{L-1} for every K and L of the table (made by
-``python experiments/deep_best_known.py``).  Directions are all that is needed: for any decays and any n the best sizes
-and the last layer follow from one number (:func:`ufm.theory.deep_structures.profile`), so each entry is an upper
-bound of the minimum for all of them.  None is proven to be a minimum.
+``python experiments/deep_best_known.py``): those of the lowest value as all decays vanish and, for some K and L, of the
+lowest values at single decays, where another structure is a little lower.  "Best known" means no more than that; a
+longer search may find lower ones.  Directions are all that is needed: for any decays and any n the best sizes and the
+last layer follow from one number (:func:`ufm.theory.deep_structures.profile`), so each entry is an upper bound of the
+minimum for all of them.  None is proven to be a minimum.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ from .deep_structures import Composition, Directions, best_composition, kneser_b
 _TABLE = "best_known.npz"
 
 
-def read(path: Any) -> dict[tuple[int, int], tuple[Directions, str]]:
-    """A table of hidden layers from a file: (K, L) -> (directions, the kind of start from which they were found).
+def read(path: Any) -> dict[tuple[int, int, float], tuple[Directions, str]]:
+    """A table of hidden layers from a file: (K, L, x) -> (directions, the kind of start from which they were found).
+
+    x is the decay at which they were found, in units of the decay from which zero is better than collapse (all decays
+    equal, n = 1); 0 for vanishing decays.
 
     Args:
         path: a file as ``experiments/deep_best_known.py`` writes it, or a resource of a package.
@@ -29,34 +34,37 @@ def read(path: Any) -> dict[tuple[int, int], tuple[Directions, str]]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    found: dict[tuple[int, int], tuple[Directions, str]] = {}
+    found: dict[tuple[int, int, float], tuple[Directions, str]] = {}
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         for name in archive.files:
             key, _, what = name.partition("/")
             if what != "origin":
                 continue
-            num_classes, depth = map(int, key.split("x"))
+            cell, _, decay = key.partition("@")
+            num_classes, depth = map(int, cell.split("x"))
             hidden = tuple(archive[f"{key}/W{layer}"] for layer in range(1, depth))
-            found[num_classes, depth] = Directions(archive[f"{key}/H"], hidden), str(archive[name])
+            found[num_classes, depth, float(decay or 0)] = Directions(archive[f"{key}/H"], hidden), str(archive[name])
     return found
 
 
 @functools.cache
-def _table() -> dict[tuple[int, int], tuple[Directions, str]]:
+def _table() -> dict[tuple[int, int, float], tuple[Directions, str]]:
     return read(resources.files("ufm.theory") / _TABLE)
 
 
 def entries() -> list[tuple[int, int]]:
-    """(K, L) of every entry of the table.
+    """(K, L) of every entry of the table for vanishing decays.
 
     >>> (7, 3) in entries()
     True
     """
-    return sorted(_table())
+    return sorted((k, depth) for k, depth, x in _table() if x == 0)
 
 
 def best_known(num_classes: int, depth: int) -> Directions | None:
-    """The hidden layers of the best network known, up to the sizes of their factors; ``None`` outside the table.
+    """The hidden layers of the lowest network found for vanishing decays, up to the sizes of their factors.
+
+    ``None`` outside the table.
 
     Args:
         num_classes: K.
@@ -67,7 +75,7 @@ def best_known(num_classes: int, depth: int) -> Directions | None:
     >>> best_known(7, 3).gram.shape
     (7, 7)
     """
-    found = _table().get((num_classes, depth))
+    found = _table().get((num_classes, depth, 0.0))
     return None if found is None else found[0]
 
 
@@ -165,7 +173,10 @@ def best_blocks(
     widths: Sequence[int] | None = None,
     dim: int | None = None,
 ) -> Composition:
-    """The best composition of all structures known: collapse, Kneser structures and the entries of the table.
+    """The best composition of collapse, Kneser structures and the entries of the table.
+
+    ``found_K`` is the entry of K classes for vanishing decays, ``found_K_at_x`` that found at x times the decay where
+    collapse and zero tie.
 
     Args:
         num_classes: K.
@@ -185,5 +196,7 @@ def best_blocks(
     """
     depth = len(weight_decays)
     items = [("collapse", single(depth)), *kneser_blocks(num_classes, depth)]
-    items += [(f"found_{k}", found) for (k, n), (found, _) in _table().items() if n == depth and k <= num_classes]
+    for (k, n, x), (found, _) in _table().items():
+        if n == depth and k <= num_classes:
+            items.append((f"found_{k}_at_{x:g}" if x else f"found_{k}", found))
     return best_composition(num_classes, samples, weight_decays, feature_decay, items, widths, dim)

@@ -372,14 +372,17 @@ def deep_composed(problem: Problem) -> Answer:
     "deep_best_known",
     status="open",
     citation="related: Súkeník et al. 2024 (arXiv 2405.14468)",
-    statement="ReLU, L >= 3: the best network known, composed of collapsed classes, Kneser blocks and structures found "
-    "by search; an upper bound.",
+    statement="ReLU, L >= 3: the lowest network found by the shipped search, composed of collapsed classes, Kneser "
+    "blocks and tabulated structures; an upper bound.",
     concerns=concerns("mse", "relu"),
     hypotheses=lambda problem: _when(_relu_balanced(problem), lambda: (_fits(problem, best_known.best_blocks),)),
     deep=True,
 )
 def deep_best_known(problem: Problem) -> Answer:
-    """The network of :func:`ufm.theory.best_known.best_blocks`; ``found_K`` is the table's entry for K classes."""
+    """The network of :func:`ufm.theory.best_known.best_blocks`: lowest found by the shipped search, and no more.
+
+    ``found_K`` is the table's entry for K classes and vanishing decays, ``found_K_at_x`` that found at one decay.
+    """
     return _composed(problem, best_known.best_blocks)
 
 
