@@ -123,3 +123,64 @@ def test_answer_says_whether_the_minimum_of_theory_is_attained():
         j = dataclasses.replace(found, comparisons=(comparison,)).to_json()
         assert words in tables.beside_theory(j["theory"])
         assert "global" not in tables.beside_theory(j["theory"])
+
+
+# ------------------------------------------------------------------ the whole registry
+
+
+FREE = ("weight_decay", "feature_decay")
+STATED = {  # words of a structure, and whether counts must be equal; K = 4
+    "ce": ({"loss": "ce"}, "equal", FREE),
+    "ce bias": ({"loss": "ce", "bias": "free", "smoothing": 0.1}, "equal", FREE),
+    "mse": ({"loss": "mse"}, "any", FREE),
+    "mse bias": ({"loss": "mse", "bias": "free"}, "any", FREE),
+    "mse narrow": ({"loss": "mse", "bias": "free", "dim": 2}, "any", FREE),
+    "focal": ({"loss": "focal"}, "equal", FREE),
+    "nonnegative ce": ({"loss": "ce", "features": "nonnegative"}, "any", FREE),
+    "nonnegative focal": ({"loss": "focal", "features": "nonnegative"}, "any", FREE),
+    "nonnegative mse": ({"loss": "mse", "features": "nonnegative"}, "any", FREE),
+    "nonnegative mse bias": ({"loss": "mse", "features": "nonnegative", "bias": "free"}, "equal", FREE),
+    "spheres": ({"features": "sphere", "classifier": "sphere"}, "equal", ("scale",)),
+    "balls": ({"features": "ball", "classifier": "ball"}, "equal", ("scale",)),
+    "plane": ({"features": "sphere", "classifier": "sphere", "dim": 2}, "equal", ("scale",)),
+    "sphere": ({"features": "sphere"}, "equal", ("weight_decay",)),
+    "sphere mse": ({"features": "sphere", "loss": "mse"}, "equal", ("weight_decay",)),
+    "peeled": ({"features": "budget", "classifier": "budget"}, "equal", ("scale",)),
+    "supcon": ({"loss": "supcon"}, "any", ("temperature",)),
+    "supcon ball": ({"loss": "supcon", "features": "ball"}, "equal", ("temperature",)),
+    "supcon ridge": ({"loss": "supcon", "features": "free"}, "any", ("feature_decay",)),
+    "supcon frame": ({"loss": "supcon", "features": "nonnegative-sphere"}, "any", ("temperature",)),
+    "supcon orthogonal ridge": ({"loss": "supcon", "features": "nonnegative"}, "any", ("feature_decay",)),
+    "deep linear": ({"loss": "mse", "depth": 3, "activation": "linear"}, "any", FREE),
+    "deep linear bias": ({"loss": "mse", "depth": 3, "activation": "linear", "bias": "free"}, "any", FREE),
+}
+
+
+def stated(name, rng, classes=4):
+    """A random problem of a structure: counts over two decades, decays over three, scales over one."""
+    words, counts, numbers = STATED[name]
+    samples = np.floor(10 ** rng.uniform(0.3, 2, classes))
+    samples = np.full(classes, samples[0]) if counts == "equal" else samples
+    drawn = {"weight_decay": (-4, -1), "feature_decay": (-4, -1), "scale": (0, 1), "temperature": (-1, 0)}
+    given = {key: float(10 ** rng.uniform(*drawn[key])) for key in numbers}
+    if words.get("loss") == "supcon":
+        return ufm.contrastive(samples, **words, **given)
+    return (ufm.deep if "depth" in words else ufm.shallow)(samples, **words, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STATED)
+def test_no_answer_ends_above_the_minimum_of_an_oracle(name):
+    rng, spoken = np.random.default_rng(sorted(STATED).index(name)), 0
+    for _ in range(6):
+        problem = stated(name, rng)
+        found = ufm.answer(problem)
+        for comparison in found.comparisons:
+            said = comparison.prediction
+            if said.value is None or said.claim != "minimum":
+                continue
+            spoken += 1
+            assert float(found.result.value) <= said.value + 1e-8 * abs(said.value), (said.name, problem)
+            if said.status != "open":
+                assert float(found.result.value) >= said.value - 1e-8 * abs(said.value), (said.name, problem)
+    assert spoken >= 4
