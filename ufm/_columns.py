@@ -86,7 +86,8 @@ def _from_text(path: Path, name: str, wanted: Kind | None) -> Column:
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise ValueError(f"{name}: {path} is not a text file ({error}); give a .csv or .txt file") from None
     rows = [row for row in rows if row]
-    place, kind = -1, None
+    place: int = -1
+    kind: Kind | None = None
     if rows and _number(rows[0][-1]) is None:
         header = [cell.lower() for cell in rows[0]]
         place, kind = next(((header.index(alias), NAMES[alias]) for alias in NAMES if alias in header), (-1, None))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from .._columns import Kind
 from ..problem import labels
 from . import signals
 from .screen import Screen, bold, line
@@ -54,7 +55,8 @@ class Quickstart:
         labels.step(self.classes, self.minority_samples, 1.0, self.minority)  # says what is wrong with these
         bias, bias_decay = read_bias(self.bias)
         extra, notes = {}, []
-        for path, kind in ((self.counts_file, None), (self.labels_file, "labels")):
+        given: list[tuple[Path | None, Kind | None]] = [(self.counts_file, None), (self.labels_file, "labels")]
+        for path, kind in given:
             if path is not None:
                 extra[path.name], said = read_labels(path, kind)
                 notes += said

@@ -236,7 +236,7 @@ def read_labels(path: str | Path, kind: Kind | None = None, name: str | None = N
     if _is_one_hot(values):
         if stated != "labels":
             raise ValueError(
-                f"{name}: {path} holds one-hot labels, {values.shape[0]} rows of {values.shape[1]}; give it as "
+                f"{name}: {path} holds one-hot labels, {len(values)} rows of {values.shape[-1]}; give it as "
                 f"--labels-file, or the sums of its columns as --counts-file"
             )
         values = values.argmax(axis=1)
