@@ -90,7 +90,9 @@ def _from_text(path: Path, name: str, wanted: Kind | None) -> Column:
     kind: Kind | None = None
     if rows and _number(rows[0][-1]) is None:
         header = [cell.lower() for cell in rows[0]]
-        place, kind = next(((header.index(alias), NAMES[alias]) for alias in NAMES if alias in header), (-1, None))
+        called = next((alias for alias in NAMES if alias in header), None)
+        if called is not None:
+            place, kind = header.index(called), NAMES[called]
         rows = rows[1:]
     most = len(rows[0]) if rows and (kind or len(rows) == 1) else 2
     wrong = next((row for row in rows if len(row) != len(rows[0]) or len(row) > most), None)
