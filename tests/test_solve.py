@@ -342,13 +342,11 @@ def test_statuses_are_reached_and_told_apart():
     assert 1e-18 < stalled.relative_gradient < 1e-14  # of points with equal values the flattest is returned
     assert measured(problem, stalled.params)[2] < 1e-14
     assert stalled.steps < 20_000
-    for value in (np.nan, np.inf):
-        broken = ufm.solve(
-            dataclasses.replace(problem, decay=dataclasses.replace(problem.decay, weight=np.asarray(value))),
-            "lbfgs",
-            start=start,
-        )
-        assert broken.status_name == "NONFINITE"
+    many = ufm.stack([problem] * 3)  # alone a problem without numbers is refused; in a stack it gets a status
+    weights = np.array([np.nan, np.inf, problem.decay.weight])
+    broken = dataclasses.replace(many, decay=dataclasses.replace(many.decay, weight=weights))
+    starts = jax.tree.map(lambda leaf: np.stack([leaf] * 3), start)
+    assert ufm.solve(broken, "lbfgs", start=starts).status_name.tolist() == ["NONFINITE", "NONFINITE", "CONVERGED"]
     assert converged.value <= stalled.value * (1 + 1e-14)
     assert all(np.isfinite(r.value) for r in (converged, limited, stalled))
 

@@ -143,6 +143,10 @@ def _finish(space: Any, end: _Carry) -> Result:
 
 
 def best_of(results: Result) -> Result:
-    """The lane of a stacked result with the lowest finite value."""
-    lane = jnp.argmin(jnp.where(jnp.isfinite(results.value), results.value, jnp.inf))
+    """The lane of a stacked result with the lowest finite value; of values equal to rounding, the flattest point."""
+    values = jnp.where(jnp.isfinite(results.value), results.value, jnp.inf)
+    lowest = jnp.min(values)
+    equal = values <= lowest + _FLOOR * jnp.abs(lowest)
+    slopes = jnp.where(jnp.isfinite(results.relative_gradient), results.relative_gradient, jnp.finfo(float).max)
+    lane = jnp.argmin(jnp.where(equal, slopes, jnp.inf))
     return jax.tree.map(lambda leaf: leaf[lane], results)
