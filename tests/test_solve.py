@@ -517,7 +517,7 @@ def test_history_is_log_spaced_and_falls():
     assert len(steps) >= 7
     assert values[0] == pytest.approx(float(problem.objective(start)), rel=1e-14)
     assert np.all(np.diff(values) <= 1e-11 * np.abs(values[:-1]))
-    assert result.value <= values[-1]
+    assert result.value <= values[-1] * (1 + 1e-13)  # values this close are equal; the smaller gradient decides
     assert np.all(result.history.step[~used] == -1)
     assert np.all(np.isnan(result.history.value[~used]))
     assert np.all(np.isnan(result.history.relative_gradient[~used]))

@@ -4,28 +4,41 @@ State a problem with :func:`shallow`, :func:`deep` or :func:`contrastive`, solve
 :func:`solve_many`, judge it with :func:`certify`, ask theory with :func:`predict`, or do all of it with :func:`answer`.
 """
 
-from ._numerics import float64
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .answer import Answer, Comparison, answer, certified_groups, certified_many
-from .certify import Certificate, certify
-from .measure import measure, measure_layers
-from .problem import (
-    Labels,
-    Params,
-    Problem,
-    batches,
-    contrastive,
-    deep,
-    grouped,
-    labels,
-    losses,
-    project,
-    shallow,
-    stack,
-)
-from .search import Search, search
-from .solve import Descent, Result, Status, descend, solve, solve_many
-from .theory import Prediction, predict
+
+if TYPE_CHECKING:
+    from . import known as known
+    from . import problem as problem
+    from . import theory as theory
+    from ._numerics import float64
+    from ._programs import keep_compiled_programs
+    from .answer import Answer, Comparison, answer, certified_groups, certified_many
+    from .certify import Certificate, certify
+    from .measure import measure, measure_layers
+    from .problem import (
+        Labels,
+        Params,
+        Problem,
+        batches,
+        contrastive,
+        deep,
+        grouped,
+        labels,
+        losses,
+        project,
+        shallow,
+        stack,
+    )
+    from .search import Search, search
+    from .solve import Descent, Result, Status, descend, solve, solve_many
+    from .theory import Prediction, predict
 
 __all__ = [
     "Answer",
@@ -50,6 +63,7 @@ __all__ = [
     "descend",
     "float64",
     "grouped",
+    "keep_compiled_programs",
     "labels",
     "losses",
     "measure",
@@ -62,3 +76,57 @@ __all__ = [
     "solve_many",
     "stack",
 ]
+
+_HOMES = {
+    "_numerics": ("float64",),
+    "_programs": ("keep_compiled_programs",),
+    "answer": ("Answer", "Comparison", "answer", "certified_groups", "certified_many"),
+    "certify": ("Certificate", "certify"),
+    "measure": ("measure", "measure_layers"),
+    "problem": (
+        "Labels",
+        "Params",
+        "Problem",
+        "batches",
+        "contrastive",
+        "deep",
+        "grouped",
+        "labels",
+        "losses",
+        "project",
+        "shallow",
+        "stack",
+    ),
+    "search": ("Search", "search"),
+    "solve": ("Descent", "Result", "Status", "descend", "solve", "solve_many"),
+    "theory": ("Prediction", "predict"),
+}
+"""Public names by the module that they live in; it is imported, and JAX with it, when a name is first asked for."""
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_PARTS = ("known", "problem", "theory")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _PARTS:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PARTS})
+
+
+class _Package(types.ModuleType):
+    """Python binds every module that it imports in its package; of one name (solve) the function is meant here."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, types.ModuleType) and name in _HOME_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -5,6 +5,7 @@ Every other room stands on this one.  It knows nothing of unconstrained features
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -63,11 +64,16 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def in_float64(function: F) -> F:
-    """Run a function under :func:`float64` and give its arrays back as NumPy arrays.
+def in_float64(function: F, proves: bool = False) -> F:
+    """Run a function under :func:`float64`, on the processor, and give its arrays back as NumPy arrays.
 
     Under a transformation the function runs as it is and stays traced; then the caller must have entered
     :func:`float64`, and is told so otherwise.
+
+    Args:
+        function: takes and returns trees of arrays; what it is given is brought to the processor.
+        proves: it runs on the processor even where another device was asked for (see :func:`placed`): there float64
+            may be emulated, and then nothing that was counted about its rounding holds.
     """
 
     @functools.wraps(function)
@@ -79,8 +85,10 @@ def in_float64(function: F) -> F:
                     "enter `with ufm.float64():` around the transformed call"
                 )
             return function(*args, **kwargs)
-        with jax.enable_x64(True):
+        device = processor() if proves else _asked.get() or processor()
+        with jax.enable_x64(True), jax.default_device(device):
             try:
+                args, kwargs = jax.tree.map(functools.partial(_uncommitted, device=device), (args, kwargs))
                 return to_host(function(*args, **kwargs))
             except jax.errors.JaxRuntimeError as error:
                 if not out_of_memory(error):
@@ -88,6 +96,53 @@ def in_float64(function: F) -> F:
                 raise MemoryError(OUT_OF_MEMORY) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+_asked: contextvars.ContextVar[Any] = contextvars.ContextVar("device", default=None)
+
+
+def processor() -> Any:
+    """The device on which everything in float64 runs unless another is asked for: the first of the CPU."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        raise ValueError(
+            "JAX_PLATFORMS: it leaves out the CPU, on which solutions are proven; add it, as in JAX_PLATFORMS=cuda,cpu"
+        ) from None
+
+
+def placed(function: F) -> F:
+    """Let a function take ``device``: what it solves runs there, what it proves on the processor all the same."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, device: Any = None, **kwargs: Any) -> Any:
+        if device is None:
+            return function(*args, **kwargs)
+        token = _asked.set(_device_of(device))
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _asked.reset(token)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _device_of(device: Any) -> Any:
+    if isinstance(device, jax.Device):
+        return device
+    try:
+        return jax.local_devices(backend=str(device))[0]
+    except RuntimeError:
+        raise ValueError(
+            f"device: {device!r} is not a device here; give one of jax.devices(), or the name of a platform such as gpu"
+        ) from None
+
+
+def _uncommitted(leaf: Any, device: Any) -> Any:
+    """An array that no device holds fast; keys of random numbers, which NumPy does not know, are moved."""
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    return jax.device_put(leaf, device) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended) else np.asarray(leaf)
 
 
 OUT_OF_MEMORY = "memory: it ran out while computing; give fewer classes, columns, restarts or lanes"
@@ -98,6 +153,11 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, NumPy or JAX says that memory ran out."""
     said = str(error)
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower()
+
+
+def number(value: Any, dtype: Any = float) -> Any:
+    """A number as an array for a compiled program, by NumPy: JAX would compile a program for the conversion."""
+    return jnp.asarray(value, dtype) if is_traced(value) else np.asarray(value, dtype)
 
 
 def to_host(tree: T) -> T:

@@ -8,6 +8,7 @@ meet; none of them knows the others.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import platform
 import time
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 from jaxlib import version as jaxlib_version
 
-from ._numerics import in_float64
+from ._numerics import in_float64, placed
 from ._programs import compiled
 from ._version import __version__
 from .certify import Certificate, certify, certify_gram, certify_groups
@@ -350,7 +351,8 @@ def class_logits(problem: Problem, params: Params) -> np.ndarray:
     return logits if scale is None else np.asarray(scale)[..., None, None] * logits
 
 
-def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
+@placed
+def answer(problem: Problem, gap: float = 1e-8, *, device: Any = None, **options: Any) -> Answer:
     """Solve one problem, certify it, measure it, and compare it with theory.
 
     Where the certificate does not close at the first attempt, the solve is repeated: from the network of theory where
@@ -361,6 +363,8 @@ def answer(problem: Problem, gap: float = 1e-8, **options: Any) -> Answer:
     Args:
         problem: one problem.
         gap: largest relative gap that is called ``global``.
+        device: where to solve: one of ``jax.devices()``, or the name of a platform; the processor by default. The
+            certificate is computed on the processor in any case.
         **options: passed to :func:`ufm.solve` (method, restarts, seed, gtol, max_steps, ...).
 
     Returns:
@@ -696,7 +700,7 @@ def solve_and_certify_groups(
 _groups = compiled(solve_and_certify_groups, static=(4,), bulk=True)
 
 
-@in_float64
+@functools.partial(in_float64, proves=True)
 def _groups_once(program: LogitGroups, gtol: Any, gap: Any, max_steps: Any, *, width: int) -> Any:
     program = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, float), program)
     limits = jax.numpy.asarray(gtol, float), jax.numpy.asarray(gap, float), jax.numpy.asarray(max_steps, "int32")

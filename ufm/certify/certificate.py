@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import in_float64, is_traced, record, static
+from .._numerics import in_float64, is_traced, number, record, static
 from .._programs import compiled
 from ..problem import (
     CrossEntropy,
@@ -253,7 +253,7 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
     return tuple(said)
 
 
-@in_float64
+@functools.partial(in_float64, proves=True)
 def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates: int = 2) -> Certificate:
     """Prove how far parameters are from a global minimum.
 
@@ -295,10 +295,10 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
     if problem.model.depth > 1:
         return _certify_deep(problem, params, tolerance, candidates)
     program = _one if np.ndim(params.features) == 2 else (_many if problem.batch_shape else _many_params)
-    return program(problem, params, jnp.asarray(tolerance, dtype=float), candidates)
+    return program(problem, params, number(tolerance), candidates)
 
 
-@in_float64
+@functools.partial(in_float64, proves=True)
 def certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any = 1e-8, candidates: int = 2) -> Certificate:
     """Prove how far a class Gram matrix is from the optimum of its convex program; see :func:`certify`.
 
@@ -333,7 +333,7 @@ def certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any = 1e-8, c
         raise ValueError(f"gram: {shapes[1]} batch axes and the program {shapes[0]}; give one Gram matrix per program")
     run = _gram_many if shapes[0] else _gram_one
     program, gram = jax.tree.map(jnp.asarray, (program, gram))
-    return run(program, gram, jnp.asarray(tolerance, dtype=float), candidates)
+    return run(program, gram, number(tolerance), candidates)
 
 
 def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
@@ -495,7 +495,7 @@ def _certify_deep(problem: Problem, params: Params, tolerance: Any, candidates: 
     k, nan = problem.num_classes, jnp.full(rows, jnp.nan)
     judge = functools.partial(_judge, assumes=assumptions(problem), constraints=_constraints(problem))
     found = jax.vmap(judge, in_axes=(0, None, 0, 0, 0))(
-        (value, error, jnp.asarray(lower)), jnp.asarray(tolerance, dtype=float), violation,
+        (value, error, jnp.asarray(lower)), number(tolerance), violation,
         (jnp.zeros((rows, k, k)), nan), (jnp.zeros((rows, 0)), nan, nan),
     )  # fmt: skip
     found = dataclasses.replace(found, source=jnp.asarray(source))

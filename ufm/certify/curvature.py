@@ -9,6 +9,7 @@ so directions off the spheres do not appear.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -70,7 +71,7 @@ class Escape:
     valid: Any
 
 
-@in_float64
+@functools.partial(in_float64, proves=True)
 def curvature(problem: Problem, params: Params, amount: int = 10, relative: float = 1e-10) -> Curvature:
     """Smallest Hessian eigenvalues of F, zero modes and Morse index at the parameters of one problem.
 
@@ -190,7 +191,7 @@ def _symmetry_modes(problem: Problem, params: Params, cut: float = 1e-7) -> Any:
     return d * (d - 1) // 2 - rest * (rest - 1) // 2 + shift
 
 
-@in_float64
+@functools.partial(in_float64, proves=True)
 def saddle_escape(problem: Problem, params: Params) -> Escape:
     """Direction of negative curvature at a rank-deficient critical point with ||Gamma||_2 > lambda_Z.
 

@@ -8,13 +8,14 @@ The lane axis is last throughout.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import in_float64, record
+from .._numerics import in_float64, number, record
 from .._programs import compiled
 from ..problem import check_kind, check_tolerance
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
@@ -357,7 +358,7 @@ def _many(program: LogitGroups, alpha: Any, between: Any, bias: Any, tolerance: 
     return judge_groups(program, alpha, between, bias, tolerance, width)
 
 
-@in_float64
+@functools.partial(in_float64, proves=True)
 def certify_groups(program: LogitGroups, result: Any, tolerance: float = 1e-8, width: int = 256) -> Certificate:
     """Prove how far a point of a grouped logit program is from its minimum; see :func:`certify`.
 
@@ -397,5 +398,5 @@ def certify_groups(program: LogitGroups, result: Any, tolerance: float = 1e-8, w
     shapes = [np.shape(leaf)[1:] for leaf in point]
     if shapes != [(groups,), (groups, groups), (groups,)]:
         raise ValueError(f"result: alpha, between, bias of shapes {shapes} do not fit {groups} groups")
-    found = _many(jax.tree.map(up, program), *point, jnp.asarray(tolerance, float), width)
+    found = _many(jax.tree.map(up, program), *point, number(tolerance), width)
     return jax.tree.map(lambda leaf: leaf[0], found) if single else found

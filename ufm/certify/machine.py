@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import decimal
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -80,7 +81,7 @@ def _judged(name: str, where: str, unit: str, assumed: float, measured: float) -
     return Assumption(name, where, unit, float(assumed), float(measured), bool(measured <= assumed))
 
 
-@in_float64
+@functools.partial(in_float64, proves=True)
 def _on_device(program: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     return program(given)
 

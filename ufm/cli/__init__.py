@@ -9,27 +9,35 @@ itself), 128 + n stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGH
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import importlib
 import io
-import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 import tyro
 
 from .._text import nearest_word, printable
 from .._version import __version__
-from . import signals
-from .cite import Cite
-from .diagrams import Phase, Quickstart, Sweep
-from .doctor import Doctor
-from .networks import Compare, Features, Train
-from .solve import Solve
+from . import declared, signals
 
-_COMMANDS = ("solve", "sweep", "phase", "train", "features", "compare", "quickstart", "cite", "doctor")
+_HOMES = {
+    "solve": ("solve", "Solve"),
+    "sweep": ("diagrams", "Sweep"),
+    "phase": ("diagrams", "Phase"),
+    "train": ("networks", "Train"),
+    "features": ("networks", "Features"),
+    "compare": ("networks", "Compare"),
+    "quickstart": ("diagrams", "Quickstart"),
+    "cite": ("cite", "Cite"),
+    "doctor": ("doctor", "Doctor"),
+}
+"""Commands, each with its module and class; only the one that is asked for is imported."""
+
+_COMMANDS = tuple(_HOMES)
 
 _MODEL_FLAGS = {
     "method": "solver",
@@ -65,7 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         command = _parse(arguments)
-        _keep_compiled_programs()
+        if getattr(command, "compiles", True):
+            from .._programs import keep_compiled_programs
+
+            keep_compiled_programs()
         contradictions = command.run() or 0
         sys.stdout.flush()
     except ValueError as error:
@@ -121,32 +132,19 @@ def _with_flag(message: str, arguments: Sequence[str]) -> str:
     return " ".join(((flags.get(name, name.replace("_", "-")) if colon else name) + colon + rest).split())
 
 
-def _keep_compiled_programs() -> None:
-    """Let JAX keep this command's compiled programs in the user's cache folder; the second start is then faster.
-
-    Set ``UFM_CACHE`` to another folder, or to the empty string to keep nothing.
-    """
-    import jax
-
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ufm"
-    folder = os.environ.get("UFM_CACHE", str(default))
-    if folder and not getattr(jax.config, "jax_compilation_cache_dir", None):
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+def _class_of(command: str, arguments: Sequence[str]) -> Any:
+    """What the parser knows of a command: its class, or, for one that is not asked for, its description alone."""
+    module, name = _HOMES[command]
+    if arguments[:1] == [command]:
+        kind = getattr(importlib.import_module(f".{module}", __name__), name)
+    else:
+        kind = dataclasses.make_dataclass(name, [])
+        kind.__doc__ = declared.docstring(f"cli/{module}.py", name)
+    marks = (tyro.conf.subcommand(command), *(() if command == "train" else (tyro.conf.FlagCreatePairsOff,)))
+    return Annotated[(kind, *marks)]  # type: ignore[return-value]
 
 
-def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features | Compare | Quickstart | Cite | Doctor:
-    commands = (
-        Annotated[Solve, tyro.conf.subcommand("solve"), tyro.conf.FlagCreatePairsOff]
-        | Annotated[Sweep, tyro.conf.subcommand("sweep"), tyro.conf.FlagCreatePairsOff]
-        | Annotated[Phase, tyro.conf.subcommand("phase"), tyro.conf.FlagCreatePairsOff]
-        | Annotated[Train, tyro.conf.subcommand("train")]
-        | Annotated[Features, tyro.conf.subcommand("features"), tyro.conf.FlagCreatePairsOff]
-        | Annotated[Compare, tyro.conf.subcommand("compare"), tyro.conf.FlagCreatePairsOff]
-        | Annotated[Quickstart, tyro.conf.subcommand("quickstart"), tyro.conf.FlagCreatePairsOff]
-        | Annotated[Cite, tyro.conf.subcommand("cite"), tyro.conf.FlagCreatePairsOff]
-        | Annotated[Doctor, tyro.conf.subcommand("doctor"), tyro.conf.FlagCreatePairsOff]
-    )
+def _parse(arguments: Sequence[str]) -> Any:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
         near = nearest_word(arguments[0], _COMMANDS)
         advice = f"did you mean ufm {near}?" if near else f"choose one of {', '.join(_COMMANDS)};"
@@ -156,7 +154,7 @@ def _parse(arguments: Sequence[str]) -> Solve | Sweep | Phase | Train | Features
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                commands,  # type: ignore[arg-type]
+                Union[tuple(_class_of(command, arguments) for command in _COMMANDS)],  # type: ignore[arg-type]  # noqa: UP007
                 prog="ufm",
                 description=f"ufm {__version__}: the numerical laboratory for unconstrained features models.",
                 args=list(arguments),

@@ -8,6 +8,8 @@ import textwrap
 
 import tyro
 
+from ..references import references_in
+from . import declared
 from .screen import Screen, bold, line
 
 
@@ -20,24 +22,26 @@ class Cite:
     json: bool = False
     """Print one JSON object."""
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the command compiles programs."""
+        return False
+
     def run(self) -> None:
         """Print."""
-        from ..theory import REGISTRY
-        from ..theory.references import references_in
-
-        if self.oracle is not None and self.oracle not in REGISTRY:
-            raise ValueError(f"oracle: {self.oracle!r} is not known; choose one of {', '.join(REGISTRY)}")
-        chosen = [REGISTRY[self.oracle]] if self.oracle else list(REGISTRY.values())
+        registry = declared.oracles()
+        if self.oracle is not None and self.oracle not in registry:
+            raise ValueError(f"oracle: {self.oracle!r} is not known; choose one of {', '.join(registry)}")
+        chosen = [registry[self.oracle]] if self.oracle else list(registry.values())
         if self.json:
-            rows = [{n: getattr(o, n) for n in ("name", "status", "statement", "citation")} for o in chosen]
-            print(json.dumps({"oracles": rows}))
+            print(json.dumps({"oracles": chosen}))
             return
         for entry in chosen:
             out = Screen()
-            out.print(line(bold(entry.name), f" ({entry.status})"))
-            for text in textwrap.wrap(entry.statement, 96):
+            out.print(line(bold(entry["name"]), f" ({entry['status']})"))
+            for text in textwrap.wrap(entry["statement"], 96):
                 out.print(f"  {text}")
-            out.print(f"  {entry.citation}")
-            for reference in references_in(entry.citation):
+            out.print(f"  {entry['citation']}")
+            for reference in references_in(entry["citation"]):
                 out.print(f"    {reference}")
             out.print()

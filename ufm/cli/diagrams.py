@@ -13,8 +13,7 @@ import numpy as np
 import tyro
 
 from .._columns import Kind
-from ..problem import labels
-from . import signals
+from . import declared, signals
 from .screen import Screen, bold, line
 from .tables import print_quickstart
 from .words import check_minority, progress_bar, read_bias, read_labels, read_setting
@@ -46,6 +45,7 @@ class Quickstart:
     def run(self) -> int:
         """Compute, draw, save and print."""
         from .. import quickstart
+        from ..problem import labels
 
         if self.cells < 2:
             raise ValueError(f"cells: {self.cells} is too few; give at least 2")
@@ -106,12 +106,15 @@ class Phase:
     json: bool = False
     """Print one JSON object."""
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the command compiles programs."""
+        return self.name is not None
+
     def run(self) -> int:
         """Compute, draw, save and print."""
-        from .. import phase
-
         if self.name is None:
-            listed = {name: phase.settings_of(name) for name in phase.NAMED}
+            listed = declared.diagrams()
             if self.json:
                 print(json.dumps(listed))
                 return 0
@@ -120,6 +123,8 @@ class Phase:
                 out.print(bold(name))
                 out.print("    " + ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()))
             return 0
+        from .. import phase
+
         settings = dict(read_setting(text) for text in self.set)
         phase.check_settings(self.name, settings)
         with progress_bar() as (bar, task):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ..solve import Status
 from .screen import Screen, bold, line
 
 SHOWN_MEASURES = (
@@ -45,6 +44,8 @@ def print_answer(j: dict[str, Any], convention: str) -> None:
     words += [f"{name}: {value}" for name, value in p["loss_parameters"].items() if isinstance(value, str)]
     out.print(line(bold(p["loss"]), ", " + ", ".join(words)))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    from ..solve import Status
+
     status = Status[j["status"]]
     for name, text in (
         ("value", shown(j["value"], 15)),

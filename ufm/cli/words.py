@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._columns import Kind
-from ..problem import Labels, labels
 from .screen import Screen
+
+if TYPE_CHECKING:
+    from ..problem import Labels
 
 
 def read_numbers(name: str, text: str, kind: str, read: type = float) -> list[Any]:
@@ -78,6 +80,8 @@ def read_labels(path: Path, kind: Kind | None) -> tuple[Labels, tuple[str, ...]]
         path: the file.
         kind: ``labels`` behind --labels-file; ``None`` behind --counts-file, where the file may say labels too.
     """
+    from ..problem import labels
+
     found, notes = labels.read_labels(path, kind)
     if np.ndim(found.weights) != 1:
         raise ValueError(f"counts-file: {path} holds a table of counts; give one list, one number per class")

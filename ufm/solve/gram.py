@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import in_float64, record, unit_columns
+from .._numerics import in_float64, number, record, unit_columns
 from .._programs import compiled
 from ..problem import GramProgram, GroupGram, Params, Problem, check_kind, why_no_gram_program
 from .loop import check_limits, walk
@@ -192,12 +192,12 @@ def solve_gram(program: GramProgram, gtol: float = 1e-9, max_steps: int = 20_000
     check_kind("program", program, GramProgram)
     check_limits(gtol, max_steps)
     run = _many if np.ndim(program.classes) == 2 else _one
-    limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
+    limits = number(gtol), number(max_steps, np.int32)
     return run(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), program), *limits)
 
 
 _one = compiled(minimize_gram)
-_many = compiled(jax.vmap(minimize_gram, in_axes=(0, None, None)))
+_many = compiled(jax.vmap(minimize_gram, in_axes=(0, None, None)), bulk=True)
 
 
 def has_gram_program(problem: Problem) -> str | None:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import in_float64, record
+from .._numerics import in_float64, number, record
 from .._programs import compiled
 from ..measure.phase import phase_of_modes
 from ..problem import Params, Problem, check_kind
@@ -599,7 +599,7 @@ def solve_groups(
     max_steps = default_steps(program) if max_steps is None else whole_number("max_steps", max_steps, 1)
     single = not program.batch_shape
     program = jax.tree.map(lambda leaf: jnp.asarray(leaf, float)[None] if single else jnp.asarray(leaf, float), program)
-    found = _many(program, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width, general)
+    found = _many(program, number(gtol), number(max_steps, np.int32), width, general)
     return jax.tree.map(lambda leaf: leaf[0], found) if single else found
 
 

@@ -23,8 +23,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._numerics import in_float64, record
+from .._numerics import in_float64, number, placed, record
 from .._programs import compiled
 from ..problem import Params, Problem, check_problem
 from ..problem.numbers import whole_number
@@ -45,12 +46,14 @@ _ROUNDS = 1
 _SLACK = 1e-11
 
 
+@placed
 def solve_many(
     problem: Problem,
     *,
     gtol: float = 1e-8,
     max_steps: int = 5000,
     width: int = 32,
+    device: Any = None,
 ) -> Result:
     """Solve a stack of problems fast, each from the same deterministic start.
 
@@ -63,6 +66,7 @@ def solve_many(
         max_steps: limit of evaluations per problem.
         width: number of lanes; 32 suits a processor core's cache, thousands suit a GPU. Part of the provenance:
             another width may differ in the last bits.
+        device: where to solve: one of ``jax.devices()``, or the name of a platform; the processor by default.
 
     Returns:
         A stacked :class:`Result` (its history is empty on the fast paths).
@@ -82,7 +86,7 @@ def solve_many(
 
 @in_float64
 def _one_after_another(problem: Problem, gtol: Any, max_steps: Any) -> Result:
-    return _map_large(problem, LBFGS(), jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32))
+    return _map_large(problem, LBFGS(), number(gtol), number(max_steps, np.int32))
 
 
 @compiled(bulk=True)
@@ -97,7 +101,7 @@ def _map_large(problem: Problem, method: Method, gtol: Any, max_steps: Any) -> R
 
 @in_float64
 def _through_lanes(problem: Problem, gtol: Any, max_steps: Any, *, width: int) -> Result:
-    return _run_lanes(problem, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32), width)
+    return _run_lanes(problem, number(gtol), number(max_steps, np.int32), width)
 
 
 # ------------------------------------------------------------------ the table of problems, the lanes of numbers

@@ -34,6 +34,7 @@ class _Carry:
     best_y: Any
     best_value: Any
     best_gradient: Any
+    best_norm: Any
     lowest: Any
     marked_value: Any
     marked_gradient: Any
@@ -70,7 +71,7 @@ def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Resul
 
     def judge(carry: _Carry) -> _Carry:
         point = carry.state.point
-        _, metric_norm = space.stationarity(point.y, point.gradient)
+        plain_norm, metric_norm = space.stationarity(point.y, point.gradient)
         relative = space.relative(metric_norm, point.value)
         finite = jnp.isfinite(point.value) & jnp.isfinite(metric_norm)
         slack = _FLOOR * jnp.abs(point.value)
@@ -105,6 +106,7 @@ def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Resul
             jnp.where(take, point.y, carry.best_y),
             jnp.where(take, point.value, carry.best_value),
             jnp.where(take, relative, carry.best_gradient),
+            jnp.where(take, plain_norm, carry.best_norm),
             lowest,
             marked_value,
             marked_gradient,
@@ -122,20 +124,15 @@ def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Resul
     history = History(jnp.full(schedule.shape, -1, jnp.int32), empty, empty)
     zero = jnp.zeros((), jnp.int32)
     inf = jnp.asarray(jnp.inf)
-    start = judge(_Carry(state, zero, zero, state.point.y, inf, inf, inf, inf, inf, zero, history, zero))
+    first = state.point.y, state.point.value, inf, jnp.asarray(jnp.nan)
+    start = judge(_Carry(state, zero, zero, *first, inf, inf, inf, zero, history, zero))
     end = jax.lax.while_loop(lambda c: c.status == Status.RUNNING, body, start)
-    return _finish(space, end)
-
-
-def _finish(space: Any, end: _Carry) -> Result:
-    """Measure everything once more at the point that is returned."""
-    value, gradient = space.value_and_gradient(end.best_y)
-    plain_norm, metric_norm = space.stationarity(end.best_y, gradient)
+    # What was measured at the best point is returned: to measure it again would compile F a third time.
     return Result(
         space.to_params(end.best_y),
-        value,
-        plain_norm,
-        space.relative(metric_norm, value),
+        end.best_value,
+        end.best_norm,
+        jnp.where(jnp.isinf(end.best_gradient), jnp.nan, end.best_gradient),  # no point was finite
         end.status,
         end.steps,
         end.history,

@@ -227,22 +227,26 @@ class LBFGS:
 
     def _apply_inverse(self, gradient: Any, s: Any, y: Any, rho: Any, count: Any) -> Any:
         """Two-loop recursion over the ring, newest pair first; unused slots act as the identity."""
+        # Loops, not Python's: written out they are most of the program that has to be compiled.
         m = self.memory
-        q, alphas = gradient, []
-        for age in range(m):
-            slot, used = (count - 1 - age) % m, age < count
-            alpha = jnp.where(used, rho[slot] * jnp.vdot(s[slot], q), 0.0)
-            q = q - alpha * y[slot]
-            alphas.append(alpha)
+
+        def newest_first(age: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            q, alphas = carry
+            slot = (count - 1 - age) % m
+            alpha = jnp.where(age < count, rho[slot] * jnp.vdot(s[slot], q), 0.0)
+            return q - alpha * y[slot], alphas.at[slot].set(alpha)
+
+        def oldest_first(step: Any, q: Any) -> Any:
+            age = m - 1 - step
+            slot = (count - 1 - age) % m
+            beta = rho[slot] * jnp.vdot(y[slot], q)
+            return q + jnp.where(age < count, alphas[slot] - beta, 0.0) * s[slot]
+
+        q, alphas = jax.lax.fori_loop(0, m, newest_first, (gradient, jnp.zeros(m)))
         last = (count - 1) % m
         square = jnp.vdot(y[last], y[last])
         gamma = jnp.where((count > 0) & (square > 0), 1.0 / (rho[last] * jnp.where(square > 0, square, 1.0)), 1.0)
-        q = gamma * q
-        for age in reversed(range(m)):
-            slot, used = (count - 1 - age) % m, age < count
-            beta = rho[slot] * jnp.vdot(y[slot], q)
-            q = q + jnp.where(used, alphas[age] - beta, 0.0) * s[slot]
-        return q
+        return jax.lax.fori_loop(0, m, oldest_first, gamma * q)
 
 
 # ------------------------------------------------------------------ spectral projected gradient

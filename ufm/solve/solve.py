@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import in_float64, is_traced
+from .._numerics import in_float64, is_traced, number, placed
 from .._programs import compiled
 from ..problem import Params, Problem, as_params, check_problem, class_program, gram_program
 from ..problem.numbers import show, whole_number
@@ -25,6 +25,7 @@ from .space import make_space
 from .start import geometric_start
 
 
+@placed
 def solve(
     problem: Problem,
     method: Method | Smoothed | str | None = None,
@@ -38,6 +39,7 @@ def solve(
     init_size: float | None = None,
     learning_rate: float | None = None,
     momentum: float | None = None,
+    device: Any = None,
 ) -> Result:
     """Minimise F, from one start or several, for one problem or a stack of them.
 
@@ -66,6 +68,7 @@ def solve(
             size / sqrt(d) in H. Default: 1, with the factors balanced by their decays.
         learning_rate: of the methods gd (0.1 by default) and adam (0.01).
         momentum: of gd; 0 by default.
+        device: where to solve: one of ``jax.devices()``, or the name of a platform; the processor by default.
 
     Returns:
         A :class:`Result`. It is never a bare "converged": ask ``ufm.certify`` for a bound.
@@ -142,7 +145,7 @@ def evaluated(problem: Problem, params: Params, gtol: float = 1e-10) -> Result:
         params: a feasible point of it.
         gtol: relative gradient norm at which it counts as CONVERGED; STALLED otherwise, and on kinks of a ReLU.
     """
-    return _evaluated(problem, jax.tree.map(jnp.asarray, params), jnp.asarray(gtol, float))
+    return _evaluated(problem, jax.tree.map(jnp.asarray, params), number(gtol))
 
 
 @compiled
@@ -211,7 +214,7 @@ def _is_positive(value: Any) -> bool:
 def _from_start(problem: Problem, start: Params, method: Method | Smoothed, gtol: Any, max_steps: Any) -> Result:
     run = _run_stack if problem.batch_shape else _run_starts if np.ndim(start.features) > 2 else _run_one
     start = jax.tree.map(jnp.asarray, start)
-    return run(problem, start, method, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32))
+    return run(problem, start, method, number(gtol), number(max_steps, np.int32))
 
 
 @in_float64
@@ -228,14 +231,14 @@ def _from_seed(
     known: bool,
 ) -> Result:
     run = _seed_stack if problem.batch_shape else _seed_one
-    limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
-    size = None if size is None else jnp.asarray(size, float)
-    return run(problem, method, jnp.asarray(seed), *limits, size, restarts, reduce, known)
+    limits = number(gtol), number(max_steps, np.int32)
+    size = None if size is None else number(size)
+    return run(problem, method, number(seed, None), *limits, size, restarts, reduce, known)
 
 
 @in_float64
 def _by_gram(problem: Problem, gtol: Any, max_steps: Any) -> Result:
-    limits = jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32)
+    limits = number(gtol), number(max_steps, np.int32)
     if is_traced(problem):
         return _gram_of_classes(problem, *limits)
     if problem.batch_shape:
@@ -251,7 +254,7 @@ def _gram_of_classes(problem: Problem, gtol: Any, max_steps: Any) -> Result:
 @in_float64
 def _by_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
     run = _logits_stack if problem.batch_shape else _logits_one
-    return run(problem, jnp.asarray(gtol, float), jnp.asarray(max_steps, jnp.int32))
+    return run(problem, number(gtol), number(max_steps, np.int32))
 
 
 def _solve_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
@@ -297,13 +300,13 @@ def _minimize(problem: Problem, params: Params, method: Method | Smoothed, gtol:
 
 
 _run_one = compiled(_minimize)
-_run_stack = compiled(jax.vmap(_minimize, in_axes=(0, 0, None, None, None)))
-_run_starts = compiled(jax.vmap(_minimize, in_axes=(None, 0, None, None, None)))
+_run_stack = compiled(jax.vmap(_minimize, in_axes=(0, 0, None, None, None)), bulk=True)
+_run_starts = compiled(jax.vmap(_minimize, in_axes=(None, 0, None, None, None)), bulk=True)
 _seed_one = compiled(_solve_seed, static=(6, 7, 8))
 _seed_stack = compiled(
-    jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None, None, None)), static=(6, 7, 8)
+    jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None, None, None)), static=(6, 7, 8), bulk=True
 )
 _gram_one = compiled(solve_by_gram)
-_gram_stack = compiled(jax.vmap(_gram_of_classes, in_axes=(0, None, None)))
+_gram_stack = compiled(jax.vmap(_gram_of_classes, in_axes=(0, None, None)), bulk=True)
 _logits_one = compiled(_solve_logits)
-_logits_stack = compiled(jax.vmap(_solve_logits, in_axes=(0, None, None)))
+_logits_stack = compiled(jax.vmap(_solve_logits, in_axes=(0, None, None)), bulk=True)

@@ -1,5 +1,6 @@
 """What theory says: one oracle per statement, with its hypotheses, its numbers and its citation."""
 
+from .. import references
 from . import (
     batches,
     best_known,
@@ -19,7 +20,6 @@ from . import (
     multilabel,
     nonnegative,
     peeled,
-    references,
     regression,
     ridge,
     spectral,

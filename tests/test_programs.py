@@ -1,0 +1,205 @@
+"""Programs: compiled once, kept in a folder, run on the processor; and a command that starts without JAX."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import ufm
+from ufm import _programs, phase
+from ufm._programs import compiled, keep_compiled_programs
+from ufm.cli import declared
+from ufm.theory import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(program: str, **environment: str) -> str:
+    """What a program prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ------------------------------------------------------------------ the command starts without JAX
+
+
+def test_help_lists_and_references_import_no_jax():
+    seen = python("""
+import contextlib, io, sys
+from ufm.cli import main
+for words in (["--help"], ["--version"], ["cite"], ["cite", "--json"], ["phase"], ["phase", "--json"]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main(words)
+    assert len(out.getvalue()) > 5, words
+print(sorted({"jax", "xarray", "matplotlib", "scipy", "flax"} & set(sys.modules)))
+import ufm.solve.methods
+print(ufm.solve.__name__, callable(ufm.solve), callable(ufm.certify), sorted(set(ufm.__all__) - set(dir(ufm))))
+""")
+    assert seen.splitlines() == ["[]", "solve True True []"]
+
+
+def test_what_is_read_from_source_is_what_runs():
+    assert list(declared.oracles()) == list(REGISTRY)
+    for name, words in declared.oracles().items():
+        assert words == {word: getattr(REGISTRY[name], word) for word in ("name", "status", "statement", "citation")}
+    assert declared.diagrams() == {name: phase.settings_of(name) for name in phase.NAMED}
+    assert list(declared.diagrams()) == list(phase.NAMED)
+
+
+def test_every_public_name_has_its_home():
+    for name in ufm.__all__:
+        assert getattr(ufm, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = ufm.nothing
+
+
+# ------------------------------------------------------------------ programs on disk
+
+
+@compiled(static=(1,))
+def _shifted(problem, steps):
+    return {"root": (problem.labels.counts**0.5 + steps, None), "problem": problem}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(_programs, "_folder", None)
+    before = jax.config.jax_compilation_cache_dir
+    assert keep_compiled_programs(tmp_path) == tmp_path
+    yield tmp_path
+    assert jax.config.jax_compilation_cache_dir == before  # the tests have one of their own
+    _shifted._kept.clear()
+
+
+def run_shifted(counts, steps=1):
+    with ufm.float64():
+        return _shifted(ufm.shallow(counts), steps)
+
+
+def test_program_is_kept_and_found_again(folder):
+    first = run_shifted([4, 9])
+    (file,) = folder.glob("*.program")
+    run_shifted([16, 25])  # other numbers, the same program
+    assert len(list(folder.glob("*.program"))) == 1
+    assert _shifted._cache_size() >= 1
+    _shifted._kept.clear()
+    traced = []
+    original = _shifted._quick
+    _shifted._quick = traced.append
+    try:
+        again = run_shifted([4, 9])
+    finally:
+        _shifted._quick = original
+    assert traced == []
+    np.testing.assert_array_equal(again["root"][0], [3, 4])
+    assert jax.tree.structure(again) == jax.tree.structure(first)
+    run_shifted([4, 9], steps=2)  # structure
+    run_shifted([4, 9, 1])  # shape
+    assert len(list(folder.glob("*.program"))) == 3
+    assert file.exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "words"])
+def test_damaged_program_is_compiled_again(folder, damage):
+    run_shifted([4, 9])
+    (file,) = folder.glob("*.program")
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    elif damage == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[40] ^= 1
+    file.write_bytes(content)
+    _shifted._kept.clear()
+    np.testing.assert_array_equal(run_shifted([4, 9])["root"][0], [3, 4])
+    assert file.read_bytes() != bytes(content)  # mended
+
+
+def test_folder_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(_programs, "_folder", None)
+    tmp_path.chmod(0o777)
+    assert keep_compiled_programs(tmp_path) is None
+    assert keep_compiled_programs("") is None
+
+
+def test_folder_does_not_grow_without_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(_programs, "_folder", None)
+    monkeypatch.setattr(_programs, "LARGEST_FOLDER", 1000)
+    for age in range(11):
+        (tmp_path / f"{age}.program").write_bytes(bytes(100))
+        os.utime(tmp_path / f"{age}.program", (age, age))
+    keep_compiled_programs(tmp_path)
+    assert sorted(int(file.stem) for file in tmp_path.glob("*.program")) == [6, 7, 8, 9, 10]
+    _programs._folder = None
+
+
+def test_what_has_no_lasting_name_is_not_kept(folder):
+    @compiled
+    def double(keys):
+        return jax.random.key_data(keys)
+
+    with ufm.float64():
+        double(jax.random.key(0))
+    assert list(folder.glob("*.program")) == []
+
+
+# ------------------------------------------------------------------ how many, and where
+
+
+def test_answer_compiles_few_programs_and_runs_on_the_processor():
+    """A solve and its certificate are two programs, on the first CPU device whatever the default device is."""
+    seen = json.loads(
+        python(
+            """
+import json, jax
+from jax._src import monitoring
+count = [0]
+monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: count.__setitem__(0, count[0] + (name == "/jax/core/compile/backend_compile_duration")))
+devices = jax.devices()
+jax.config.update("jax_default_device", devices[1])
+import numpy as np, ufm
+from ufm import _numerics
+places = []
+original = _numerics.to_host
+def watched(tree):
+    places.append(sorted({str(d) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array) for d in x.devices()}))
+    return original(tree)
+_numerics.to_host = watched
+problem = ufm.shallow([5, 3, 1])
+found = ufm.answer(problem)
+programs, default = count[0], list(places)
+places.clear()
+moved = jax.tree.map(lambda x: jax.device_put(np.asarray(x, np.float32), devices[1]), found.result.params)
+ufm.certify(problem, moved)
+ufm.answer(problem, device=devices[1])
+print(json.dumps([programs, default, places]))
+""",
+            XLA_FLAGS="--xla_force_host_platform_device_count=2",
+            JAX_PLATFORMS="cpu",
+        )
+    )
+    programs, default, asked = seen
+    assert programs <= 2
+    first, second = ["cpu:0"], ["cpu:1"]
+    assert default == [first, first]
+    assert asked == [first, second, first]
+
+
+def test_device_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"^device: 'nowhere' is not a device here"):
+        ufm.solve(ufm.shallow([5, 3]), device="nowhere")

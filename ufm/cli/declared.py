@@ -1,0 +1,113 @@
+"""What the files of ufm declare, read from their source without running it.
+
+Help and lists answer at once this way: to run the files is to import JAX.  Tests hold what is read here beside what the
+running program has.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parent.parent
+
+
+@functools.cache
+def _text(place: str) -> str:
+    return (_ROOT / place).read_text(encoding="utf-8")
+
+
+def _body(place: str) -> list[Any]:
+    return ast.parse(_text(place)).body
+
+
+@functools.cache
+def _head(place: str) -> list[Any]:
+    """The imports and constants that come before the first function or class."""
+    first = re.search(r"^(def \w+\(|class \w+[:(]|@\w+)", _text(place), re.MULTILINE)
+    return ast.parse(_text(place)[: first.start()] if first else _text(place)).body
+
+
+def docstring(place: str, name: str) -> str:
+    """The docstring of a class in a file."""
+    found = next(node for node in _body(place) if isinstance(node, ast.ClassDef) and node.name == name)
+    return inspect.cleandoc(ast.get_docstring(found) or "")
+
+
+def diagrams() -> dict[str, dict[str, Any]]:
+    """Settings of every named phase diagram beside its number of cells, with their defaults."""
+    found = {}
+    for module in _imported("sweep/__init__.py"):
+        if "MAKERS" not in _text(f"sweep/{module}.py"):
+            continue
+        body = _body(f"sweep/{module}.py")
+        functions = {node.name: node.args for node in body if isinstance(node, ast.FunctionDef)}
+        for node in body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            if getattr(target, "id", None) == "MAKERS":
+                for key, maker in zip(node.value.keys, node.value.values, strict=True):
+                    found[ast.literal_eval(key)] = _settings(functions[maker.id])
+    return found
+
+
+def _settings(given: ast.arguments) -> dict[str, Any]:
+    names = [arg.arg for arg in (*given.args[len(given.args) - len(given.defaults) :], *given.kwonlyargs)]
+    defaults = (*given.defaults, *given.kw_defaults)
+    return {
+        name: None if default is None else ast.literal_eval(default)
+        for name, default in zip(names, defaults, strict=True)
+        if name not in ("cells", "progress")
+    }
+
+
+def oracles() -> dict[str, dict[str, str]]:
+    """Name, status, statement and citation of every oracle, in the order of the registry."""
+    found = {}
+    for module in _loaded("__init__", set()):
+        for source in re.findall(r"^@(oracle\(.*?^\))", _text(f"theory/{module}.py"), re.MULTILINE | re.DOTALL):
+            call: Any = ast.parse(source, mode="eval").body
+            given = {word.arg: word.value for word in call.keywords}
+            words = {word: _value(given[word], module) for word in ("status", "statement", "citation")}
+            name = ast.literal_eval(call.args[0])
+            found[name] = {"name": name, **words}
+    return found
+
+
+def _value(node: Any, module: str) -> str:
+    """A literal of a module of theory, or an f-string of its constants."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            _value(getattr(part, "value", part) if isinstance(part, ast.FormattedValue) else part, module)
+            for part in node.values
+        )
+    if not isinstance(node, ast.Name):
+        return ast.literal_eval(node)
+    for statement in _head(f"theory/{module}.py"):
+        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", None) == node.id:
+            return _value(statement.value, module)
+        if isinstance(statement, ast.ImportFrom) and node.id in [alias.name for alias in statement.names]:
+            return _value(node, statement.module or "")
+    raise NameError(node.id)
+
+
+def _imported(place: str) -> list[str]:
+    """Modules beside a file that it imports, in order."""
+    found: list[str] = []
+    for node in _head(place):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found += [node.module] if node.module else [alias.name for alias in node.names]
+    return [name for name in dict.fromkeys(found) if (_ROOT / place).with_name(f"{name}.py").is_file()]
+
+
+def _loaded(module: str, seen: set[str]) -> Iterator[str]:
+    """Modules of theory in the order in which Python runs them to their end."""
+    seen.add(module)
+    for name in _imported(f"theory/{module}.py"):
+        if name not in seen:
+            yield from _loaded(name, seen)
+    yield module
