@@ -21,12 +21,14 @@ import importlib
 import json
 import os
 import platform
+import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ._files import whole
@@ -42,6 +44,7 @@ LARGEST_QUICK = 1 << 16
 LARGEST_FOLDER = 1 << 29
 """Bytes of kept programs above which the oldest are deleted."""
 
+_config: Any = jax.config
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -51,12 +54,15 @@ class Program:
     Called on traced values it is part of the program that is being traced.
     """
 
+    __wrapped__: Any
+    __name__: str
+
     def __init__(self, function: Callable[..., Any], static: tuple[int, ...], bulk: bool):
         functools.update_wrapper(self, function)
         self.static = static
         self.bulk = bulk
-        self._plain = jax.jit(function, static_argnums=static, keep_unused=True)
-        self._quick = jax.jit(function, static_argnums=static, keep_unused=True, compiler_options=QUICK)
+        self._plain: Any = jax.jit(function, static_argnums=static, keep_unused=True)
+        self._quick: Any = jax.jit(function, static_argnums=static, keep_unused=True, compiler_options=QUICK)
         self._kept: dict[Any, Callable[[list[Any]], Any] | None] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -69,11 +75,31 @@ class Program:
         if _folder is None or not _runs_here():
             return jitted(*args)
         given = tuple(args[place] for place in self.static), tuple((np.shape(x), _dtype(x)) for x in leaves)
-        key = quick, structure, given, jax.config.jax_enable_x64
+        key = quick, structure, given, _config.jax_enable_x64
         if key not in self._kept:
             self._kept[key] = _keep(self, jitted, args, quick)
         kept = self._kept[key]
-        return jitted(*args) if kept is None else kept(leaves)
+        if kept is not None:
+            try:
+                return kept(leaves)
+            except jax.errors.JaxRuntimeError as error:
+                if "NOT_FOUND" not in str(error):  # machine code that was written without a part of it
+                    raise
+                self._kept[key] = None
+        return jitted(*args)
+
+    def fresh(self, quick: bool) -> Any:
+        """The jitted function under a name that nobody has had: JAX's own cache then has no program for it.
+
+        Machine code that came out of that cache is not whole when it is written once more.
+        """
+
+        def function(*args: Any) -> Any:
+            return self.__wrapped__(*args)  # type: ignore[attr-defined]
+
+        function.__name__ = f"{self.__name__}_{secrets.token_hex(8)}"  # type: ignore[attr-defined]
+        options = QUICK if quick else None
+        return jax.jit(function, static_argnums=self.static, keep_unused=True, compiler_options=options)
 
     def _cache_size(self) -> int:
         """Number of structures compiled, or loaded, so far in this process."""
@@ -139,7 +165,7 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> Path
     except OSError:
         return None
     _folder = place
-    if not jax.config.jax_compilation_cache_dir:
+    if not _config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return place
@@ -181,14 +207,14 @@ def _keep(program: Program, jitted: Any, args: tuple[Any, ...], quick: bool) -> 
     assert _folder is not None
     try:
         arguments = [_words(arg, place in program.static) for place, arg in enumerate(args)]
-        words = [program.__module__, program.__qualname__, quick, arguments, _surroundings()]
+        words = [program.__module__, program.__wrapped__.__qualname__, quick, arguments, _surroundings()]
     except _Nameless:
         return None
     file = _folder / f"{hashlib.sha256(json.dumps(words).encode()).hexdigest()}.program"
     loaded = _read(file)
     if loaded is not None:
         return loaded
-    lowered = jitted.lower(*args)
+    lowered = program.fresh(quick).lower(*args)
     executable = lowered.compile()
     try:
         code = executable.runtime_executable()
@@ -211,17 +237,22 @@ def _read(file: Path) -> _Loaded | None:
         if hashlib.sha256(body).digest() != digest:
             return None
         os.utime(file)
-        text, _, code = body.partition(b"\n")
-        header = json.loads(text)
-        if header["lapack"]:
-            _load_lapack()
-        from jaxlib.xla_client import DeviceList
-
-        device = processor()
-        found = device.client.deserialize_executable(code, executable_devices=DeviceList((device,)))
-        return _Loaded(found, header["returns"])
+        return _load(body)
     except (OSError, ImportError, AttributeError, TypeError, RuntimeError):
         return None
+
+
+def _load(body: bytes) -> _Loaded:
+    """Machine code made ready to run."""
+    text, _, code = body.partition(b"\n")
+    header = json.loads(text)
+    if header["lapack"]:
+        _load_lapack()
+    from jaxlib.xla_client import DeviceList
+
+    device = processor()
+    found = device.client.deserialize_executable(code, executable_devices=DeviceList((device,)))
+    return _Loaded(found, header["returns"])
 
 
 @functools.cache
@@ -232,7 +263,7 @@ def _load_lapack() -> None:
 
 def _runs_here() -> bool:
     """Whether a program called now would run on the first processor device."""
-    device = jax.config.jax_default_device or jax.local_devices()[0]
+    device = _config.jax_default_device or jax.local_devices()[0]
     return device == processor()
 
 
@@ -290,7 +321,7 @@ def _words(value: Any, static: bool = False) -> Any:
             for field in dataclasses.fields(kind)
         }
         return {"record": f"{kind.__module__}:{kind.__qualname__}", "fields": fields}
-    if static or jax.dtypes.issubdtype(_dtype(value), jax.dtypes.extended):
+    if static or jnp.issubdtype(_dtype(value), jax.dtypes.extended):
         raise _Nameless
     return {"array": [_dtype(value).str, *np.shape(value)]}
 

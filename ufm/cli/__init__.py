@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import importlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence

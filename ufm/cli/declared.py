@@ -45,12 +45,13 @@ def diagrams() -> dict[str, dict[str, Any]]:
     for module in _imported("sweep/__init__.py"):
         if "MAKERS" not in _text(f"sweep/{module}.py"):
             continue
-        body = _body(f"sweep/{module}.py")
+        body: list[Any] = _body(f"sweep/{module}.py")
         functions = {node.name: node.args for node in body if isinstance(node, ast.FunctionDef)}
         for node in body:
             target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
             if getattr(target, "id", None) == "MAKERS":
-                for key, maker in zip(node.value.keys, node.value.values, strict=True):
+                made: Any = node.value
+                for key, maker in zip(made.keys, made.values, strict=True):
                     found[ast.literal_eval(key)] = _settings(functions[maker.id])
     return found
 
