@@ -43,10 +43,10 @@ COMMANDS = {
 
 CLOCK = "CPU seconds of the process, user and system; medians"
 
-SWEEP = """problem: {classes: 10, samples: 100}
+SWEEP = """problem: {classes: 10, minority: 0.5, minority_samples: 100}
 axes:
-  imbalance: {from: 1, to: 100, points: 32, scale: log}
-  weight_decay: {from: 1.0e-4, to: 1.0e-2, points: 32, scale: log}
+  decay: {log: [1.0e-4, 1.0e-2, 32], sets: [weight_decay, feature_decay]}
+  imbalance: {log: [1, 100, 32]}
 """
 
 
