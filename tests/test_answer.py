@@ -27,6 +27,7 @@ FURTHER = {
     "layers",
     "search",
     "structure",
+    "notes",
     "theory",
 }
 OF_A_PREDICTION = {"name", "value", "holds", "failed_hypothesis", "citation", "difference"}
