@@ -57,6 +57,20 @@ def test_supcon_is_the_loss_of_the_problem():
     assert np.isfinite(alone)
 
 
+@pytest.mark.parametrize("arch", ["mlp", "resnet20", pytest.param("convnext-tiny", marks=pytest.mark.slow)])
+def test_what_measures_read_is_computed_in_full_precision(arch):
+    """Whatever the network trains in; told by the program before it is compiled, which names the precision."""
+    images = {"mean": jax.ShapeDtypeStruct((1,), jnp.float32), "deviation": jax.ShapeDtypeStruct((1,), jnp.float32)}
+    pixels = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.uint8)
+    for dtype in ("float32", "bfloat16"):
+        structure = step_module.Structure(Config(arch=arch, width=0.1, dtype=dtype), (8, 8, 1), 3)
+        parts = jax.eval_shape(lambda structure=structure: step_module.split(structure.network()))
+        program = step_module.evaluate.lower(structure, *parts, images, pixels).as_text().splitlines()
+        products = [line for line in program if "dot_general" in line or "stablehlo.convolution" in line]
+        assert products
+        assert [line for line in products if "bf16" in line or line.count("HIGHEST") < 2] == []
+
+
 def test_decay_of_theory_is_the_penalty_of_the_canonical_objective(tmp_path):
     config = dataclasses.replace(
         SMALL, decay="ufm", weight_decay=0.02, feature_decay=3e-4, bias_decay=0.01, loss="mse", batch_size=600

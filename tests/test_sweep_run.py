@@ -726,3 +726,14 @@ def test_contrastive_sweeps_are_certified_and_know_their_geometry(tmp_path):
         assert float(data.distance_to_etf[place]) == pytest.approx(gram_distance(gram, simplex_etf_gram(6)), abs=1e-6)
         if place:
             np.testing.assert_allclose(data.cosine_between[place, 0, 1], gram[0, -1], atol=1e-6)
+
+
+def test_devices_without_double_precision_are_refused(tmp_path):
+    class Tpu:
+        platform = "tpu"
+
+        def __str__(self):
+            return "TPU_0"
+
+    with pytest.raises(ValueError, match=r"^devices: TPU_0 only emulates double precision; leave devices out, or give"):
+        run(Sweep({"classes": 4}, {"weight_decay": [1e-3]}), tmp_path / "sweep", devices=[Tpu()])

@@ -103,8 +103,13 @@ _asked: contextvars.ContextVar[Any] = contextvars.ContextVar("device", default=N
 
 def processor() -> Any:
     """The device on which everything in float64 runs unless another is asked for: the first of the CPU."""
+    return processors()[0]
+
+
+def processors() -> tuple[Any, ...]:
+    """The devices of the CPU."""
     try:
-        return jax.local_devices(backend="cpu")[0]
+        return tuple(jax.local_devices(backend="cpu"))
     except RuntimeError:
         raise ValueError(
             "JAX_PLATFORMS: it leaves out the CPU, on which solutions are proven; add it, as in JAX_PLATFORMS=cuda,cpu"
@@ -142,7 +147,7 @@ def _uncommitted(leaf: Any, device: Any) -> Any:
     """An array that no device holds fast; keys of random numbers, which NumPy does not know, are moved."""
     if not isinstance(leaf, jax.Array):
         return leaf
-    return jax.device_put(leaf, device) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended) else np.asarray(leaf)
+    return jax.device_put(leaf, device) if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else np.asarray(leaf)
 
 
 OUT_OF_MEMORY = "memory: it ran out while computing; give fewer classes, columns, restarts or lanes"

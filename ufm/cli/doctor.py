@@ -27,6 +27,7 @@ class Doctor:
         """Measure and print."""
         import jax
 
+        from .._numerics import processor
         from ..certify import check_arithmetic
         from ..problem.numbers import whole_number
 
@@ -36,7 +37,7 @@ class Doctor:
             "python": platform.python_version(),
             "jax": jax.__version__,
             "machine": platform.machine(),
-            "device": jax.devices()[0].device_kind,
+            "device": processor().device_kind,
         }
         if self.json:
             rows = [dataclasses.asdict(one) for one in found]

@@ -265,8 +265,14 @@ def many_steps(
 def evaluate(
     structure: Structure, params: Any, stats: Any, rest: Any, numbers: dict[str, Any], pixels: Any
 ) -> tuple[Any, Any]:
-    """Features and logits of a batch, in evaluation mode."""
-    model = structure.merged(params, stats, rest)
-    x = normalise(pixels, numbers["mean"], numbers["deviation"], dtype=jnp.dtype(structure.config.dtype))
-    outputs = model(x, train=False)
+    """Features and logits of a batch, in evaluation mode.
+
+    All that measures of collapse read is computed here in float32 with products of full precision, whatever the network
+    trains in: by default a GPU multiplies float32 in TF32 and a TPU in bfloat16, which hides what is left of NC1.
+    """
+    structure = dataclasses.replace(structure, config=dataclasses.replace(structure.config, dtype="float32"))
+    with jax.default_matmul_precision("highest"):
+        model = structure.merged(params, stats, rest)
+        x = normalise(pixels, numbers["mean"], numbers["deviation"], dtype=jnp.float32)
+        outputs = model(x, train=False)
     return outputs.features, outputs.logits

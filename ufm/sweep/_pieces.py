@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
+from .._numerics import processor
 from ..answer import versions
 from ..solve import Status
 
@@ -71,7 +71,7 @@ def dataset(
         "promises": json.dumps(list(promises)),
         "statuses": json.dumps(NAMES),
         "dtype": "float64",
-        "device": jax.devices()[0].device_kind,
+        "device": processor().device_kind,
         "versions": json.dumps(versions()),
     }
     return xr.Dataset(data, axes, attributes)

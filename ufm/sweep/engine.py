@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
 from .. import _files
 from .._files import Damaged
 from .._memory import limit as memory_limit
-from .._numerics import out_of_memory
+from .._numerics import out_of_memory, processor, processors
 from ..answer import versions
 from ..certify import is_proven
 from ..measure import PHASES
@@ -101,7 +100,9 @@ def run(
             this process, which alone writes. Default: threads of this process.
         workers: blocks at work at a time: threads, or tasks given to the executor. Default: one per core on CPUs with
             one device, one otherwise, and 64 for an executor.
-        devices: of this process, all local ones by default. Workers of an executor use their first device.
+        devices: of this process; those of its CPU by default. On GPUs certificates are computed there too, the dataset
+            names the device, and its proofs rest on the GPU's arithmetic, which ``ufm doctor`` does not measure; TPUs
+            are refused, for they only emulate float64. Workers of an executor use the first device of their CPU.
         again: compute some of the finished cells again: ``bad`` (without an answer), ``uncertified`` (gap above the
             setting) or ``unconverged``; better values replace the old ones.
         settings: other settings for ``again``, such as ``{"max_steps": 100_000}``.
@@ -131,7 +132,7 @@ def run(
     with store.alone():
         watch = _Watch(store, progress)
         if executor is None:
-            local = tuple(jax.local_devices() if devices is None else devices)
+            local = processors() if devices is None else _with_float64(devices)
             workers = workers or (_cores() if len(local) == 1 and local[0].platform == "cpu" else 1)
             pool = _threads(workers)
             stride, work = len(local), functools.partial(compute, devices=local)
@@ -274,7 +275,7 @@ def _threads(workers: int) -> Iterator[Any]:
 
 def _remote(task: Task) -> list[Block]:
     """On a worker of an executor: one block, on its first device."""
-    return compute(task, tuple(jax.local_devices())[:1])
+    return compute(task, processors()[:1])
 
 
 def compute(task: Task, devices: Sequence[Any] = ()) -> list[Block]:
@@ -298,8 +299,16 @@ def compute(task: Task, devices: Sequence[Any] = ()) -> list[Block]:
     return blocks
 
 
+def _with_float64(devices: Sequence[Any]) -> tuple[Any, ...]:
+    """The devices, if all of them compute in double precision."""
+    for device in devices:
+        if device.platform == "tpu":
+            raise ValueError(f"devices: {device} only emulates double precision; leave devices out, or give GPUs")
+    return tuple(devices)
+
+
 def _device_kind(devices: Sequence[Any]) -> str:
-    return (devices[0] if devices else jax.devices()[0]).device_kind
+    return (devices[0] if devices else processor()).device_kind
 
 
 def _answer(
@@ -493,7 +502,7 @@ class _Watch:
 
 def _room() -> int:
     """Bytes for one compiled call: an eighth of the free memory of the host, or half of an accelerator's."""
-    device = jax.local_devices()[0]
+    device = processor()
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     if limit is not None:
         return int(limit) // 2

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from .._numerics import float64, in_float64
+from .._numerics import float64, in_float64, processors
 from ..answer import certified_groups, certified_many, solve_and_certify_groups
 from ..certify import certify, certify_gram
 from ..measure import collapse_phase, phase_of_modes
@@ -186,7 +186,7 @@ def _over(tree: Any, limits: Any, *, kernel: Callable[..., Any], devices: tuple[
 
 @functools.lru_cache(maxsize=64)
 def _compiled(kernel: Callable[..., Any], devices: tuple[Any, ...]) -> Callable[..., Any]:
-    mesh = Mesh(np.asarray(devices or jax.devices()[:1]), ("cells",))
+    mesh = Mesh(np.asarray(devices or processors()[:1]), ("cells",))
     cells, whole = PartitionSpec("cells"), PartitionSpec()
 
     def sharded(tree: Any, *limits: Any) -> Any:
