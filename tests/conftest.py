@@ -70,7 +70,7 @@ hypothesis.settings.load_profile("ufm")
 
 
 def _let_options_be_set() -> None:
-    """Give the compiler the options of the running file, below those that a program asks for itself.
+    """Give the compiler the options of the running test, below those that a program asks for itself.
 
     JAX has no public setting for it beside the environment of a whole process. Where its function is not found,
     programs are compiled as for users, and the tests only take longer.
@@ -92,17 +92,27 @@ def _let_options_be_set() -> None:
 _let_options_be_set()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compile_for(request):
-    """Choose the compiler's options for a file, and drop its compiled programs when it is done.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Choose the compiler's options for a test, before its fixtures compile.
 
-    A file marked `as_for_users` compiles as users do, and so does every file of a run that includes the slow tests;
-    the others take QUICK. Compiled programs hold memory maps, and a process may have 65,530 of them on Linux; beyond
-    that XLA ends in a crash.
+    A test marked `as_for_users` compiles as users do, and so does every test of a run that includes the slow ones; the
+    others take QUICK.
     """
-    quick = request.config.option.markexpr == "not slow" and request.node.get_closest_marker("as_for_users") is None
-    current.clear()
-    current.update(QUICK if quick else {})
+    quick = item.config.option.markexpr == "not slow" and item.get_closest_marker("as_for_users") is None
+    wanted = QUICK if quick else {}
+    if current != wanted:
+        jax.clear_caches()
+        current.clear()
+        current.update(wanted)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Drop the compiled programs of a file when it is done.
+
+    Each holds memory maps, and a process may have 65,530 of them on Linux; beyond that XLA ends in a crash.
+    """
     yield
     jax.clear_caches()
 

@@ -1,9 +1,9 @@
 """Options that compile quickly, for programs that tests run once.
 
-XLA then takes a third of the time, and its programs are slower. Most files of the normal run compile everything so; a
-file marked ``as_for_users`` and the slow run compile as users do: conftest.py chooses, and keeps in ``current`` what
-the running file has. Options do not reach a subprocess by themselves: ``flags(current)`` as ``XLA_FLAGS`` takes them
-there, and both then compute the same bits.
+XLA then takes a third of the time, and its programs are slower. Most tests of the normal run compile everything so.
+Those marked ``as_for_users`` (audits of certificates in exact arithmetic) and the slow run compile as users do:
+conftest.py chooses, and keeps in ``current`` what the running test has. Options do not reach a subprocess by
+themselves: ``flags(current)`` as ``XLA_FLAGS`` takes them there, and both then compute the same bits.
 """
 
 QUICK = {
@@ -14,7 +14,7 @@ QUICK = {
 """As ``compiler_options`` of one program."""
 
 current: dict[str, str] = {}
-"""What the running file adds to the compiler's own options."""
+"""What the running test adds to the compiler's own options."""
 
 
 def flags(options: dict[str, str] = QUICK) -> str:

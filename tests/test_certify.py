@@ -29,8 +29,6 @@ from ufm.certify import (
 )
 from ufm.problem import Params
 
-pytestmark = pytest.mark.as_for_users
-
 # ------------------------------------------------------------------ a small minimiser, independent of ufm.solve
 
 
@@ -203,11 +201,13 @@ def run_audit(name, amount, seed):
     return len(pairs)
 
 
+@pytest.mark.as_for_users
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_audit(name):
     run_audit(name, 1, seed=1)
 
 
+@pytest.mark.as_for_users
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3])
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -218,6 +218,7 @@ def test_audit_many(name, seed):
 # ------------------------------------------------------------------ the assumption on elementary functions
 
 
+@pytest.mark.as_for_users
 def test_elementary_functions_err_by_less_than_assumed():
     from ufm.certify.rounding import ELEMENTARY, UNIT
 
@@ -324,6 +325,7 @@ def test_dimension_below_rank_stays_within_gap():
     assert certificate.lower_bound <= certify(full, minimise(full)[0]).value
 
 
+@pytest.mark.as_for_users
 def test_samples_are_certified_by_their_class_means():
     labels = ufm.labels.from_labels([0, 0, 0, 1, 1, 2])
     problem = ufm.shallow(labels=labels, weight_decay=0.05, feature_decay=0.01, bias="free")

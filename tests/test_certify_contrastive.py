@@ -29,8 +29,6 @@ from ufm.certify import (
 from ufm.certify.certificate import assumptions
 from ufm.problem import GroupGram, Params, Sigmoid, Spread, SupCon, gram_program
 
-pytestmark = pytest.mark.as_for_users
-
 # ------------------------------------------------------------------ points, independent of ufm.solve and ufm.theory
 
 
@@ -425,6 +423,7 @@ def exact_value(problem, features):
     return value
 
 
+@pytest.mark.as_for_users
 @pytest.mark.parametrize("self_included", [False, True])
 @pytest.mark.parametrize("features", ["sphere", "free"])
 def test_audit_in_ball_arithmetic(features, self_included):
@@ -445,6 +444,7 @@ def test_audit_in_ball_arithmetic(features, self_included):
                 assert off > 0  # and not by more than the stated error
 
 
+@pytest.mark.as_for_users
 def test_audit_of_groups_and_of_low_temperature():
     for counts, tau in (([20, 20, 20, 4, 4], 0.5), ([1000, 1000, 2, 2, 2], 0.02)):
         problem = ufm.contrastive(counts, temperature=tau)

@@ -19,8 +19,6 @@ from ufm.certify import deep as planes_room
 from ufm.certify import layers as rules
 from ufm.problem import Params
 
-pytestmark = pytest.mark.as_for_users
-
 # ------------------------------------------------------------------ the arithmetic, against many digits
 
 
@@ -456,6 +454,7 @@ def scaled(problem, seed, size):
     return Params(tuple(size * np.asarray(w) for w in params.weights), size * np.asarray(params.features), bias)
 
 
+@pytest.mark.as_for_users
 @pytest.mark.parametrize(
     ("loss", "activation", "bias", "depth"),
     [("mse", "relu", "none", 3), ("ce", "relu", "free", 3), ("mse", "linear", "decay", 4)],

@@ -9,6 +9,8 @@ import pytest
 from ufm import cli
 from ufm.certify import check_arithmetic, machine
 
+pytestmark = pytest.mark.as_for_users
+
 
 @pytest.fixture(scope="module")
 def found():

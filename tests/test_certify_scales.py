@@ -12,6 +12,8 @@ import ufm
 from ufm.certify import certify
 from ufm.problem import Params
 
+pytestmark = pytest.mark.as_for_users
+
 
 @pytest.fixture(autouse=True)
 def _precision():
