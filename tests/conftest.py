@@ -96,11 +96,11 @@ _let_options_be_set()
 def pytest_runtest_setup(item):
     """Choose the compiler's options for a test, before its fixtures compile.
 
-    A test marked `as_for_users` compiles as users do, and so does every test of a run that includes the slow ones; the
-    others take QUICK.
+    A test marked `as_for_users` compiles as users do, and so does every test of a run that includes the slow ones but
+    those marked `quick`; the others take QUICK.
     """
-    quick = item.config.option.markexpr == "not slow" and item.get_closest_marker("as_for_users") is None
-    wanted = QUICK if quick else {}
+    normal = item.config.option.markexpr == "not slow" and item.get_closest_marker("as_for_users") is None
+    wanted = QUICK if normal or item.get_closest_marker("quick") else {}
     if current != wanted:
         jax.clear_caches()
         current.clear()

@@ -52,6 +52,9 @@ def feasible(problem, params):
     return Params((w,), h, params.bias)
 
 
+_feasible = jax.jit(feasible, compiler_options=QUICK)
+
+
 @functools.cache
 def _derivatives(structure, unravel):
     del structure
@@ -96,7 +99,7 @@ def minimise(problem, seed=0, newton=40):
             else:
                 break
             v, g = v - shrink * step, trial
-        params = jax.tree.map(np.asarray, feasible(problem, unravel(jnp.asarray(v))))
+        params = jax.tree.map(np.asarray, _feasible(problem, unravel(v)))
         return params, float(np.linalg.norm(g))
 
 
@@ -496,7 +499,7 @@ def test_audit_catches_a_leak_on_the_diagonal(audited, monkeypatch):
 
     monkeypatch.setattr(dual, "verified_norm", leaky)
     with ufm.float64():
-        broken = jax.tree.map(np.asarray, _certify(problem, params, 1e-8, 3))
+        broken = jax.tree.map(np.asarray, jax.jit(lambda *point: _certify(*point, 1e-8, 3))(problem, params))
     assert not ball.audit(problem, params, broken).norm_ok
 
 

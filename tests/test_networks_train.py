@@ -19,7 +19,7 @@ import optax
 import pytest
 
 import ufm
-from quick import flags
+from quick import current, flags
 from ufm import trained as trained_module
 from ufm._files import Damaged
 from ufm.cli import main
@@ -27,12 +27,15 @@ from ufm.networks import head_matrices, load, normalise, standardise
 from ufm.networks import models as models_module
 from ufm.networks import step as step_module
 from ufm.networks import train as train_module
-from ufm.networks.config import ARCHITECTURES, Config, read_config
+from ufm.networks.config import ARCHITECTURES, LOSSES, Config, read_config
 from ufm.networks.step import supcon
 from ufm.networks.train import read_log, train
 from ufm.trained import run as run_and_report
 
 SMALL = Config(arch="mlp", width=0.1, epochs=3, batch_size=200, samples=60, evaluations=2, learning_rate=0.05)
+
+
+DIGITS = Config(arch="resnet20", width=0.25, epochs=14, batch_size=128, learning_rate=0.1, evaluations=4)
 
 
 def numbers(history):
@@ -98,8 +101,7 @@ def test_decay_of_theory_is_the_penalty_of_the_canonical_objective(tmp_path):
 
 
 def test_digits_are_learned_and_collapse(tmp_path):
-    config = Config(arch="resnet20", width=0.25, epochs=14, batch_size=128, learning_rate=0.1, evaluations=4)
-    run = train(config, tmp_path / "run")
+    run = train(DIGITS, tmp_path / "run")
     first, last = run.history[0], run.history[-1]
     assert last["test"]["accuracy"] > 0.95
     assert last["train"]["accuracy"] > 0.999
@@ -110,36 +112,21 @@ def test_digits_are_learned_and_collapse(tmp_path):
     np.testing.assert_array_equal(saved["y"], load("digits").labels)
 
 
-SMOKE = """
-import sys
-import numpy as np
-from ufm.networks.config import LOSSES, Config
-from ufm.networks.train import train
-for loss in LOSSES:
-    config = Config(
-        arch=sys.argv[1], loss=loss, width=0.0625, epochs=2, batch_size=50, samples=20, evaluations=1,
-        learning_rate=0.01, optimizer="adam", projection=8 if loss == "supcon" else 0, augment=True,
-        dtype="bfloat16" if loss == "ce" else "float32",
-    )
-    run = train(config, f"{sys.argv[2]}/{loss}")
-    assert run.history[2]["objective"] < run.history[1]["objective"], loss
-    assert all(leaf.dtype == np.float32 for leaf in (run.features, run.test_features)), loss
-"""
-
-
 QUICK = ("mlp", "resnet20")  # the others take minutes to compile; test_networks_models has their losses and gradients
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("arch", [pytest.param(a, marks=[] if a in QUICK else pytest.mark.slow) for a in ARCHITECTURES])
 def test_every_architecture_learns_under_every_loss(tmp_path, arch):
-    """In a process of its own, where the compiler may be in a hurry."""
-    done = subprocess.run(
-        [sys.executable, "-c", SMOKE, arch, str(tmp_path)],
-        env=os.environ | {"XLA_FLAGS": flags()},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    for loss in LOSSES:
+        config = Config(
+            arch=arch, loss=loss, width=0.0625, epochs=2, batch_size=50, samples=20, evaluations=1,
+            learning_rate=0.01, optimizer="adam", projection=8 if loss == "supcon" else 0, augment=True,
+            dtype="bfloat16" if loss == "ce" else "float32",
+        )  # fmt: skip
+        run = train(config, tmp_path / loss)
+        assert run.history[2]["objective"] < run.history[1]["objective"], loss
+        assert all(leaf.dtype == np.float32 for leaf in (run.features, run.test_features)), loss
 
 
 @pytest.mark.parametrize(
@@ -253,19 +240,19 @@ def test_killed_and_resumed_from_the_command(tmp_path):
 
 def test_eight_devices_take_the_same_curve(tmp_path):
     script = """
-import dataclasses, json, sys, jax
+import json, sys, jax
 from ufm.networks.config import Config
 from ufm.networks.train import train
 assert len(jax.devices()) == 8
-config = Config(**json.loads(sys.argv[1]))
-for number in (1, 8):
-    train(config, f"{sys.argv[2]}/{number}", devices=jax.devices()[:number])
+train(Config(**json.loads(sys.argv[1])), sys.argv[2], devices=jax.devices())
 """
-    config = dataclasses.replace(SMALL, arch="resnet20", width=0.125, batch_size=160, samples=32, epochs=2)
-    more = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {flags()}"}
+    # On one device these are the programs of the digits above, whose lengths and rates are arrays.
+    config = dataclasses.replace(DIGITS, learning_rate=0.05, samples=32, epochs=2)
+    train(config, tmp_path / "1")
+    more = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {flags(current)}"}
     said = json.dumps(dataclasses.asdict(config))
     done = subprocess.run(
-        [sys.executable, "-c", script, said, str(tmp_path)], env=os.environ | more, capture_output=True, text=True
+        [sys.executable, "-c", script, said, str(tmp_path / "8")], env=os.environ | more, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     one, eight = (read_log(tmp_path / name) for name in ("1", "8"))

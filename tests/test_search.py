@@ -29,11 +29,14 @@ def loss(weights, features, samples, decay):
     return fit + decay / 2 * (sum(np.sum(w**2) for w in weights) + samples * np.sum(features**2))
 
 
+STARTS = {"restarts": 4, "near": 2, "narrow": (2,), "narrow_starts": 8}
+
+
 @pytest.fixture(scope="module")
 def found():
     """A search where a structure beats every random start: three classes, four layers."""
     problem = ufm.deep([2] * 3, depth=4, width=6, weight_decay=0.01, feature_decay=0.01)
-    return problem, ufm.search(problem, restarts=4, near=2, narrow=(2,), narrow_starts=8, max_steps=2000)
+    return problem, ufm.search(problem, **STARTS, max_steps=2000)
 
 
 def test_search_finds_what_theory_has(found):
@@ -59,8 +62,8 @@ def test_search_says_where_it_looked(found):
 
 
 def test_search_is_the_same_twice(found):
-    problem, search = found
-    again = ufm.search(problem, restarts=4, near=2, narrow=(2,), narrow_starts=8, max_steps=2000)
+    problem, _ = found
+    search, again = (ufm.search(problem, **STARTS, max_steps=100) for _ in range(2))
     assert again.origins == search.origins
     np.testing.assert_array_equal(again.values, search.values)
     np.testing.assert_array_equal(np.asarray(again.result.value), np.asarray(search.result.value))
