@@ -1,6 +1,7 @@
 """The search over starts, the hunt for structures and the table of the best known ones."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from ufm.hunt import hunt
 from ufm.search import random_starts
 from ufm.theory import best_known, structures
 from ufm.theory.deep import channels, collapse_zero_threshold, deep_collapse
-from ufm.theory.deep_structures import Directions, compose, kneser, small_decay_ratio
+from ufm.theory.deep_structures import (
+    Directions,
+    best_composition,
+    compose,
+    kneser,
+    kneser_blocks,
+    single,
+    small_decay_ratio,
+)
 
 
 def forward(weights, features):
@@ -141,6 +150,26 @@ def test_entries_are_what_they_say(num_classes, depth):
     decay = 5e-4
     network = compose([directions], 1.0, [decay] * depth, decay)
     assert network.value == pytest.approx(loss(network.weights, network.features, 1.0, decay), rel=1e-10)
+
+
+def test_entries_at_a_decay_are_what_they_say():
+    """Each entry that was found at one decay is a network of the stated value there, below all other kinds of entry.
+
+    The value is that of its matrices by plain NumPy; the others are collapse, Kneser structures and the entries for
+    vanishing decays, composed.
+    """
+    table = best_known.read(Path(best_known.__file__).with_name("best_known.npz"))
+    found = {cell: directions for cell, (directions, _) in table.items() if cell[2]}
+    assert len(found) >= 51
+    for (k, depth, x), directions in found.items():
+        decay = x * collapse_zero_threshold(k, depth) ** (1 / (depth + 1))
+        given = 1.0, [decay] * depth, decay
+        network = compose([directions], *given)
+        value = loss(network.weights, network.features, 1.0, decay)
+        assert value == pytest.approx(network.value, rel=1e-10), (k, depth, x)
+        others = [("collapse", single(depth)), *kneser_blocks(k, depth)]
+        others += [("found", d) for (m, n, y), (d, _) in table.items() if n == depth and m <= k and not y]
+        assert value < compose(best_composition(k, *given, others).blocks, *given).value * (1 - 1e-6), (k, depth, x)
 
 
 def test_table_is_no_worse_than_before():
@@ -292,6 +321,10 @@ def test_random_starts_of_two_classes_reach_the_optimum(depth):
 # The lowest ends of descents of the diagram deep-structure in cells where they lay below the entries for vanishing
 # decays (n = 1, all decays equal): K, L, the decay, the lowest end, and what the other entries give.
 LOWER_AT_A_DECAY = [
+    (3, 4, 0.06509568093646852, 0.4452664800524321, 0.4472643147703456),
+    (3, 5, 0.053333333333333365, 0.42212219412902896, 0.422903528229818),
+    (4, 5, 0.02458133968777587, 0.26498568491300856, 0.2652704702344445),
+    (8, 3, 0.0017010345435994297, 0.026726776791805563, 0.026730619416413758),
     (4, 4, 0.048821760702351405, 0.4467634921084248, 0.44843767032230486),
     (4, 5, 0.04, 0.4202735478558519, 0.4219733007876735),
     (6, 4, 0.032547840468234265, 0.41466143602084454, 0.4150928018926009),
