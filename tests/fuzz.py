@@ -53,7 +53,7 @@ MADE = re.compile(r"LabelledFeatures|ClassStatistics|Dataset|PhaseRun|GroupLanes
 """Types of a first argument that only a door makes; functions of it check nothing again."""
 
 
-class Reached(BaseException):  # noqa: N818  no error: the values passed the door
+class Reached(BaseException):
     """A compiled program was about to run."""
 
 

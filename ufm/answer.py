@@ -41,6 +41,7 @@ from .problem import (
     logit_groups,
     why_no_logit_groups,
 )
+from .problem import numbers as door
 from .problem.groups import in_blocks, lanes_of
 from .search import Search, search
 from .solve import (
@@ -351,6 +352,7 @@ def class_logits(problem: Problem, params: Params) -> np.ndarray:
     return logits if scale is None else np.asarray(scale)[..., None, None] * logits
 
 
+@door.checked(gap=door.FRACTION)
 @placed
 def answer(problem: Problem, gap: float = 1e-8, *, device: Any = None, **options: Any) -> Answer:
     """Solve one problem, certify it, measure it, and compare it with theory.
@@ -600,6 +602,7 @@ def _compare(prediction: Prediction, value: float, gram: np.ndarray) -> Comparis
     return Comparison(prediction, difference, distance)
 
 
+@door.checked(gap=door.FRACTION, max_steps=door.whole(0, 2**31 - 1))
 def certified_many(
     problem: Problem,
     *,
@@ -707,6 +710,13 @@ def _groups_once(program: LogitGroups, gtol: Any, gap: Any, max_steps: Any, *, w
     return _groups(program, *limits, width)
 
 
+@door.checked(
+    program=door.of_type(LogitGroups, "make one with ufm.problem.logit_groups or ufm.grouped"),
+    gap=door.FRACTION,
+    gtol=door.FRACTION,
+    width=door.whole(1),
+    max_steps=door.STEPS,
+)
 def certified_groups(
     program: LogitGroups, *, gap: float = 1e-8, gtol: float = 1e-9, width: int = 256, max_steps: int | None = None
 ) -> tuple[GroupsResult, Certificate]:

@@ -23,6 +23,7 @@ from jax.flatten_util import ravel_pytree
 
 from ._numerics import in_float64
 from ._programs import compiled
+from .problem import numbers as door
 from .problem.numbers import whole_number
 from .solve.loop import walk
 from .solve.methods import LBFGS
@@ -94,6 +95,18 @@ def _run(ys: Any, stages: Any, steps: int, shapes: tuple[tuple[int, int], ...]) 
     return _descend_all(jnp.asarray(ys), jnp.asarray(stages), jnp.asarray(steps, jnp.int32), shapes)
 
 
+@door.checked(
+    num_classes=door.whole(2, 10_000),
+    depth=door.whole(2, 10_000),
+    dim=door.whole(1, 10**6),
+    width=door.whole(1, 10**6),
+    starts=door.whole(1, 10**6),
+    near=door.of_type((list, tuple), "give a list of Directions"),
+    noise=door.numbers_of(0.0, ndim=(0,)),
+    steps=door.STEPS,
+    keep=door.whole(1),
+    seed=door.SEED,
+)
 def hunt(
     num_classes: int,
     depth: int,

@@ -50,6 +50,7 @@ from .measure import (
 from .measure.stream import Agreement
 from .problem import Params, Problem, contrastive, deep, shallow
 from .problem import labels as make_labels
+from .problem import numbers as door
 from .problem.contrastive import CONTRASTIVE
 from .problem.losses import NAMED
 from .problem.numbers import is_number, real_array, show
@@ -318,6 +319,7 @@ class Report:
 _RANK = ("simplex_etf", "orthogonal_frame", "seli", "optimum", "optimum_centred")
 
 
+@door.checked(loss=door.text)
 def constraints_of(loss: str) -> tuple[str, ...]:
     """The constraints that the features of a model with this loss can have."""
     return CONSTRAINTS if loss in CONTRASTIVE else CONSTRAINTS[:4]
@@ -328,6 +330,14 @@ def _rank(target: Target) -> int:
     return _RANK.index(target.name) if target.name in _RANK else len(_RANK)
 
 
+@door.checked(
+    optimum=door.flag,
+    points=door.whole(2, 10**6),
+    gap=door.FRACTION,
+    name=door.text,
+    loss=door.text,
+    activation=door.text,
+)
 def report(
     features: Any,
     labels: Any,
@@ -952,6 +962,10 @@ class Compared:
         return plain(dataclasses.asdict(self))
 
 
+A_GEOMETRY = door.of_type((Geometry, Report), "give a report, or the geometry of one")
+
+
+@door.checked(a=A_GEOMETRY, b=A_GEOMETRY, starts=door.whole(1, 10**4))
 def compare(a: Geometry | Report, b: Geometry | Report, *, starts: int = 8) -> Compared:
     """Hold two geometries against each other.
 
@@ -1032,6 +1046,7 @@ def _exchange_gains(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     return 2.0 * gain + (a[:, None] - a) * (b - b[:, None])
 
 
+@door.checked(path=door.path)
 def read_report(path: str | Path) -> Geometry:
     """The geometry of a saved report (report.json, or the output of ``ufm features --json``).
 

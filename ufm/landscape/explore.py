@@ -28,7 +28,9 @@ from .._numerics import float64, record
 from .._programs import compiled
 from ..certify import bound_known, certify, curvature
 from ..problem import Params, Problem, SupCon, check_problem, stack
+from ..problem import numbers as door
 from ..problem.numbers import show, whole_number
+from ..problem.problem import A_PROBLEM
 from ..solve import Status, solve
 
 KINDS = ("undecided", "global", "best found", "local minimum", "saddle")
@@ -182,6 +184,15 @@ def _finite(number: Any) -> float | None:
     return float(number) if np.isfinite(number) else None
 
 
+@door.checked(
+    seed=door.SEED,
+    noise=door.numbers_of(0.0, ndim=(0,)),
+    gtol=door.FRACTION,
+    gap=door.FRACTION,
+    max_steps=door.STEPS,
+    rounds=door.whole(0, 10**6),
+    block=door.whole(1, 10**7),
+)
 def explore(
     problem: Problem,
     starts: Any = 256,
@@ -266,6 +277,7 @@ def explore(
     )  # fmt: skip
 
 
+@door.checked(problem=A_PROBLEM, seed=door.SEED)
 def critical_points(problem: Problem, seed: int = 0) -> tuple[tuple[str, ...], np.ndarray]:
     """Exact critical points of rank 1 on spheres: all columns on one line.
 

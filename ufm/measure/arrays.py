@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ufm._memory import UNREADABLE, BadMember, check_bytes, load_arrays
+from ufm.problem import numbers as door
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -115,6 +116,7 @@ def as_arrays(
     return LabelledFeatures(H, y, K, multiplicity, classifier, bias)
 
 
+@door.checked(path=door.path)
 def load_npz(path: str | os.PathLike[str], *, samples: Literal["columns", "rows"] = "columns") -> LabelledFeatures:
     """Read features, labels and classifier from an ``.npz`` file and check them as `as_arrays` does.
 

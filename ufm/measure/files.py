@@ -24,6 +24,7 @@ from ufm._columns import read_column
 from ufm._memory import UNREADABLE, check_archive, check_file, load_arrays
 from ufm.measure.arrays import to_numpy
 from ufm.measure.tensors import Foreign, read_tensors
+from ufm.problem import numbers as door
 
 Axis = Literal["columns", "rows"]
 
@@ -66,6 +67,7 @@ class FeatureFile:
     notes: tuple[str, ...] = ()
 
 
+@door.checked(path=door.path, labels=door.path, samples=door.word("columns", "rows"))
 def read_features(
     path: str | os.PathLike[str],
     *,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ufm.measure.arrays import FloatArray, as_matrix, to_numpy
+from ufm.problem import numbers as door
 
 # Two numbers that differ by less than this many rounding errors of their terms are equal.
 ROUNDING = 64 * float(np.finfo(np.float64).eps)
@@ -28,6 +29,7 @@ def singular_values(A: Any) -> FloatArray:
     return np.asarray(np.linalg.svd(as_matrix(A, "A"), compute_uv=False), dtype=np.float64)
 
 
+@door.checked(rtol=door.FRACTION)
 def numerical_rank(A: Any, rtol: float = RANK_RTOL) -> int:
     """Numerical rank: number of singular values with s_i > rtol * s_1. A zero matrix has rank 0.
 
@@ -209,11 +211,13 @@ def group_cosines(V: Any, groups: Any) -> FloatArray:
     return group_average(cosine_matrix(V), groups)
 
 
+@door.checked(K=door.whole(2, 10**6))
 def simplex_etf_gram(K: int) -> FloatArray:
     """Gram matrix of the simplex ETF at Frobenius norm 1: E_K = (I - J/K) / sqrt(K - 1)."""
     return (np.eye(K) - 1.0 / K) / np.sqrt(K - 1.0)
 
 
+@door.checked(K=door.whole(2, 10**6))
 def orthogonal_frame_gram(K: int) -> FloatArray:
     """Gram matrix of the orthogonal frame at Frobenius norm 1: I / sqrt(K)."""
     return np.eye(K) / np.sqrt(K)

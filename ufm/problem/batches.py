@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from .labels import Labels
+from . import numbers as door
+from .labels import LABELS, Labels
 from .numbers import show, whole_number
 
 LARGEST_FAMILY = 200_000
 """Batches up to which a full symmetric family is listed."""
 
 
+@door.checked(labels=LABELS, seed=door.SEED)
 def partition(labels: Labels, size: int, seed: int | None = None) -> np.ndarray:
     """One epoch: the columns cut into batches, in order or shuffled; the last batch may be shorter.
 
@@ -34,6 +36,7 @@ def partition(labels: Labels, size: int, seed: int | None = None) -> np.ndarray:
     return padded.reshape(blocks, size)
 
 
+@door.checked(labels=LABELS, epochs=door.whole(1, 10**6), seed=door.SEED)
 def reshuffled(labels: Labels, size: int, epochs: int, seed: int = 0) -> np.ndarray:
     """Random reshuffling: the union of ``epochs`` independent shuffled partitions."""
     epochs = whole_number("epochs", epochs, 1)
@@ -41,6 +44,7 @@ def reshuffled(labels: Labels, size: int, epochs: int, seed: int = 0) -> np.ndar
     return np.concatenate([partition(labels, size, int(s)) for s in seeds])
 
 
+@door.checked(labels=LABELS)
 def stratified(labels: Labels, per_class: int) -> np.ndarray:
     """Disjoint batches with the same number of samples of every class; every count must be a multiple of it."""
     _columns(labels)
@@ -54,6 +58,7 @@ def stratified(labels: Labels, per_class: int) -> np.ndarray:
     return np.concatenate([m.reshape(blocks, per_class) for m in members], axis=1)
 
 
+@door.checked(family=door.numbers_of(-1, ndim=(2,)), columns=door.numbers_of(0, ndim=(0, 1)))
 def bind(family: Any, columns: Any) -> np.ndarray:
     """Batch binding (Kini et al. 2024): add the same samples to every batch that does not hold them yet."""
     family, columns = np.asarray(family), np.atleast_1d(np.asarray(columns))
@@ -65,12 +70,14 @@ def bind(family: Any, columns: Any) -> np.ndarray:
     return np.stack([np.pad(row, (0, width - len(row)), constant_values=-1) for row in rows])
 
 
+@door.checked(labels=LABELS)
 def all_subsets(labels: Labels, size: int) -> np.ndarray:
     """Every set of b different columns."""
     n, size = _columns(labels), _size(labels, size)
     return _listed(itertools.combinations(range(n), size), math.comb(n, size), size)
 
 
+@door.checked(labels=LABELS)
 def all_multisets(labels: Labels, size: int) -> np.ndarray:
     """Every multiset of b columns (a column may be drawn more than once), as in Graf et al. 2021."""
     n, size = _columns(labels), whole_number("size", size, 2)

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import record, static
-from .labels import Labels
+from . import numbers as door
+from .labels import LABELS, Labels
 from .losses import check_loss, inverse_frequency_weight, shipped
 from .numbers import one_of, real_array, show
 
@@ -233,6 +234,12 @@ def _anchor_losses(u: Any, factors: Any, positives: Any) -> Any:
 CONVENTIONS = ("canonical", "sum", "khosla")
 
 
+@door.checked(
+    value=door.numbers_of(),
+    labels=LABELS,
+    temperature=door.numbers_of(positive=True),
+    base_temperature=door.numbers_of(positive=True),
+)
 def convert(value: Any, labels: Labels, convention: str, temperature: Any = 1.0, base_temperature: Any = None) -> Any:
     """The canonical SupCon value in another convention.
 

@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import in_float64, record, static
+from . import numbers as door
 from .contrastive import SupCon
-from .problem import Problem
+from .problem import A_PROBLEM, Problem
 
 
 @record
@@ -151,6 +152,7 @@ def log_softplus(x: Any) -> Any:
     return jnp.where(small, x, jnp.log(jnp.logaddexp(0.0, safe)))
 
 
+@door.checked(problem=A_PROBLEM)
 def why_no_gram_program(problem: Problem) -> str | None:
     """Why a problem has no program in the class Gram matrix; ``None`` if it has one. Reads the structure only."""
     loss, model = problem.loss, problem.model
@@ -163,6 +165,7 @@ def why_no_gram_program(problem: Problem) -> str | None:
     return None
 
 
+@door.checked(problem=A_PROBLEM)
 @in_float64
 def class_program(problem: Problem) -> GramProgram:
     """The convex program of a supervised contrastive problem with every class a group of its own (traceable)."""
@@ -179,6 +182,14 @@ def class_program(problem: Problem) -> GramProgram:
     return group_program(jnp.ones_like(counts), counts, scale, decay, weight, problem.loss.self_included)
 
 
+@door.checked(
+    classes=door.numbers_of(1, ndim=(1, 2)),
+    counts=door.numbers_of(ndim=(1, 2), positive=True),
+    scale=door.numbers_of(ndim=(0, 1), positive=True),
+    decay=door.numbers_of(ndim=(0, 1), positive=True),
+    class_weight=door.numbers_of(positive=True),
+    self_included=door.flag,
+)
 @in_float64
 def group_program(
     classes: Any, counts: Any, scale: Any, decay: Any = None, class_weight: Any = 1.0, self_included: bool = False
@@ -201,6 +212,7 @@ def group_program(
     return GramProgram(classes, counts, share, own, scale, ridge, decay is None)
 
 
+@door.checked(problem=A_PROBLEM)
 def equal_classes(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classes with the same count and class weight: (first class of each group, group of each class, group sizes).
 
@@ -216,6 +228,7 @@ def equal_classes(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return first[order], np.argsort(order)[np.ravel(group)], sizes[order].astype(np.float64)
 
 
+@door.checked(problem=A_PROBLEM)
 def gram_program(problem: Problem) -> tuple[GramProgram, np.ndarray]:
     """The convex program of one supervised contrastive problem, equal classes merged.
 

@@ -18,6 +18,7 @@ import numpy as np
 from .._columns import Kind, read_column
 from .._memory import check_bytes
 from .._numerics import is_traced, record, static
+from . import numbers as door
 from .numbers import check_range, is_number, real_array, short, show, whole_number
 
 
@@ -85,6 +86,10 @@ class Labels:
         check_bytes("counts", f"laying out {counts.sum():.4g} samples", 64 * float(counts.sum()), "give fewer samples")
         classes = np.repeat(np.arange(self.num_classes), counts.astype(int))
         return Labels(np.ones(len(classes)), classes, self.num_classes)
+
+
+LABELS = door.of_type(Labels, "make one with ufm.labels.from_labels or from_counts")
+"""Reader of labels at a door."""
 
 
 def from_counts(counts: Any) -> Labels:
@@ -195,6 +200,7 @@ def exponential(num_classes: int, samples: Any, ratio: Any, whole: bool = True) 
     return from_counts(np.floor(counts * (1 + 1e-12)) if whole else counts)
 
 
+@door.checked(path=door.path, kind=door.word("counts", "labels"))
 def from_file(path: str | Path, kind: Kind | None = None) -> Labels:
     """Counts of the classes, or labels of the samples, from a file.
 
@@ -213,6 +219,7 @@ def from_file(path: str | Path, kind: Kind | None = None) -> Labels:
     return read_labels(path, kind)[0]
 
 
+@door.checked(path=door.path, kind=door.word("counts", "labels"), name=door.text)
 def read_labels(path: str | Path, kind: Kind | None = None, name: str | None = None) -> tuple[Labels, tuple[str, ...]]:
     """:func:`from_file`, and what was taken for what, one sentence each.
 
@@ -321,6 +328,7 @@ def _samples_and_ratio(samples: Any, ratio: Any) -> tuple[Any, Any]:
     return n[..., None], r[..., None]
 
 
+@door.checked(labels=LABELS)
 def class_mean_matrix(labels: Labels) -> Any:
     """The n x K matrix S with H S = class means: S_ik = w_i [y_i = k] / n_k."""
     if type(labels) is not Labels:

@@ -7,11 +7,15 @@ and the squares of radii are normal float64 numbers.  Whatever is refused is ref
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import numbers
+import os
+import re
 import reprlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +36,7 @@ _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = _BRIEF.maxset = _BRIEF.maxfr
 def show(value: Any, limit: int = 60) -> str:
     """A value in a message: one line of printable characters, not too long."""
     text = short(value) if isinstance(value, np.ndarray) else _describe(value)
+    text = re.sub(r" (?:instance )?at 0x[0-9a-fA-F]+", "", text)  # where an object lies in memory says nothing
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
@@ -128,3 +133,161 @@ def check_range(name: str, value: Any, largest: float = LARGEST) -> None:
             f"{name}: {float(np.asarray(value)[far].ravel()[0])!r} is too {words}; "
             f"give a number from {1 / largest:g} to {largest:g}"
         )
+
+
+# ------------------------------------------------------------------ doors: what each argument must be
+
+Reader = Callable[[str, Any], Any]
+"""Takes the name of an argument and what was given; returns what the function gets, or raises a ValueError."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def checked(**readers: Reader) -> Callable[[F], F]:
+    """Decorator of a door: each named argument goes through its reader before the function sees it.
+
+    Defaults and traced values pass as they are.
+
+    >>> @checked(size=whole(2))
+    ... def double(size=None):
+    ...     return None if size is None else 2 * size
+    >>> double(np.int64(3)), double()
+    (6, None)
+    >>> double("3")
+    Traceback (most recent call last):
+    ValueError: size: '3' is not a whole number of at least 2
+    """
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+        unknown = set(readers) - set(defaults)
+        if unknown:
+            raise TypeError(f"{function.__name__} takes no {sorted(unknown)}")
+
+        @functools.wraps(function)
+        def door(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            for name, value in bound.arguments.items():
+                if name in readers and value is not defaults[name] and not is_traced(value):
+                    bound.arguments[name] = readers[name](name, value)
+            return function(*bound.args, **bound.kwargs)
+
+        return door  # type: ignore[return-value]
+
+    return decorate
+
+
+def whole(least: int, most: int = 2**53) -> Reader:
+    """Reader of a whole number."""
+    return lambda name, value: whole_number(name, value, least, most)
+
+
+SEED = whole(0, 2**63 - 1)
+"""Reader of a seed."""
+
+STEPS = whole(1, 2**31 - 1)
+"""Reader of a limit of steps."""
+
+
+def between(low: float, high: float, words: str) -> Reader:
+    """Reader of one number strictly between two."""
+
+    def read(name: str, value: Any) -> float:
+        if not is_number(value) or not low < value < high:
+            raise ValueError(f"{name}: {show(value)} is not allowed; give {words}")
+        return float(value)
+
+    return read
+
+
+FRACTION = between(0.0, 1.0, "a number strictly between 0 and 1")
+"""Reader of a share, a gap or a tolerance."""
+
+POSITIVE = between(0.0, math.nextafter(LARGEST, math.inf), f"a positive number of at most {LARGEST:g}")
+"""Reader of one positive number."""
+
+NUMBER = between(-math.nextafter(LARGEST, math.inf), math.nextafter(LARGEST, math.inf), "a finite number")
+"""Reader of one number of any sign."""
+
+
+def word(*allowed: str) -> Reader:
+    """Reader of one of some words."""
+    return lambda name, value: one_of(name, value, allowed)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Reader of yes or no."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: {show(value)} is not True or False; give one of the two")
+    return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    """Reader of any text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: {show(value)} is not a text; give a str")
+    return value
+
+
+def path(name: str, value: Any) -> Any:
+    """Reader of the name of a file or a folder."""
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in os.fspath(value):
+        raise ValueError(f"{name}: {show(value)} is not a path; give the name of a file or a folder")
+    if any(len(os.fsencode(part)) > 255 for part in os.fspath(value).split(os.sep)):
+        raise ValueError(f"{name}: {show(value)} is too long for the name of a file; give a shorter one")
+    return value
+
+
+def of_type(kinds: type | tuple[type, ...], remedy: str) -> Reader:
+    """Reader of an instance of a class; the remedy says how one is made."""
+    names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+
+    def read(name: str, value: Any) -> Any:
+        if not isinstance(value, kinds):
+            raise ValueError(f"{name}: {show(value)} is not a {names}; {remedy}")
+        return value
+
+    return read
+
+
+def numbers_of(least: float = -math.inf, *, ndim: tuple[int, ...] = (0, 1, 2), positive: bool = False) -> Reader:
+    """Reader of finite numbers, at least ``least`` (above 0 where ``positive``), with so many axes, not empty."""
+
+    def read(name: str, value: Any) -> np.ndarray:
+        array = real_array(name, value)
+        if array.ndim not in ndim or not array.size:
+            raise ValueError(f"{name}: shape {array.shape} does not fit; give {' or '.join(map(str, ndim))} axes")
+        good = np.isfinite(array) & ((array > 0) if positive else (array >= least))
+        if not good.all():
+            words = "finite positive numbers" if positive else "finite numbers"
+            words += f" of at least {least:g}" if math.isfinite(least) else ""
+            raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give {words}")
+        check_range(name, array)
+        return array
+
+    return read
+
+
+def pair_of(least: float = -math.inf, *, positive: bool = False) -> Reader:
+    """Reader of two numbers (first, last) of a range, the first below the last."""
+    inner = numbers_of(least, ndim=(1,), positive=positive)
+
+    def read(name: str, value: Any) -> tuple[float, float]:
+        array = inner(name, value)
+        if array.shape != (2,) or not array[0] < array[1]:
+            raise ValueError(f"{name}: {show(value)} is not a range; give (first, last) with first < last")
+        return float(array[0]), float(array[1])
+
+    return read
+
+
+def whole_numbers(least: int, most: int = 2**53) -> Reader:
+    """Reader of a list of whole numbers."""
+
+    def read(name: str, value: Any) -> tuple[int, ...]:
+        if isinstance(value, (str, bytes)) or np.ndim(real_array(name, value)) != 1:
+            raise ValueError(f"{name}: {show(value)} is not a list of whole numbers; give such as (2, 3)")
+        return tuple(whole_number(name, entry, least, most) for entry in np.asarray(value).tolist())
+
+    return read

@@ -44,7 +44,7 @@ from .losses import (
     known_loss,
 )
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, Model, Params
-from .numbers import LARGEST, LARGEST_RADIUS, one_of, positive_array, real_array, show, whole_number
+from .numbers import LARGEST, LARGEST_RADIUS, of_type, one_of, positive_array, real_array, show, whole_number
 from .params import as_params
 
 
@@ -258,6 +258,10 @@ class Reduction:
             h = jnp.concatenate([h, jnp.zeros((*h.shape[:-2], extra, h.shape[-1]), h.dtype)], axis=-2)
             weights = tuple(jnp.concatenate([w, jnp.zeros((*w.shape[:-1], extra), w.dtype)], axis=-1) for w in weights)
         return Params(weights, h, params.bias)
+
+
+A_PROBLEM = of_type(Problem, "state one with ufm.shallow, ufm.deep or ufm.contrastive")
+"""Reader of a problem at a door."""
 
 
 # ------------------------------------------------------------------ construction

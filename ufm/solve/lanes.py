@@ -28,6 +28,7 @@ import numpy as np
 from .._numerics import in_float64, number, placed, record
 from .._programs import compiled
 from ..problem import Params, Problem, check_problem
+from ..problem import numbers as door
 from ..problem.numbers import whole_number
 from ..problem.size import check_fits
 from .logits import has_logit_program
@@ -46,6 +47,7 @@ _ROUNDS = 1
 _SLACK = 1e-11
 
 
+@door.checked(max_steps=door.whole(0, 2**31 - 1))
 @placed
 def solve_many(
     problem: Problem,

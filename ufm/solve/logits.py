@@ -24,6 +24,8 @@ import jax.numpy as jnp
 
 from .._numerics import record, tree_dot, tree_where
 from ..problem import Params, Problem
+from ..problem import numbers as door
+from ..problem.problem import A_PROBLEM
 from .loop import RECORDED_STEPS
 from .methods import LBFGS
 from .result import History, Result, Status
@@ -33,6 +35,7 @@ _ZERO = 1e-12
 """Singular values below this share of the largest one are zero."""
 
 
+@door.checked(problem=A_PROBLEM)
 def has_logit_program(problem: Problem) -> str | None:
     """Why the logit program does not give the optimum of the problem; ``None`` if it does."""
     if problem.model.readout == "pairs":
@@ -272,6 +275,7 @@ def factor(problem: Problem, x: Any, bias: Any) -> Params:
     return Params((w,), h, bias)
 
 
+@door.checked(problem=A_PROBLEM)
 def balance(problem: Problem, params: Params) -> Params:
     """The cheapest factors with the same logits, of a class-mean problem with free, decayed factors.
 

@@ -17,6 +17,7 @@ import xarray as xr
 from ..answer import certified_many, class_means
 from ..certify import certify_gram
 from ..problem import Problem, contrastive, group_program, labels
+from ..problem import numbers as door
 from ..solve import solve_gram
 from ..theory.class_collapse import class_collapse_optimum, collapse_threshold, view_threshold
 from ..theory.contrastive import minority_collapse_ratio, step_optimum
@@ -27,6 +28,15 @@ _MERGED = 1e-6
 """Variance, or distance of a cosine from its end, below which vectors count as one; solutions are good to 1e-7."""
 
 
+@door.checked(
+    cells=door.whole(2, 10**5),
+    classes=door.whole(2, 10**6),
+    instances=door.whole(1, 10**6),
+    views=door.whole(1, 10**6),
+    self_included=door.flag,
+    temperatures=door.pair_of(positive=True),
+    gap=door.FRACTION,
+)
 def class_collapse(
     cells: int = 64,
     *,
@@ -103,6 +113,15 @@ def class_collapse(
     )
 
 
+@door.checked(
+    cells=door.whole(2, 10**5),
+    majority=door.whole(1, 10**6),
+    minority=door.whole(1, 10**6),
+    minority_samples=door.POSITIVE,
+    largest_ratio=door.POSITIVE,
+    temperatures=door.pair_of(positive=True),
+    gap=door.FRACTION,
+)
 def supcon_minority(
     cells: int = 96,
     *,
@@ -185,6 +204,13 @@ def supcon_minority(
     )
 
 
+@door.checked(
+    cells=door.whole(2, 10**5),
+    scale=door.POSITIVE,
+    instances=door.whole_numbers(2, 10**6),
+    offsets=door.pair_of(),
+    gap=door.FRACTION,
+)
 def sigmoid_transition(
     cells: int = 48,
     *,

@@ -16,6 +16,7 @@ import xarray as xr
 
 from ..certify import certify
 from ..problem import Params, Problem, deep, stack
+from ..problem import numbers as door
 from ..search import random_starts
 from ..solve import solve
 from ..theory.best_known import best_blocks
@@ -28,6 +29,17 @@ _SAME = 1e-6
 _NOISES = (0.03, 0.3)
 
 
+@door.checked(
+    cells=door.whole(2, 10**5),
+    classes=door.whole_numbers(2, 10_000),
+    depths=door.whole_numbers(2, 10_000),
+    samples=door.POSITIVE,
+    decays=door.pair_of(positive=True),
+    restarts=door.whole(1, 10**6),
+    steps=door.STEPS,
+    seed=door.SEED,
+    gap=door.FRACTION,
+)
 def deep_structure(
     cells: int = 10,
     *,

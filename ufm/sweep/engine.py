@@ -28,6 +28,7 @@ from .._numerics import out_of_memory, processor, processors
 from ..answer import versions
 from ..certify import is_proven
 from ..measure import PHASES
+from ..problem import numbers as door
 from ..problem.numbers import whole_number
 from ..solve import Status
 from ._pieces import CONTRADICTION, tally
@@ -79,6 +80,11 @@ class Summary:
         return self.statuses.get(CONTRADICTION, 0)
 
 
+@door.checked(
+    sweep=door.of_type(Sweep, "declare one with ufm.sweep.Sweep or ufm.sweep.read_file"),
+    out=door.path,
+    workers=door.whole(1, 10**6),
+)
 def run(
     sweep: Sweep,
     out: str | Path,
@@ -198,6 +204,7 @@ def check(sweep: Sweep) -> None:
     raise first
 
 
+@door.checked(out=door.path)
 def load(out: str | Path) -> xr.Dataset:
     """The dataset of a sweep's folder, lazily; cells that are not done yet are NaN with status -3 (PENDING).
 
@@ -212,6 +219,7 @@ def load(out: str | Path) -> xr.Dataset:
     return dataset[sorted(map(str, dataset.data_vars), key=_order)]
 
 
+@door.checked(out=door.path)
 def status(out: str | Path) -> Summary:
     """How far the sweep in a folder is; reads only."""
     store = Store.open(out)

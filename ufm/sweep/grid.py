@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from ..problem import numbers as door
 from ..problem.numbers import is_number, real_array, show, whole_number
 
 NUMBERS = (
@@ -292,6 +293,7 @@ def cell_seeds(words: Mapping[str, Any], cells: int) -> np.ndarray:
     return found
 
 
+@door.checked(path=door.path)
 def read_file(path: str | Path) -> Sweep:
     """A sweep declared in a YAML (.yaml, .yml) or TOML (.toml) file with the keys of :class:`Sweep`.
 
