@@ -157,6 +157,8 @@ def hunt(
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     rows = [[generator.standard_normal(shape) for shape in shapes] for _ in range(starts)]
     for directions in near:
+        if not isinstance(directions, Directions):
+            raise ValueError(f"near: {door.show(directions)} is not a Directions; give what hunt returned")
         given = (directions.features, *directions.hidden)
         if len(given) != len(shapes) or any(np.any(np.greater(m.shape, s)) for m, s in zip(given, shapes, strict=True)):
             continue

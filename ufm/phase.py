@@ -19,6 +19,7 @@ import numpy as np
 from . import plot
 from ._files import whole
 from .certify import is_proven
+from .problem import numbers as door
 from .quickstart import make_folder
 from .sweep import CONTRADICTION, NAMED, save_dataset, tally
 
@@ -59,6 +60,7 @@ class PhaseRun:
         return self.statuses.get(CONTRADICTION, 0)
 
 
+@door.checked(name=door.word(*NAMED))
 def settings_of(name: str) -> dict[str, Any]:
     """Settings of a diagram beside its number of cells, with their defaults."""
     return {
@@ -68,6 +70,7 @@ def settings_of(name: str) -> dict[str, Any]:
     }
 
 
+@door.checked(name=door.word(*NAMED), settings=door.of_type(dict, "give a dict of names and values"))
 def check_settings(name: str, settings: dict[str, Any]) -> None:
     """Raise a ValueError that names the first setting that a diagram does not have."""
     known = settings_of(name)
@@ -85,6 +88,7 @@ def _named(name: str) -> Callable[..., Any]:
     return NAMED[name]
 
 
+@door.checked(name=door.word(*NAMED), out=door.path, cells=door.whole(2, 10**5))
 def run(
     name: str,
     out: Path,
@@ -110,6 +114,7 @@ def run(
     if cells is not None and not (isinstance(cells, int) and cells >= 2):
         raise ValueError(f"cells: {cells!r} is not allowed; give a whole number of at least 2")
     begin = time.perf_counter()
+    out = Path(out)
     make_folder(out)
     if cells is None:
         cells = inspect.signature(make).parameters["cells"].default

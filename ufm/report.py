@@ -406,9 +406,11 @@ def report(
     begin = time.perf_counter()
     known = (*NAMED, *(word for word in CONTRASTIVE))
     if loss not in known:
-        raise ValueError(f"loss: {loss!r} is not known; choose one of {', '.join(known)}")
-    if constraint is not None and constraint not in constraints_of(loss):
-        raise ValueError(f"constraint: {constraint!r} is not known; choose one of {', '.join(constraints_of(loss))}")
+        raise ValueError(f"loss: {door.show(loss)} is not known; choose one of {', '.join(known)}")
+    if constraint is not None and door.text("constraint", constraint) not in constraints_of(loss):
+        raise ValueError(
+            f"constraint: {door.show(constraint)} is not known; choose one of {', '.join(constraints_of(loss))}"
+        )
     matrices = _matrices(weights)
     depth, pairs = len(matrices), loss in CONTRASTIVE
     if pairs and (matrices or bias is not None):
@@ -422,7 +424,7 @@ def report(
     notes = [f"samples are the {samples} of the features: N = {H.shape[1]}, d = {H.shape[0]}"]
     positive = bool((H >= 0).all())
     if constraint is not None and not optimum and not pairs:
-        raise ValueError(f"constraint: {constraint!r} has no effect without a solved optimum; drop it")
+        raise ValueError(f"constraint: {door.show(constraint)} has no effect without a solved optimum; drop it")
     if constraint is None:
         kind = "sphere" if pairs else "free"
         constraint = ("nonnegative-sphere" if pairs else "nonnegative") if positive else kind
@@ -555,6 +557,8 @@ def _tested(test: tuple[Any, Any], samples: Any, head: _Head, d: int, means: np.
     shallow_head = len(head.weights) == 1
     W, b = (head.weights[0], head.bias) if shallow_head else (None, None)
     try:
+        if not isinstance(test, (list, tuple)) or len(test) != 2:
+            raise ValueError(f"{door.show(test)} is not a pair; give (features, labels)")
         data = as_arrays(test[0], test[1], num_classes=K, samples=samples)
         data = _with_direction(data)[0] if unit else data
         H = _normalised(data.features) if unit else data.features

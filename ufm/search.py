@@ -26,6 +26,7 @@ from . import theory
 from ._numerics import in_float64
 from ._programs import compiled
 from .problem import Params, Problem, check_problem
+from .problem import numbers as door
 from .problem.numbers import show, whole_number
 from .solve import STAGES, Result, Smoothed, evaluated, solve
 
@@ -69,6 +70,14 @@ class Search:
         return kinds
 
 
+@door.checked(
+    starts=door.of_type((list, tuple), "give pairs (name, ufm.Params)"),
+    narrow=door.whole_numbers(1, empty=True),
+    restarts=door.whole(0, 10**7),
+    near=door.whole(0, 10**7),
+    narrow_starts=door.whole(1, 10**7),
+    keep=door.whole(1, 10**7),
+)
 def search(
     problem: Problem,
     *,
@@ -117,6 +126,9 @@ def search(
     small = reduction.problem
     seed = whole_number("seed", seed, 0)
     networks = [(s.name, s.params) for s in theory.structures(small) if s.params is not None]
+    for place, pair in enumerate(starts):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[1], Params):
+            raise ValueError(f"starts: number {place} is {door.show(pair)}; give pairs (name, ufm.Params)")
     networks += [(name, _class_columns(problem, params)) for name, params in starts]
     known = min(((name, float(small.objective(p))) for name, p in networks), key=lambda x: x[1], default=None)
 
@@ -168,6 +180,7 @@ def search(
 # ------------------------------------------------------------------ starts
 
 
+@door.checked(size=door.POSITIVE, number=door.whole(1, 10**7))
 def random_starts(problem: Problem, number: int, seed: int = 0, size: float | None = None) -> Params:
     """Random starts of one problem, stacked along a leading axis; see ``Problem.init``."""
     check_problem(problem)

@@ -22,6 +22,7 @@ from ._files import whole
 from .measure import gram_distance
 from .networks.step import feature_decay_of
 from .networks.train import Config, Progress, Trained, prepare, train
+from .problem import numbers as door
 from .report import Report, report
 
 _TARGETS = ("optimum", "simplex_etf", "orthogonal_frame", "seli")
@@ -70,6 +71,7 @@ class Run:
         return said
 
 
+@door.checked(out=door.path)
 def run(
     config: Config,
     out: str | Path,

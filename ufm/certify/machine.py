@@ -20,6 +20,7 @@ import numpy as np
 
 from .._numerics import in_float64
 from .._programs import compiled
+from ..problem import numbers as door
 from .rounding import ELEMENTARY, FLUSHED, UNIT, gamma, norm_of, powers_of_two
 
 _EXACT = decimal.Context(prec=80)
@@ -49,6 +50,7 @@ class Assumption:
     holds: bool
 
 
+@door.checked(samples=door.whole(1, 10**7), seed=door.SEED)
 def check_arithmetic(samples: int = 500, seed: int = 0) -> tuple[Assumption, ...]:
     """Measure what float64 operations err by on this machine, against the bounds that certificates assume.
 

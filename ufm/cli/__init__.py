@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         command = _parse(arguments)
+        _check_paths(command)
         if getattr(command, "compiles", True):
             from .._programs import keep_compiled_programs
 
@@ -119,6 +121,17 @@ def _forget_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def _check_paths(command: Any) -> None:
+    """Refuse what no file can be called, before any work."""
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        for entry in value if isinstance(value, tuple) else (value,):
+            if isinstance(entry, Path):
+                from ..problem.numbers import path  # only here: it brings JAX, which a list does not need
+
+                path(field.name, entry)
 
 
 def _complain(message: str) -> None:

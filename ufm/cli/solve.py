@@ -15,6 +15,7 @@ from .._files import whole
 from ..answer import Answer, answer
 from ..problem import Labels, Problem, batches, contrastive, convert, deep, labels, losses, shallow
 from ..problem.contrastive import CONTRASTIVE, CONVENTIONS, LOSSES_WITH, TWO_TOWER
+from ..problem.numbers import real_array
 from .tables import print_answer
 from .words import check_minority, read_bias, read_constraint, read_labels, read_numbers
 
@@ -297,7 +298,7 @@ class Solve:
         stated = {name: getattr(self, name) for name in LOSSES_WITH}
         given = {name: value for name, value in stated.items() if value is not None and value is not False}
         for name, value in given.items():
-            if not np.isfinite(value):
+            if not isinstance(value, bool) and not np.isfinite(real_array(name, value)):
                 raise ValueError(f"{name}: {value:g} is not a finite number; give one")
             if self.loss in (*losses.NAMED, *CONTRASTIVE, *TWO_TOWER) and self.loss not in LOSSES_WITH[name]:
                 raise ValueError(

@@ -189,7 +189,7 @@ def _finite(number: Any) -> float | None:
     noise=door.numbers_of(0.0, ndim=(0,)),
     gtol=door.FRACTION,
     gap=door.FRACTION,
-    max_steps=door.STEPS,
+    max_steps=door.whole(0, 2**31 - 1),
     rounds=door.whole(0, 10**6),
     block=door.whole(1, 10**7),
 )
@@ -334,7 +334,10 @@ def _check(problem: Problem) -> None:
 
 def _dimensions(problem: Problem, dims: Any) -> np.ndarray:
     full = problem.model.dim
-    given = np.broadcast_to(np.asarray(full if dims is None else dims), (len(problem),))
+    given = np.asarray(full if dims is None else dims)
+    if given.shape not in ((), (1,), (len(problem),)):
+        raise ValueError(f"dims: shape {given.shape} does not fit; give one number, or one for each problem")
+    given = np.broadcast_to(given, (len(problem),))
     if not np.issubdtype(given.dtype, np.integer) or np.any((given < 2) | (given > full)):
         raise ValueError(f"dims: {show(dims)} must be whole numbers from 2 to the dimension {full} of the problem")
     return given
@@ -345,7 +348,7 @@ def _starts(problem: Problem, starts: Any, dims: np.ndarray, seed: int, noise: f
     full, n = problem.model.dim, problem.labels.num_columns
     inside = (np.arange(full) < dims[:, None]).astype(float)[:, None, :, None]
     if np.ndim(starts) == 0:
-        amount = whole_number("starts", starts, 1)
+        amount = whole_number("starts", starts, 1, 10**7)
         # One generator per start: a start is the same however many others there are.
         draw = np.stack([np.random.default_rng([seed, s]).standard_normal((full, n)) for s in range(amount)])
         points = draw[None] * inside
@@ -354,7 +357,7 @@ def _starts(problem: Problem, starts: Any, dims: np.ndarray, seed: int, noise: f
             size = np.resize(SIZES, amount)[:, None, None] / np.sqrt(dims)[:, None, None, None]
             return points * size / np.sqrt(np.reshape(scale, (-1, 1, 1, 1)))
         return points
-    points = np.asarray(starts, dtype=np.float64)
+    points = door.real_array("starts", starts)
     if points.ndim not in (3, 4) or points.shape[-2:] != (full, n) or (points.ndim == 4 and len(points) != len(dims)):
         raise ValueError(f"starts: shape {points.shape} does not fit; give (S, {full}, {n}) or ({len(dims)}, S, ...)")
     points = np.broadcast_to(points, (len(dims), *points.shape[-3:]))

@@ -90,8 +90,10 @@ def as_arrays(
     >>> data.features.shape, data.num_classes
     ((3, 4), 3)
     """
-    if samples not in ("columns", "rows"):
-        raise ValueError(f"samples is {samples!r}: pass 'columns' (features is d x N) or 'rows' (features is N x d).")
+    if not isinstance(samples, str) or samples not in ("columns", "rows"):
+        raise ValueError(
+            f"samples is {door.show(samples)}: pass 'columns' (features is d x N) or 'rows' (features is N x d)."
+        )
     y = _labels(labels)
     H = _features(features, y.size, samples)
     d, N = H.shape
@@ -193,6 +195,7 @@ def as_matrix(value: Any, name: str) -> FloatArray:
     return _finite(matrix, name)
 
 
+@door.checked(length=door.whole(0))
 def as_vector(value: Any, name: str, length: int, each: str) -> FloatArray:
     """Convert to a finite float64 vector of the given length, one number per `each`.
 
@@ -264,7 +267,7 @@ def _num_classes(num_classes: Any, y: IntArray, W: FloatArray | None) -> int:
     elif isinstance(num_classes, (int, np.integer)) and not isinstance(num_classes, bool):
         K = int(num_classes)
     else:
-        raise ValueError(f"num_classes is {num_classes!r}: give a whole number, at least 2.")
+        raise ValueError(f"num_classes is {door.show(num_classes)}: give a whole number, at least 2.")
     if W is not None and W.shape[0] != K:
         raise ValueError(f"W has shape {W.shape} but num_classes is {K}: give one row per class.")
     outside = (y < 0) | (y >= max(K, 1))

@@ -67,7 +67,12 @@ class FeatureFile:
     notes: tuple[str, ...] = ()
 
 
-@door.checked(path=door.path, labels=door.path, samples=door.word("columns", "rows"))
+@door.checked(
+    path=door.path,
+    labels=door.path,
+    samples=door.word("columns", "rows"),
+    names=door.of_type(Mapping, "give a dict such as {'features': 'embeddings'}"),
+)
 def read_features(
     path: str | os.PathLike[str],
     *,

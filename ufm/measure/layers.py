@@ -29,6 +29,7 @@ import numpy as np
 
 from ufm.measure import collapse, geometry
 from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
+from ufm.problem import numbers as door
 
 ACTIVATIONS = ("linear", "relu")
 FINE_RTOL = 1e-6  # of the second rank, for solutions converged to high accuracy
@@ -308,8 +309,8 @@ def _check_shape(name: str, matrix: FloatArray, shape: tuple[int, int]) -> None:
 
 
 def _check_activation(activation: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}: choose {' or '.join(ACTIVATIONS)}.")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {door.show(activation)}: choose {' or '.join(ACTIVATIONS)}.")
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ufm.problem import numbers as door
+
 PHASES = ("no collapse", "minority collapse", "between-cluster collapse", "complete collapse")
 """Phases of two groups, by code 0..3; code -1 is *unclassified*."""
 
@@ -33,8 +35,13 @@ def group_modes(logits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray, np.nd
     Raises:
         ValueError: more than two distinct counts.
     """
-    z = np.asarray(logits, dtype=np.float64)
-    n = np.broadcast_to(np.asarray(counts, dtype=np.float64), z.shape[:-1])
+    z, n = door.real_array("logits", logits), door.real_array("counts", counts)
+    if z.ndim < 2 or z.shape[-1] != z.shape[-2] or not z.size:
+        raise ValueError(f"logits: shape {z.shape} does not fit; give (..., K, K)")
+    try:
+        n = np.broadcast_to(n, z.shape[:-1])
+    except ValueError:
+        raise ValueError(f"counts: shape {n.shape} does not fit logits of shape {z.shape}; give (..., K)") from None
     k = z.shape[-1]
     in_a = n == n.max(-1, keepdims=True)
     in_b = n == n.min(-1, keepdims=True)
@@ -86,7 +93,15 @@ def phase_of_modes(majority: Any, minority: Any, between: Any, tolerance: float 
     >>> phase_of_modes([3.0, 3.0, 0.0], [2.0, 0.0, 0.0], [1.0, 1.0, 0.0]).tolist()
     [0, 1, 3]
     """
-    strengths = tuple(np.asarray(strength, dtype=np.float64) for strength in (majority, minority, between))
+    named = {"majority": majority, "minority": minority, "between": between}
+    strengths = tuple(door.real_array(name, strength) for name, strength in named.items())
+    try:
+        np.broadcast_shapes(*(strength.shape for strength in strengths))
+    except ValueError:
+        shapes = [strength.shape for strength in strengths]
+        raise ValueError(f"majority: the strengths have shapes {shapes}; give arrays of one shape") from None
+    if not door.is_number(tolerance) or not 0 <= tolerance <= door.LARGEST:
+        raise ValueError(f"tolerance: {door.show(tolerance)} is not allowed; give a finite number, 0 or more")
     with np.errstate(invalid="ignore"):
         a, b, between = (strength > tolerance for strength in strengths)
     has_a, has_b, has_between = (~np.isnan(strength) for strength in strengths)

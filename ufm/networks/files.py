@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from .._memory import UNREADABLE, check_file
+from ..problem import numbers as door
 from ..problem.numbers import show
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -82,6 +83,7 @@ def read(source: str | Path, split: str, download: bool = False) -> Found:
     if isinstance(source, str) and source.startswith("hf:"):
         return _hugging_face(source.removeprefix("hf:"), split, download)
     path = Path(source).expanduser()
+    door.path("source", path)
     if not path.exists():
         raise ValueError(
             f"source: {show(str(source))} is neither a file nor a folder; "

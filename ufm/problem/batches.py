@@ -80,7 +80,7 @@ def all_subsets(labels: Labels, size: int) -> np.ndarray:
 @door.checked(labels=LABELS)
 def all_multisets(labels: Labels, size: int) -> np.ndarray:
     """Every multiset of b columns (a column may be drawn more than once), as in Graf et al. 2021."""
-    n, size = _columns(labels), whole_number("size", size, 2)
+    n, size = _columns(labels), whole_number("size", size, 2, 10**6)
     combinations = itertools.combinations_with_replacement(range(n), size)
     return _listed(combinations, math.comb(n + size - 1, size), size)
 

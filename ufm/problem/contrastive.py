@@ -262,7 +262,7 @@ def convert(value: Any, labels: Labels, convention: str, temperature: Any = 1.0,
     if convention == "canonical":
         return value
     if convention == "sum":
-        return float(value * anchors) if np.ndim(anchors) == 0 else value * anchors
+        return float(value * anchors) if np.ndim(value * anchors) == 0 else value * anchors
     ratio = 1.0 if base_temperature is None else np.asarray(temperature) / np.asarray(base_temperature)
     return value * ratio * anchors / total
 

@@ -204,6 +204,9 @@ def group_program(
         class_weight: omega_a, a number or like the counts.
         self_included: whether the pair of a sample with itself stays in the denominator.
     """
+    shapes = [np.shape(classes), np.shape(counts), np.shape(class_weight)]
+    if shapes[0] != shapes[1] or shapes[2] not in ((), (1,), shapes[1][-1:], shapes[1]):
+        raise ValueError(f"counts: shapes {shapes} of classes, counts and class_weight do not fit; give one per group")
     classes, counts, scale = jnp.asarray(classes), jnp.asarray(counts), jnp.asarray(scale)
     anchors = jnp.sum(jnp.where(counts > 1, classes * counts, 0.0), axis=-1, keepdims=True)
     share = jnp.where(counts > 1, counts * class_weight / anchors, 0.0)

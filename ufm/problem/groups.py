@@ -25,10 +25,11 @@ import numpy as np
 
 from .._numerics import in_float64, is_traced, record, static
 from .._text import nearest_word
+from . import numbers as door
 from .losses import CrossEntropy, check_loss
 from .models import BIASES
 from .numbers import one_of, positive_array, real_array, show
-from .problem import Problem
+from .problem import A_PROBLEM, Problem
 
 PARAMETERS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
 """Loss parameters with one number per group."""
@@ -222,6 +223,7 @@ def in_blocks(function: Callable[..., Any], width: int, *trees: Any) -> Any:
 # ------------------------------------------------------------------ construction
 
 
+@door.checked(problem=A_PROBLEM)
 def why_no_logit_groups(problem: Problem) -> str | None:
     """Why a problem has no grouped logit program; ``None`` if it has one. Reads the structure only."""
     model = problem.model
@@ -236,6 +238,7 @@ def why_no_logit_groups(problem: Problem) -> str | None:
     return None
 
 
+@door.checked(problem=A_PROBLEM)
 def logit_groups(problem: Problem) -> LogitGroups:
     """The grouped logit program of a cross-entropy problem, or of a stack.
 
@@ -282,8 +285,12 @@ def logit_groups(problem: Problem) -> LogitGroups:
     )
 
 
+@door.checked(problem=A_PROBLEM)
 def group_of_classes(problem: Problem) -> np.ndarray:
     """The group of each class in :func:`logit_groups`, shape (K,)."""
+    reason = why_no_logit_groups(problem)
+    if reason:
+        raise ValueError(f"problem: no grouped logit program, {reason}")
     return _pattern(problem)[1]
 
 

@@ -193,7 +193,7 @@ def exponential(num_classes: int, samples: Any, ratio: Any, whole: bool = True) 
     >>> exponential(10, 5000, 100).counts.astype(int).tolist()
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
-    num_classes = _classes(num_classes)
+    num_classes, whole = _classes(num_classes), door.flag("whole", whole)
     n, r = _samples_and_ratio(samples, ratio)
     counts = n * r ** (-np.arange(num_classes) / (num_classes - 1.0))
     # The published code multiplies by (1/R) ** (k/(K-1)) and truncates; a last count of 49.999... is 50 there too.
@@ -219,7 +219,7 @@ def from_file(path: str | Path, kind: Kind | None = None) -> Labels:
     return read_labels(path, kind)[0]
 
 
-@door.checked(path=door.path, kind=door.word("counts", "labels"), name=door.text)
+@door.checked(path=door.path, kind=door.word("counts", "labels"), name=door.identifier)
 def read_labels(path: str | Path, kind: Kind | None = None, name: str | None = None) -> tuple[Labels, tuple[str, ...]]:
     """:func:`from_file`, and what was taken for what, one sentence each.
 

@@ -230,6 +230,20 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def identifier(name: str, value: Any) -> str:
+    """Reader of the name of an argument or a flag."""
+    if not isinstance(value, str) or not value.replace("-", "_").isidentifier() or len(value) > 60:
+        raise ValueError(f"{name}: {show(value)} is not the name of an argument; give such as counts_file")
+    return value
+
+
+def callable_or_none(name: str, value: Any) -> Any:
+    """Reader of a function that is called as something goes on."""
+    if value is not None and not callable(value):
+        raise ValueError(f"{name}: {show(value)} cannot be called; give a function, or None")
+    return value
+
+
 def path(name: str, value: Any) -> Any:
     """Reader of the name of a file or a folder."""
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in os.fspath(value):
@@ -282,11 +296,12 @@ def pair_of(least: float = -math.inf, *, positive: bool = False) -> Reader:
     return read
 
 
-def whole_numbers(least: int, most: int = 2**53) -> Reader:
-    """Reader of a list of whole numbers."""
+def whole_numbers(least: int, most: int = 2**53, *, empty: bool = False) -> Reader:
+    """Reader of a list of whole numbers, of one at least unless it may be ``empty``."""
 
     def read(name: str, value: Any) -> tuple[int, ...]:
-        if isinstance(value, (str, bytes)) or np.ndim(real_array(name, value)) != 1:
+        array = real_array(name, value)
+        if array.ndim != 1 or not (array.size or empty):
             raise ValueError(f"{name}: {show(value)} is not a list of whole numbers; give such as (2, 3)")
         return tuple(whole_number(name, entry, least, most) for entry in np.asarray(value).tolist())
 

@@ -342,7 +342,7 @@ def shallow(
             raise ValueError(f"loss: {loss!r} has no classifier; state the problem with ufm.contrastive")
         if loss not in NAMED:
             raise ValueError(
-                f"loss: {loss!r} is not known; choose one of {', '.join(NAMED)}, or without a classifier one of "
+                f"loss: {show(loss)} is not known; choose one of {', '.join(NAMED)}, or without a classifier one of "
                 f"{', '.join(CONTRASTIVE | TWO_TOWER)}"
             )
         _check_parameters(loss, NAMED[loss], labels, loss_parameters)

@@ -19,6 +19,7 @@ import numpy as np
 from .._numerics import in_float64, number, record, unit_columns
 from .._programs import compiled
 from ..problem import GramProgram, GroupGram, Params, Problem, check_kind, why_no_gram_program
+from ..problem import numbers as door
 from .loop import check_limits, walk
 from .methods import LBFGS
 from .result import History, Result, Status
@@ -171,6 +172,7 @@ def _weights(program: GramProgram, factor: Any) -> Any:
     return jnp.sqrt(jnp.maximum(total, 1e-9))
 
 
+@door.checked(max_steps=door.STEPS)
 @in_float64
 def solve_gram(program: GramProgram, gtol: float = 1e-9, max_steps: int = 20_000) -> GramResult:
     """Solve the convex program in the class Gram matrix; its cost depends on the number of groups, not of classes.
@@ -208,8 +210,11 @@ def has_gram_program(problem: Problem) -> str | None:
     return reason
 
 
+@door.checked(matrix=door.numbers_of(ndim=(2,)), dim=door.whole(1, 10**7))
 def features_of(matrix: Any, dim: int) -> Any:
     """Features, d x K, with a K x K Gram matrix (the nearest in d dimensions if its rank is above d)."""
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"matrix: shape {matrix.shape} is not square; give a K x K Gram matrix")
     values, vectors = jnp.linalg.eigh(matrix)
     size = values.shape[0]
     values = jnp.where(values > 4 * size * jnp.finfo(values.dtype).eps * values[-1], values, 0.0)

@@ -25,8 +25,10 @@ from .._numerics import in_float64, number, record
 from .._programs import compiled
 from ..measure.phase import phase_of_modes
 from ..problem import Params, Problem, check_kind
+from ..problem import numbers as door
 from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
 from ..problem.numbers import show, whole_number
+from ..problem.problem import A_PROBLEM
 from .logits import factor
 from .loop import check_limits, walk
 from .methods import LBFGS
@@ -62,6 +64,10 @@ class GroupsResult(Ended):
     relative_gradient: Any
     status: Any
     steps: Any
+
+
+A_PROGRAM = door.of_type(LogitGroups, "make one with ufm.problem.logit_groups or ufm.grouped")
+A_RESULT = door.of_type(GroupsResult, "give what ufm.solve.solve_groups returns")
 
 
 # ------------------------------------------------------------------ two groups
@@ -606,6 +612,7 @@ def solve_groups(
 # ------------------------------------------------------------------ what a solution means
 
 
+@door.checked(program=A_PROGRAM, result=A_RESULT)
 def group_modes_of(program: LogitGroups, result: GroupsResult) -> tuple[np.ndarray, np.ndarray]:
     """Singular values of Z D^{1/2} with their multiplicities, without laying out the classes.
 
@@ -622,6 +629,7 @@ def group_modes_of(program: LogitGroups, result: GroupsResult) -> tuple[np.ndarr
     return values, np.concatenate([classes - 1.0, np.ones_like(classes)], axis=-1)
 
 
+@door.checked(program=A_PROGRAM, result=A_RESULT, tolerance=door.POSITIVE)
 def group_phase(program: LogitGroups, result: GroupsResult, tolerance: float = 1e-6) -> np.ndarray:
     """The phase code of two-group solutions, as :func:`ufm.measure.collapse_phase` gives it for their logits.
 
@@ -642,6 +650,7 @@ def group_phase(program: LogitGroups, result: GroupsResult, tolerance: float = 1
     return np.where(np.isfinite(between).all((-1, -2)), code, -1)
 
 
+@door.checked(program=A_PROGRAM, result=A_RESULT, group=door.numbers_of(0, ndim=(1,)))
 def lifted_logits(program: LogitGroups, result: GroupsResult, group: Any = None) -> np.ndarray:
     """The K x K class logits Z of one solution, without bias.
 
@@ -653,12 +662,17 @@ def lifted_logits(program: LogitGroups, result: GroupsResult, group: Any = None)
     if program.batch_shape:
         raise ValueError("program: lifted_logits takes one program; index the stack first")
     classes = np.asarray(program.classes)
-    group = np.repeat(np.arange(program.groups), classes.astype(int)) if group is None else np.asarray(group)
+    group = (
+        np.repeat(np.arange(program.groups), classes.astype(int)) if group is None else np.asarray(group).astype(int)
+    )
+    if group.max() >= program.groups or len(group) != int(classes.sum()):
+        raise ValueError(f"group: shape {group.shape} does not fit; give the group of each of the classes")
     alpha, same = np.asarray(result.alpha), group[:, None] == group[None, :]
     logits = np.asarray(result.between)[np.ix_(group, group)]
     return logits - np.where(same, (alpha / classes)[group][:, None], 0.0) + np.diag(alpha[group])
 
 
+@door.checked(problem=A_PROBLEM, program=A_PROGRAM, result=A_RESULT)
 @in_float64
 def lift(problem: Problem, program: LogitGroups, result: GroupsResult) -> Params:
     """Parameters (W, H, b) of the full problem with the logits of a solution and balanced factors.

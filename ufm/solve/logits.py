@@ -275,13 +275,15 @@ def factor(problem: Problem, x: Any, bias: Any) -> Params:
     return Params((w,), h, bias)
 
 
-@door.checked(problem=A_PROBLEM)
+@door.checked(problem=A_PROBLEM, params=door.of_type(Params, "give the params of a result"))
 def balance(problem: Problem, params: Params) -> Params:
     """The cheapest factors with the same logits, of a class-mean problem with free, decayed factors.
 
     At every critical point lambda_W W^T W = lambda_H H D H^T.  Away from one, making it so lowers F at no cost, and
     takes out the soft directions (W A, A^{-1} H) along which descent is slow when the data term is stiff.
     """
+    if problem.batch_shape:
+        raise ValueError("problem: balance takes one problem; use jax.vmap for a stack")
     logits = problem.model.logits_without_bias(params)
     return factor(problem, logits * jnp.sqrt(problem.labels.weights)[None, :], params.bias)
 

@@ -12,7 +12,8 @@ import numpy as np
 from .._numerics import in_float64, is_traced, number, placed
 from .._programs import compiled
 from ..problem import Params, Problem, as_params, check_problem, class_program, gram_program
-from ..problem.numbers import show, whole_number
+from ..problem import numbers as door
+from ..problem.numbers import LARGEST, is_number, one_of, show, whole_number
 from ..problem.size import check_fits
 from .gram import has_gram_program, solve_by_gram
 from .logits import has_logit_program, minimize_logits
@@ -136,6 +137,7 @@ def solve(
     return _from_seed(problem, method, seed, gtol, max_steps, init_size, **options)
 
 
+@door.checked(params=door.of_type(Params, "give the params of a result"), gtol=door.FRACTION)
 @in_float64
 def evaluated(problem: Problem, params: Params, gtol: float = 1e-10) -> Result:
     """A point as the result of a walk of no steps: F and its gradient there, CONVERGED where that is at most gtol.
@@ -177,8 +179,7 @@ def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Met
         smooth = {problem.model.features, problem.model.classifier} <= {"free", "sphere"}
         return LBFGS() if smooth else SpectralGradient()
     if isinstance(method, str):
-        if method not in METHODS:
-            raise ValueError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
+        one_of("method", method, tuple(METHODS))
         method = METHODS[method]()
     if not isinstance(method, Method):
         raise ValueError(f"method: {show(method)} is not known; give one of {', '.join(METHODS)}, or a method object")
@@ -207,7 +208,7 @@ def _with_rate(method: Method | Smoothed, learning_rate: Any, momentum: Any) -> 
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and bool(0 < value < np.inf)
+    return is_number(value) and bool(0 < value <= LARGEST)
 
 
 @in_float64

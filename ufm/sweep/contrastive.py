@@ -29,10 +29,10 @@ _MERGED = 1e-6
 
 
 @door.checked(
-    cells=door.whole(2, 10**5),
-    classes=door.whole(2, 10**6),
-    instances=door.whole(1, 10**6),
-    views=door.whole(1, 10**6),
+    cells=door.whole(1, 10**5),
+    classes=door.whole(0, 10**6),
+    instances=door.whole(0, 10**6),
+    views=door.whole(0, 10**6),
     self_included=door.flag,
     temperatures=door.pair_of(positive=True),
     gap=door.FRACTION,
@@ -114,9 +114,9 @@ def class_collapse(
 
 
 @door.checked(
-    cells=door.whole(2, 10**5),
-    majority=door.whole(1, 10**6),
-    minority=door.whole(1, 10**6),
+    cells=door.whole(1, 10**5),
+    majority=door.whole(0, 10**6),
+    minority=door.whole(0, 10**6),
     minority_samples=door.POSITIVE,
     largest_ratio=door.POSITIVE,
     temperatures=door.pair_of(positive=True),
@@ -205,9 +205,9 @@ def supcon_minority(
 
 
 @door.checked(
-    cells=door.whole(2, 10**5),
+    cells=door.whole(1, 10**5),
     scale=door.POSITIVE,
-    instances=door.whole_numbers(2, 10**6),
+    instances=door.whole_numbers(0, 10_000),
     offsets=door.pair_of(),
     gap=door.FRACTION,
 )

@@ -30,12 +30,12 @@ _NOISES = (0.03, 0.3)
 
 
 @door.checked(
-    cells=door.whole(2, 10**5),
-    classes=door.whole_numbers(2, 10_000),
-    depths=door.whole_numbers(2, 10_000),
+    cells=door.whole(1, 10**5),
+    classes=door.whole_numbers(0, 10_000),
+    depths=door.whole_numbers(0, 10_000),
     samples=door.POSITIVE,
     decays=door.pair_of(positive=True),
-    restarts=door.whole(1, 10**6),
+    restarts=door.whole(0, 10**6),
     steps=door.STEPS,
     seed=door.SEED,
     gap=door.FRACTION,

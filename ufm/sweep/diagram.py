@@ -19,6 +19,7 @@ from .. import _files
 from ..answer import certified_many, class_logits, versions
 from ..measure import PHASES, collapse_phase
 from ..problem import Problem, labels, shallow
+from ..problem import numbers as door
 from ..theory.imbalance import phase_of, two_group_thresholds
 from ._pieces import NAMES, tally
 
@@ -32,10 +33,19 @@ def two_group_counts(classes: int, minority: float, minority_samples: Any, ratio
     return np.asarray(labels.step(classes, minority_samples * ratio, ratio, minority).counts)
 
 
+@door.checked(
+    cells=door.whole(2, 10**6),
+    classes=door.whole(2),
+    minority=door.FRACTION,
+    minority_samples=door.POSITIVE,
+    largest_ratio=door.numbers_of(1.0, ndim=(0,)),
+)
 def axes_in_view(
     cells: int, *, classes: int, minority: float, minority_samples: float, largest_ratio: float = 100.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-spaced (ratios, decays) that show every phase: half the smallest threshold to three times the largest."""
+    if not 0 < round(minority * classes) < classes:
+        raise ValueError(f"minority: {minority:g} of {classes} classes leaves an empty group; give another fraction")
     few = round(minority * classes)
     groups = (classes - few, few)
     low = two_group_thresholds(*groups, minority_samples * largest_ratio, minority_samples)
@@ -44,6 +54,17 @@ def axes_in_view(
     return np.geomspace(1.0, largest_ratio, cells), np.geomspace(0.5 * smallest, 3.0 * float(high.complete), cells)
 
 
+@door.checked(
+    ratios=door.numbers_of(1.0, ndim=(1,)),
+    decays=door.numbers_of(ndim=(1,), positive=True),
+    classes=door.whole(2, 10**6),
+    minority=door.FRACTION,
+    minority_samples=door.POSITIVE,
+    bias_decay=door.POSITIVE,
+    gap=door.FRACTION,
+    block=door.whole(1, 10**7),
+    width=door.whole(1, 10**7),
+)
 def collapse_diagram(
     ratios: Any,
     decays: Any,

@@ -84,6 +84,10 @@ class Summary:
     sweep=door.of_type(Sweep, "declare one with ufm.sweep.Sweep or ufm.sweep.read_file"),
     out=door.path,
     workers=door.whole(1, 10**6),
+    devices=door.of_type((list, tuple), "give a list of devices such as jax.local_devices()"),
+    again=door.word(*AGAIN),
+    settings=door.of_type(Mapping, "give a dict of names and values"),
+    progress=door.callable_or_none,
 )
 def run(
     sweep: Sweep,
@@ -127,8 +131,6 @@ def run(
         (2, True)
     """
     begin = time.perf_counter()
-    if again is not None and again not in AGAIN:
-        raise ValueError(f"again: {again!r} is not known; choose one of {', '.join(AGAIN)}")
     if settings and again is None:
         raise ValueError("settings: other settings are for cells that are computed again; say which with again")
     if workers is not None:
@@ -309,6 +311,8 @@ def compute(task: Task, devices: Sequence[Any] = ()) -> list[Block]:
 
 def _with_float64(devices: Sequence[Any]) -> tuple[Any, ...]:
     """The devices, if all of them compute in double precision."""
+    if not devices or not all(isinstance(device, jax.Device) for device in devices):
+        raise ValueError(f"devices: {door.show(devices)} are no devices; give such as jax.local_devices()")
     for device in devices:
         if device.platform == "tpu":
             raise ValueError(f"devices: {device} only emulates double precision; leave devices out, or give GPUs")
