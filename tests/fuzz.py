@@ -54,6 +54,7 @@ MADE = re.compile(r"LabelledFeatures|ClassStatistics|Dataset|PhaseRun|GroupLanes
 
 
 NO_DOORS = {
+    "keep_compiled_programs": "makes the folder that it is given",
     "as_params": "is what a door asks",
     "check_tolerance": "is what a door asks",
     "connect": "asks the network",
@@ -335,7 +336,8 @@ HOSTILE: dict[str, Callable[[], Any]] = {
 
 SENTENCE = re.compile(r"[A-Za-z_'][\w.\-\[\], '/*%{}()]*?(?:: | is | has | holds | was | claims )")
 FOREIGN = re.compile(
-    r"jax(?!\.vmap|\.local_devices)|jnp|Traceback|ambiguous|TracerArray|concrete value|0x[0-9a-f]{6}", re.IGNORECASE
+    r"jax(?!\.vmap|\.local_devices|\.devices)|jnp|Traceback|ambiguous|TracerArray|concrete value|0x[0-9a-f]{6}",
+    re.IGNORECASE,
 )
 
 

@@ -227,7 +227,7 @@ BAD = [
     ({"counts": [2, 3], "class_weight": [1.0, 1.0, 1.0]}, "class_weight: shape"),
     ({"counts": [2, 3], "views": 2}, "views: 2 has no effect without mix"),
     ({"counts": [2, 3], "loss": SupCon(), "mix": 0.5}, "mix: 0.5 has no place"),
-    ({"counts": [2, 3], "loss": 3}, "loss: 3 is not a contrastive loss"),
+    ({"counts": [2, 3], "loss": 3}, "loss: 3 is not a loss of ufm"),
     ({"counts": [2, 3], "labels": ufm.labels.from_counts([2, 2])}, "counts: both are given"),
     ({"labels": ufm.labels.from_counts([3, 4]).by_sample(), "mix": 0.5, "views": 2}, "views: 7 columns are not"),
     (

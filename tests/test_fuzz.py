@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fuzz import HOSTILE, Door, at_the_door, attempt, call, doors, problem_with
+from ufm import keep_compiled_programs
 from ufm.cli import main
 
 BOUNDED = 6
@@ -63,6 +64,12 @@ def test_every_hostile_value_is_refused_by_a_sentence(every, record_property):
     record_property("calls", calls)
     assert wrong == []
     assert calls > 15_000
+
+
+@pytest.mark.parametrize("folder", [3, b"x", ["x"], np.zeros(2), object(), "a\0b"])
+def test_a_folder_of_programs_is_a_path(folder):
+    with pytest.raises(ValueError, match=r"^folder: .* is not a path; give"):
+        keep_compiled_programs(folder)
 
 
 def test_the_fuzz_sees_what_is_wrong():

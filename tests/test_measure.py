@@ -793,7 +793,7 @@ BAD_FILES = {
     "twice": (lambda p: write(p, H=H0, features=H0, y=Y0), "has the keys ['features', 'H'] for one and"),
     "counts as weights": (lambda p: write(p, H=H0, y=Y0, weights=np.ones(5)), "under 'counts'"),
     "bad array": (lambda p: write(p, H=H0 * np.nan, y=Y0), "features[0, 0] is nan (15 such entries)"),
-    "bad number": (lambda p: write(p, H=H0, y=Y0, num_classes=[2, 2]), "num_classes is array([2, 2])"),
+    "bad number": (lambda p: write(p, H=H0, y=Y0, num_classes=[2, 2]), "num_classes is [2, 2]"),
 }
 
 

@@ -1,5 +1,6 @@
 """Memory and sizes: what does not fit is refused before it is taken, with the number of bytes, at every door."""
 
+import importlib
 import io
 import sys
 import zipfile
@@ -152,7 +153,7 @@ def test_running_out_of_memory_is_one_sentence(capsys, monkeypatch):
     def fail(self):
         raise MemoryError("std::bad_alloc")
 
-    monkeypatch.setattr(sys.modules["ufm.cli.solve"].Solve, "run", fail)
+    monkeypatch.setattr(importlib.import_module("ufm.cli.solve").Solve, "run", fail)
     with pytest.raises(SystemExit) as stop:
         main(["solve", "--counts", "3,3"])
     assert stop.value.code == 2

@@ -136,10 +136,13 @@ def _device_of(device: Any) -> Any:
     if isinstance(device, jax.Device):
         return device
     try:
-        return jax.local_devices(backend=str(device))[0]
+        if not isinstance(device, str):
+            raise RuntimeError
+        return jax.local_devices(backend=device)[0]
     except RuntimeError:
+        shown = repr(device[:40]) if isinstance(device, str) else f"an object of type {type(device).__name__}"
         raise ValueError(
-            f"device: {device!r} is not a device here; give one of jax.devices(), or the name of a platform such as gpu"
+            f"device: {shown} is not a device here; give one of jax.devices(), or the name of a platform such as gpu"
         ) from None
 
 

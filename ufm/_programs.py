@@ -150,6 +150,9 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> Path
         True
     """
     global _folder
+    if not isinstance(folder, str | os.PathLike | None) or "\0" in os.fspath(folder or ""):
+        shown = repr(folder)[:40] if isinstance(folder, str) else f"an object of type {type(folder).__name__}"
+        raise ValueError(f"folder: {shown} is not a path; give the name of a folder")
     _folder = None
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / _PACKAGE
     name = os.environ.get("UFM_CACHE", str(home)) if folder is None else os.fspath(folder)

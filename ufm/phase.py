@@ -60,7 +60,7 @@ class PhaseRun:
         return self.statuses.get(CONTRADICTION, 0)
 
 
-@door.checked(name=door.word(*NAMED))
+@door.checked(name=door.text)
 def settings_of(name: str) -> dict[str, Any]:
     """Settings of a diagram beside its number of cells, with their defaults."""
     return {
@@ -70,7 +70,7 @@ def settings_of(name: str) -> dict[str, Any]:
     }
 
 
-@door.checked(name=door.word(*NAMED), settings=door.of_type(dict, "give a dict of names and values"))
+@door.checked(name=door.text, settings=door.of_type(dict, "give a dict of names and values"))
 def check_settings(name: str, settings: dict[str, Any]) -> None:
     """Raise a ValueError that names the first setting that a diagram does not have."""
     known = settings_of(name)
@@ -84,11 +84,11 @@ def check_settings(name: str, settings: dict[str, Any]) -> None:
 
 def _named(name: str) -> Callable[..., Any]:
     if name not in NAMED:
-        raise ValueError(f"name: {name!r} is not a diagram; choose one of {', '.join(NAMED)}")
+        raise ValueError(f"name: {door.show(name)} is not a diagram; choose one of {', '.join(NAMED)}")
     return NAMED[name]
 
 
-@door.checked(name=door.word(*NAMED), out=door.path, cells=door.whole(2, 10**5))
+@door.checked(name=door.text, out=door.path, cells=door.whole(0, 10**5))
 def run(
     name: str,
     out: Path,

@@ -566,11 +566,11 @@ def contrastive(
     if not isinstance(labels, Labels):
         raise ValueError(f"labels: {show(labels)} is not a Labels; make one with ufm.labels.from_labels or from_counts")
     if isinstance(loss, str):
-        for name in {"class_weight", "mix", "exponent", "offset"} & loss_parameters.keys():
-            loss_parameters[name] = _array(loss_parameters[name], name)
         batched = loss == "supcon" and "batches" in loss_parameters
         make = (lambda labels, **kw: BatchedSupCon(**{"batches": None, **kw})) if batched else known[loss]
         _check_parameters(loss, make, labels, loss_parameters)
+        for name in {"class_weight", "mix", "exponent", "offset"} & loss_parameters.keys():
+            loss_parameters[name] = _array(loss_parameters[name], name)
         try:
             loss = make(labels, **loss_parameters)
         except TypeError as error:

@@ -29,7 +29,7 @@ _MERGED = 1e-6
 
 
 @door.checked(
-    cells=door.whole(1, 10**5),
+    cells=door.whole(2, 10**5),
     classes=door.whole(0, 10**6),
     instances=door.whole(0, 10**6),
     views=door.whole(0, 10**6),
@@ -114,7 +114,7 @@ def class_collapse(
 
 
 @door.checked(
-    cells=door.whole(1, 10**5),
+    cells=door.whole(2, 10**5),
     majority=door.whole(0, 10**6),
     minority=door.whole(0, 10**6),
     minority_samples=door.POSITIVE,
@@ -205,7 +205,7 @@ def supcon_minority(
 
 
 @door.checked(
-    cells=door.whole(1, 10**5),
+    cells=door.whole(2, 10**5),
     scale=door.POSITIVE,
     instances=door.whole_numbers(0, 10_000),
     offsets=door.pair_of(),

@@ -30,7 +30,7 @@ _NOISES = (0.03, 0.3)
 
 
 @door.checked(
-    cells=door.whole(1, 10**5),
+    cells=door.whole(2, 10**5),
     classes=door.whole_numbers(0, 10_000),
     depths=door.whole_numbers(0, 10_000),
     samples=door.POSITIVE,
