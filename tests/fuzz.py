@@ -367,7 +367,7 @@ class SlowError(Exception):
 def at_the_door(seconds: int = 20) -> Iterator[None]:
     """Stop where a compiled program would run, and after some seconds."""
 
-    def reached(*_: Any) -> Any:
+    def reached(self: Any, *_: Any) -> Any:
         raise Reached
 
     def late(*_: Any) -> None:
