@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ufm
+from experiments import deep_best_known
 from ufm.hunt import hunt
 from ufm.search import random_starts
 from ufm.theory import best_known, structures
@@ -346,3 +347,24 @@ def test_lower_ends_of_descents_are_in_the_table(num_classes, depth, decay, lowe
     assert value <= lowest * (1 + 1e-9)
     assert value < others * (1 - 1e-5)
     assert any("_at_" in name for name in found.names)
+
+
+@pytest.mark.slow
+def test_search_at_a_decay_feeds_the_table(tmp_path, monkeypatch):
+    """The experiment's ``--at`` writes an entry below all others where they are beaten, and only there."""
+    path, x = tmp_path / "table.npz", 0.5
+    words = ["deep_best_known", "--classes", "3", "--depths", "4", "--at", str(x), "--starts", "4", "--out", str(path)]
+    monkeypatch.setattr("sys.argv", words)
+    deep_best_known.save({(3, 4, 0.0): (best_known.best_known(3, 4), "the shipped table")}, path)
+    deep_best_known.main()
+    table = best_known.read(path)
+    assert set(table) == {(3, 4, 0.0), (3, 4, x)}
+    decay = x * collapse_zero_threshold(3, 4) ** (1 / 5)
+    values = []
+    for directions, _ in table.values():
+        network = compose([directions], 1.0, [decay] * 4, decay)
+        values.append(loss(network.weights, network.features, 1.0, decay))
+    assert values[1] < values[0] * (1 - 1e-4)
+    deep_best_known.main()  # an entry only ever improves
+    again, _ = best_known.read(path)[3, 4, x]
+    assert compose([again], 1.0, [decay] * 4, decay).value <= values[1] * (1 + 1e-12)

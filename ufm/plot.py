@@ -270,9 +270,10 @@ def structures(dataset: xr.Dataset) -> Figure:
             for mark, words in _STRUCTURE_WORDS.items()
             if mark in shown
         ]
-        handles.append(
-            Line2D([], [], color="black", marker="x", linestyle="none", label="this run's descent found less")
-        )
+        if "x" in shown:
+            handles.append(
+                Line2D([], [], color="black", marker="x", linestyle="none", label="this run's descent found less")
+            )
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         figure.suptitle(dataset.attrs["title"])
         return figure
@@ -290,6 +291,7 @@ def _structure_marks(axes: Any, here: xr.Dataset) -> set[str]:
             axes.text(column, x, mark, ha="center", va="center", fontsize=6, color=shade)
             if float(cell.value) < float(cell.value_theory) * (1 - 1e-6):
                 axes.plot(column + 0.3, x, marker="x", color=shade, markersize=3)
+                shown.add("x")
             shown.add(mark)
     return shown
 
