@@ -311,9 +311,7 @@ def compute(task: Task, devices: Sequence[Any] = ()) -> list[Block]:
 
 def _with_float64(devices: Sequence[Any]) -> tuple[Any, ...]:
     """The devices, if all of them compute in double precision."""
-    import jax
-
-    if not devices or not all(isinstance(device, jax.Device) for device in devices):
+    if not devices or not all(hasattr(device, "platform") for device in devices):
         raise ValueError(f"devices: {door.show(devices)} are no devices; give such as jax.local_devices()")
     for device in devices:
         if device.platform == "tpu":
