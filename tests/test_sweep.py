@@ -157,6 +157,7 @@ def test_deep_structures_are_brackets(tmp_path):
     assert found.cells_by_phase == {"zero": 1, "collapse": 3, "lower than collapse": 0}
     assert found.largest_difference["value"] < 1e-9
     said = json.loads((tmp_path / "deep_structure.json").read_text())
+    assert said["experiment"] == "ufm/sweep/deep.py"  # the maker of the diagram, not what checks its arguments
     assert all(said["checks"].values())
     assert len(said["checks"]) == 2
     assert (tmp_path / "deep_structure.png").stat().st_size > 10_000

@@ -149,7 +149,7 @@ def run(
 
 def provenance(found: PhaseRun, dataset: Any, cells: Any) -> dict[str, Any]:
     """What a reader needs to make the figure again and to trust it."""
-    source = Path(inspect.getsourcefile(NAMED[found.name]) or "")
+    source = Path(inspect.getsourcefile(inspect.unwrap(NAMED[found.name])) or "")
     configuration = json.loads(dataset.attrs["configuration"])
     changed = {k: v for k, v in configuration.items() if _plain(settings_of(found.name).get(k)) != v}
     flags = "".join(f" --set {key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items())
