@@ -464,14 +464,17 @@ def test_golden_geometry_of_the_nonnegative_ridge(sizes):
 
 
 def test_golden_batches_by_solving():
-    """UFM+ batches: the bound is reached; the Gram is the orthogonal frame only with binding examples."""
+    """UFM+ batches: the bound is reached; every descent ends at the orthogonal frame only with binding examples.
+
+    From random points: the solver's own starts are orthogonal, and so an optimum of both families.
+    """
     labels = ufm.labels.from_counts([6, 6, 6]).by_sample()
     family = ufm.batches.stratified(labels, 2)
     padded = np.concatenate([family, np.full((len(family), 3), -1)], axis=1)  # one shape, one program
     options = {"features": "nonnegative-sphere", "temperature": 0.1}
     for batches, name, alone in ((padded, "batch-nonneg-disjoint", False),
                                  (ufm.batches.bind(family, [0, 6, 12]), "batch-nonneg-bound", True)):  # fmt: skip
-        found = ufm.answer(ufm.contrastive(labels=labels, batches=batches, **options))
+        found = ufm.answer(ufm.contrastive(labels=labels, batches=batches, **options), method="spectral")
         assert found.certificate.words == "global"
         assert float(found.result.value) == pytest.approx(GOLDEN[name]["value"], rel=1e-8)
         frame = np.asarray(labels.classes)[:, None] == np.asarray(labels.classes)[None, :]

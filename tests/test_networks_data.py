@@ -299,7 +299,7 @@ def test_npz_read_back(tmp_path, pair):
         ({"y": np.arange(40) % 4 * 2}, "class 1 of 7 has no image"),
         ({"y": np.append(np.arange(39) % 3, 2**40)}, "class 3 of 1099511627777 has no image"),
         ({"y": np.zeros(40, int)}, "only one class"),
-        ({"y": np.full(40, None)}, "not a readable .npz"),
+        ({"y": np.full(40, None)}, "'y' claims to be an array"),
         ({"z": np.zeros(3), "y": None}, "it needs x and y"),
     ],
 )

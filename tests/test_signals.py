@@ -35,7 +35,11 @@ while True: time.sleep(1)
 
 
 def stopped(program, name):
-    """Exit code and standard error of a program that is sent a signal once it says that it is ready."""
+    """Exit code and standard error of a program that is sent a signal once it says that it is ready.
+
+    A shell starts what runs in its background with SIGINT ignored, and the command leaves ignored what was ignored.
+    """
+    program = f"import signal\nsignal.signal(signal.{name}, signal.SIG_DFL)\n{program}"
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:

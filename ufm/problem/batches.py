@@ -58,7 +58,7 @@ def stratified(labels: Labels, per_class: int) -> np.ndarray:
     return np.concatenate([m.reshape(blocks, per_class) for m in members], axis=1)
 
 
-@door.checked(family=door.numbers_of(-1, ndim=(2,)), columns=door.numbers_of(0, ndim=(0, 1)))
+@door.checked(family=door.numbers_of(-1, ndim=(2,), whole=True), columns=door.numbers_of(0, ndim=(0, 1), whole=True))
 def bind(family: Any, columns: Any) -> np.ndarray:
     """Batch binding (Kini et al. 2024): add the same samples to every batch that does not hold them yet."""
     family, columns = np.asarray(family), np.atleast_1d(np.asarray(columns))

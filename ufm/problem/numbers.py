@@ -265,8 +265,13 @@ def of_type(kinds: type | tuple[type, ...], remedy: str) -> Reader:
     return read
 
 
-def numbers_of(least: float = -math.inf, *, ndim: tuple[int, ...] = (0, 1, 2), positive: bool = False) -> Reader:
-    """Reader of finite numbers, at least ``least`` (above 0 where ``positive``), with so many axes, not empty."""
+def numbers_of(
+    least: float = -math.inf, *, ndim: tuple[int, ...] = (0, 1, 2), positive: bool = False, whole: bool = False
+) -> Reader:
+    """Reader of finite numbers, at least ``least`` (above 0 where ``positive``), with so many axes, not empty.
+
+    Whole numbers, which index something, come back as integers.
+    """
 
     def read(name: str, value: Any) -> np.ndarray:
         array = real_array(name, value)
@@ -278,7 +283,12 @@ def numbers_of(least: float = -math.inf, *, ndim: tuple[int, ...] = (0, 1, 2), p
             words += f" of at least {least:g}" if math.isfinite(least) else ""
             raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give {words}")
         check_range(name, array)
-        return array
+        if not whole:
+            return array
+        broken = array != np.round(array)
+        if broken.any():
+            raise ValueError(f"{name}: {array[broken].ravel()[0]:g} is not allowed; give whole numbers")
+        return array.astype(np.int64)
 
     return read
 

@@ -650,7 +650,7 @@ def group_phase(program: LogitGroups, result: GroupsResult, tolerance: float = 1
     return np.where(np.isfinite(between).all((-1, -2)), code, -1)
 
 
-@door.checked(program=A_PROGRAM, result=A_RESULT, group=door.numbers_of(0, ndim=(1,)))
+@door.checked(program=A_PROGRAM, result=A_RESULT, group=door.numbers_of(0, ndim=(1,), whole=True))
 def lifted_logits(program: LogitGroups, result: GroupsResult, group: Any = None) -> np.ndarray:
     """The K x K class logits Z of one solution, without bias.
 
