@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-import tyro
-
 from .._text import nearest_word, printable
 from .._version import __version__
 from . import declared, signals
@@ -154,6 +152,8 @@ def _class_of(command: str, arguments: Sequence[str]) -> Any:
     else:
         kind = dataclasses.make_dataclass(name, [])
         kind.__doc__ = declared.docstring(f"cli/{module}.py", name)
+    import tyro  # late: until the signals are ours, little is imported
+
     marks = (tyro.conf.subcommand(command), *(() if command == "train" else (tyro.conf.FlagCreatePairsOff,)))
     return Annotated[(kind, *marks)]  # type: ignore[return-value]
 
@@ -164,6 +164,8 @@ def _parse(arguments: Sequence[str]) -> Any:
         advice = f"did you mean ufm {near}?" if near else f"choose one of {', '.join(_COMMANDS)};"
         raise ValueError(f"{arguments[0]}: is not a command; {advice} see ufm --help")
     said = io.StringIO()
+    import tyro
+
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     try:
         with contextlib.redirect_stderr(said):
