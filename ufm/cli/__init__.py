@@ -125,9 +125,11 @@ def _check_paths(command: Any) -> None:
     """Refuse what no file can be called, before any work."""
     for field in dataclasses.fields(command):
         value = getattr(command, field.name)
+        if value == field.default:
+            continue
         for entry in value if isinstance(value, tuple) else (value,):
             if isinstance(entry, Path):
-                from ..problem.numbers import path  # only here: it brings JAX, which a list does not need
+                from ..problem.numbers import path  # only here: it brings JAX, which lists do without
 
                 path(field.name, entry)
 
