@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A room imports only from lower floors; the rooms of one floor are strangers to each other.
 FLOORS = (
     ("_files", "_memory", "_numerics", "_text", "_version", "references"),
-    ("_columns",),
+    ("_checks", "_columns"),
     ("_programs",),
     ("problem",),
     ("measure",),

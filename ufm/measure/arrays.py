@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ufm import _checks as door
 from ufm._memory import UNREADABLE, BadMember, check_bytes, load_arrays
-from ufm.problem import numbers as door
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -20,11 +20,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ufm import _checks as door
 from ufm._columns import read_column
 from ufm._memory import UNREADABLE, check_archive, check_file, load_arrays
 from ufm.measure.arrays import to_numpy
 from ufm.measure.tensors import Foreign, read_tensors
-from ufm.problem import numbers as door
 
 Axis = Literal["columns", "rows"]
 

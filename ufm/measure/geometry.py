@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ufm import _checks as door
 from ufm.measure.arrays import FloatArray, as_matrix, to_numpy
-from ufm.problem import numbers as door
 
 # Two numbers that differ by less than this many rounding errors of their terms are equal.
 ROUNDING = 64 * float(np.finfo(np.float64).eps)

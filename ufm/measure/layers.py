@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from ufm import _checks as door
 from ufm.measure import collapse, geometry
 from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
-from ufm.problem import numbers as door
 
 ACTIVATIONS = ("linear", "relu")
 FINE_RTOL = 1e-6  # of the second rank, for solutions converged to high accuracy

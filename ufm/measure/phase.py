@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm.problem import numbers as door
+from ufm import _checks as door
 
 PHASES = ("no collapse", "minority collapse", "between-cluster collapse", "complete collapse")
 """Phases of two groups, by code 0..3; code -1 is *unclassified*."""
