@@ -16,6 +16,12 @@ BOUNDED = 6
 """Hostile values of each parameter in the normal run, drawn by a seed that belongs to the parameter."""
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """A hostile value may be the name of a folder: what a door then writes does not end up among the sources."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def every(tmp_path_factory) -> list[Door]:
     """All doors."""
