@@ -6,6 +6,7 @@ No problem is solved here: blocks are made by hand and written by the writer of 
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -210,27 +211,32 @@ def test_every_chunk_has_a_checksum_for_whoever_opens_the_dataset(store):
 
 
 def snapshots(folder: Path, kept: Path, monkeypatch, act) -> list[Path]:
-    """Copies of a folder before each file operation of ``act``: what a kill at that moment leaves."""
+    """Copies of a folder before each file operation of ``act``: what a kill at that moment leaves.
+
+    Zarr writes from several threads: while one copies, the operations of the others wait.
+    """
     copies: list[Path] = []
 
     def watched(name):
         real = getattr(os, name)
 
         def before(*arguments, **words):
-            if not busy:
-                busy.append(1)
-                copy = kept / str(len(copies))
-                if folder.exists():
-                    shutil.copytree(folder, copy)
-                else:
-                    kept.mkdir(exist_ok=True)
-                copies.append(copy)
-                busy.clear()
-            return real(*arguments, **words)
+            with one_at_a_time:
+                if not busy:
+                    busy.append(1)
+                    copy = kept / str(len(copies))
+                    if folder.exists():
+                        shutil.copytree(folder, copy)
+                    else:
+                        kept.mkdir(exist_ok=True)
+                    copies.append(copy)
+                    busy.clear()
+                return real(*arguments, **words)
 
         return before
 
     busy: list[int] = []
+    one_at_a_time = threading.RLock()
     with monkeypatch.context() as patch:
         for name in ("mkdir", "open", "replace", "rename", "fsync", "unlink"):
             patch.setattr(os, name, watched(name))
