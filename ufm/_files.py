@@ -43,6 +43,18 @@ ROOM = "make room, or give another path"
 """What to do when a file cannot be written."""
 
 
+def make_folder(out: Path) -> None:
+    """Make the folder for the results.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out: {out} cannot be a folder ({error.strerror}); give another path") from None
+
+
 @contextlib.contextmanager
 def writing(path: str | Path, name: str = "out", remedy: str = ROOM) -> Iterator[None]:
     """Turn a failed write inside into the one sentence ``name: path cannot be written (why); remedy``.

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from . import plot
-from ._files import whole
+from ._files import make_folder, whole
 from .certify import is_proven
 from .problem import numbers as door
-from .quickstart import make_folder
 from .sweep import CONTRADICTION, NAMED, save_dataset, tally
 
 

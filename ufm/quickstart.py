@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import plot
+from ._files import make_folder
 from .answer import certified_many, class_logits, class_means
 from .certify import is_proven
 from .measure import gram_distance, norms, numerical_rank, simplex_etf_gram
@@ -102,18 +103,6 @@ class Quickstart:
     def contradictions(self) -> int:
         """Cells and rows whose proven bound lies above their value: each is an error of ufm itself."""
         return self.statuses.get(CONTRADICTION, 0) + sum(row.relative_gap < 0 for row in self.long_tails)
-
-
-def make_folder(out: Path) -> None:
-    """Make the folder for the results.
-
-    Raises:
-        ValueError: it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"out: {out} cannot be a folder ({error.strerror}); give another path") from None
 
 
 def run(

@@ -23,8 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import plot
-from ._files import whole
+from ._files import make_folder, whole
 from ._memory import check_bytes
 from .answer import answer, certified_many, class_logits, class_means, describe, laid_out_as_json, versions
 from .certify import certify
@@ -54,7 +53,6 @@ from .problem import numbers as door
 from .problem.contrastive import CONTRASTIVE
 from .problem.losses import NAMED
 from .problem.numbers import is_number, real_array, show
-from .quickstart import make_folder
 from .theory import Prediction, predict
 from .theory.frames import seli_grams
 from .theory.imbalance import minority_collapse_ratio
@@ -298,6 +296,8 @@ class Report:
         Raises:
             ValueError: the folder cannot be made.
         """
+        from . import plot  # matplotlib takes half a second to import, and a report without figures needs none
+
         out = Path(folder)
         make_folder(out)
         said = self.to_json(keep=("class_means_gram", "classifier_gram"))

@@ -492,14 +492,20 @@ def _certify_deep(problem: Problem, params: Params, tolerance: Any, candidates: 
     lower, source = np.full(rows, np.nan), np.full(rows, -1)
     if why_unknown(problem) is None:
         lower, source = deep_lower(problem, params, candidates)
-    k, nan = problem.num_classes, jnp.full(rows, jnp.nan)
-    judge = functools.partial(_judge, assumes=assumptions(problem), constraints=_constraints(problem))
-    found = jax.vmap(judge, in_axes=(0, None, 0, 0, 0))(
-        (value, error, jnp.asarray(lower)), number(tolerance), violation,
-        (jnp.zeros((rows, k, k)), nan), (jnp.zeros((rows, 0)), nan, nan),
-    )  # fmt: skip
-    found = dataclasses.replace(found, source=jnp.asarray(source))
-    return jax.tree.map(lambda leaf: leaf[0], found) if single else found
+    said = problem.num_classes, assumptions(problem), _constraints(problem)
+    found = _deep_judged((value, error, lower), number(tolerance), violation, *said)
+    found = dataclasses.replace(found, source=source)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[0], found) if single else found
+
+
+@compiled(static=(3, 4, 5))
+def _deep_judged(
+    bounds: Any, tolerance: Any, violation: Any, classes: int, assumes: tuple[str, ...], constraints: tuple[str, str]
+) -> Certificate:
+    """The certificates of many values and lower bounds; a bound on layers has no dual point in the logits."""
+    nan = jnp.full((), jnp.nan)
+    dual, multiplier = (jnp.zeros((classes, classes)), nan), (jnp.zeros(0), nan, nan)
+    return jax.vmap(lambda a, b: _judge(a, tolerance, b, dual, multiplier, assumes, constraints))(bounds, violation)
 
 
 def _class_means(problem: Problem, params: Params) -> Params:

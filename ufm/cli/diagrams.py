@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from .._columns import Kind
+from .._files import make_folder
 from . import declared, signals
 from .screen import Screen, bold, line
 from .tables import print_quickstart
@@ -60,7 +61,7 @@ class Quickstart:
             if path is not None:
                 extra[path.name], said = read_labels(path, kind)
                 notes += said
-        quickstart.make_folder(self.out)
+        make_folder(self.out)
         with progress_bar() as (bar, task):
 
             def report(done: int, total: int, tally: dict[str, int]) -> None:

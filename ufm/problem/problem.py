@@ -20,6 +20,7 @@ import numpy as np
 
 from .._memory import check_bytes
 from .._numerics import in_float64, is_traced, record, static
+from .._programs import compiled
 from .._text import nearest_word
 from . import labels as labels_module
 from .contrastive import (
@@ -95,11 +96,8 @@ class Problem:
         known_loss(self.loss)
         params = as_params(self, params, many=True)
         if not np.ndim(params.features) > 2:
-            return self._value(params)
-        return jax.vmap(Problem._value, in_axes=(0 if self.batch_shape else None, 0))(self, params)
-
-    def _value(self, params: Params) -> Any:
-        return self.data_term(self.model.logits(params)) + self.penalty(params)
+            return _value(self, params)
+        return (_values if self.batch_shape else _values_of_one)(self, params)
 
     @in_float64
     def init(self, key: Any, size: Any = None) -> Params:
@@ -258,6 +256,21 @@ class Reduction:
             h = jnp.concatenate([h, jnp.zeros((*h.shape[:-2], extra, h.shape[-1]), h.dtype)], axis=-2)
             weights = tuple(jnp.concatenate([w, jnp.zeros((*w.shape[:-1], extra), w.dtype)], axis=-1) for w in weights)
         return Params(weights, h, params.bias)
+
+
+@compiled
+def _value(problem: Problem, params: Params) -> Any:
+    return problem.data_term(problem.model.logits(params)) + problem.penalty(params)
+
+
+@compiled
+def _values(problems: Problem, params: Params) -> Any:
+    return jax.vmap(_value)(problems, params)
+
+
+@compiled
+def _values_of_one(problem: Problem, params: Params) -> Any:
+    return jax.vmap(lambda each: _value(problem, each))(params)
 
 
 A_PROBLEM = of_type(Problem, "state one with ufm.shallow, ufm.deep or ufm.contrastive")
