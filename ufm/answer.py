@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jaxlib import version as jaxlib_version
 
+from . import _checks as door
 from ._numerics import in_float64, placed
 from ._programs import compiled
 from ._version import __version__
@@ -41,7 +42,6 @@ from .problem import (
     logit_groups,
     why_no_logit_groups,
 )
-from .problem import numbers as door
 from .problem.groups import in_blocks, lanes_of
 from .search import Search, search
 from .solve import (

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from . import _checks as door
+from ._checks import whole_number
 from ._numerics import in_float64
 from ._programs import compiled
-from .problem import numbers as door
-from .problem.numbers import whole_number
 from .solve.loop import walk
 from .solve.methods import LBFGS
 from .solve.smoothed import STAGES

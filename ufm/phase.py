@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from . import _checks as door
 from . import plot
 from ._files import make_folder, whole
 from .certify import is_proven
-from .problem import numbers as door
 from .sweep import CONTRADICTION, NAMED, save_dataset, tally
 
 

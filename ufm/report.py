@@ -23,6 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from . import _checks as door
+from ._checks import is_number, real_array, show
 from ._files import make_folder, whole
 from ._memory import check_bytes
 from .answer import answer, certified_many, class_logits, class_means, describe, laid_out_as_json, versions
@@ -49,10 +51,8 @@ from .measure import (
 from .measure.stream import Agreement
 from .problem import Params, Problem, contrastive, deep, shallow
 from .problem import labels as make_labels
-from .problem import numbers as door
 from .problem.contrastive import CONTRASTIVE
 from .problem.losses import NAMED
-from .problem.numbers import is_number, real_array, show
 from .theory import Prediction, predict
 from .theory.frames import seli_grams
 from .theory.imbalance import minority_collapse_ratio

@@ -22,12 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from . import _checks as door
 from . import theory
+from ._checks import show, whole_number
 from ._numerics import in_float64
 from ._programs import compiled
 from .problem import Params, Problem, check_problem
-from .problem import numbers as door
-from .problem.numbers import show, whole_number
 from .solve import STAGES, Result, Smoothed, evaluated, solve
 
 SIZES = (1.0, 0.5, 2.0)

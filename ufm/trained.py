@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from . import _checks as door
 from . import plot
 from ._files import whole
 from .measure import gram_distance
 from .networks.step import feature_decay_of
 from .networks.train import Config, Progress, Trained, prepare, train
-from .problem import numbers as door
 from .report import Report, report
 
 _TARGETS = ("optimum", "simplex_etf", "orthogonal_frame", "seli")

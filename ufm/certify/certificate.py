@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import show, whole_number
 from .._numerics import in_float64, is_traced, number, record, static
 from .._programs import compiled
 from ..problem import (
@@ -25,7 +26,6 @@ from ..problem import (
     check_tolerance,
 )
 from ..problem.gram import GramProgram, GroupGram
-from ..problem.numbers import show, whole_number
 from .closed import closed_bound, has_closed_bound
 from .deep import BOUNDS, NO_TARGETS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from .._checks import whole_number
 from .._numerics import in_float64, record
 from .._programs import compiled
 from ..problem import CrossEntropy, Params, Problem, as_params, check_problem, check_tolerance
-from ..problem.numbers import whole_number
 from .form import class_indicator, lambda_z
 from .rounding import norm_of
 

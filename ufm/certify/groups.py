@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import show, whole_number
 from .._numerics import in_float64, number, record
 from .._programs import compiled
 from ..problem import check_kind, check_tolerance
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
-from ..problem.numbers import show, whole_number
 from .certificate import ROUNDING, Certificate, _judge
 from .dual import _own_entropy
 from .gram import DATA

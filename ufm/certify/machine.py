@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
 from .._numerics import in_float64
 from .._programs import compiled
-from ..problem import numbers as door
 from .rounding import ELEMENTARY, FLUSHED, UNIT, gamma, norm_of, powers_of_two
 
 _EXACT = decimal.Context(prec=80)

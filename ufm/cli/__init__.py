@@ -129,7 +129,7 @@ def _check_paths(command: Any) -> None:
             continue
         for entry in value if isinstance(value, tuple) else (value,):
             if isinstance(entry, Path):
-                from ..problem.numbers import path  # only here: it brings JAX, which lists do without
+                from .._checks import path  # only here: it brings NumPy, which lists do without
 
                 path(field.name, entry)
 

@@ -27,9 +27,9 @@ class Doctor:
         """Measure and print."""
         import jax
 
+        from .._checks import whole_number
         from .._numerics import processor
         from ..certify import check_arithmetic
-        from ..problem.numbers import whole_number
 
         found = check_arithmetic(whole_number("samples", self.samples, 48, 100_000))
         good = all(one.holds for one in found)

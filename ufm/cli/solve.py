@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from .._checks import real_array
 from .._files import whole
 from ..answer import Answer, answer
 from ..problem import Labels, Problem, batches, contrastive, convert, deep, labels, losses, shallow
 from ..problem.contrastive import CONTRASTIVE, CONVENTIONS, LOSSES_WITH, TWO_TOWER
-from ..problem.numbers import real_array
 from .tables import print_answer
 from .words import check_minority, read_bias, read_constraint, read_labels, read_numbers
 

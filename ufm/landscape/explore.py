@@ -24,12 +24,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from .. import _checks as door
+from .._checks import show, whole_number
 from .._numerics import float64, record
 from .._programs import compiled
 from ..certify import bound_known, certify, curvature
 from ..problem import Params, Problem, SupCon, check_problem, stack
-from ..problem import numbers as door
-from ..problem.numbers import show, whole_number
 from ..problem.problem import A_PROBLEM
 from ..solve import Status, solve
 

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from .. import _files
+from .._checks import show, whole_number
 from .._files import Damaged
-from ..problem.numbers import show, whole_number
 
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet20", "mlp", "convnext-tiny"]
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import show, whole_number
 from ..problem import labels as class_counts
-from ..problem.numbers import show, whole_number
 from .files import CIFAR100_COARSE, CIFAR100_GROUPS, read
 
 Split = Literal["train", "test"]

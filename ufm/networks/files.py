@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from .. import _checks as door
+from .._checks import show
 from .._memory import UNREADABLE, check_file
-from ..problem import numbers as door
-from ..problem.numbers import show
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

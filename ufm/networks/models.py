@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..problem.numbers import show, whole_number
+from .._checks import show, whole_number
 from .config import ARCHITECTURES
 from .convolution import convolve
 

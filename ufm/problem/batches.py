@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from . import numbers as door
+from .. import _checks as door
+from .._checks import show, whole_number
 from .labels import LABELS, Labels
-from .numbers import show, whole_number
 
 LARGEST_FAMILY = 200_000
 """Batches up to which a full symmetric family is listed."""

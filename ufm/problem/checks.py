@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._checks import LARGEST, one_of, positive_array, real_array, show
 from .._numerics import in_float64, is_traced
 from .._programs import compiled
 from .gram import GramProgram
@@ -14,7 +15,6 @@ from .groups import LogitGroups
 from .labels import Labels
 from .losses import check_ranges
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, READOUTS, Model, Params
-from .numbers import LARGEST, one_of, positive_array, real_array, show
 from .params import as_params
 from .problem import Decay, Problem
 

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
+from .._checks import one_of, real_array, show
 from .._numerics import record, static
-from . import numbers as door
 from .labels import LABELS, Labels
 from .losses import check_loss, inverse_frequency_weight, shipped
-from .numbers import one_of, real_array, show
 
 
 @shipped

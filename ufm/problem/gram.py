@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
 from .._numerics import in_float64, record, static
-from . import numbers as door
 from .contrastive import SupCon
 from .problem import A_PROBLEM, Problem
 

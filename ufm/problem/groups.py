@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
+from .._checks import one_of, positive_array, real_array, show
 from .._numerics import in_float64, is_traced, record, static
 from .._text import nearest_word
-from . import numbers as door
 from .losses import CrossEntropy, check_loss
 from .models import BIASES
-from .numbers import one_of, positive_array, real_array, show
 from .problem import A_PROBLEM, Problem
 
 PARAMETERS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")

@@ -15,11 +15,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
+from .._checks import check_range, is_number, real_array, short, show, whole_number
 from .._columns import Kind, read_column
 from .._memory import check_bytes
 from .._numerics import is_traced, record, static
-from . import numbers as door
-from .numbers import check_range, is_number, real_array, short, show, whole_number
 
 
 @record

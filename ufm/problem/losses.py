@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import check_range, real_array, show
 from .._numerics import is_traced, power, record
 from .labels import Labels
-from .numbers import check_range, real_array, show
 
 T = TypeVar("T")
 

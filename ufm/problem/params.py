@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import real_array, show
 from .._numerics import is_traced
 from .models import Params
-from .numbers import real_array, show
 
 
 def as_params(problem: Any, given: Any, name: str = "params", many: bool = False) -> Params:

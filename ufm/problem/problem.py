@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import LARGEST, LARGEST_RADIUS, of_type, one_of, positive_array, real_array, show, whole_number
 from .._memory import check_bytes
 from .._numerics import in_float64, is_traced, record, static
 from .._programs import compiled
@@ -45,7 +46,6 @@ from .losses import (
     known_loss,
 )
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, Model, Params
-from .numbers import LARGEST, LARGEST_RADIUS, of_type, one_of, positive_array, real_array, show, whole_number
 from .params import as_params
 
 

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import real_array, show, whole_number
 from .._numerics import float64, in_float64, is_traced, record, static, to_host
 from .._programs import compiled
 from ..problem import Params, Problem, as_params, check_problem
-from ..problem.numbers import real_array, show, whole_number
 
 _CACHE = 3 << 19
 """Bytes that a block of starts may take: a cache of 2 MiB per core is common."""

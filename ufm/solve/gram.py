@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
 from .._numerics import in_float64, number, record, unit_columns
 from .._programs import compiled
 from ..problem import GramProgram, GroupGram, Params, Problem, check_kind, why_no_gram_program
-from ..problem import numbers as door
 from .loop import check_limits, walk
 from .methods import LBFGS
 from .result import History, Result, Status

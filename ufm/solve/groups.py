@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
+from .._checks import show, whole_number
 from .._numerics import in_float64, number, record
 from .._programs import compiled
 from ..measure.phase import phase_of_modes
 from ..problem import Params, Problem, check_kind
-from ..problem import numbers as door
 from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
-from ..problem.numbers import show, whole_number
 from ..problem.problem import A_PROBLEM
 from .logits import factor
 from .loop import check_limits, walk

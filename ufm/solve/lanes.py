@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
+from .._checks import whole_number
 from .._numerics import in_float64, number, placed, record
 from .._programs import compiled
 from ..problem import Params, Problem, check_problem
-from ..problem import numbers as door
-from ..problem.numbers import whole_number
 from ..problem.size import check_fits
 from .logits import has_logit_program
 from .loop import check_limits, minimize

@@ -22,9 +22,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import _checks as door
 from .._numerics import record, tree_dot, tree_where
 from ..problem import Params, Problem
-from ..problem import numbers as door
 from ..problem.problem import A_PROBLEM
 from .loop import RECORDED_STEPS
 from .methods import LBFGS

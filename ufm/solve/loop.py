@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import show, whole_number
 from .._numerics import is_traced, record
 from ..problem import Params, Problem
-from ..problem.numbers import show, whole_number
 from .methods import Method
 from .result import History, Result, Status
 from .space import make_space

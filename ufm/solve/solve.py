@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _checks as door
+from .._checks import LARGEST, is_number, one_of, show, whole_number
 from .._numerics import in_float64, is_traced, number, placed
 from .._programs import compiled
 from ..problem import Params, Problem, as_params, check_problem, class_program, gram_program
-from ..problem import numbers as door
-from ..problem.numbers import LARGEST, is_number, one_of, show, whole_number
 from ..problem.size import check_fits
 from .gram import has_gram_program, solve_by_gram
 from .logits import has_logit_program, minimize_logits

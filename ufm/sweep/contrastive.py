@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .. import _checks as door
 from ..answer import certified_many, class_means
 from ..certify import certify_gram
 from ..problem import Problem, contrastive, group_program, labels
-from ..problem import numbers as door
 from ..solve import solve_gram
 from ..theory.class_collapse import class_collapse_optimum, collapse_threshold, view_threshold
 from ..theory.contrastive import minority_collapse_ratio, step_optimum

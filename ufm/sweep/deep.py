@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .. import _checks as door
 from ..certify import certify
 from ..problem import Params, Problem, deep, stack
-from ..problem import numbers as door
 from ..search import random_starts
 from ..solve import solve
 from ..theory.best_known import best_blocks

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .. import _checks as door
 from .. import _files
 from ..answer import certified_many, class_logits, versions
 from ..measure import PHASES, collapse_phase
 from ..problem import Problem, labels, shallow
-from ..problem import numbers as door
 from ..theory.imbalance import phase_of, two_group_thresholds
 from ._pieces import NAMES, tally
 

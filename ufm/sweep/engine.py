@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .. import _checks as door
 from .. import _files
+from .._checks import whole_number
 from .._files import Damaged
 from .._memory import limit as memory_limit
 from .._numerics import out_of_memory, processor, processors
 from ..answer import versions
 from ..certify import is_proven
 from ..measure import PHASES
-from ..problem import numbers as door
-from ..problem.numbers import whole_number
 from ..solve import Status
 from ._pieces import CONTRADICTION, tally
 from .grid import Axis, Structure, Sweep

@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from ..problem import numbers as door
-from ..problem.numbers import is_number, real_array, show, whole_number
+from .. import _checks as door
+from .._checks import is_number, real_array, show, whole_number
 
 NUMBERS = (
     "samples",

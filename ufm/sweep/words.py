@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import show, whole_number
 from ..problem import Labels, Problem, contrastive, deep, labels, shallow
 from ..problem.contrastive import CONTRASTIVE, LOSSES_WITH, TWO_TOWER
 from ..problem.losses import NAMED
 from ..problem.models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES
-from ..problem.numbers import show, whole_number
 
 _COUNT_WORDS = ("samples", "minority_samples", "imbalance", "minority", "profile")
 
