@@ -2,6 +2,9 @@
 
 A block is the unit of everything: one compiled call, one file, one thing to lose.  Which blocks there are depends on
 the declaration alone, so a sweep that was killed goes on with the blocks that are missing.
+
+:func:`fill` runs anything whose cells are answered by an :data:`Answering`: a declared sweep (:func:`run`), which
+states its cells in words, and a named diagram (:mod:`ufm.atlas`), which states them as problems.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ from .words import ANSWER_WORDS, check_words
 
 Progress = Callable[[int, int, dict[str, int]], None] | None
 """Called with (cells done, cells in all, cells by status)."""
+
+Answering = Callable[[Any, np.ndarray, Mapping[str, Any], Sequence[Any]], tuple[dict[str, np.ndarray], dict[int, str]]]
+"""From (structure, rows, settings, devices) to results by name, ``status`` among them, and reasons by place in rows."""
 
 AGAIN = ("bad", "uncertified", "unconverged")
 """Kinds of cells that can be computed again."""
@@ -133,38 +139,69 @@ def run(
     begin = time.perf_counter()
     if settings and again is None:
         raise ValueError("settings: other settings are for cells that are computed again; say which with again")
-    if workers is not None:
-        whole_number("workers", workers, 1)
     check(sweep)
     store = Store.create(out, sweep)
     with store.alone():
-        watch = _Watch(store, progress)
-        if executor is None:
-            local = processors() if devices is None else _with_float64(devices)
-            workers = workers or (_cores() if len(local) == 1 and local[0].platform == "cpu" else 1)
-            pool = _threads(workers)
-            stride, work = len(local), functools.partial(compute, devices=local)
-        else:
-            if hasattr(executor, "get_executor"):  # a dask client: its executor never takes two tasks for one
-                executor = executor.get_executor(pure=False)
-            pool, workers, stride, work = contextlib.nullcontext(executor), workers or 64, 1, _remote
-        with pool as hands:
-            _drain(store, _missing(store, watch, stride), hands, work, workers, lambda x: watch.add(x, put=True))
-            for path in store.again():
-                try:
-                    store.get(path)
-                except Damaged:
-                    watch.set_aside.append(str(_files.set_aside(path)))
-            if again is not None:
-                changed = dataclasses.replace(sweep, solve={**sweep.solve, **(settings or {})}).solve
-                tasks = _to_repeat(store, again, changed)
-                _drain(store, tasks, hands, work, workers, lambda x: watch.add(x, put=True, again=True))
+        repeat = None
+        if again is not None:
+            changed = dataclasses.replace(sweep, solve={**sweep.solve, **(settings or {})}).solve
+            repeat = functools.partial(_to_repeat, store, again, changed)
+        options = {"executor": executor, "workers": workers, "devices": devices, "progress": progress}
+        count = fill(store, _answer, _fitting_block, **options, repeat=repeat)
         damaged: list[str] = []
         dataset, timings = assemble(store, damaged)
         if damaged:
             raise ValueError(f"out: {damaged[0]} was damaged while the sweep ran; ufm sweep --resume {out} mends it")
         store.save_dataset(dataset, timings)
-    return _summary(store, dataset, watch, time.perf_counter() - begin)
+    return _summary(store, dataset, count, time.perf_counter() - begin)
+
+
+def fill(
+    store: Store,
+    answer: Answering,
+    choose: Callable[[Any, Mapping[str, Any]], int],
+    *,
+    executor: Any = None,
+    workers: int | None = None,
+    devices: Sequence[Any] | None = None,
+    progress: Progress = None,
+    repeat: Callable[[], Iterator[Task]] | None = None,
+) -> Counted:
+    """Compute the blocks that a store lacks; the caller holds its folder.
+
+    Args:
+        store: of what is computed; its declaration says which structures and cells there are.
+        answer: answers rows of a structure. Executors of other processes pickle it.
+        choose: cells of one block, from a structure and the settings; asked once, the store keeps the number.
+        executor: see :func:`run`, as ``workers``, ``devices`` and ``progress``.
+        workers: blocks at work at a time.
+        devices: of this process.
+        progress: called after every block.
+        repeat: gives tasks whose cells are computed again, after all others.
+    """
+    if workers is not None:
+        whole_number("workers", workers, 1)
+    count = Counted(store, progress)
+    if executor is None:
+        local = processors() if devices is None else _with_float64(devices)
+        workers = workers or (_cores() if len(local) == 1 and local[0].platform == "cpu" else 1)
+        pool = _threads(workers)
+        stride, work, tries = len(local), functools.partial(compute, devices=local), 1
+    else:
+        if hasattr(executor, "get_executor"):  # a dask client: its executor never takes two tasks for one
+            executor = executor.get_executor(pure=False)
+        pool, workers, stride, work, tries = contextlib.nullcontext(executor), workers or 64, 1, _remote, _TRIES
+    with pool as running:
+        tasks = _missing(store, answer, choose, count, stride)
+        _drain(store, tasks, running, work, workers, tries, lambda x: count.add(x, put=True))
+        for path in store.again():
+            try:
+                store.get(path)
+            except Damaged:
+                count.set_aside.append(str(_files.set_aside(path)))
+        if repeat is not None:
+            _drain(store, repeat(), running, work, workers, tries, lambda x: count.add(x, put=True, again=True))
+    return count
 
 
 _TRIED = 200
@@ -225,26 +262,26 @@ def load(out: str | Path) -> xr.Dataset:
 def status(out: str | Path) -> Summary:
     """How far the sweep in a folder is; reads only."""
     store = Store.open(out)
-    watch = _Watch(store, None)
+    count = Counted(store, None)
     for structure in store.sweep.structures():
         for path in store.done(structure.index):
             try:
-                watch.add(store.get(path))
+                count.add(store.get(path))
             except Damaged:
-                watch.set_aside.append(str(path))
+                count.set_aside.append(str(path))
     for path in store.again():
         try:
             store.get(path)
         except Damaged:
-            watch.set_aside.append(str(path))
+            count.set_aside.append(str(path))
     dataset = None
     if store.data.is_dir():
         try:
             _files.check_tree(store.data)
             dataset = xr.open_zarr(store.data, consolidated=False)
         except Damaged:
-            watch.set_aside.append(str(store.data))
-    return _summary(store, dataset, watch, 0.0)
+            count.set_aside.append(str(store.data))
+    return _summary(store, dataset, count, 0.0)
 
 
 # ------------------------------------------------------------------ one block, wherever it runs
@@ -255,16 +292,16 @@ class Task:
     """Blocks of one structure that go to one worker at a time.
 
     Attributes:
-        sweep: the declaration, as JSON.
-        structure: its number.
+        answer: answers them.
+        structure: whose cells they are.
         numbers: of the blocks.
         rows: the cells of each block.
         size: cells of the compiled program; blocks with fewer are padded.
         settings: of the solves.
     """
 
-    sweep: dict[str, Any]
-    structure: int
+    answer: Answering
+    structure: Any
     numbers: tuple[int, ...]
     rows: tuple[np.ndarray, ...]
     size: int
@@ -290,14 +327,12 @@ def _remote(task: Task) -> list[Block]:
 
 def compute(task: Task, devices: Sequence[Any] = ()) -> list[Block]:
     """The blocks of a task, side by side on the devices; a cell that cannot be answered gets a reason."""
-    sweep = Sweep.from_json(task.sweep)
-    structure = next(s for s in sweep.structures() if s.index == task.structure)
     begin = time.perf_counter()
     # Several blocks fill all devices, the last one repeated, so that two compiled programs serve every task.
     used = tuple(devices)[: len(task.rows) if len(task.rows) == 1 else None]
     filled = [*task.rows, *[task.rows[-1]] * (len(used) - len(task.rows))]
     padded = np.concatenate([np.pad(rows, (0, task.size - len(rows)), mode="edge") for rows in filled])
-    arrays, reasons = _answer(structure, padded, task.settings, used)
+    arrays, reasons = task.answer(task.structure, padded, task.settings, used)
     seconds = time.perf_counter() - begin
     said = {"seconds": seconds / len(task.rows), "versions": versions(), "device": _device_kind(used)}
     blocks = []
@@ -305,7 +340,7 @@ def compute(task: Task, devices: Sequence[Any] = ()) -> list[Block]:
         first = place * task.size
         own = {name: array[first : first + len(rows)] for name, array in arrays.items()}
         why = {row - first: text for row, text in reasons.items() if first <= row < first + len(rows)}
-        blocks.append(Block(task.structure, number, rows, own, why, said))
+        blocks.append(Block(task.structure.index, number, rows, own, why, said))
     return blocks
 
 
@@ -392,47 +427,50 @@ def _blocks_of(structure: Structure, size: int) -> list[np.ndarray]:
     return [np.arange(first, min(first + size, structure.cells)) for first in range(0, structure.cells, size)]
 
 
-def _size(store: Store, structure: Structure) -> int:
+def _fitting_block(structure: Structure, settings: Mapping[str, Any]) -> int:
+    """Cells of one block of a sweep, by their memory."""
+    for row in (0, structure.cells - 1):
+        with contextlib.suppress(ValueError):
+            words = structure.words_of(np.array([row]))
+            return route_of(words, settings).fitting_block(words, settings, _room())
+    return 64
+
+
+def _size(store: Store, structure: Any, choose: Callable[[Any, Mapping[str, Any]], int]) -> int:
     """Cells of the compiled program of a structure."""
-
-    def choose() -> int:
-        for row in (0, structure.cells - 1):
-            with contextlib.suppress(ValueError):
-                words = structure.words_of(np.array([row]))
-                return route_of(words, store.sweep.solve).fitting_block(words, store.sweep.solve, _room())
-        return 64
-
-    return min(store.block_size(structure.index, choose), structure.cells)
+    size = store.block_size(structure.index, lambda: choose(structure, store.sweep.solve))
+    return min(size, structure.cells)
 
 
-def _missing(store: Store, watch: _Watch, stride: int) -> Iterator[Task]:
+def _missing(
+    store: Store, answer: Answering, choose: Callable[[Any, Mapping[str, Any]], int], count: Counted, stride: int
+) -> Iterator[Task]:
     """Blocks that are not there, several of one structure for several devices; what is there is counted."""
-    declared = store.sweep.to_json()
     for structure in store.sweep.structures():
-        size = _size(store, structure)
+        size = _size(store, structure, choose)
         wait: list[tuple[int, np.ndarray]] = []
         for number, rows in enumerate(_blocks_of(structure, size)):
             if store.has(structure.index, number):
                 try:
-                    watch.add(store.get(store.name(structure.index, number), rows))
+                    count.add(store.get(store.name(structure.index, number), rows))
                     continue
                 except Damaged:
-                    watch.set_aside.append(str(_files.set_aside(store.name(structure.index, number))))
+                    count.set_aside.append(str(_files.set_aside(store.name(structure.index, number))))
             wait.append((number, rows))
         expected = {store.name(structure.index, number) for number in range(len(_blocks_of(structure, size)))}
         for path in store.done(structure.index):
             if path not in expected:  # blocks of another size, whose file was damaged
-                watch.set_aside.append(str(_files.set_aside(path)))
+                count.set_aside.append(str(_files.set_aside(path)))
         for first in range(0, len(wait), stride):
             some = wait[first : first + stride]
             numbers, rows = zip(*some, strict=True)
-            yield Task(declared, structure.index, numbers, rows, size, dict(store.sweep.solve))
+            yield Task(answer, structure, numbers, rows, size, dict(store.sweep.solve))
 
 
 def _to_repeat(store: Store, again: str, settings: Mapping[str, Any]) -> Iterator[Task]:
-    declared, merged = store.sweep.to_json(), _merged(store)
+    found = merged(store)
     for structure in store.sweep.structures():
-        arrays = merged.arrays[structure.index]
+        arrays = found.arrays[structure.index]
         code = arrays["status"]
         gap = arrays.get("relative_gap", np.full(len(code), np.nan))
         chosen = {
@@ -441,13 +479,19 @@ def _to_repeat(store: Store, again: str, settings: Mapping[str, Any]) -> Iterato
             "unconverged": (code >= 0) & (code != Status.CONVERGED),
         }[again]
         rows = np.flatnonzero(chosen)
-        size = min(_size(store, structure), max(1, len(rows)))
+        size = min(_size(store, structure, _fitting_block), max(1, len(rows)))
         for number, first in enumerate(range(0, len(rows), size)):
-            yield Task(declared, structure.index, (number,), (rows[first : first + size],), size, dict(settings))
+            yield Task(_answer, structure, (number,), (rows[first : first + size],), size, dict(settings))
 
 
 def _drain(
-    store: Store, tasks: Iterator[Task], executor: Any, work: Any, most: int, keep: Callable[[Block], None]
+    store: Store,
+    tasks: Iterator[Task],
+    executor: Any,
+    work: Any,
+    most: int,
+    most_tries: int,
+    keep: Callable[[Block], None],
 ) -> None:
     """Keep an executor busy and save what comes back; a task that is lost with its worker is given out again."""
     running: dict[Any, tuple[Task, int]] = {}
@@ -474,9 +518,11 @@ def _drain(
                 except (ValueError, KeyboardInterrupt):
                     raise
                 except Exception as error:
-                    if tries + 1 >= _TRIES:
+                    if most_tries == 1:  # an error of this process would only come again
+                        raise
+                    if tries + 1 >= most_tries:
                         raise ValueError(
-                            f"executor: block {task.structure}-{task.numbers[0]} was lost {_TRIES} times "
+                            f"executor: block {task.structure.index}-{task.numbers[0]} was lost {most_tries} times "
                             f"({type(error).__name__}: {error}); see the workers' logs, then resume {store.path}"
                         ) from error
                     waiting.append((task, tries + 1))
@@ -490,7 +536,7 @@ def _drain(
                 cancel()
 
 
-class _Watch:
+class Counted:
     """Counts what is done."""
 
     def __init__(self, store: Store, progress: Progress) -> None:
@@ -501,6 +547,7 @@ class _Watch:
         self.set_aside: list[str] = []
 
     def add(self, block: Block, put: bool = False, again: bool = False) -> None:
+        """Count a block, and keep it where it is new (``put``)."""
         if put:
             self.store.put(block, again)
             self.computed += len(block.rows)
@@ -529,7 +576,7 @@ def _cores() -> int:
 
 
 @dataclasses.dataclass
-class _Merged:
+class Merged:
     """What all blocks say together.
 
     Attributes:
@@ -545,10 +592,11 @@ class _Merged:
     timings: list[tuple[int, int, int, float]]
 
 
-def _merged(store: Store, damaged: list[str] | None = None) -> _Merged:
+def merged(store: Store, damaged: list[str] | None = None) -> Merged:
+    """The blocks of a store laid together; damaged files are left out and listed."""
     sizes = {structure.index: structure.cells for structure in store.sweep.structures()}
     empty = {index: {"status": np.full(cells, _PENDING, dtype=np.int8)} for index, cells in sizes.items()}
-    found = _Merged(empty, {index: {} for index in sizes}, [], [])
+    found = Merged(empty, {index: {} for index in sizes}, [], [])
     first = [(path, False) for index in sizes for path in store.done(index)]
     for path, better in first + [(path, True) for path in store.again()]:
         try:
@@ -568,7 +616,7 @@ def _merged(store: Store, damaged: list[str] | None = None) -> _Merged:
 _PENDING = -3
 
 
-def _lay(found: _Merged, cells: int, block: Block, better: bool) -> None:
+def _lay(found: Merged, cells: int, block: Block, better: bool) -> None:
     arrays, reasons = found.arrays[block.structure], found.reasons[block.structure]
     take = np.arange(len(block.rows))
     if better:  # of two answers the one with the lower value stays; a bad cell takes any answer
@@ -595,10 +643,10 @@ def _lay(found: _Merged, cells: int, block: Block, better: bool) -> None:
 
 def assemble(store: Store, damaged: list[str] | None = None) -> tuple[xr.Dataset, xr.Dataset]:
     """(dataset of all cells, seconds and versions of all blocks); damaged files are left out and listed."""
-    sweep, merged = store.sweep, _merged(store, damaged)
+    sweep, found = store.sweep, merged(store, damaged)
     grid = sweep.grid
     names: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
-    for arrays in merged.arrays.values():
+    for arrays in found.arrays.values():
         for name, array in arrays.items():
             extra = names.get(name, (array.dtype, array.shape[1:]))[1]
             names[name] = array.dtype, tuple(map(max, array.shape[1:], extra))
@@ -618,7 +666,7 @@ def assemble(store: Store, damaged: list[str] | None = None) -> tuple[xr.Dataset
             np.full((*sweep.shape, *(lengths[axis] for axis in axes)), empty, dtype=dtype),
         )
     for structure in sweep.structures():
-        arrays, reasons = merged.arrays[structure.index], merged.reasons[structure.index]
+        arrays, reasons = found.arrays[structure.index], found.reasons[structure.index]
         inner = [axis.name for axis in structure.axes]
         pick = tuple(structure.place.get(name, slice(None)) for name in order)
         for name, array in arrays.items():
@@ -629,13 +677,13 @@ def assemble(store: Store, damaged: list[str] | None = None) -> tuple[xr.Dataset
             place = structure.place | dict(zip(inner, places, strict=True))
             bad.append({"cell": {axis.name: _json(axis.coordinate[place[axis.name]]) for axis in grid}, "reason": why})
     coordinates = {axis.name: _coordinate(axis) for axis in grid}
-    dataset = xr.Dataset(data, coordinates, _attributes(store, bad, merged.made_by))
+    dataset = xr.Dataset(data, coordinates, _attributes(store, bad, found.made_by))
     for name in data:
         if name in UNITS:
             dataset[name].attrs["long_name"] = UNITS[name]
     for axis in grid:
         dataset[axis.name].attrs |= {"sets": json.dumps(axis.sets), "spacing": axis.spacing}
-    return dataset, _timings(merged.timings)
+    return dataset, _timings(found.timings)
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -680,8 +728,8 @@ def _json(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _summary(store: Store, dataset: xr.Dataset | None, watch: _Watch, seconds: float) -> Summary:
-    counted, certified, bad = dict(watch.tally), 0, []
+def _summary(store: Store, dataset: xr.Dataset | None, count: Counted, seconds: float) -> Summary:
+    counted, certified, bad = dict(count.tally), 0, []
     if dataset is not None:
         gaps = dataset.get("relative_gap")
         counted = tally(dataset.status.values, gaps, {**_NAMES, _PENDING: "PENDING"})
@@ -690,12 +738,12 @@ def _summary(store: Store, dataset: xr.Dataset | None, watch: _Watch, seconds: f
         bad = json.loads(dataset.attrs["bad"])
     return Summary(
         store.sweep.cells,
-        watch.done,
-        watch.computed,
+        count.done,
+        count.computed,
         counted,
         certified,
         bad[:20],
-        watch.set_aside,
+        count.set_aside,
         seconds,
         None if dataset is None else str(store.data),
     )

@@ -265,6 +265,10 @@ class Sweep:
         """The sweep that :meth:`to_json` wrote."""
         return cls(said["problem"], said["axes"], said["solve"], said["block"], said["title"])
 
+    def resume_command(self, path: Path) -> str:
+        """The command that goes on with the sweep in a folder."""
+        return f"ufm sweep --resume {path}"
+
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides about the numbers: problem, axes and settings, but not title and block."""

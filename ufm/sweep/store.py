@@ -19,7 +19,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,19 @@ class Block:
 
 
 class Store:
-    """A sweep's folder."""
+    """The folder of a sweep, or of anything else that is declared like one.
 
-    def __init__(self, path: Path, sweep: Sweep) -> None:
+    A declaration has ``cells``, ``block``, ``solve``, ``fingerprint``, ``structures()``, ``to_json()``, ``from_json``
+    and ``resume_command(path)``; each of its structures has ``index`` and ``cells``.
+    """
+
+    def __init__(self, path: Path, sweep: Any) -> None:
         self.path, self.sweep = path, sweep
 
     # -------------------------------------------------------------- opening
 
     @classmethod
-    def create(cls, path: str | Path, sweep: Sweep) -> Store:
+    def create(cls, path: str | Path, sweep: Any) -> Store:
         """A new folder for a sweep, or the folder of the same sweep.
 
         Raises:
@@ -84,7 +88,7 @@ class Store:
                     said = {"format": FORMAT, "ufm": __version__, "fingerprint": sweep.fingerprint, **sweep.to_json()}
                     _files.write(marker, (json.dumps(said, indent=1) + "\n").encode(), sealed=True)
                     _files.sync_folder(path.absolute().parent)
-        store = cls.open(path)
+        store = cls.open(path, type(sweep).from_json)
         if store.sweep.fingerprint != sweep.fingerprint:
             raise ValueError(
                 f"out: {path} holds another sweep ({store.sweep.fingerprint}, not {sweep.fingerprint}: "
@@ -96,8 +100,12 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
+    def open(cls, path: str | Path, read: Callable[[Any], Any] = Sweep.from_json) -> Store:
         """The store in a folder.
+
+        Args:
+            path: of the folder.
+            read: makes the declaration from its JSON.
 
         Raises:
             ValueError: there is no sweep in it, or its description is damaged.
@@ -106,7 +114,7 @@ class Store:
         marker = path / "sweep.json"
         try:
             said = json.loads(_files.read_sealed(marker))
-            sweep = Sweep.from_json(said) if said["format"] == FORMAT else None
+            sweep = read(said) if said["format"] == FORMAT else None
         except FileNotFoundError:
             raise ValueError(f"resume: {path} holds no sweep (no sweep.json); begin one with --out {path}") from None
         except (Damaged, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -266,7 +274,7 @@ class Store:
 
     @property
     def _remedy(self) -> str:
-        return f"what is done is safe: make room or allow writing, then ufm sweep --resume {self.path}"
+        return f"what is done is safe: make room or allow writing, then {self.sweep.resume_command(self.path)}"
 
     def _save(self, path: Path, content: _files.Content) -> None:
         _files.write(path, content, self._remedy, sealed=True)
@@ -311,7 +319,7 @@ def _other_format(path: Path, begun: Any) -> ValueError:
 def _difference(old: Sweep, new: Sweep) -> str:
     """Where two declarations differ first."""
     a, b = old.to_json(), new.to_json()
-    for part in ("problem", "axes", "solve"):
+    for part in [part for part, table in a.items() if isinstance(table, dict) and part in b]:
         for name in {**a[part], **b[part]}:
             if a[part].get(name) != b[part].get(name):
                 return f"{part}.{name} differs"
