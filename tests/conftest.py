@@ -60,7 +60,10 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from quick import QUICK, current  # noqa: E402
+from ufm import _registry, theory  # noqa: E402, F401  # every registry is there before the first test
 from ufm.certify import CONTRADICTION, Certificate  # noqa: E402
+
+collect_ignore = ["plugin"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -157,6 +160,16 @@ def _no_contradiction(request):
     yield
     if request.node.get_closest_marker("contradiction") is None:
         assert not _contradictions, _contradictions[0]
+
+
+@pytest.fixture(autouse=True)
+def _forget_registrations():
+    """Put every registry back as it was before the test."""
+    before = [(registry, dict(registry)) for registry in _registry.REGISTRIES]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A room imports only from lower floors; the rooms of one floor are strangers to each other.
 FLOORS = (
-    ("_files", "_memory", "_numerics", "_text", "_version", "references"),
-    ("_checks", "_columns"),
-    ("_programs",),
+    ("_files", "_memory", "_numerics", "_text", "_version"),
+    ("_checks", "_columns", "_registry"),
+    ("_programs", "references"),
     ("problem",),
     ("measure",),
     ("solve", "certify", "theory"),

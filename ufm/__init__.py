@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import theory as theory
     from ._numerics import float64
     from ._programs import keep_compiled_programs
+    from ._registry import load_plugins
     from .answer import Answer, Comparison, answer, certified_groups, certified_many
     from .certify import Certificate, certify
     from .measure import measure, measure_layers
@@ -65,6 +66,7 @@ __all__ = [
     "grouped",
     "keep_compiled_programs",
     "labels",
+    "load_plugins",
     "losses",
     "measure",
     "measure_layers",
@@ -80,6 +82,7 @@ __all__ = [
 _HOMES = {
     "_numerics": ("float64",),
     "_programs": ("keep_compiled_programs",),
+    "_registry": ("load_plugins",),
     "answer": ("Answer", "Comparison", "answer", "certified_groups", "certified_many"),
     "certify": ("Certificate", "certify"),
     "measure": ("measure", "measure_layers"),

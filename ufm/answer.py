@@ -773,7 +773,7 @@ def describe(problem: Problem) -> dict[str, Any]:
     if "batches" in parameters:  # their shape in place of their thousands of entries
         parameters["batches"] = f"{' x '.join(str(size) for size in np.shape(parameters['batches']))} columns"
     out: dict[str, Any] = {
-        "kind": "contrastive" if model.readout == "pairs" else "deep" if model.depth > 1 else "shallow",
+        "kind": problem.kind,
         "loss": loss.name,
         "loss_parameters": parameters,
         "counts": np.asarray(problem.labels.counts),

@@ -1,12 +1,15 @@
 """The literature that the oracles cite.
 
-``docs/references.bib`` is this list in BibTeX (:func:`bibtex`); a test holds the two together.
+``docs/references.bib`` is this list in BibTeX (:func:`bibtex`); a test holds the two together.  An oracle from outside
+brings its references with it (:func:`register_reference`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+
+from ._registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +55,11 @@ _NEURIPS = "Advances in Neural Information Processing Systems"
 _ICML = "International Conference on Machine Learning"
 _ICLR = "International Conference on Learning Representations"
 
-REFERENCES: dict[str, Reference] = {
-    entry.key: entry
+REFERENCES: Registry[Reference] = Registry("reference")
+"""All references by key."""
+
+REFERENCES.update(
+    (entry.key, entry)
     for entry in (
         Reference(
             "alcala2026neural",
@@ -408,8 +414,23 @@ REFERENCES: dict[str, Reference] = {
             "2105.02375",
         ),
     )
-}
-"""All references by key."""
+)
+
+
+def register_reference(reference: Reference) -> Reference:
+    """Put a reference into the bibliography, and return it; one that is there already stays.
+
+    Raises:
+        ValueError: it is no :class:`Reference`, or its key is taken by another one.
+
+    >>> register_reference(REFERENCES["liu2024exploration"]).label
+    'Liu 2024'
+    """
+    if not isinstance(reference, Reference):
+        raise ValueError(f"reference: {type(reference).__name__} is not a Reference; give ufm.theory.Reference(...)")
+    if REFERENCES.get(reference.key) == reference:
+        return reference
+    return REFERENCES.register(reference.key, reference)
 
 
 def references_in(citation: str) -> list[Reference]:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union
 
+from .._registry import load_plugins
 from .._text import nearest_word, printable
 from .._version import __version__
 from . import declared, signals
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"ufm {__version__}")
         return
     try:
+        if arguments[:1] and arguments[0] in _COMMANDS:  # their words are among those that the command knows
+            load_plugins(_complain)
         command = _parse(arguments)
         _check_paths(command)
         if getattr(command, "compiles", True):

@@ -1,7 +1,7 @@
 """What the files of ufm declare, read from their source without running it.
 
 Help and lists answer at once this way: to run the files is to import JAX.  Tests hold what is read here beside what the
-running program has.
+running program has.  A plugin that has registered something did run them; what it added is asked of the program.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ast
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ def oracles() -> dict[str, dict[str, str]]:
             words = {word: _value(given[word], module) for word in ("status", "statement", "citation")}
             name = ast.literal_eval(call.args[0])
             found[name] = {"name": name, **words}
+    running = sys.modules.get("ufm.theory.oracle")
+    for name, entry in {} if running is None else running.REGISTRY.items():
+        found.setdefault(name, {word: getattr(entry, word) for word in ("name", "status", "statement", "citation")})
     return found
 
 

@@ -156,6 +156,11 @@ class Problem:
         return known_loss(self.loss)
 
     @property
+    def kind(self) -> str:
+        """``shallow`` (one weight matrix), ``deep`` (several) or ``contrastive`` (none)."""
+        return "contrastive" if self.model.readout == "pairs" else "deep" if self.model.depth > 1 else "shallow"
+
+    @property
     def collapses(self) -> bool:
         """Whether the samples of a class coincide at every optimum of a contrastive loss, in enough dimensions."""
         return getattr(self.loss_kind, "pairwise", False) and self.loss.collapses

@@ -1,6 +1,7 @@
 """What theory says: one oracle per statement, with its hypotheses, its numbers and its citation."""
 
 from .. import references
+from ..references import Reference
 from . import (
     batches,
     best_known,
@@ -26,13 +27,14 @@ from . import (
     sphere,
     two_tower,
 )
-from .oracle import REGISTRY, Hypothesis, Oracle, Prediction, predict, structures
+from .oracle import REGISTRY, Hypothesis, Oracle, Prediction, oracle, predict, structures
 
 __all__ = [
     "REGISTRY",
     "Hypothesis",
     "Oracle",
     "Prediction",
+    "Reference",
     "batches",
     "best_known",
     "class_collapse",
@@ -50,6 +52,7 @@ __all__ = [
     "mse",
     "multilabel",
     "nonnegative",
+    "oracle",
     "peeled",
     "predict",
     "references",

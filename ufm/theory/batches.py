@@ -319,6 +319,7 @@ def _family_answer(problem: Problem, family: str) -> Answer:
     citation="graf2021dissecting",
     statement="SupCon over all multisets of b samples, equal counts, on a sphere or in a ball: a simplex ETF.",
     concerns=lambda problem: _batched(problem, "sphere", "ball"),
+    about="contrastive",
     hypotheses=lambda problem: _all_of(problem, "multisets"),
 )
 def batches_multisets(problem: Problem) -> Answer:
@@ -332,6 +333,7 @@ def batches_multisets(problem: Problem) -> Answer:
     citation="graf2021dissecting",
     statement="SupCon over all subsets of b samples, equal counts, on a sphere or in a ball: a simplex ETF.",
     concerns=lambda problem: _batched(problem, "sphere", "ball"),
+    about="contrastive",
     hypotheses=lambda problem: _all_of(problem, "subsets"),
 )
 def batches_subsets(problem: Problem) -> Answer:
@@ -346,6 +348,7 @@ def batches_subsets(problem: Problem) -> Answer:
     statement="SupCon over any batches with nonnegative features on a sphere or in a ball: an orthogonal frame, unique "
     "iff the batches link every class and every pair of classes.",
     concerns=lambda problem: _batched(problem, "nonnegative-sphere", "nonnegative-ball"),
+    about="contrastive",
     hypotheses=lambda problem: (wide(problem, problem.num_classes, "K"),),
 )
 def batches_orthogonal_frame(problem: Problem) -> Answer:

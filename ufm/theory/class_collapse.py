@@ -291,6 +291,7 @@ def _hypotheses(problem: Problem) -> tuple[Hypothesis, ...]:
     statement="Mixed supervised and self-supervised loss, equal counts, on spheres or in balls: class collapse up to a "
     "weight alpha*, then a variance within classes from one equation.",
     concerns=_concerns,
+    about="contrastive",
     hypotheses=_hypotheses,
 )
 def class_collapse(problem: Problem) -> Answer:

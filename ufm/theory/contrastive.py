@@ -678,13 +678,7 @@ def radius_squared(problem: Problem) -> float:
 
 def _supcon(problem: Problem, *features: str) -> bool:
     """Supervised contrastive loss of whole classes, with one of these kinds of features."""
-    model = problem.model
-    return (
-        model.readout == "pairs"
-        and problem.loss_kind is SupCon
-        and problem.loss.mix is None
-        and model.features in features
-    )
+    return problem.loss_kind is SupCon and problem.loss.mix is None and problem.model.features in features
 
 
 def positives(problem: Problem) -> Hypothesis:
@@ -735,6 +729,7 @@ def _groups(problem: Problem) -> tuple[np.ndarray, ...]:
     citation="graf2021dissecting",
     statement="SupCon on a sphere or in a ball, equal counts: a simplex ETF at every temperature.",
     concerns=lambda problem: _supcon(problem, "sphere", "ball"),
+    about="contrastive",
     hypotheses=_symmetric,
 )
 def supcon_simplex_etf(problem: Problem) -> Answer:
@@ -764,6 +759,7 @@ def _two_groups(problem: Problem) -> Hypothesis:
     citation="behnia2024supervised",
     statement="SupCon on a sphere or in a ball, two kinds of classes (step imbalance): three inner products.",
     concerns=lambda problem: _supcon(problem, "sphere", "ball"),
+    about="contrastive",
     hypotheses=lambda problem: (
         _two_groups(problem),
         positives(problem),
@@ -802,6 +798,7 @@ def _few_groups(problem: Problem) -> Hypothesis:
     citation="behnia2024supervised",
     statement="SupCon on a sphere, in a ball or with decayed features, any counts: a convex program in Q.",
     concerns=lambda problem: _supcon(problem, "sphere", "ball", "free"),
+    about="contrastive",
     hypotheses=lambda problem: (
         _few_groups(problem),
         positives(problem),
@@ -827,6 +824,7 @@ def supcon_groups(problem: Problem) -> Answer:
     citation="behnia2024supervised",
     statement="SupCon with decayed features, equal counts: a simplex ETF whose size is closed, zero from a decay on.",
     concerns=lambda problem: _supcon(problem, "free"),
+    about="contrastive",
     hypotheses=_symmetric,
 )
 def supcon_ridge_etf(problem: Problem) -> Answer:
@@ -853,6 +851,7 @@ def supcon_ridge_etf(problem: Problem) -> Answer:
     citation="kini2024symmetric",
     statement="SupCon with nonnegative features on a sphere or in a ball, any counts: an orthogonal frame.",
     concerns=lambda problem: _supcon(problem, "nonnegative-sphere", "nonnegative-ball"),
+    about="contrastive",
     hypotheses=lambda problem: (positives(problem), wide(problem, problem.num_classes, "K")),
 )
 def supcon_orthogonal_frame(problem: Problem) -> Answer:
@@ -888,6 +887,7 @@ def _room(problem: Problem) -> tuple[Hypothesis, ...]:
     citation="kini2024symmetric",
     statement="SupCon with decayed nonnegative features, any counts: orthogonal classes, each with its own threshold.",
     concerns=lambda problem: _supcon(problem, "nonnegative"),
+    about="contrastive",
     hypotheses=_room,
 )
 def supcon_orthogonal_ridge(problem: Problem) -> Answer:

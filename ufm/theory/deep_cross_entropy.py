@@ -72,7 +72,7 @@ def _structure_answer(problem: Problem, structure: Structure, network: Network, 
     "c = n lambda_H lambda_1 ... lambda_L on.",
     concerns=concerns("ce"),
     hypotheses=lambda problem: (exact_activation(problem),),
-    deep=True,
+    about="deep",
 )
 def deep_ce_zero(problem: Problem) -> Answer:
     """Value at zero, log K for equal counts; thresholds in c of the lower bound and of the structures."""
@@ -108,7 +108,7 @@ def _collapse_rank(problem: Problem) -> Hypothesis:
     "optimum for K = 2; for ReLU from orthogonal frames in the hidden layers.",
     concerns=concerns("ce"),
     hypotheses=lambda problem: (*plain_balanced(problem), _collapse_rank(problem)),
-    deep=True,
+    about="deep",
 )
 def deep_ce_collapse(problem: Problem) -> Answer:
     """The network of :func:`ufm.theory.deep_ce.simplex`, or of :func:`ufm.theory.deep_ce.relu_simplex`."""
@@ -133,7 +133,7 @@ def deep_ce_collapse(problem: Problem) -> Answer:
         at_least(problem, "K", problem.num_classes, 3),
         room(problem, (problem.num_classes + 1) // 2, "K/2"),
     ),
-    deep=True,
+    about="deep",
 )
 def deep_ce_low_rank(problem: Problem) -> Answer:
     """The network of :func:`ufm.theory.deep_ce.paired` at its best scale, or zero."""
@@ -153,7 +153,7 @@ def deep_ce_low_rank(problem: Problem) -> Answer:
         Hypothesis("K even", problem.num_classes % 2 == 0, f"K = {problem.num_classes}"),
         room(problem, (problem.num_classes // 2 + 1, *(problem.num_classes,) * (problem.model.depth - 1))),
     ),
-    deep=True,
+    about="deep",
 )
 def deep_ce_relu_paired(problem: Problem) -> Answer:
     """The network of :func:`ufm.theory.deep_ce.relu_paired` at its best scale, or zero."""
@@ -177,7 +177,7 @@ def deep_ce_relu_paired(problem: Problem) -> Answer:
         Hypothesis("no bias", problem.model.bias == "none", f"bias {problem.model.bias}"),
         room(problem, problem.num_classes, "K"),
     ),
-    deep=True,
+    about="deep",
 )
 def deep_ce_optimality(problem: Problem) -> Answer:
     """Whether collapse can be optimal, and for a linear network of one width the dimensions of the parameter fibres.

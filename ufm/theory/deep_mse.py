@@ -77,7 +77,7 @@ def _zero_is_the_minimum(problem: Problem) -> bool:
     "balanced ReLU network from c = (L-1)^{L-1}/(L^{2L} K kappa^L) on, kappa = 1 + (K-1)^{1/L}.",
     concerns=concerns("mse"),
     hypotheses=lambda problem: (exact_activation(problem),),
-    deep=True,
+    about="deep",
 )
 def deep_zero(problem: Problem) -> Answer:
     """Value at zero; the thresholds in c = n λ_H λ_1 ... λ_L where counts are equal."""
@@ -123,7 +123,7 @@ def _collapse_rank(problem: Problem) -> Hypothesis:
         _bias_of_collapse(problem),
         _collapse_rank(problem),
     ),
-    deep=True,
+    about="deep",
 )
 def deep_collapse(problem: Problem) -> Answer:
     """Value, sizes and matrices of :func:`ufm.theory.deep.deep_collapse`.
@@ -199,7 +199,7 @@ def _spectral_answer(problem: Problem, free: bool) -> Answer:
     "classes vanish; the optimum of the linear network.",
     concerns=concerns("mse"),
     hypotheses=lambda problem: (*plain(problem), no_bias(problem)),
-    deep=True,
+    about="deep",
 )
 def deep_linear_orthogonal(problem: Problem) -> Answer:
     """Generalised orthogonal frame, see :func:`ufm.theory.deep.linear_optimum`.
@@ -224,7 +224,7 @@ def deep_linear_orthogonal(problem: Problem) -> Answer:
         *plain(problem),
         Hypothesis("bias free", _bias_is_free(problem), f"bias {problem.model.bias}"),
     ),
-    deep=True,
+    about="deep",
 )
 def deep_linear_free_bias(problem: Problem) -> Answer:
     """Optimum of :func:`ufm.theory.deep.spectral_optimum` on the centred targets."""
@@ -282,7 +282,7 @@ def _kneser_conditions(problem: Problem) -> tuple[Hypothesis, ...]:
     "last ReLU; an upper bound.",
     concerns=concerns("mse", "relu"),
     hypotheses=_kneser_conditions,
-    deep=True,
+    about="deep",
 )
 def deep_kneser(problem: Problem) -> Answer:
     """The network of :func:`ufm.theory.deep_structures.kneser` at its best scale, or zero."""
@@ -311,7 +311,7 @@ def _best_fan(samples: float, weight_decays: tuple[float, ...], feature_decay: f
         ),
         lambda: (room(problem, (*(2,) * (problem.model.depth - 1), 4)),),
     ),
-    deep=True,
+    about="deep",
 )
 def deep_fan(problem: Problem) -> Answer:
     """The network of :func:`ufm.theory.deep_structures.best_fan` at its best scale, or zero."""
@@ -361,7 +361,7 @@ def _composed(problem: Problem, compose: Callable[..., Composition]) -> Answer:
         (*_relu_balanced(problem), at_least(problem, "K", problem.num_classes, 3)),
         lambda: (_fits(problem, deep_structures.best_composition),),
     ),
-    deep=True,
+    about="deep",
 )
 def deep_composed(problem: Problem) -> Answer:
     """The network of :func:`ufm.theory.deep_structures.best_relu_network` in the widths of the problem."""
@@ -376,7 +376,7 @@ def deep_composed(problem: Problem) -> Answer:
     "blocks and tabulated structures; an upper bound.",
     concerns=concerns("mse", "relu"),
     hypotheses=lambda problem: _when(_relu_balanced(problem), lambda: (_fits(problem, best_known.best_blocks),)),
-    deep=True,
+    about="deep",
 )
 def deep_best_known(problem: Problem) -> Answer:
     """The network of :func:`ufm.theory.best_known.best_blocks`: lowest found by the shipped search, and no more.
@@ -393,7 +393,7 @@ def deep_best_known(problem: Problem) -> Answer:
     statement="ReLU without bias: no network, of any widths, has a lower value than these bounds.",
     concerns=concerns("mse", "relu"),
     hypotheses=lambda problem: (*plain(problem), no_bias(problem)),
-    deep=True,
+    about="deep",
 )
 def deep_relu_bound(problem: Problem) -> Answer:
     """B0, B2 and the bound for two layers; for unequal counts the search over two numbers, without a certificate."""

@@ -15,10 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import one_of, show, text
 from .._memory import in_words, limit
+from .._registry import Registry
 from ..problem import Params, Problem, check_problem
+from ..references import Reference, references_in, register_reference
 
 STATUSES = ("published", "derived", "open")
+
+KINDS = ("shallow", "deep", "contrastive")
+"""Kinds of problems, see ``Problem.kind``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +107,7 @@ class Oracle:
         status: ``published``, ``derived`` or ``open``.
         citation: bibliography key and theorem; related work for *derived*.
         statement: the claim in one sentence.
-        concerns: whether the problem is of the kind the oracle speaks of (loss, constraints, one weight matrix or
-            several); if not, it is silent.
+        concerns: whether the oracle speaks of a problem (its kind, loss and constraints); if not, it is silent.
         hypotheses: the conditions on the numbers, evaluated on the problem.
         answer: the formula; called only if all hypotheses hold; returns fields of :class:`Prediction`.
         for_many_classes: whether hypotheses and formula do without K x K matrices above :data:`LARGEST_GRAM` classes.
@@ -137,6 +142,10 @@ class Oracle:
                 numbers = self.answer(problem) if all(h.holds for h in conditions) else {}
         except (ArithmeticError, ValueError, np.linalg.LinAlgError, MemoryError) as error:
             return self._silent((*conditions, _evaluated(error)))
+        if unknown := sorted(numbers.keys() - set(_GIVEN)):
+            raise ValueError(
+                f"oracle: {self.name} gives {', '.join(unknown)}; give fields of Prediction: {', '.join(_GIVEN)}"
+            )
         value = numbers.get("value")
         if value is not None and not np.isfinite(value):
             return self._silent((*conditions, _evaluated(ArithmeticError(f"the value is {value}"))))
@@ -146,12 +155,16 @@ class Oracle:
         return Prediction(self.name, self.status, self.citation, conditions)
 
 
+_GIVEN = tuple(field.name for field in dataclasses.fields(Prediction))[4:]
+"""Fields of a prediction that a formula gives."""
+
+
 def _evaluated(error: BaseException) -> Hypothesis:
     said = " ".join(str(error).split()) or type(error).__name__
     return Hypothesis("the formula can be evaluated in float64", False, said[:80])
 
 
-REGISTRY: dict[str, Oracle] = {}
+REGISTRY: Registry[Oracle] = Registry("oracle")
 """All oracles by name."""
 
 
@@ -159,23 +172,54 @@ def oracle(
     name: str,
     *,
     status: str,
-    citation: str,
     statement: str,
-    concerns: Callable[[Problem], bool],
+    citation: str = "",
+    concerns: Callable[[Problem], bool] = lambda problem: True,
+    about: str | tuple[str, ...] = "shallow",
     hypotheses: Callable[[Problem], tuple[Hypothesis, ...]] = lambda problem: (),
-    deep: bool = False,
+    reference: Reference | tuple[Reference, ...] = (),
     for_many_classes: bool = False,
 ) -> Callable[[Callable[[Problem], Answer]], Oracle]:
-    """Decorator that registers a formula as an oracle; ``deep`` ones speak of several weight matrices only."""
-    if status not in STATUSES or name in REGISTRY:
-        raise ValueError(f"oracle {name!r}: unknown status {status!r} or name taken")
+    """Decorator that registers a formula as an oracle.
 
-    def of_this_depth(problem: Problem) -> bool:
-        return (problem.model.depth > 1) == deep and concerns(problem)
+    Args:
+        name: what it is called, in Python, JSON and ``ufm cite``.
+        status: ``published``, ``derived`` or ``open``.
+        statement: the claim in one sentence.
+        citation: keys in the bibliography or arXiv numbers, with the theorem; related work for *derived*. By default
+            the keys of ``reference``.
+        concerns: whether the oracle speaks of a problem of those kinds, by its loss and constraints; by default of all.
+        about: kinds of problems, one or several of ``shallow``, ``deep`` and ``contrastive``.
+        hypotheses: conditions on the numbers of a problem; the formula is asked only where all of them hold.
+        reference: references that the citation names and the bibliography does not have yet.
+        for_many_classes: whether hypotheses and formula do without K x K matrices above :data:`LARGEST_GRAM` classes.
+
+    Returns:
+        Decorator of a function from a problem to a dictionary of fields of :class:`Prediction`, such as
+        ``{"value": 0.1}``.
+
+    Raises:
+        ValueError: the name is taken, or an argument is not what it must be.
+    """
+    one_of("status", status, STATUSES)
+    text("statement", statement)
+    kinds = about if isinstance(about, tuple) else (about,)
+    for kind in kinds or ("",):
+        one_of("about", kind, KINDS)
+    for word, function in (("concerns", concerns), ("hypotheses", hypotheses)):
+        if not callable(function):
+            raise ValueError(f"{word}: {show(function)} cannot be called; give a function of a problem")
+    brought = [register_reference(entry) for entry in (reference if isinstance(reference, tuple) else (reference,))]
+    citation = citation or ", ".join(entry.key for entry in brought)
+    if not isinstance(citation, str) or not references_in(citation):
+        raise ValueError(
+            f"citation: {show(citation)} names no reference of the bibliography; name one, or bring one as reference"
+        )
 
     def register(answer: Callable[[Problem], Answer]) -> Oracle:
-        REGISTRY[name] = Oracle(name, status, citation, statement, of_this_depth, hypotheses, answer, for_many_classes)
-        return REGISTRY[name]
+        speaks = lambda problem: problem.kind in kinds and concerns(problem)  # noqa: E731
+        entry = Oracle(name, status, citation, statement, speaks, hypotheses, answer, for_many_classes)
+        return REGISTRY.register(name, entry)
 
     return register
 

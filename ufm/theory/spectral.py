@@ -127,7 +127,7 @@ def _room_for_descent(problem: Problem) -> tuple[Hypothesis, ...]:
         "Shen & Gu 2024 (arXiv 2407.10702)"
     ),
     statement="Every critical point is a global minimiser or a strict saddle (with a direction of negative curvature).",
-    concerns=lambda problem: problem.loss.convex and problem.model.is_free and problem.model.readout == "linear",
+    concerns=lambda problem: problem.loss.convex and problem.model.is_free,
     hypotheses=_room_for_descent,
 )
 def strict_saddles(problem: Problem) -> Answer:

@@ -280,6 +280,7 @@ def _room(problem: Problem, needed: int, words: str) -> Hypothesis:
     citation="lee2024analysis",
     statement="Sigmoid loss on spheres or in balls: one scalar from the simplex ETF to the antipodal arrangement.",
     concerns=lambda problem: problem.loss_kind is Sigmoid and _held(problem),
+    about="contrastive",
     hypotheses=lambda problem: (
         Hypothesis("N >= 3", problem.num_classes >= 3, f"N = {problem.num_classes}"),
         _room(problem, problem.num_classes, "N"),
@@ -325,6 +326,7 @@ def _spread_conditions(problem: Problem) -> tuple[Hypothesis, ...]:
     statement="Spread loss on spheres or in balls, equal counts: one scalar, the variance within the classes; class "
     "collapse from a weight on.",
     concerns=lambda problem: problem.loss_kind is Spread and _held(problem),
+    about="contrastive",
     hypotheses=_spread_conditions,
 )
 def spread_variance(problem: Problem) -> Answer:

@@ -1,0 +1,199 @@
+"""What a package adds to ufm without editing it: the example in tests/plugin, as installed, and what is refused.
+
+Each module of the example stands in docs/extending.md to the letter, and is no longer than the page promises.
+"""
+
+import ast
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import test_docs
+import ufm
+from ufm import _registry
+from ufm.cli import main
+from ufm.theory import REGISTRY, Prediction, Reference, oracle, references
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGIN = ROOT / "tests" / "plugin"
+PACKAGE = PLUGIN / "ufm_example"
+
+LIMITS = {"zero_value": 10}
+"""Lines of each module below its imports, at most."""
+
+
+def install(folder, name, points):
+    """What pip writes of a package, so that its entry points are found; its modules are elsewhere on the path."""
+    info = folder / f"{name}-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n", encoding="utf-8")
+    lines = [f"{point} = {value}" for point, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[ufm.plugins]", *lines]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of installed packages, with nothing of ufm's memory of other plugins."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(_registry, "_seen", {})
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith(("ufm_example", "broken", "quits")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def plugin(site, monkeypatch):
+    """The example, installed."""
+    declared = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    monkeypatch.syspath_prepend(PLUGIN)
+    install(site, declared["name"].replace("-", "_"), declared["entry-points"]["ufm.plugins"])
+    return site
+
+
+def command(capsys, *words):
+    """Standard output and error of the command, and its exit code."""
+    code = 0
+    try:
+        main(words)
+    except SystemExit as stop:
+        code = stop.code
+    done = capsys.readouterr()
+    return done.out, done.err, code
+
+
+def of_command(capsys, *words):
+    """The JSON of a command that goes well and says nothing else."""
+    out, err, code = command(capsys, *words, "--json")
+    assert (code, "plugin" in err) == (0, False), err
+    return json.loads(out)
+
+
+# ------------------------------------------------------------------ plugins
+
+
+def test_each_module_of_the_example_is_on_the_page_and_short():
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    shown = [block.text for block in test_docs.split(page)[0]]
+    modules = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+    assert modules == sorted(LIMITS)
+    for name, limit in LIMITS.items():
+        text = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+        body = ast.parse(text).body
+        last = max(node.end_lineno for node in body if isinstance(node, (ast.Import, ast.ImportFrom)))
+        below = [line for line in text.splitlines()[last:] if line.strip()]
+        assert text in shown, name
+        assert len(below) <= limit, name
+    assert (PLUGIN / "pyproject.toml").read_text(encoding="utf-8") in shown
+
+
+def test_python_loads_plugins_once(plugin):
+    assert "value_at_zero" not in REGISTRY
+    assert ufm.load_plugins() == ("example",)
+    assert ufm.load_plugins() == ("example",)
+    assert "value_at_zero" in REGISTRY
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("broken", "raise RuntimeError('no licence\\x1b[31m\\nat all')", r"RuntimeError: no licence\x1b[31m at all"),
+        ("broken", "import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("quits", "import sys; sys.exit(3)", "SystemExit: 3"),
+        ("broken", "assert False", "AssertionError: it gives no reason"),
+    ],
+)
+def test_a_broken_plugin_is_named_in_one_line_and_harms_nobody(plugin, capsys, name, text, reason):
+    (plugin / f"{name}.py").write_text(text, encoding="utf-8")
+    install(plugin, name, {"other": name})
+    line = f"plugin: other ({name}) cannot be loaded ({reason}); mend or uninstall it"
+    for _ in range(2):  # also when it was tried before
+        out, err, code = command(capsys, "cite", "value_at_zero")
+        assert (err, code) == (f"ufm: {line}\n", 0)
+        assert "Doe 2026. Networks of Nothing." in out
+    with pytest.warns(UserWarning, match="plugin: other") as caught:
+        assert ufm.load_plugins() == ("example",)
+    assert [str(warning.message) for warning in caught] == [line]
+
+
+def test_names_of_registries():
+    registry = _registry.Registry("frame")
+    try:
+        for name in ("", "two words", "--flag", "new\nline", None, 3):
+            with pytest.raises(ValueError, match=r"^frame: .* is not a name; give a word of letters, digits, _ and -$"):
+                registry.register(name, object())
+        assert registry.register("etf-1", 1) == registry["etf-1"] == 1
+        with pytest.raises(ValueError, match=r"^frame: 'etf-1' is taken; choose another name$"):
+            registry.register("etf-1", 2)
+    finally:
+        _registry.REGISTRIES.remove(registry)
+
+
+# ------------------------------------------------------------------ oracles
+
+
+def test_an_oracle_is_cited_and_asked(plugin, capsys):
+    (row,) = of_command(capsys, "cite", "value_at_zero")["oracles"]
+    assert (row["status"], row["citation"]) == ("published", "doe2026nothing")
+    assert "value_at_zero" in command(capsys, "cite")[0]
+    assert "value_at_zero" in [row["name"] for row in of_command(capsys, "cite")["oracles"]]
+    assert "@inproceedings{doe2026nothing" not in references.bibtex()
+    assert "@article{doe2026nothing" in references.bibtex()
+    problems = ufm.shallow([3, 3]), ufm.deep([3, 3], depth=2, loss="ce"), ufm.contrastive([3, 3])
+    for problem, speaks in zip(problems, (True, True, False), strict=True):
+        found = {prediction.name: prediction for prediction in ufm.predict(problem)}
+        assert ("value_at_zero" in found) == speaks
+        if speaks:
+            assert found["value_at_zero"].value == pytest.approx(np.log(2))
+            zeros = jax.tree.map(np.zeros_like, problem.init(jax.random.key(0)))
+            assert float(problem.objective(zeros)) == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "ce_simplex_etf"}, "oracle: 'ce_simplex_etf' is taken; choose another name"),
+        ({"name": "a b"}, "oracle: 'a b' is not a name; give a word of letters, digits, _ and -"),
+        ({"status": "sure"}, "status: 'sure' is not known; choose one of published, derived, open"),
+        ({"about": "wide"}, "about: 'wide' is not known; choose one of shallow, deep, contrastive"),
+        ({"about": ()}, "about: '' is not known; choose one of shallow, deep, contrastive"),
+        ({"about": 3}, "about: 3 is not known; choose one of shallow, deep, contrastive"),
+        ({"concerns": "all"}, "concerns: 'all' cannot be called; give a function of a problem"),
+        ({"hypotheses": None}, "hypotheses: None cannot be called; give a function of a problem"),
+        ({"statement": 3}, "statement: 3 is not a text; give a str"),
+        (
+            {"citation": "nobody2020"},
+            "citation: 'nobody2020' names no reference of the bibliography; name one, or bring one as reference",
+        ),
+        ({"citation": ""}, "citation: '' names no reference of the bibliography; name one, or bring one as reference"),
+        ({"reference": "Doe"}, "reference: str is not a Reference; give ufm.theory.Reference(...)"),
+        (
+            {"reference": Reference("zhu2021geometric", "Doe, Jane", "Theft", 2026, "arXiv preprint")},
+            "reference: 'zhu2021geometric' is taken; choose another name",
+        ),
+    ],
+)
+def test_wrong_oracles_are_refused(change, message):
+    words = {"name": "mine", "status": "derived", "statement": "It holds.", "citation": "zhu2021geometric", **change}
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  # compared as a whole
+        oracle(words.pop("name"), **words)(lambda problem: {})
+    assert str(refused.value) == message
+    assert "mine" not in REGISTRY
+
+
+def test_a_formula_gives_fields_of_a_prediction():
+    mine = oracle("mine", status="open", statement="It holds.", citation="zhu2021geometric")(lambda p: {"valu": 1.0})
+    with pytest.raises(ValueError, match=r"^oracle: mine gives valu; give fields of Prediction: value, logits, bias"):
+        mine(ufm.shallow([3, 3]))
+
+
+def test_nothing_is_left_of_the_example():
+    assert "value_at_zero" not in REGISTRY
+    assert "doe2026nothing" not in references.REFERENCES
+    assert isinstance(REGISTRY["ce_simplex_etf"](ufm.shallow([3, 3])), Prediction)
