@@ -239,6 +239,10 @@ SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
     "contrastive": {"counts": lambda: [2, 2, 1], "class_weight": lambda: [1.0, 1.0, 2.0]},
     "critical_points": {"problem": lambda: ufm.contrastive([2, 2])},
     "explore": {"problem": lambda: ufm.contrastive([2, 2])},
+    "oracle": {
+        **{"name": lambda: "mine", "status": lambda: "open", "statement": lambda: "It holds."},
+        "citation": lambda: "zhu2021geometric",
+    },
     "measure": {"labels": lambda: [0, 0, 1, 1]},
     "measure_layers": {"labels": lambda: [0, 0, 1, 1]},
     "as_arrays": {"labels": lambda: [0, 0, 1, 1]},

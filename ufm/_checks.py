@@ -253,6 +253,13 @@ def callable_or_none(name: str, value: Any) -> Any:
     return value
 
 
+def function(name: str, value: Any) -> Any:
+    """Reader of a function."""
+    if not callable(value):
+        raise ValueError(f"{name}: {show(value)} cannot be called; give a function")
+    return value
+
+
 def path(name: str, value: Any) -> Any:
     """Reader of the name of a file or a folder."""
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in os.fspath(value):

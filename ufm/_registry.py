@@ -73,9 +73,14 @@ def load_plugins(complain: Callable[[str], None] = warnings.warn) -> tuple[str, 
     Returns:
         Names of the plugins that were imported without an error, in alphabetical order.
 
+    Raises:
+        ValueError: ``complain`` cannot be called.
+
     >>> load_plugins()
     ()
     """
+    if not callable(complain):
+        raise ValueError(f"complain: {type(complain).__name__} cannot be called; give a function of a sentence")
     points = {point.name: point for point in metadata.entry_points(group=GROUP)}
     for name, point in sorted(points.items()):
         if name not in _seen:

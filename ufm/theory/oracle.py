@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import one_of, show, text
+from .. import _checks as door
 from .._memory import in_words, limit
 from .._registry import Registry
 from ..problem import Params, Problem, check_problem
@@ -168,6 +168,25 @@ REGISTRY: Registry[Oracle] = Registry("oracle")
 """All oracles by name."""
 
 
+def _kinds(name: str, value: Any) -> tuple[str, ...]:
+    kinds = value if isinstance(value, tuple) and value else (value,)
+    return tuple(door.one_of(name, kind, KINDS) for kind in kinds)
+
+
+def _references(name: str, value: Any) -> tuple[Reference, ...]:
+    return tuple(register_reference(entry) for entry in (value if isinstance(value, tuple) else (value,)))
+
+
+@door.checked(
+    status=door.word(*STATUSES),
+    statement=door.text,
+    citation=door.text,
+    concerns=door.function,
+    about=_kinds,
+    hypotheses=door.function,
+    reference=_references,
+    for_many_classes=door.flag,
+)
 def oracle(
     name: str,
     *,
@@ -201,20 +220,12 @@ def oracle(
     Raises:
         ValueError: the name is taken, or an argument is not what it must be.
     """
-    one_of("status", status, STATUSES)
-    text("statement", statement)
-    kinds = about if isinstance(about, tuple) else (about,)
-    for kind in kinds or ("",):
-        one_of("about", kind, KINDS)
-    for word, function in (("concerns", concerns), ("hypotheses", hypotheses)):
-        if not callable(function):
-            raise ValueError(f"{word}: {show(function)} cannot be called; give a function of a problem")
-    brought = [register_reference(entry) for entry in (reference if isinstance(reference, tuple) else (reference,))]
+    brought = reference if isinstance(reference, tuple) else (reference,)
     citation = citation or ", ".join(entry.key for entry in brought)
-    if not isinstance(citation, str) or not references_in(citation):
-        raise ValueError(
-            f"citation: {show(citation)} names no reference of the bibliography; name one, or bring one as reference"
-        )
+    if not references_in(citation):
+        shown = door.show(citation)
+        raise ValueError(f"citation: {shown} names no reference of the bibliography; name one, or bring a reference")
+    kinds = (about,) if isinstance(about, str) else about
 
     def register(answer: Callable[[Problem], Answer]) -> Oracle:
         speaks = lambda problem: problem.kind in kinds and concerns(problem)  # noqa: E731
