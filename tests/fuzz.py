@@ -243,6 +243,7 @@ SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
         **{"name": lambda: "mine", "status": lambda: "open", "statement": lambda: "It holds."},
         "citation": lambda: "zhu2021geometric",
     },
+    "register_measure": {"name": lambda: "mine", "formula": lambda: "||mu_G||"},
     "measure": {"labels": lambda: [0, 0, 1, 1]},
     "measure_layers": {"labels": lambda: [0, 0, 1, 1]},
     "as_arrays": {"labels": lambda: [0, 0, 1, 1]},

@@ -17,13 +17,15 @@ import test_docs
 import ufm
 from ufm import _registry
 from ufm.cli import main
+from ufm.cli.tables import shown_measures
+from ufm.measure import GLOSSARY, MEASURES, NEEDS, ClassSums, measure, register_measure
 from ufm.theory import REGISTRY, Prediction, Reference, oracle, references
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
 PACKAGE = PLUGIN / "ufm_example"
 
-LIMITS = {"zero_value": 10}
+LIMITS = {"norm_spread": 3, "zero_value": 10}
 """Lines of each module below its imports, at most."""
 
 
@@ -135,6 +137,17 @@ def test_names_of_registries():
         _registry.REGISTRIES.remove(registry)
 
 
+def test_the_command_shows_what_the_example_adds(plugin, capsys):
+    found = of_command(capsys, "solve", "--counts", "4,4,2")
+    rows = {row["name"]: row for row in found["predictions"]}
+    assert rows["value_at_zero"]["value"] == pytest.approx(np.log(3))
+    assert 0 < found["measures"]["norm_spread"] == pytest.approx(np.ptp(np.sqrt(np.diag(found["class_means_gram"]))))
+    assert set(found["measures"]) == set(GLOSSARY)
+    shown = command(capsys, "solve", "--counts", "4,4,2")[0]
+    assert "value_at_zero (published)" in shown
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith(("nc", "norm_"))] == shown_measures()
+
+
 # ------------------------------------------------------------------ oracles
 
 
@@ -191,6 +204,56 @@ def test_a_formula_gives_fields_of_a_prediction():
     mine = oracle("mine", status="open", statement="It holds.", citation="zhu2021geometric")(lambda p: {"valu": 1.0})
     with pytest.raises(ValueError, match=r"^oracle: mine gives valu; give fields of Prediction: value, logits, bias"):
         mine(ufm.shallow([3, 3]))
+
+
+# ------------------------------------------------------------------ measures
+
+
+def test_a_measure_is_measured_and_streamed(plugin):
+    ufm.load_plugins()
+    H, y = np.array([[3.0, 3.0, 0.0], [4.0, 4.0, 1.0]]), [0, 0, 1]
+    assert measure(H, y)["norm_spread"] == ClassSums(2, False).update(H.T, y).measures()["norm_spread"] == 4.0
+    assert list(GLOSSARY)[-1] == "norm_spread"
+    assert GLOSSARY["norm_spread"] == "longest minus shortest norm of the class means"
+
+
+def test_a_measure_of_single_samples_is_not_streamed():
+    @register_measure("largest", "largest entry of a feature", needs=("features", "b"))
+    def largest(data, b):
+        return data.features.max() + b.sum()
+
+    H, y, W = np.array([[1.0, 2.0], [0.0, 1.0]]), [0, 1], np.eye(2)
+    assert measure(H, y, W, [1.0, 2.0])["largest"] == 5.0
+    assert measure(H, y, W)["largest"] == 2.0  # a bias that is not there is zero
+    assert "largest" not in measure(H, y)
+    assert "largest" not in ClassSums(2).update(H.T, y).measures(W)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "cdnv"}, "measure: 'cdnv' is taken; choose another name"),
+        ({"name": 3}, "measure: 3 is not a name; give a word of letters, digits, _ and -"),
+        ({"formula": None}, "formula: None is not a text; give a str"),
+        ({"needs": "logits"}, f"needs: 'logits' is not known; choose one of {', '.join(NEEDS)}"),
+        ({"needs": ()}, f"needs: () is not known; choose one of {', '.join(NEEDS)}"),
+        ({"shown": 1}, "shown: 1 is not True or False; give one of the two"),
+        ({"function": 1.0}, "mine: 1.0 cannot be called; give a function"),
+    ],
+)
+def test_wrong_measures_are_refused(change, message):
+    words = {"name": "mine", "formula": "1", "function": lambda statistics: 1.0, **change}
+    function = words.pop("function")
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  # compared as a whole
+        register_measure(**words)(function)
+    assert str(refused.value) == message
+    assert "mine" not in MEASURES
+
+
+def test_a_measure_gives_one_number():
+    register_measure("mine", "two numbers", needs="means")(lambda M: M)
+    with pytest.raises(ValueError, match=r"^measure: mine gives .*; its function must give one number$"):
+        measure(np.eye(2), [0, 1])
 
 
 def test_nothing_is_left_of_the_example():

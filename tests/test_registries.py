@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ufm
+from ufm.measure import GLOSSARY, MEASURES, NEEDS, Agreement, ClassSums, measure
 from ufm.theory import REGISTRY
 
 SAMPLES = ufm.labels.balanced(3, 2).by_sample()
@@ -83,3 +84,32 @@ def test_every_oracle_holds_somewhere_and_is_silent_elsewhere(name):
         assert found.value is None or np.isfinite(found.value)
         assert found.claim in ("minimum", "point")
     assert spoke
+
+
+# ------------------------------------------------------------------ measures
+
+
+@functools.cache
+def measured():
+    """Numbers of one set of features: with a classifier, without, and streamed with and without covariance."""
+    draw = np.random.default_rng(0)
+    H, y, W, b = draw.normal(size=(5, 24)), np.arange(24) % 3, draw.normal(size=(3, 5)), draw.normal(size=3)
+    sums = [ClassSums(3, covariance).update(H.T, y) for covariance in (True, False)]
+    mismatch = Agreement(sums[0].means, W, b).update(H.T, y).mismatch
+    return measure(H, y, W, b), measure(H, y), *(found.measures(W, b, mismatch) for found in sums)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_measure_is_everywhere_where_it_can_be(name):
+    entry = MEASURES[name]
+    assert entry.name == name
+    assert GLOSSARY[name] == entry.formula
+    assert set(entry.needs) <= set(NEEDS)
+    whole, without_classifier, streamed, without_covariance = measured()
+    assert isinstance(whole[name], float)
+    assert np.isfinite(whole[name])
+    assert (name in without_classifier) == (not {"W", "centred_W", "b", "mismatch"} & set(entry.needs))
+    assert (name in streamed) == ("features" not in entry.needs)
+    assert (name in without_covariance) == (not {"features", "statistics"} & set(entry.needs))
+    for found in (without_classifier, streamed, without_covariance):
+        assert found.get(name, whole[name]) == pytest.approx(whole[name], rel=1e-12, abs=1e-12)

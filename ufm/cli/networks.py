@@ -13,7 +13,7 @@ from rich.table import Table
 from ..networks.config import LOSSES, Config, read_config
 from . import signals
 from .screen import Screen, bold, line, warn
-from .tables import SHOWN_MEASURES, print_report, shown
+from .tables import print_report, shown, shown_measures
 from .words import progress_bar, read_numbers
 
 
@@ -81,10 +81,7 @@ class Train:
             return wrong
         screen = Screen()
         table = Table("", "train", "test", box=None, padding=(0, 2, 0, 0))
-        for name in (
-            *("accuracy", "nc1_quotient", "cdnv", "nc2_gram_etf_centred_means", "nc3_papyan"),
-            *("nc4_mismatch", "nc4_mismatch_train_means"),
-        ):
+        for name in ("accuracy", *shown_measures(), "nc4_mismatch_train_means"):
             row = [said[split].get(name) for split in ("train", "test")]
             if any(value is not None for value in row):
                 table.add_row(name, *(shown(value, 6) for value in row))
@@ -233,7 +230,7 @@ class Compare:
         for row, key in (("nearest", "nearest"), ("nearest, centred", "nearest_centred")):
             pairs = (name if value is None else f"{name} ({shown(value, 4)})" for name, value in found[key])
             table.add_row(row, *pairs)
-        for name in SHOWN_MEASURES:
+        for name in shown_measures():
             if name in found["measures"]:
                 table.add_row(name, *(shown(value, 6) for value in found["measures"][name]))
         out.print(table)

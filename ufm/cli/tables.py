@@ -10,14 +10,12 @@ from rich.table import Table
 
 from .screen import Screen, bold, line
 
-SHOWN_MEASURES = (
-    "nc1_quotient",
-    "nc2_gram_etf_centred_means",
-    "nc2_gram_of_means",
-    "nc2_equinorm_centred_means",
-    "nc3_papyan",
-    "nc4_mismatch",
-)
+
+def shown_measures() -> list[str]:
+    """Names of the measures that have a row in tables."""
+    from ..measure import MEASURES
+
+    return [name for name, entry in MEASURES.items() if entry.shown]
 
 
 def print_answer(j: dict[str, Any], convention: str) -> None:
@@ -83,7 +81,7 @@ def print_answer(j: dict[str, Any], convention: str) -> None:
     if not j["measures"]:
         return
     measures = Table("measure", "", box=None, padding=(0, 2, 0, 0))
-    for name in SHOWN_MEASURES:
+    for name in shown_measures():
         if name in j["measures"]:
             measures.add_row(name, shown(j["measures"][name], 6))
     out.print(measures)
@@ -122,7 +120,7 @@ def print_report(j: dict[str, Any], files: list[str]) -> None:
     test = j["test"]
     heads = ["measure", "train", *(["test"] if test else [])]
     measures = Table(*heads, box=None, padding=(0, 2, 0, 0))
-    for name in SHOWN_MEASURES:
+    for name in shown_measures():
         if name in j["measures"]:
             columns = [j["measures"][name], *([test["measures"].get(name)] if test else [])]
             measures.add_row(name, *(shown(value, 6) for value in columns))

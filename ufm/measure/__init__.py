@@ -57,12 +57,23 @@ from ufm.measure.geometry import (
 )
 from ufm.measure.layers import LAYER_GLOSSARY, Layers, forward, measure_layers
 from ufm.measure.phase import PHASES, collapse_phase, group_modes, phase_of_modes
-from ufm.measure.report import GLOSSARY, measure, measure_arrays, measure_statistics
+from ufm.measure.report import (
+    GLOSSARY,
+    MEASURES,
+    NEEDS,
+    Measure,
+    measure,
+    measure_arrays,
+    measure_statistics,
+    register_measure,
+)
 from ufm.measure.stream import Agreement, ClassSums
 
 __all__ = [
     "GLOSSARY",
     "LAYER_GLOSSARY",
+    "MEASURES",
+    "NEEDS",
     "PHASES",
     "Agreement",
     "ClassStatistics",
@@ -70,6 +81,7 @@ __all__ = [
     "FeatureFile",
     "LabelledFeatures",
     "Layers",
+    "Measure",
     "angles",
     "as_arrays",
     "as_matrix",
@@ -113,6 +125,7 @@ __all__ = [
     "pairwise_distances",
     "phase_of_modes",
     "read_features",
+    "register_measure",
     "self_duality",
     "simplex_etf_gram",
     "singular_values",

@@ -21,8 +21,6 @@ from ufm.measure.collapse import ClassStatistics
 from ufm.measure.geometry import ROUNDING
 from ufm.measure.report import measure_statistics
 
-_NEED_COVARIANCE = ("nc1_pinv", "nc1_papyan", "nc1_pinv_sample_mean", "nc1_papyan_sample_mean", "vci")
-
 
 class ClassSums:
     """Counts, means and scatter of K classes, from batches of features in any order; float64 throughout.
@@ -156,7 +154,7 @@ class ClassSums:
         return self._statistics()
 
     def measures(self, W: Any = None, b: Any = None, mismatch: float | None = None) -> dict[str, float]:
-        """The scalars of :func:`ufm.measure.measure`, under the same keys.
+        """The scalars of :func:`ufm.measure.measure`, under the same keys, without those of single samples.
 
         Args:
             W: classifier, shape (K, d), for NC3.
@@ -170,8 +168,7 @@ class ClassSums:
         if W is not None:  # through the door, for its messages
             data = as_arrays(found.means, np.arange(self.num_classes), W, b, num_classes=self.num_classes)
             W, b = data.W, data.b
-        said = measure_statistics(found, W, b, mismatch)
-        return {key: value for key, value in said.items() if self.covariance or key not in _NEED_COVARIANCE}
+        return measure_statistics(found, W, b, mismatch, covariance=self.covariance)
 
     def _statistics(self) -> ClassStatistics:
         if self._rows is None or (self.counts == 0).any():

@@ -1,3 +1,4 @@
 """What this package adds to ufm: each module registers when it is imported."""
 
+from . import norm_spread as norm_spread
 from . import zero_value as zero_value
