@@ -193,7 +193,7 @@ def test_blocks_change_nothing(blocks_of_four, monkeypatch):
     before = descent._program._cache_size()
     assert bits_equal(run(order), jax.tree.map(lambda leaf: leaf[order], end))
     assert bits_equal(run(np.arange(3, 8)), jax.tree.map(lambda leaf: leaf[3:8], end))
-    monkeypatch.setattr(descent, "_cores", lambda: 1)
+    monkeypatch.setattr(descent, "cores", lambda: 1)
     assert bits_equal(run(np.arange(10)), end)
     assert descent._program._cache_size() == before
     for lane in (0, 3, 4, 9):

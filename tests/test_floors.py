@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A room imports only from lower floors; the rooms of one floor are strangers to each other.
 FLOORS = (
-    ("_files", "_memory", "_numerics", "_text", "_version"),
+    ("_files", "_json", "_memory", "_numerics", "_text", "_version"),
     ("_checks", "_columns", "_registry"),
     ("_programs", "references"),
     ("problem",),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ufm import cli
-from ufm.answer import laid_out_as_json
+from ufm._json import as_json
 from ufm.measure import measure
 from ufm.measure.files import read_features
 from ufm.measure.tensors import read_tensors
@@ -281,7 +281,7 @@ def test_large_matrices_are_given_on_request(capsys, tmp_path):
     few.save(tmp_path / "out")
     assert read_report(tmp_path / "out" / "report.json").gram.shape == (65, 65)
     assert len(report(np.eye(64), np.arange(64), optimum=False).to_json()["cosines"]) == 64
-    said = laid_out_as_json({"a": np.ones((70, 2)), "b": {"c": [[1.0]] * 70}, "d": np.ones(70), "notes": []}, False)
+    said = as_json({"a": np.ones((70, 2)), "b": {"c": [[1.0]] * 70}, "d": np.ones(70), "notes": []}, False)
     assert (said["a"], said["b"], len(said["d"])) == (None, {"c": None}, 70)
     assert "(a, b)" in said["notes"][0]
 

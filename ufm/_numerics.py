@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
@@ -114,6 +115,11 @@ def processors() -> tuple[Any, ...]:
         raise ValueError(
             "JAX_PLATFORMS: it leaves out the CPU, on which solutions are proven; add it, as in JAX_PLATFORMS=cuda,cpu"
         ) from None
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def placed(function: F) -> F:

@@ -1,3 +1,21 @@
-"""The version, in the one place where it is written."""
+"""The version, in the one place where it is written, and the versions that a number depends on."""
+
+import platform
 
 __version__ = "0.1.0"
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a number depends on, and the backend that computes."""
+    import jax  # only here: the command lists its flags without it
+    import numpy
+    from jaxlib import version as jaxlib
+
+    return {
+        "ufm": __version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+    }

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import platform
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxlib import version as jaxlib_version
 
 from . import _checks as door
+from ._json import as_json, plain
 from ._numerics import in_float64, placed
 from ._programs import compiled
-from ._version import __version__
+from ._version import versions
 from .certify import Certificate, certify, certify_gram, certify_groups
 from .certify.certificate import GLOBAL
 from .certify.groups import certify_group_lanes
@@ -168,7 +165,7 @@ class Answer:
         """The answer as the command's ``--json`` object (keys are an interface; see docs/command.md).
 
         Args:
-            matrices: give matrices of more than :data:`MATRIX_ROWS` rows too; they are ``None`` without, and a note
+            matrices: give matrices of more than 64 rows too; they are ``None`` without, and a note
                 says which.
         """
         c, r = self.certificate, self.result
@@ -176,7 +173,7 @@ class Answer:
         asked = describe(self.problem)
         if not laid_out:  # the counts of the groups say the same
             asked["counts"] = None
-        return laid_out_as_json(
+        return as_json(
             {
                 "problem": asked,
                 "value": float(r.value),
@@ -264,7 +261,7 @@ class Groups:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as lists; whole diagonal entries of a single class are ``None``."""
-        return _jsonable(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
 
 def groups_of_means(problem: Problem, means: np.ndarray) -> Groups:
@@ -794,82 +791,4 @@ def describe(problem: Problem) -> dict[str, Any]:
         "feature_radius": model.feature_radius,
         "classifier_radius": model.classifier_radius,
     }
-    return _jsonable(out)
-
-
-def versions() -> dict[str, str]:
-    """Versions that a number depends on."""
-    return {
-        "ufm": __version__,
-        "jax": jax.__version__,
-        "jaxlib": jaxlib_version.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "backend": jax.default_backend(),
-    }
-
-
-MATRIX_ROWS = 64
-"""Matrices with more rows are in JSON only where asked for: with a thousand classes each has twenty megabytes."""
-
-
-def laid_out_as_json(said: dict[str, Any], matrices: bool, keep: Sequence[str] = ()) -> dict[str, Any]:
-    """Plain lists, numbers and words; large matrices only if asked for, and a note on those that are left out.
-
-    Args:
-        said: what there is to say, with a list of ``notes``.
-        matrices: whether matrices of more than :data:`MATRIX_ROWS` rows are given.
-        keep: keys whose matrices are given in any case.
-    """
-    if matrices:
-        return _jsonable(said)
-    light, gone = {}, []
-    for key, value in said.items():
-        light[key] = value if key in keep else _without_matrices(value)
-        gone += [key] if _holds_matrix(value) and key not in keep else []
-    if gone:
-        note = (
-            f"matrices of more than {MATRIX_ROWS} rows are left out ({', '.join(gone)}); ask for them with --matrices"
-        )
-        light["notes"] = [*light["notes"], note]
-    return _jsonable(light)
-
-
-def _is_matrix(value: Any) -> bool:
-    """Whether a value has more rows than are given unasked, each of them a list."""
-    if isinstance(value, (np.ndarray, jax.Array)):
-        return value.ndim > 1 and len(value) > MATRIX_ROWS
-    return isinstance(value, (list, tuple)) and len(value) > MATRIX_ROWS and isinstance(value[0], (list, tuple))
-
-
-def _parts(value: Any) -> Sequence[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-
-
-def _holds_matrix(value: Any) -> bool:
-    return _is_matrix(value) or any(_holds_matrix(part) for part in _parts(value))
-
-
-def _without_matrices(value: Any) -> Any:
-    if _is_matrix(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _without_matrices(part) for key, part in value.items()}
-    return [_without_matrices(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
-def _jsonable(value: Any) -> Any:
-    """Plain lists, numbers and strings; nan and infinities become ``None`` (strict JSON has no word for them)."""
-    if isinstance(value, dict):
-        return {str(k): _jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(v) for v in value]
-    if isinstance(value, (np.ndarray, jax.Array)):
-        return _jsonable(np.asarray(value).tolist())
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str) else str(value)
+    return plain(out)

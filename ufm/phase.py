@@ -19,6 +19,7 @@ import numpy as np
 from . import _checks as door
 from . import plot
 from ._files import make_folder, whole
+from ._json import plain
 from .certify import is_proven
 from .sweep import CONTRADICTION, NAMED, save_dataset, tally
 
@@ -150,7 +151,7 @@ def provenance(found: PhaseRun, dataset: Any, cells: Any) -> dict[str, Any]:
     """What a reader needs to make the figure again and to trust it."""
     source = Path(inspect.getsourcefile(inspect.unwrap(NAMED[found.name])) or "")
     configuration = json.loads(dataset.attrs["configuration"])
-    changed = {k: v for k, v in configuration.items() if _plain(settings_of(found.name).get(k)) != v}
+    changed = {k: v for k, v in configuration.items() if plain(settings_of(found.name).get(k)) != v}
     flags = "".join(f" --set {key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items())
     return {
         "experiment": "/".join(source.parts[-3:]),
@@ -198,7 +199,3 @@ def checks(found: PhaseRun, dataset: Any) -> dict[str, bool]:
             traced["largest_deviation"] <= traced["tolerance"],
         )
     return dict(every[promise] for promise in json.loads(dataset.attrs["promises"]))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -26,8 +26,10 @@ import numpy as np
 from . import _checks as door
 from ._checks import is_number, real_array, show
 from ._files import make_folder, whole
+from ._json import as_json, plain
 from ._memory import check_bytes
-from .answer import answer, certified_many, class_logits, class_means, describe, laid_out_as_json, versions
+from ._version import versions
+from .answer import answer, certified_many, class_logits, class_means, describe
 from .certify import certify
 from .measure import (
     LabelledFeatures,
@@ -252,7 +254,7 @@ class Report:
             matrices: give matrices of more than 64 rows too; they are ``None`` without, and a note says which.
             keep: keys whose matrices are given in any case.
         """
-        return laid_out_as_json(
+        return as_json(
             {
                 "kind": "ufm report",
                 "name": self.name,
@@ -1161,16 +1163,3 @@ def _checked_gram(name: str, value: Any, size: int) -> np.ndarray:
     if least < -1e-9 * size:
         raise ValueError(f"{name}: it has the eigenvalue {least * scale:.3g}, and no Gram matrix has one below 0")
     return gram
-
-
-def plain(value: Any) -> Any:
-    """Lists, numbers and words; nan and infinities become ``None``."""
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

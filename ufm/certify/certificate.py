@@ -26,11 +26,12 @@ from ..problem import (
     check_tolerance,
 )
 from ..problem.gram import GramProgram, GroupGram
+from ..problem.losses import own_mask
 from .closed import closed_bound, has_closed_bound
 from .deep import BOUNDS, NO_TARGETS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
 from .feasible import NEAR, placed, sentence
-from .form import class_form, class_indicator, is_held
+from .form import class_form, is_held
 from .gram import excess_with_error, floor_with_error, gram_bound
 from .pairs import floor_plus, has_frame_bound, pairs_bound
 from .primal import value_with_error
@@ -512,5 +513,5 @@ def _class_means(problem: Problem, params: Params) -> Params:
     if problem.labels.classes is None:
         return params
     labels = problem.labels
-    weights = jnp.where(class_indicator(labels), jnp.asarray(labels.weights)[None, :], 0.0)
+    weights = jnp.where(own_mask(labels), jnp.asarray(labels.weights)[None, :], 0.0)
     return Params(params.weights, params.features @ (weights / jnp.sum(weights, axis=1)[:, None]).T, params.bias)

@@ -21,7 +21,8 @@ from .._checks import whole_number
 from .._numerics import in_float64, record
 from .._programs import compiled
 from ..problem import CrossEntropy, Params, Problem, as_params, check_problem, check_tolerance
-from .form import class_indicator, lambda_z
+from ..problem.losses import own_mask
+from .form import lambda_z
 from .rounding import norm_of
 
 LARGEST = 1500
@@ -211,7 +212,7 @@ def saddle_escape(problem: Problem, params: Params) -> Escape:
 @compiled
 def _escape(problem: Problem, params: Params) -> Escape:
     labels, decay = problem.labels, problem.decay
-    indicator = class_indicator(labels)
+    indicator = own_mask(labels)
     weights = jnp.where(indicator, jnp.asarray(labels.weights)[None, :], 0.0)
     counts = jnp.sum(weights, axis=1)
     slope = jax.grad(problem.data_term)(problem.model.logits(params))  # K x n, column weights included

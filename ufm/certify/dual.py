@@ -18,7 +18,19 @@ from .._numerics import record, static
 from ..problem import CrossEntropy, Labels, Params, Problem
 from .form import FACTOR_ROUNDINGS, ClassForm, held_cost, is_held
 from .norm import Basis, absolute_norm, basis, verified_norm
-from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, UNIT, gamma, in_range, norm_of, powers_of_two, product_above
+from .rounding import (
+    ELEMENTARY,
+    FLUSHED,
+    SLACK,
+    TINY,
+    UNIT,
+    gamma,
+    in_range,
+    norm_of,
+    own_entropy,
+    powers_of_two,
+    product_above,
+)
 
 LEVEL_FLOOR = 1e-10
 """Singular values within this relative distance of the level count as equal to it when a snapping set is chosen."""
@@ -243,7 +255,7 @@ def _data_ce(setting: Setting, residual: Any, frame: Basis) -> tuple[Any, Any]:
         terms = -off * logs * (1 - gamma(ELEMENTARY + 4))
     mass = own + (k - 1) * form.floor
     mass_doubt = gamma(k + 6) * (own_size + (k - 1) * form.floor) + TINY
-    own_term = jnp.minimum(_own_entropy(mass - mass_doubt), _own_entropy(mass + mass_doubt + added))
+    own_term = jnp.minimum(own_entropy(mass - mass_doubt), own_entropy(mass + mass_doubt + added))
     entropy = jnp.sum(terms, axis=0) + own_term
     entropy_doubt = gamma(k + 4) * (jnp.sum(jnp.abs(terms), axis=0) + jnp.abs(own_term)) + added
 
@@ -271,15 +283,6 @@ def _data_ce(setting: Setting, residual: Any, frame: Basis) -> tuple[Any, Any]:
     )
     drift = drift + gamma(k) * jnp.max(own_factor * own_size) + norm_added + TINY
     return lower, up * verified_norm(matrix, frame, drift) + FLUSHED
-
-
-def _own_entropy(mass: Any) -> Any:
-    """Lower bound of -(1 - t) log(1 - t) at t = mass, as (1 - t) log1p(t / (1 - t)); -inf if t is not below 1."""
-    mass = jnp.maximum(mass, 0.0)
-    rest = 1.0 - mass
-    safe = jnp.where(rest > 0, rest, 1.0)
-    value = safe * jnp.log1p(mass / safe) * (1 - gamma(ELEMENTARY + 8))
-    return jnp.where(rest > 0, value, jnp.where(jnp.isnan(mass), jnp.nan, -jnp.inf))
 
 
 def _paper_mass(setting: Setting, residual: Any) -> tuple[Any, Any]:
@@ -395,7 +398,7 @@ def _zero_data(setting: Setting) -> Any:
     k, floor = problem.num_classes, form.floor
     own = (k - 1) * floor
     safe = jnp.where(floor > 0, floor, 1.0)
-    entropy = jnp.where(floor > 0, -own * jnp.log(safe), 0.0) + _own_entropy(own)
+    entropy = jnp.where(floor > 0, -own * jnp.log(safe), 0.0) + own_entropy(own)
     return jnp.sum(form.share) * entropy * (1 - gamma(k + ELEMENTARY + 32) - 4 * form.doubt)
 
 

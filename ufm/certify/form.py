@@ -12,7 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._numerics import record
-from ..problem import CrossEntropy, Labels, Problem
+from ..problem import CrossEntropy, Problem
+from ..problem.losses import own_mask
 from .rounding import gamma, is_whole, product_above
 
 
@@ -62,7 +63,7 @@ def class_form(problem: Problem) -> ClassForm:
 
     counts = jnp.asarray(labels.weights)
     if labels.classes is not None:
-        counts = jnp.sum(jnp.where(class_indicator(labels), counts[None, :], 0.0), axis=1)
+        counts = jnp.sum(jnp.where(own_mask(labels), counts[None, :], 0.0), axis=1)
     total = jnp.sum(counts)
     terms = k if labels.classes is None else labels.num_columns + k
     doubt = jnp.where(is_whole(jnp.asarray(labels.weights)), 0.0, gamma(terms))
@@ -84,11 +85,6 @@ def class_form(problem: Problem) -> ClassForm:
         unit=unit,
         doubt=doubt,
     )
-
-
-def class_indicator(labels: Labels) -> Any:
-    """K x n matrix of truth values: whether a column is of a class."""
-    return jnp.arange(labels.num_classes)[:, None] == jnp.asarray(labels.column_classes)[None, :]
 
 
 def is_held(problem: Problem) -> bool:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from .._numerics import record
 from ..problem.gram import GramProgram, GroupGram
-from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma, in_range, is_whole
+from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma, in_range, is_whole, own_entropy
 
 SMALLEST = 1e-250
 """Dual probabilities below it are dropped: their products with other numbers must not be flushed."""
@@ -38,11 +38,6 @@ DATA = 8
 def data_roundings(program: GramProgram) -> Any:
     """``DATA``, and g more where the number of anchors is a sum of counts that are not whole."""
     return DATA + jnp.where(is_whole(program.counts), 0.0, 1.0 * program.groups)
-
-
-def traced_gamma(roundings: Any) -> Any:
-    """:func:`gamma` for a number of roundings that is traced."""
-    return SLACK * roundings * UNIT / (1.0 - roundings * UNIT)
 
 
 @record
@@ -332,14 +327,10 @@ def _block_error(program: GramProgram, flow: Any, factor: Any) -> tuple[Any, Any
     product, size = factor @ factor.T, jnp.abs(factor) @ jnp.abs(factor).T
     terms = jnp.sum(jnp.any(factor != 0, axis=0)) + 2
     block = root[:, None] * root[None, :] * pairs
-    error = (
-        SLACK * jnp.abs(block - product)
-        + traced_gamma(DATA + data_roundings(program)) * block
-        + traced_gamma(terms) * size
-    )
+    error = SLACK * jnp.abs(block - product) + gamma(DATA + data_roundings(program)) * block + gamma(terms) * size
     off = jnp.where(jnp.eye(program.groups, dtype=bool), 0.0, error)
     pad = jnp.sum(off, axis=1) * (1 + gamma(program.groups))
-    return jnp.diagonal(pairs), jnp.diagonal(product) * (1 + traced_gamma(terms)), pad
+    return jnp.diagonal(pairs), jnp.diagonal(product) * (1 + gamma(terms)), pad
 
 
 def _multiplier(program: GramProgram, flow: Any, factor: Any) -> Any:
@@ -370,7 +361,7 @@ def _entropies(program: GramProgram, flow: Any) -> tuple[Any, Any]:
     terms, size = meets * flow * logs, meets * flow * (jnp.abs(logs) + 1.0)
     reach = jnp.sum(meets * flow, axis=1)
     doubt = gamma(program.groups + DATA) * reach
-    rest = jnp.minimum(_own_entropy(reach - doubt), _own_entropy(reach + doubt))
+    rest = jnp.minimum(own_entropy(reach - doubt), own_entropy(reach + doubt))
     size = jnp.sum(size, axis=1) + jnp.abs(rest)
     value = jnp.sum(terms, axis=1) + rest - gamma(program.groups + ELEMENTARY + 2 * DATA) * size
     counted = program.share > 0
@@ -380,13 +371,4 @@ def _entropies(program: GramProgram, flow: Any) -> tuple[Any, Any]:
 def entropy(flow: Any, logs: Any) -> Any:
     """Lower bound of t log(r / t) - (1 - t) log(1 - t) for t = flow and logs = log(r / t), one term each."""
     size = flow * (jnp.abs(logs) + 1.0)
-    return flow * logs + _own_entropy(flow) - gamma(ELEMENTARY + 2 * DATA) * size
-
-
-def _own_entropy(mass: Any) -> Any:
-    """Lower bound of -(1 - T) log(1 - T) as (1 - T) log1p(T / (1 - T)); -inf if T is not below 1."""
-    mass = jnp.maximum(mass, 0.0)
-    rest = 1.0 - mass
-    safe = jnp.where(rest > 0, rest, 1.0)
-    value = safe * jnp.log1p(mass / safe) * (1 - gamma(ELEMENTARY + 8))
-    return jnp.where(rest > 0, value, jnp.where(jnp.isnan(mass), jnp.nan, -jnp.inf))
+    return flow * logs + own_entropy(flow) - gamma(ELEMENTARY + 2 * DATA) * size

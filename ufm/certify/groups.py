@@ -21,10 +21,21 @@ from .._programs import compiled
 from ..problem import check_kind, check_tolerance
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
 from .certificate import ROUNDING, Certificate, _judge
-from .dual import _own_entropy
 from .gram import DATA
 from .norm import basis, verified_norm
-from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, UNIT, gamma, in_range, norm_of, powers_of_two, product_above
+from .rounding import (
+    ELEMENTARY,
+    FLUSHED,
+    SLACK,
+    TINY,
+    UNIT,
+    gamma,
+    in_range,
+    norm_of,
+    own_entropy,
+    powers_of_two,
+    product_above,
+)
 
 ASSUMES = (
     "weak duality of the convex program in the logits, reduced to groups of equal classes",
@@ -252,7 +263,7 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
     rest = (numbers.all_classes - 1.0) * floor
     mass = own + rest[None]
     mass_doubt = gamma(g + 8) * (own_size + rest[None]) + TINY
-    own_term = jnp.minimum(_own_entropy(mass - mass_doubt), _own_entropy(mass + mass_doubt + added))
+    own_term = jnp.minimum(own_entropy(mass - mass_doubt), own_entropy(mass + mass_doubt + added))
     entropy = jnp.sum(terms, axis=0) + own_term
     entropy_doubt = gamma(g + 6) * (jnp.sum(jnp.abs(terms), axis=0) + jnp.abs(own_term)) + added
 
@@ -323,7 +334,7 @@ def _zero(numbers: GroupLanes, floor: Any) -> Any:
         return jnp.zeros_like(numbers.total)
     own = (numbers.all_classes - 1.0) * floor
     safe = jnp.where(floor > 0, floor, 1.0)
-    entropy = jnp.where(floor > 0, -own * jnp.log(safe), 0.0) + _own_entropy(own)
+    entropy = jnp.where(floor > 0, -own * jnp.log(safe), 0.0) + own_entropy(own)
     g = numbers.classes.shape[0]
     return jnp.sum(_share(numbers), axis=0) * entropy * (1 - gamma(g + ELEMENTARY + 32) - 4 * _doubt(numbers))
 

@@ -17,7 +17,7 @@ import numpy as np
 from .._numerics import record
 from ..problem import BatchedSupCon, Params, Problem, Sigmoid, SupCon
 from ..problem.gram import GramProgram, GroupGram, class_program
-from .form import class_indicator
+from ..problem.losses import own_mask
 from .gram import (
     DATA,
     GramBound,
@@ -26,7 +26,6 @@ from .gram import (
     excess_with_error,
     floor_with_error,
     gram_bound,
-    traced_gamma,
 )
 from .rounding import ELEMENTARY, SLACK, TINY, energy, gamma, norm_of
 
@@ -157,7 +156,7 @@ def _trial_gram(problem: Problem, features: Any) -> GroupGram:
     """Gram matrix of the class means; on spheres and balls of their directions."""
     labels = problem.labels
     if labels.classes is not None:
-        weights = jnp.where(class_indicator(labels), jnp.asarray(labels.weights)[None, :], 0.0)
+        weights = jnp.where(own_mask(labels), jnp.asarray(labels.weights)[None, :], 0.0)
         features = features @ (weights / jnp.sum(weights, axis=1, keepdims=True)).T
     product = features.T @ features
     diagonal = jnp.diagonal(product)
@@ -233,7 +232,7 @@ def _frame_excess(program: GramProgram) -> Any:
         excess = program.share * jnp.log1p(odds) * (1 - gamma(2 * ELEMENTARY + DATA))
     else:
         reach = 0.5 * program.decay * program.counts / (program.scale * share)
-        flow = jnp.minimum(reach, others / (others + own)) * (1 - traced_gamma(4 + data_roundings(program)))
+        flow = jnp.minimum(reach, others / (others + own)) * (1 - gamma(4 + data_roundings(program)))
         excess = program.share * entropy(flow, jnp.log(others / (own * flow)))
     excess = jnp.where(counted, excess, 0.0)
     total = jnp.sum(excess) - gamma(2 * program.groups + DATA) * jnp.sum(jnp.abs(excess)) - TINY

@@ -38,9 +38,18 @@ TINY = 2.0**-990
 """Absolute term for flushed results, up to 2^32 of them, where no factor follows that is far above one."""
 
 
-def gamma(roundings: int) -> float:
+def gamma(roundings: Any) -> Any:
     """Higham's n u / (1 - n u), with the slack for the float evaluation of the term it multiplies."""
     return SLACK * roundings * UNIT / (1.0 - roundings * UNIT)
+
+
+def own_entropy(mass: Any) -> Any:
+    """Lower bound of -(1 - t) log(1 - t) at t = mass, as (1 - t) log1p(t / (1 - t)); -inf if t is not below 1."""
+    mass = jnp.maximum(mass, 0.0)
+    rest = 1.0 - mass
+    safe = jnp.where(rest > 0, rest, 1.0)
+    value = safe * jnp.log1p(mass / safe) * (1 - gamma(ELEMENTARY + 8))
+    return jnp.where(rest > 0, value, jnp.where(jnp.isnan(mass), jnp.nan, -jnp.inf))
 
 
 # ------------------------------------------------------------------ powers of two

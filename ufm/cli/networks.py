@@ -49,7 +49,7 @@ class Train:
                 raise ValueError("resume: a run goes on as it was begun; drop the other flags")
             config, out = read_config(self.resume), self.resume
         assert out is not None
-        from ..report import plain
+        from .._json import plain
 
         try:
             from .. import trained

@@ -26,6 +26,7 @@ import numpy as np
 
 from .. import _checks as door
 from .._checks import show, whole_number
+from .._json import plain
 from .._numerics import float64, record
 from .._programs import compiled
 from ..certify import bound_known, certify, curvature
@@ -150,10 +151,10 @@ class Landscape:
                 "bound": float(self.bound[p]),
                 "bound_closes": bool(self.closes[p]),
                 "distinct_values": values,
-                "largest_deviation": _finite(deviation),
-                "resolution": _finite(limit),
-                "flatness": _finite(self.flatness[p]),
-                "lowest_eigenvalue": _finite(np.min(np.where(asked[p], self.lowest[p], np.inf))),
+                "largest_deviation": plain(deviation),
+                "resolution": plain(limit),
+                "flatness": plain(self.flatness[p]),
+                "lowest_eigenvalue": plain(np.min(np.where(asked[p], self.lowest[p], np.inf))),
                 "largest_steps": int(self.steps[p].max()),
             }
             for p, (values, deviation, limit) in enumerate(numbers)
@@ -178,10 +179,6 @@ class Landscape:
                 cells.append("-" if row[name] is None else f"{row[name]:.2g}")
             lines.append("  ".join(cell.rjust(len(word)) for cell, word in zip(cells, head, strict=True)))
         return "\n".join(lines)
-
-
-def _finite(number: Any) -> float | None:
-    return float(number) if np.isfinite(number) else None
 
 
 @door.checked(

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ufm import _checks as door
+from ufm._json import plain
 from ufm.measure import collapse, geometry
 from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
 
@@ -112,7 +113,7 @@ class Layers:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `LAYER_GLOSSARY` as lists and numbers; what is undefined or infinite is ``None``."""
-        return {name: _plain(getattr(self, name)) for name in LAYER_GLOSSARY}
+        return {name: plain(getattr(self, name)) for name in LAYER_GLOSSARY}
 
 
 def forward(weights: Sequence[Any], features: Any, activation: str = "relu") -> tuple[list[FloatArray], ...]:
@@ -311,12 +312,3 @@ def _check_shape(name: str, matrix: FloatArray, shape: tuple[int, int]) -> None:
 def _check_activation(activation: str) -> None:
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation is {door.show(activation)}: choose {' or '.join(ACTIVATIONS)}.")
-
-
-def _plain(value: Any) -> Any:
-    """Lists, numbers and words; nan and infinities become ``None``."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import _files
 from .._files import Damaged
-from ..answer import versions
+from .._version import versions
 from ..measure import numerical_rank
 from ..measure.stream import Agreement, ClassSums
 from .config import FORMAT, Config, read_config

@@ -23,7 +23,7 @@ from .. import _checks as door
 from .._checks import one_of, real_array, show
 from .._numerics import record, static
 from .labels import LABELS, Labels
-from .losses import check_loss, inverse_frequency_weight, shipped
+from .losses import _by_column, check_loss, inverse_frequency_weight, shipped
 
 
 @shipped
@@ -83,7 +83,7 @@ class SupCon:
     def mean(self, similarities: Any, labels: Labels) -> Any:
         """The loss at a similarity matrix U."""
         anchors = self.anchors(labels)
-        weight = anchors if self.class_weight is None else anchors * _per_column(self.class_weight, labels)
+        weight = anchors if self.class_weight is None else anchors * _by_column(self.class_weight, labels)
         return jnp.sum(weight * self.per_column(similarities, labels)) / jnp.sum(anchors)
 
 
@@ -209,11 +209,6 @@ def same_class(labels: Labels) -> Any:
 def _class_sizes(labels: Labels) -> Any:
     """n_{y_i} for each column."""
     return jnp.sum(jnp.where(same_class(labels), jnp.asarray(labels.weights)[None, :], 0.0), axis=1)
-
-
-def _per_column(per_class: Any, labels: Labels) -> Any:
-    values = jnp.broadcast_to(jnp.asarray(per_class), (labels.num_classes,))
-    return values if labels.classes is None else values[jnp.asarray(labels.classes)]
 
 
 def _log_sum(u: Any, factors: Any) -> Any:

@@ -8,7 +8,6 @@ blocks that fit a core's cache, a block per thread at a time; elsewhere all at o
 from __future__ import annotations
 
 import functools
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import real_array, show, whole_number
-from .._numerics import float64, in_float64, is_traced, record, static, to_host
+from .._numerics import cores, float64, in_float64, is_traced, record, static, to_host
 from .._programs import compiled
 from ..problem import Params, Problem, as_params, check_problem
 
@@ -129,7 +128,7 @@ def _in_blocks(
             return to_host(_program(part, *given, numbers[0], each, rounds, stacked))
 
     run(places[0], jnp.asarray(0))  # takes no step: compiles, once for all threads
-    with ThreadPoolExecutor(min(len(places), _cores())) as pool:
+    with ThreadPoolExecutor(min(len(places), cores())) as pool:
         ends = list(pool.map(run, places))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:lanes], *ends)
 
@@ -138,11 +137,6 @@ def _lanes_in_cache(start: Params) -> int:
     """Starts of a block, a power of two: their points, velocities and gradients fill :data:`_CACHE`."""
     entries = sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(start))
     return 1 << max(2, int(np.log2(_CACHE / (3 * 8 * entries))))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @jax.custom_vjp

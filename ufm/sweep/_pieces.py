@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from .._numerics import processor
-from ..answer import versions
+from .._version import versions
 from ..solve import Status
 
 Progress = Callable[[int, int, dict[str, int]], None] | None

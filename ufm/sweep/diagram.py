@@ -17,7 +17,8 @@ import xarray as xr
 
 from .. import _checks as door
 from .. import _files
-from ..answer import certified_many, class_logits, versions
+from .._version import versions
+from ..answer import certified_many, class_logits
 from ..measure import PHASES, collapse_phase
 from ..problem import Problem, labels, shallow
 from ..theory.imbalance import phase_of, two_group_thresholds

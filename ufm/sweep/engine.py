@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,9 +27,10 @@ from .. import _checks as door
 from .. import _files
 from .._checks import whole_number
 from .._files import Damaged
+from .._json import plain
 from .._memory import limit as memory_limit
-from .._numerics import out_of_memory, processor, processors
-from ..answer import versions
+from .._numerics import cores, out_of_memory, processor, processors
+from .._version import versions
 from ..certify import is_proven
 from ..measure import PHASES
 from ..solve import Status
@@ -184,7 +184,7 @@ def fill(
     count = Counted(store, progress)
     if executor is None:
         local = processors() if devices is None else _with_float64(devices)
-        workers = workers or (_cores() if len(local) == 1 and local[0].platform == "cpu" else 1)
+        workers = workers or (cores() if len(local) == 1 and local[0].platform == "cpu" else 1)
         pool = _threads(workers)
         stride, work, tries = len(local), functools.partial(compute, devices=local), 1
     else:
@@ -568,10 +568,6 @@ def _room() -> int:
     return int(min(memory_limit(), 2.0**50)) // 8
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # ------------------------------------------------------------------ from blocks to a dataset
 
 
@@ -675,7 +671,7 @@ def assemble(store: Store, damaged: list[str] | None = None) -> tuple[xr.Dataset
         for row, why in sorted(reasons.items()):
             places = map(int, np.unravel_index(row, structure.shape)) if inner else ()
             place = structure.place | dict(zip(inner, places, strict=True))
-            bad.append({"cell": {axis.name: _json(axis.coordinate[place[axis.name]]) for axis in grid}, "reason": why})
+            bad.append({"cell": {axis.name: plain(axis.coordinate[place[axis.name]]) for axis in grid}, "reason": why})
     coordinates = {axis.name: _coordinate(axis) for axis in grid}
     dataset = xr.Dataset(data, coordinates, _attributes(store, bad, found.made_by))
     for name in data:
@@ -722,10 +718,6 @@ def _coordinate(axis: Axis) -> np.ndarray:
     """Numbers as numbers; anything else as text, which zarr stores as strings of any length."""
     values = np.asarray(axis.coordinate)
     return values if values.dtype.kind in "fiub" else np.array([str(v) for v in axis.coordinate], dtype=object)
-
-
-def _json(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _summary(store: Store, dataset: xr.Dataset | None, count: Counted, seconds: float) -> Summary:

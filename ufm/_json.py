@@ -1,0 +1,77 @@
+"""Values as JSON can hold them: what every ``to_json``, every report and every ``--json`` is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MATRIX_ROWS = 64
+"""Matrices with more rows are in JSON only where asked for: with a thousand classes each has twenty megabytes."""
+
+
+def plain(value: Any) -> Any:
+    """Returns the value as dicts, lists, numbers, truth values and text.
+
+    Arrays become lists; NaN and infinities, for which strict JSON has no word, become ``None``.
+
+    >>> import numpy as np
+    >>> plain({"gap": np.float64("nan"), "counts": np.array([3, 1]), 2: (True, "ce")})
+    {'gap': None, 'counts': [3, 1], '2': [True, 'ce']}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # arrays of NumPy and of JAX, and single numbers of NumPy
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):  # an enumeration of statuses is one
+        return value if isinstance(value, bool) else int(value)
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+def as_json(record: dict[str, Any], matrices: bool, keep: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns a record as plain values without its large matrices, and a note on those that are left out.
+
+    Args:
+        record: what is to be written, with a list of ``notes``.
+        matrices: whether matrices of more than :data:`MATRIX_ROWS` rows stay.
+        keep: keys whose matrices stay in any case.
+    """
+    if matrices:
+        return plain(record)
+    light, gone = {}, []
+    for key, value in record.items():
+        light[key] = value if key in keep else _without_matrices(value)
+        gone += [key] if _holds_matrix(value) and key not in keep else []
+    if gone:
+        note = (
+            f"matrices of more than {MATRIX_ROWS} rows are left out ({', '.join(gone)}); ask for them with --matrices"
+        )
+        light["notes"] = [*light["notes"], note]
+    return plain(light)
+
+
+def _is_matrix(value: Any) -> bool:
+    """Whether a value has more rows than are given unasked, each of them a list."""
+    if hasattr(value, "tolist"):
+        return value.ndim > 1 and len(value) > MATRIX_ROWS
+    return isinstance(value, (list, tuple)) and len(value) > MATRIX_ROWS and isinstance(value[0], (list, tuple))
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+
+
+def _holds_matrix(value: Any) -> bool:
+    return _is_matrix(value) or any(_holds_matrix(part) for part in _parts(value))
+
+
+def _without_matrices(value: Any) -> Any:
+    if _is_matrix(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_matrices(part) for key, part in value.items()}
+    return [_without_matrices(part) for part in value] if isinstance(value, (list, tuple)) else value
