@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from . import known as known
     from . import problem as problem
     from . import theory as theory
-    from ._numerics import float64
+    from ._numerics import float64, record, static
     from ._programs import keep_compiled_programs
     from ._registry import load_plugins
     from .answer import Answer, Comparison, answer, certified_groups, certified_many
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .measure import measure, measure_layers
     from .problem import (
         Labels,
+        Loss,
         Params,
         Problem,
         batches,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         labels,
         losses,
         project,
+        register_loss,
         shallow,
         stack,
     )
@@ -47,6 +49,7 @@ __all__ = [
     "Comparison",
     "Descent",
     "Labels",
+    "Loss",
     "Params",
     "Prediction",
     "Problem",
@@ -72,15 +75,18 @@ __all__ = [
     "measure_layers",
     "predict",
     "project",
+    "record",
+    "register_loss",
     "search",
     "shallow",
     "solve",
     "solve_many",
     "stack",
+    "static",
 ]
 
 _HOMES = {
-    "_numerics": ("float64",),
+    "_numerics": ("float64", "record", "static"),
     "_programs": ("keep_compiled_programs",),
     "_registry": ("load_plugins",),
     "answer": ("Answer", "Comparison", "answer", "certified_groups", "certified_many"),
@@ -88,6 +94,7 @@ _HOMES = {
     "measure": ("measure", "measure_layers"),
     "problem": (
         "Labels",
+        "Loss",
         "Params",
         "Problem",
         "batches",
@@ -97,6 +104,7 @@ _HOMES = {
         "labels",
         "losses",
         "project",
+        "register_loss",
         "shallow",
         "stack",
     ),

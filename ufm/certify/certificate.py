@@ -20,7 +20,6 @@ from ..problem import (
     Params,
     Problem,
     SupCon,
-    WeightedTargets,
     as_params,
     check_problem,
     check_tolerance,
@@ -28,14 +27,15 @@ from ..problem import (
 from ..problem.gram import GramProgram, GroupGram
 from ..problem.losses import own_mask
 from .closed import closed_bound, has_closed_bound
-from .deep import BOUNDS, NO_TARGETS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
+from .deep import BOUNDS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
 from .feasible import NEAR, placed, sentence
 from .form import class_form, is_held
 from .gram import excess_with_error, floor_with_error, gram_bound
-from .pairs import floor_plus, has_frame_bound, pairs_bound
+from .pairs import COUNTED, floor_plus, has_frame_bound, pairs_bound, why_no_pairs_tangent
 from .primal import value_with_error
 from .rounding import gamma
+from .tangent import tangent_bound, why_no_tangent
 
 GLOBAL, WITHIN_GAP, UNKNOWN, CONTRADICTION, INFEASIBLE = range(5)
 WORDS = ("global", "within gap", "unknown", "contradiction", "infeasible")
@@ -59,7 +59,8 @@ class Certificate:
         relative_gap: gap / |value|.
         verdict: ``GLOBAL``, ``WITHIN_GAP``, ``UNKNOWN``, ``CONTRADICTION`` or ``INFEASIBLE``; see :attr:`words`.
         dual: the dual point, K x K residuals R. Cross-entropy: off-diagonal entries (dual probabilities minus
-            targets), the own entry is minus the sum of its column. MSE: all entries. Zero if another bound was best.
+            targets), the own entry is minus the sum of its column. MSE: all entries. Other convex losses: the gradient
+            of the data term in the class logits. Zero if another bound was best.
             Contrastive, class level: the sub-probabilities t_cc' (of groups, g x g, from :func:`certify_gram`).
         dual_norm: proven upper bound of the dual matrix' spectral norm, in units of lambda_Z for decayed factors
             (then the point dual / max(1, dual_norm) is feasible); NaN where there is no dual point.
@@ -132,7 +133,7 @@ def bound_known(problem: Problem) -> str | None:
         return "tangent bound and orthogonal-frame bound" if has_frame_bound(problem) else "tangent bound"
     if has_closed_bound(problem):
         return "dual bound and mean-gap bound"
-    return "dual bound"
+    return "dual bound" if problem.loss_kind in DUAL else "tangent bound"
 
 
 def _deep_bounds(problem: Problem) -> list[int]:
@@ -154,10 +155,12 @@ def why_unknown(problem: Problem) -> str | None:
     model = problem.model
     if model.depth > 1:
         return why_unknown_deep(problem)
-    if model.readout == "pairs" or problem.loss_kind in (CrossEntropy, MeanSquaredError):
+    if model.readout == "pairs":
+        return why_no_pairs_tangent(problem)
+    if problem.loss_kind in DUAL:
         return None
-    if problem.loss_kind is WeightedTargets:
-        return NO_TARGETS
+    if problem.loss_kind is not Focal:
+        return why_no_tangent(problem)
     if is_held(problem):
         return "no bound is known for the focal loss with spheres, balls or budgets"
     if model.bias != "none":
@@ -177,6 +180,15 @@ def _maybe_balanced(problem: Problem) -> bool:
 ROUNDING = "float64 rounds to nearest; exp, log, expm1 and log1p err by at most 16 unit roundoffs"
 
 
+ENCLOSED = (
+    "the roundings of the loss and of its gradient by automatic differentiation are followed operation by operation; "
+    "logistic, tanh, powers, expm1 of positive and log1p of negative numbers err by at most 1024 unit roundoffs"
+)
+
+DUAL = (CrossEntropy, MeanSquaredError)
+"""Losses with a dual bound."""
+
+
 def _has_class_bound(problem: Problem) -> bool:
     return problem.loss_kind is SupCon and problem.collapses
 
@@ -187,10 +199,13 @@ def _pairs_assumptions(problem: Problem) -> tuple[str, ...]:
         ground = "weak duality of the convex program in the Gram matrix of the class means"
         said = ["nonnegative features: classes meet orthogonal ones at best" if nonnegative else ground, ROUNDING]
     else:
+        counted = (
+            "the gradient by automatic differentiation has the relative errors of its softmaxes: (10 n + 128 + 16 U) u"
+        )
         said = [
             "the loss is convex in the similarities: a tangent at the parameters is below it",
             ROUNDING,
-            "the gradient by automatic differentiation has the relative errors of its softmaxes: (10 n + 128 + 16 U) u",
+            counted if problem.loss_kind in COUNTED else ENCLOSED,
         ]
         if has_frame_bound(problem):
             said.append("nonnegative features: in each batch classes meet orthogonal ones at best")
@@ -231,11 +246,9 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
         return _deep_assumptions(problem)
     if model.readout == "pairs":
         return _pairs_assumptions(problem)
-    if problem.loss_kind is WeightedTargets:
-        return (NO_TARGETS,)
+    if why_unknown(problem) is not None:
+        return (why_unknown(problem) or "",)
     if problem.loss_kind is Focal:
-        if is_held(problem) or model.bias != "none":
-            return (why_unknown(problem) or "",)
         if model.features == "free":
             return (
                 "equal counts: the mean-gap bound (1.7) needs them; without them no bound is known",
@@ -243,6 +256,10 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
             )
         return ("nonnegative features, no bias: the mean-gap bound of section 13", rounding)
     said = ["weak duality of the convex program in the logits", rounding]
+    if problem.loss_kind not in DUAL:
+        name = problem.loss_kind.name
+        ground = f"the {name} loss is convex{' and not negative' * problem.loss_kind.nonnegative}, as its class says"
+        said = [f"{ground}: a tangent at the parameters is below it", rounding, ENCLOSED]
     if model.dim < problem.sufficient_dim:
         said.append(
             f"d = {model.dim} is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close"
@@ -440,8 +457,12 @@ def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) 
     form = class_form(problem)
     lower = jnp.full((), -jnp.inf)
     dual, norm = jnp.zeros((k, k)), jnp.full((), jnp.nan)
-    if problem.loss_kind in (CrossEntropy, MeanSquaredError):
+    bound = None
+    if problem.loss_kind in DUAL:
         bound = best_bound(problem, form, _class_means(problem, params), candidates)
+    elif why_no_tangent(problem) is None:
+        bound = tangent_bound(problem, form, _class_means(problem, params), value + error)
+    if bound is not None:
         lower, dual, norm = bound.value, bound.residual, bound.norm
     if has_closed_bound(problem):
         closed = closed_bound(problem, form)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._programs import compiled
-from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Params, Problem, WeightedTargets
+from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Params, Problem
 from ..problem.losses import own_mask
 from ..problem.problem import Decay
 from .dual import Setting, _data_ce, _data_mse, _repair_ce, _shift, _snapped_points, _zero_data
@@ -44,16 +44,13 @@ _SIZES = 32
 _BIAS_STEPS = 24
 
 
-NO_TARGETS = "no bound is known for class weights on each entry of the target: the targets of a class are uneven"
-
-
 def why_unknown_deep(problem: Problem) -> str | None:
     """Why no lower bound is known for a problem with several weight matrices; ``None`` if one is known."""
     model = problem.model
     if problem.loss_kind is Focal:
         return "no bound is known for the focal loss with more than one weight matrix: it is not convex"
-    if problem.loss_kind is WeightedTargets:
-        return NO_TARGETS
+    if problem.loss_kind not in (CrossEntropy, MeanSquaredError):
+        return f"no bound is known for the {problem.loss_kind.name} loss with more than one weight matrix"
     if model.rounding is not None:
         return "no bound is known for a smoothed ReLU; certify the problem with the ReLU itself"
     if model.classifier != "free" or model.features == "budget":

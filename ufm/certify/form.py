@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._numerics import record
-from ..problem import CrossEntropy, Problem
+from ..problem import CrossEntropy, Focal, MeanSquaredError, Problem
 from ..problem.losses import own_mask
 from .rounding import gamma, is_whole, product_above
 
@@ -31,6 +31,7 @@ class ClassForm:
         floor: eps / K, the target off the own class.
         lift: iota_c, the shift of each logit.
         margin: m_k, taken off the own logit.
+        root: sqrt(m_k), the weight of column k in the norm.
         unit: lambda_Z for decayed factors (G must have norm <= 1); 1 for held ones.
         doubt: relative error of counts and N as floats; 0 for whole numbers.
     """
@@ -44,6 +45,7 @@ class ClassForm:
     floor: Any
     lift: Any
     margin: Any
+    root: Any
     unit: Any
     doubt: Any
 
@@ -54,7 +56,7 @@ with R; spare 5."""
 
 
 def class_form(problem: Problem) -> ClassForm:
-    """The class form of one problem (no batch axis)."""
+    """The class form of one problem (no batch axis); without a dual of the loss, only counts and penalty have a use."""
     k, labels, loss = problem.num_classes, problem.labels, problem.loss
     ones = jnp.ones(k)
 
@@ -67,8 +69,9 @@ def class_form(problem: Problem) -> ClassForm:
     total = jnp.sum(counts)
     terms = k if labels.classes is None else labels.num_columns + k
     doubt = jnp.where(is_whole(jnp.asarray(labels.weights)), 0.0, gamma(terms))
-    omega = per_class(loss.class_weight, 1.0)
-    ce = loss if problem.loss_kind is CrossEntropy else CrossEntropy()
+    kind = problem.loss_kind
+    omega = per_class(loss.class_weight if kind in (CrossEntropy, MeanSquaredError, Focal) else None, 1.0)
+    ce = loss if kind is CrossEntropy else CrossEntropy()
     weight = counts * omega * per_class(ce.sample_scale, 1.0)
     root = ones if problem.model.features == "budget" else jnp.sqrt(counts)
     unit = jnp.ones(()) if is_held(problem) else lambda_z(problem)
@@ -82,6 +85,7 @@ def class_form(problem: Problem) -> ClassForm:
         floor=jnp.zeros(()) if ce.smoothing is None else jnp.asarray(ce.smoothing) / k,
         lift=per_class(ce.logit_shift, 0.0),
         margin=per_class(ce.own_margin, 0.0),
+        root=root,
         unit=unit,
         doubt=doubt,
     )

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics import record
-from ..problem import BatchedSupCon, Params, Problem, Sigmoid, SupCon
+from ..problem import BatchedSupCon, Params, Problem, Sigmoid, Spread, SupCon
 from ..problem.gram import GramProgram, GroupGram, class_program
 from ..problem.losses import own_mask
+from .enclosure import Ball, NoRule, enclose, radius_of, why_not
 from .gram import (
     DATA,
     GramBound,
@@ -61,10 +62,12 @@ def pairs_bound(problem: Problem, params: Params, candidates: int) -> PairsBound
     features = _placed(problem, params.features)
     value, error = _value_with_error(problem, features)
     if not (problem.loss_kind is SupCon and problem.collapses):
-        lower = _tangent_bound(problem, features, value + error)
+        known = why_no_pairs_tangent(problem) is None
+        lower = _tangent_bound(problem, features, value + error) if known else jnp.full((), -jnp.inf)
         if has_frame_bound(problem):
             lower = jnp.maximum(lower, _batch_frame_bound(problem))
-        lower = jnp.where(lower > 0, lower, jnp.where(jnp.isnan(value), jnp.nan, 0.0))  # every loss of pairs is >= 0
+        if problem.loss_kind.nonnegative:
+            lower = jnp.where(lower > 0, lower, jnp.where(jnp.isnan(value), jnp.nan, 0.0))
         nan = jnp.full((), jnp.nan)
         return PairsBound(value, error, lower, nan, nan, jnp.zeros((0, 0)), jnp.zeros(0))
     program = relaxed_program(problem)
@@ -85,6 +88,28 @@ def pairs_bound(problem: Problem, params: Params, candidates: int) -> PairsBound
         bound = gram_bound(program, _trial_gram(problem, features), candidates)
     lower = floor_plus(floor, floor_error, bound.excess)
     return PairsBound(value, error, lower, excess, bound.excess, bound.flow, bound.multiplier)
+
+
+COUNTED = (SupCon, BatchedSupCon, Sigmoid, Spread)
+"""Losses whose roundings are counted by hand; those of others are followed by machine."""
+
+
+def why_no_pairs_tangent(problem: Problem) -> str | None:
+    """Why the tangent bound does not serve a contrastive problem; reads structure only."""
+    kind = problem.loss_kind
+    if kind in COUNTED:
+        return None
+    if not kind.convex:
+        return f"no bound is known for the {kind.name} loss, which is not convex"
+    if not kind.nonnegative and not _is_held(problem):
+        return f"the {kind.name} loss may be negative, and then its tangents bound nothing"
+    lanes = len(problem.batch_shape)
+    loss, labels = jax.tree.map(
+        lambda leaf: np.zeros(np.shape(leaf)[lanes:], jnp.result_type(leaf)), (problem.loss, problem.labels)
+    )
+    n = labels.num_columns
+    name = why_not(jax.value_and_grad(lambda u: loss.mean(u, labels)), np.zeros((n, n)))
+    return None if name is None else f"the rounding of {name}, which the {kind.name} loss uses, is not known"
 
 
 def floor_plus(floor: Any, floor_error: Any, excess: Any) -> Any:
@@ -176,6 +201,11 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
     weights = jnp.asarray(problem.labels.weights)
     product, doubt = _product(features)
     similarities, move = _scale(problem) * product, SLACK * _scale(problem) * doubt
+    if problem.loss_kind not in COUNTED:
+        loss, error = _enclosed(problem, Ball(similarities, move))
+        penalty, steps = energy(0.5 * problem.decay.feature, features, weights)
+        value = loss + penalty
+        return value, SLACK * (error + gamma(steps + 8) * penalty + gamma(2) * jnp.abs(value)) + TINY
     loss = problem.loss.mean(similarities, problem.labels)
     widest, move = jnp.max(jnp.abs(similarities)), jnp.max(move)
     if problem.loss_kind is Sigmoid:
@@ -189,6 +219,15 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
     value = loss + penalty
     error = error + gamma(steps + 8) * penalty + gamma(2) * jnp.abs(value)
     return value, SLACK * error + TINY
+
+
+def _enclosed(problem: Problem, similarities: Ball) -> tuple[Any, Any]:
+    """The loss at similarities with errors, and its error; infinite where an operation has no rule."""
+    try:
+        found = enclose(lambda u: problem.loss.mean(u, problem.labels), similarities)
+    except NoRule:
+        return problem.loss.mean(similarities.value, problem.labels), jnp.full((), jnp.inf)
+    return found.value, radius_of(found)
 
 
 def _terms(problem: Problem) -> tuple[int, int]:
@@ -273,12 +312,20 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
     labels, model = problem.labels, problem.model
     n, weights = labels.num_columns, jnp.asarray(labels.weights)
     similarities = _scale(problem) * (features.T @ features)
-    loss, slope = jax.value_and_grad(lambda u: problem.loss.mean(u, labels))(similarities)
-    slope = 0.5 * (slope + slope.T)
+    tangent = jax.value_and_grad(lambda u: problem.loss.mean(u, labels))
     widest = jnp.max(jnp.abs(similarities))
+    if problem.loss_kind in COUNTED:
+        loss, slope = tangent(similarities)
+    else:
+        enclosed = enclose(tangent, similarities)
+        loss, slope = (ball.value for ball in enclosed)
+    slope = 0.5 * (slope + slope.T)
     steps = 8 * _terms(problem)[0] + 2 * _terms(problem)[1] + 8 * ELEMENTARY
     # sum of |error of the gradient|: relative in each softmax and each positive, both of which sum to the weight
-    if problem.loss_kind is Sigmoid:
+    if problem.loss_kind not in COUNTED:
+        loss_error = radius_of(enclosed[0])
+        slope_error = jnp.sum(radius_of(enclosed[1])) + gamma(4) * jnp.sum(jnp.abs(slope))
+    elif problem.loss_kind is Sigmoid:
         widest_term = widest + jnp.abs(problem.loss.offset)
         mass = jnp.sum(jnp.abs(slope))
         loss_error = gamma(steps) * loss + gamma(4) * widest_term * loss
@@ -286,7 +333,8 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
         widest_term = widest
         mass = 4 * _anchor_weight(problem)
         loss_error = _sum_error(problem, _anchor_weight(problem), widest, loss)
-    slope_error = (gamma(steps) + gamma(16) * widest_term) * mass
+    if problem.loss_kind in COUNTED:
+        slope_error = (gamma(steps) + gamma(16) * widest_term) * mass
     product = slope * similarities
     inner = jnp.sum(product)
     inner_error = gamma(2 * n + 4) * jnp.sum(jnp.abs(product))

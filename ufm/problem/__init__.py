@@ -6,7 +6,7 @@ from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
 from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
 from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_no_logit_groups
 from .labels import Labels
-from .losses import CrossEntropy, Focal, Loss, MeanSquaredError, WeightedTargets
+from .losses import CrossEntropy, Focal, Loss, MeanSquaredError, WeightedTargets, register_loss
 from .models import Model, Params
 from .params import as_params
 from .problem import Decay, Problem, Reduction, contrastive, deep, shallow, stack
@@ -49,6 +49,7 @@ __all__ = [
     "losses",
     "models",
     "project",
+    "register_loss",
     "shallow",
     "stack",
     "why_no_gram_program",

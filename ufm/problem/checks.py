@@ -34,7 +34,7 @@ def check_problem(problem: Any) -> None:
     for name, part, kind in (("labels", labels, Labels), ("model", model, Model), ("decay", decay, Decay)):
         if type(part) is not kind:
             raise ValueError(f"{name}: {show(part)} is not a {kind.__name__}; state the problem with ufm.shallow")
-    pairs = getattr(problem.loss_kind, "pairwise", False)
+    pairs = problem.loss_kind.reads == "pairs"
     if pairs != (model.readout == "pairs"):
         raise ValueError(
             f"loss: {problem.loss_kind.__name__} does not fit the readout {model.readout!r}; losses of pairs need "

@@ -23,12 +23,12 @@ from .. import _checks as door
 from .._checks import one_of, real_array, show
 from .._numerics import record, static
 from .labels import LABELS, Labels
-from .losses import _by_column, check_loss, inverse_frequency_weight, shipped
+from .losses import CONTRASTIVE, Loss, _by_column, check_loss, inverse_frequency_weight, shipped
 
 
 @shipped
 @record
-class SupCon:
+class SupCon(Loss):
     """Supervised contrastive loss (Khosla et al. 2020), the mean over anchors that have a positive.
 
         SupCon_i = log sum_{j != i} exp(s h_i.h_j) - (1/(n_{y_i} - 1)) sum_{j != i, y_j = y_i} s h_i.h_j
@@ -50,7 +50,7 @@ class SupCon:
     views: int = static(default=1)
 
     name = "supcon"
-    pairwise = True
+    reads = "pairs"
     convex = True
 
     @property
@@ -89,7 +89,7 @@ class SupCon:
 
 @shipped
 @record
-class BatchedSupCon:
+class BatchedSupCon(Loss):
     """SupCon over a family of mini-batches: the pooled mean over all anchors of all batches.
 
     In a batch only its own columns are seen. An anchor without a positive in its batch does not count. A column that
@@ -104,7 +104,7 @@ class BatchedSupCon:
     self_included: bool = static(default=False)
 
     name = "supcon-batches"
-    pairwise = True
+    reads = "pairs"
     convex = True
     collapses = False
 
@@ -135,7 +135,7 @@ class BatchedSupCon:
 
 @shipped
 @record
-class Sigmoid:
+class Sigmoid(Loss):
     """Sigmoid loss of two towers (SigLIP; Zhai et al. 2023), with t = s the factor of the similarities.
 
         (1/N) sum_i [ log(1 + exp(-(t u_i.v_i - b))) + sum_{j != i} log(1 + exp(t u_i.v_j - b)) ]
@@ -149,7 +149,7 @@ class Sigmoid:
     offset: Any = 0.0
 
     name = "sigmoid"
-    pairwise = True
+    reads = "pairs"
     convex = True
     collapses = False
 
@@ -164,7 +164,7 @@ class Sigmoid:
 
 @shipped
 @record
-class Spread:
+class Spread(Loss):
     """Spread loss of two towers (Chen et al. 2022): a L_sup + (1 - a) L_cNCE.
 
         L_sup_i  = mean over v_j of the class of  log(1 + sum_{v_k of other classes} exp(s u_i.v_k - s u_i.v_j)),
@@ -179,7 +179,7 @@ class Spread:
     mix: Any = 0.5
 
     name = "spread"
-    pairwise = True
+    reads = "pairs"
     convex = True
     collapses = False
 
@@ -192,9 +192,6 @@ class Spread:
         supervised = jnp.sum(pulls, axis=1) / jnp.sum(own, axis=1)
         conditional = _log_sum(cross, jnp.where(own, 1.0, 0.0)) - jnp.diagonal(cross)
         return jnp.mean(self.mix * supervised + (1.0 - self.mix) * conditional)
-
-
-ContrastiveLoss = SupCon | BatchedSupCon | Sigmoid | Spread
 
 
 # ------------------------------------------------------------------ pieces
@@ -275,14 +272,13 @@ def _weighted(labels: Labels, exponent: Any = 1.0, **others: Any) -> SupCon:
     return SupCon(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
 
 
-CONTRASTIVE = {"supcon": lambda labels, **kw: SupCon(**kw), "wsupcon": _weighted, "simclr": _simclr}
-"""Names that work on any labels; more are in :data:`TWO_TOWER`."""
+CONTRASTIVE |= {"supcon": lambda labels, **kw: SupCon(**kw), "wsupcon": _weighted, "simclr": _simclr}
 
 TWO_TOWER = {"sigmoid": lambda labels, **kw: Sigmoid(**kw), "spread": lambda labels, **kw: Spread(**kw)}
 """Names of losses of two towers: columns 2i and 2i + 1 are the two embeddings of instance i."""
 
 
-def check_contrastive(loss: ContrastiveLoss, labels: Labels) -> None:
+def check_contrastive(loss: Loss, labels: Labels) -> None:
     """Raise a ValueError that names the first parameter of the loss, or the first class, that does not fit."""
     counts = np.asarray(labels.counts)
     sampled = labels.classes is not None

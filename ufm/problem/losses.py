@@ -9,32 +9,169 @@ Parameters are array leaves; ``None`` means absent (a structural choice that cos
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_range, real_array, show
-from .._numerics import is_traced, power, record
-from .labels import Labels
+from .._numerics import float64, is_traced, power, record
+from .labels import Labels, from_counts
 
-T = TypeVar("T")
+T = TypeVar("T", bound=type)
 
-SHIPPED: list[type] = []
-"""The classes of all losses of ufm, those of pairs (:mod:`ufm.problem.contrastive`) among them."""
+Range = tuple[Callable[[Any], Any], str]
+"""What is valid for a number of a loss: a test of finite values, and a clause such as ``must be positive``."""
+
+LOSSES: list[type] = []
+"""The classes of all losses, those of pairs (:mod:`ufm.problem.contrastive`) and registered ones among them."""
 
 
-def shipped(cls: type[T]) -> type[T]:
-    """Decorator of the losses that proofs, solvers and oracles know."""
-    SHIPPED.append(cls)
+REGISTERED: dict[str, type] = {}
+"""The classes given a name by :func:`register_loss`."""
+
+
+@record
+class Loss:
+    """The base of every loss: derive a class from it anywhere, and give it a name with :func:`register_loss`.
+
+    Fields are the loss's numbers, array leaves of the problem (what is swept never compiles again); fields made by
+    ``ufm.static`` are structure.  A class states its own formula and its own facts: nothing that is known of a parent
+    beyond the formula holds for a class derived from it.
+
+    Attributes:
+        name: the word for it, given by :func:`register_loss`.
+        reads: ``logits``: the loss has ``per_column(logits, labels)``, the loss of each column of a K x n matrix;
+            ``pairs``: it has ``mean(similarities, labels)`` at an n x n matrix of scaled inner products.
+        convex: whether it is convex in what it reads. Lower bounds rest on it.
+        nonnegative: whether no value is below zero. Lower bounds of decayed factors rest on it.
+        shift_invariant: whether adding one number to all logits of a column changes nothing.
+        ranges: for each number that has one, its range.
+        per_class: names of numbers that may be one per class, shape (K,).
+        curvature: method of the labels that bounds the second derivative of each column's loss along any direction,
+            shape (n,), or ``None``; ``ufm.solve(method="logits")`` needs it.
+    """
+
+    name: ClassVar[str] = ""
+    reads: ClassVar[Literal["logits", "pairs"]] = "logits"
+    convex: ClassVar[bool] = False
+    nonnegative: ClassVar[bool] = True
+    shift_invariant: ClassVar[bool] = False
+    collapses: ClassVar[bool] = False
+    ranges: ClassVar[dict[str, Range]] = {}
+    per_class: ClassVar[tuple[str, ...]] = ()
+    curvature: ClassVar[Any] = None
+
+
+def shipped(cls: T) -> T:
+    """Decorator of the losses of ufm itself."""
+    LOSSES.append(cls)
     return cls
 
 
-def known_loss(loss: Any) -> type:
-    """The class of a loss that ufm ships; everything that is known of a loss beyond its formula is asked of this class.
+_FACTS = ("reads", "convex", "nonnegative", "shift_invariant")
 
-    A subclass may have another formula, for which nothing proven of its parent holds.  So no subclass passes.
+
+def register_loss(name: str) -> Callable[[T], T]:
+    """Decorator that gives a loss of your own a name, and with it a place in every part of ufm.
+
+    The class becomes a frozen record of its annotated fields.  Then ``ufm.shallow(loss=name)`` states problems with it
+    (``ufm.contrastive`` where it reads pairs), and they are solved, certified, stacked and swept like all others.  Of a
+    loss that is convex and nonnegative the certificate is a tangent bound (docs/certificates.md, section 14).
+
+    Args:
+        name: a word that no other loss has.
+
+    Raises:
+        ValueError: the name is taken or the class is no loss; or it is declared convex, or not negative, and a random
+            trial finds the contrary.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ufm
+        >>> @ufm.register_loss("squared-hinge")
+        ... class SquaredHinge(ufm.Loss):
+        ...     margin: float = 1.0
+        ...     convex = True
+        ...
+        ...     def per_column(self, logits, labels):
+        ...         sign = jnp.where(ufm.losses.own_mask(labels), 1.0, -1.0)
+        ...         return jnp.sum(jnp.maximum(self.margin - sign * logits, 0.0) ** 2, axis=0)
+        >>> problem = ufm.shallow([30, 10, 10], loss="squared-hinge", weight_decay=0.02, feature_decay=0.01)
+        >>> ufm.answer(problem).certificate.words
+        'global'
+    """
+    if not isinstance(name, str) or not name.replace("-", "").isidentifier() or not name.islower():
+        raise ValueError(f"name: {show(name)} is no name for a loss; give small letters, digits and hyphens")
+
+    def register(cls: T) -> T:
+        if not (isinstance(cls, type) and issubclass(cls, Loss)):
+            raise ValueError(f"{name}: {show(cls)} is not derived from ufm.Loss; give a class that is")
+        taken = next((other for other in LOSSES if other.name == name), None)
+        same = taken is not None and (taken.__module__, taken.__qualname__) == (cls.__module__, cls.__qualname__)
+        if not same and (taken is not None or name in NAMED | CONTRASTIVE):
+            raise ValueError(f"name: {name!r} is the name of another loss; choose one of your own")
+        for fact in (*_FACTS, "collapses", "ranges", "per_class", "curvature"):
+            if fact not in cls.__dict__:  # facts of a parent are not facts of this formula
+                setattr(cls, fact, getattr(Loss, fact))
+        formula = "per_column" if cls.reads == "logits" else "mean"
+        if formula not in cls.__dict__:
+            raise ValueError(f"{name}: it has no formula of its own; give {cls.__name__} a method {formula}")
+        made = cls if "__dataclass_fields__" in cls.__dict__ else record(cls)
+        made.name = name
+        _try_facts(made)
+        if taken is not None:  # a cell of a notebook that runs again
+            LOSSES.remove(taken)
+        LOSSES.append(made)
+        REGISTERED[name] = made
+        (NAMED if made.reads == "logits" else CONTRASTIVE)[name] = lambda labels, **numbers: made(**numbers)
+        return made  # type: ignore[return-value]
+
+    return register
+
+
+def _try_facts(cls: type, trials: int = 64) -> None:
+    """Try at random points what a loss declares; a trial proves nothing, but finds the common mistakes."""
+    try:
+        loss = cls()
+    except TypeError:
+        return  # a number without a default: the facts may depend on it
+    labels = from_counts([2.0, 1.0, 1.0]).by_sample()
+    size = labels.num_classes if cls.reads == "logits" else labels.num_columns
+    rng = np.random.default_rng(0)
+    with float64():
+
+        def total(x: Any) -> Any:
+            x = jnp.asarray(x)
+            return jnp.sum(loss.per_column(x, labels)) if cls.reads == "logits" else loss.mean(x, labels)
+
+        try:
+            if jnp.shape(total(np.zeros((size, labels.num_columns)))) != ():
+                raise TypeError("its values have a wrong shape")
+            values = jax.jit(jax.vmap(total))
+            ends = (
+                rng.standard_normal((2, trials, size, labels.num_columns))
+                * np.geomspace(0.1, 10, trials)[:, None, None]
+            )
+            if cls.reads == "pairs":
+                ends = 0.5 * (ends + np.swapaxes(ends, -1, -2))
+            low, high, middle = (np.asarray(values(x)) for x in (ends[0], ends[1], 0.5 * (ends[0] + ends[1])))
+        except (TypeError, IndexError, AttributeError, ValueError) as error:
+            said = str(error).split("\n")[0]
+            raise ValueError(f"{cls.name}: its formula fails at a 3 x 4 matrix of logits ({said}); mend it") from None
+    slack = 1e-9 * (np.abs(low) + np.abs(high))
+    if cls.convex and np.any(middle > 0.5 * (low + high) + slack):
+        raise ValueError(f"convex: {cls.name} is not convex, as a random segment shows; say convex = False")
+    if cls.nonnegative and min(low.min(), high.min()) < 0:
+        raise ValueError(f"nonnegative: {cls.name} takes negative values; say nonnegative = False, or add a constant")
+
+
+def known_loss(loss: Any) -> type:
+    """The class of a loss that ufm ships or that is registered; all that is known of a loss is asked of this class.
+
+    A class derived from it may have another formula, for which nothing proven of its parent holds.  So it does not pass
+    before it is registered itself, with facts of its own.
 
     Raises:
         ValueError: the loss is of no such class.
@@ -42,21 +179,24 @@ def known_loss(loss: Any) -> type:
     >>> known_loss(MeanSquaredError()).__name__
     'MeanSquaredError'
     """
-    if type(loss) in SHIPPED:
-        return type(loss)
-    own = ", ".join(cls.__name__ for cls in SHIPPED)
-    parent = next((cls.__name__ for cls in type(loss).__mro__ if cls in SHIPPED), None)
+    cls = type(loss)
+    if cls in LOSSES:
+        return cls
+    parent = next((other.__name__ for other in cls.__mro__ if other in LOSSES), None)
     if parent is not None:
         raise ValueError(
-            f"loss: {type(loss).__name__} is a subclass of {parent}, and nothing proven of {parent} holds for another "
-            f"formula; give a loss of ufm itself ({own})"
+            f"loss: {cls.__name__} is a subclass of {parent}, and nothing proven of {parent} holds for another "
+            "formula; give it a name of its own with ufm.register_loss"
         )
+    if isinstance(loss, Loss):
+        raise ValueError(f"loss: {cls.__name__} has no name; register the class with ufm.register_loss")
+    own = ", ".join(other.__name__ for other in LOSSES)
     raise ValueError(f"loss: {show(loss)} is not a loss of ufm; give one of its names, or an object of {own}")
 
 
 @shipped
 @record
-class CrossEntropy:
+class CrossEntropy(Loss):
     """Cross-entropy with optional reweighting, scaling, shifting and label smoothing.
 
         loss(z, y) = omega_y CE(s_y * z + iota_y, T_y),   CE(u, T) = sum_c T_c (logsumexp(u) - u_c),
@@ -85,6 +225,7 @@ class CrossEntropy:
 
     name = "ce"
     convex = True
+    shift_invariant = True
 
     def scale(self, labels: Labels) -> Any:
         """s, broadcastable to K x n: the factor of each logit; ``None`` if it is 1."""
@@ -123,6 +264,12 @@ class CrossEntropy:
         weight = self.column_weight(labels)
         return loss if weight is None else weight * loss
 
+    def curvature(self, labels: Labels) -> Any:
+        """omega_y max_c s_c^2 / 2, shape (n,)."""
+        scale, weight = self.scale(labels), self.column_weight(labels)
+        most = jnp.full(labels.num_columns, 0.5) if scale is None else 0.5 * jnp.max(scale, axis=0) ** 2
+        return most if weight is None else weight * most
+
     def residual(self, logits: Any, labels: Labels) -> tuple[Any, Any]:
         """Softmax residual R = P - T of the inner logits, split as (off-diagonal part, own-class mass t).
 
@@ -137,7 +284,7 @@ class CrossEntropy:
 
 @shipped
 @record
-class WeightedTargets:
+class WeightedTargets(Loss):
     """Cross-entropy whose class weights multiply each entry of the smoothed target, not the sample as a whole.
 
         loss(z, y) = sum_c omega_c T_yc (logsumexp(z) - z_c),    T_y = (1 - eps) e_y + (eps/K) 1,
@@ -145,7 +292,7 @@ class WeightedTargets:
     the ``CrossEntropyLoss(weight=omega, label_smoothing=eps)`` of PyTorch, whose mean divides by sum_k n_k omega_k:
     equal to the mean of ufm where omega is scaled so that this sum is N, as the name ``wce-targets`` does.  Without
     smoothing, or with equal weights, it is the weighted :class:`CrossEntropy`; else the two differ: the targets
-    T_yc omega_c of a class are uneven, and no lower bound is known here.  Convex in z.
+    T_yc omega_c of a class are uneven.  Convex in z.
 
     Attributes:
         smoothing: eps in [0, 1), a number or ``None``.
@@ -157,6 +304,7 @@ class WeightedTargets:
 
     name = "wce-targets"
     convex = True
+    shift_invariant = True
 
     def masses(self, labels: Labels) -> tuple[Any, Any]:
         """(sum_c omega_c T_yc of each column (n,), (eps/K) omega_c of each row (K, 1))."""
@@ -176,10 +324,14 @@ class WeightedTargets:
         loss, gaps = log_sum_of_gaps(logits, labels)
         return mass * loss - jnp.sum(even * gaps, axis=0)
 
+    def curvature(self, labels: Labels) -> Any:
+        """Half the mass of each column, shape (n,)."""
+        return 0.5 * self.column_weight(labels)
+
 
 @shipped
 @record
-class Focal:
+class Focal(Loss):
     """Focal loss (1 - p_y)^gamma (-log p_y), with optional class weights. Not convex for gamma > 0.
 
     Attributes:
@@ -194,6 +346,7 @@ class Focal:
 
     name = "focal"
     convex = False
+    shift_invariant = True
 
     def per_column(self, logits: Any, labels: Labels) -> Any:
         """Loss of each column, shape (n,)."""
@@ -204,7 +357,7 @@ class Focal:
 
 @shipped
 @record
-class MeanSquaredError:
+class MeanSquaredError(Loss):
     """Mean squared error (1/2) ||z - e_y||^2 to the one-hot target, with optional class weights. Convex."""
 
     class_weight: Any = None
@@ -221,8 +374,10 @@ class MeanSquaredError:
         loss = 0.5 * jnp.sum((logits - own_mask(labels)) ** 2, axis=0)
         return loss if self.class_weight is None else _by_column(self.class_weight, labels) * loss
 
-
-Loss = CrossEntropy | Focal | MeanSquaredError | WeightedTargets
+    def curvature(self, labels: Labels) -> Any:
+        """omega_y, shape (n,)."""
+        weight = self.column_weight(labels)
+        return jnp.ones(labels.num_columns) if weight is None else weight
 
 
 # ------------------------------------------------------------------ cross-entropy, accurately
@@ -341,6 +496,9 @@ NAMED = {
 }
 """Loss names of the command line and of :func:`ufm.shallow`, each with its builder."""
 
+CONTRASTIVE: dict[str, Callable[..., Any]] = {}
+"""Names of losses of pairs, each with its builder; :mod:`ufm.problem.contrastive` fills in those of ufm."""
+
 
 RANGES = {
     "smoothing": (lambda v: (v >= 0) & (v < 1), "must lie in [0, 1)"),
@@ -364,7 +522,7 @@ def check_ranges(loss: Any, lanes: bool = False) -> None:
 
     With ``lanes`` NaN and infinity pass: one bad problem of a stack harms no other.
     """
-    for name, (valid, words) in RANGES.items():
+    for name, (valid, words) in (RANGES | loss.ranges).items():
         value = getattr(loss, name, None)
         if value is None or is_traced(value):
             continue
@@ -380,7 +538,7 @@ def check_ranges(loss: Any, lanes: bool = False) -> None:
 def check_loss(loss: Any, num_classes: int) -> None:
     """Raise a ValueError that names the first parameter of the loss that is out of its range or of a wrong shape."""
     check_ranges(loss)
-    for name in PER_CLASS:
+    for name in (*PER_CLASS, *loss.per_class):
         value = getattr(loss, name, None)
         shape = () if value is None else np.shape(value)
         if shape and shape[-1] not in (1, num_classes):

@@ -28,20 +28,14 @@ from .contrastive import (
     CONTRASTIVE,
     TWO_TOWER,
     BatchedSupCon,
-    ContrastiveLoss,
-    Sigmoid,
-    Spread,
     check_contrastive,
 )
 from .labels import Labels
 from .losses import (
     NAMED,
     PER_CLASS,
-    CrossEntropy,
-    Focal,
+    REGISTERED,
     Loss,
-    MeanSquaredError,
-    WeightedTargets,
     check_loss,
     known_loss,
 )
@@ -152,7 +146,7 @@ class Problem:
 
     @property
     def loss_kind(self) -> type:
-        """The class of the loss, which is one that ufm ships; raises for any other (see ``losses.known_loss``)."""
+        """The class of the loss; raises for one that is neither of ufm nor registered (see ``losses.known_loss``)."""
         return known_loss(self.loss)
 
     @property
@@ -163,7 +157,7 @@ class Problem:
     @property
     def collapses(self) -> bool:
         """Whether the samples of a class coincide at every optimum of a contrastive loss, in enough dimensions."""
-        return getattr(self.loss_kind, "pairwise", False) and self.loss.collapses
+        return self.loss_kind.reads == "pairs" and self.loss.collapses
 
     @property
     def num_classes(self) -> int:
@@ -187,14 +181,15 @@ class Problem:
     def sufficient_dim(self) -> int:
         """Feature dimension from which the relaxation is tight.
 
-        K - 1; K for MSE unless the bias is free; for contrastive losses K - 1 where classes collapse (K with
-        nonnegative features) and the number of columns where they do not.
+        K - 1 with a free bias or a loss that is invariant to shifts of all logits, as cross-entropy is; K else; for
+        contrastive losses K - 1 where classes collapse (K with nonnegative features) and the number of columns where
+        they do not.
         """
         if self.model.readout == "pairs" and not self.collapses:
             return self.labels.num_columns
         if self.model.readout == "pairs" and self.model.features.startswith("nonnegative"):
             return self.num_classes
-        return self.num_classes - (0 if self.loss_kind.name == "mse" and self.model.bias != "free" else 1)
+        return self.num_classes - (1 if self.loss_kind.shift_invariant or self.model.bias == "free" else 0)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -285,9 +280,6 @@ A_PROBLEM = of_type(Problem, "state one with ufm.shallow, ufm.deep or ufm.contra
 # ------------------------------------------------------------------ construction
 
 
-_WITH_CLASSIFIER = (CrossEntropy, Focal, MeanSquaredError, WeightedTargets)
-
-
 def shallow(
     counts: Any = None,
     *,
@@ -369,16 +361,14 @@ def shallow(
             loss = NAMED[loss](labels, **given)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
-    elif known_loss(loss) not in _WITH_CLASSIFIER:
+    elif known_loss(loss).reads != "logits":
         raise ValueError(f"loss: {show(loss)} has no classifier; state the problem with ufm.contrastive")
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
         said = f"{show(value)} has no place, a loss object already holds its parameters"
         raise ValueError(f"{name}: {said}; {_meant(name, _ARGUMENTS) or 'drop it'}")
     assert not isinstance(loss, str)
-    loss = dataclasses.replace(
-        loss, **{f.name: _array(getattr(loss, f.name), f.name) for f in dataclasses.fields(loss)}
-    )
+    loss = dataclasses.replace(loss, **{name: _array(getattr(loss, name), name) for name in _numbers_of(loss)})
     check_loss(loss, k)
     if "budget" in (features, classifier) and labels.classes is not None:
         labels = labels.by_class()
@@ -531,7 +521,7 @@ def contrastive(
     *,
     labels: Labels | None = None,
     dim: int | None = None,
-    loss: str | ContrastiveLoss = "supcon",
+    loss: str | Loss = "supcon",
     features: str = "sphere",
     temperature: Any = None,
     feature_decay: Any = None,
@@ -579,7 +569,7 @@ def contrastive(
         if isinstance(loss, str) and loss == "sigmoid" and np.ndim(counts) == 0:
             counts = np.full(whole_number("counts", counts, 2, 2**31), 2.0)
         labels = labels_module.from_counts(counts)
-        if (loss in TWO_TOWER) if isinstance(loss, str) else known_loss(loss) in (Sigmoid, Spread):
+        if (loss if isinstance(loss, str) else known_loss(loss).name) in TWO_TOWER | REGISTERED:
             labels = labels.by_sample()
     if not isinstance(labels, Labels):
         raise ValueError(f"labels: {show(labels)} is not a Labels; make one with ufm.labels.from_labels or from_counts")
@@ -587,21 +577,20 @@ def contrastive(
         batched = loss == "supcon" and "batches" in loss_parameters
         make = (lambda labels, **kw: BatchedSupCon(**{"batches": None, **kw})) if batched else known[loss]
         _check_parameters(loss, make, labels, loss_parameters)
-        for name in {"class_weight", "mix", "exponent", "offset"} & loss_parameters.keys():
+        for name in loss_parameters.keys() - _STRUCTURE:
             loss_parameters[name] = _array(loss_parameters[name], name)
         try:
             loss = make(labels, **loss_parameters)
         except TypeError as error:
             raise ValueError(f"loss: {loss!r} does not take these parameters ({error})") from None
-    elif known_loss(loss) in _WITH_CLASSIFIER:
+    elif known_loss(loss).reads != "pairs":
         raise ValueError(f"loss: {show(loss)} is not a contrastive loss; state the problem with ufm.shallow")
     elif loss_parameters:
         name, value = next(iter(loss_parameters.items()))
         said = f"{show(value)} has no place, a loss object already holds its parameters"
         raise ValueError(f"{name}: {said}; {_meant(name, _ARGUMENTS) or 'drop it'}")
-    assert not isinstance(loss, str)
-    numbers = {"class_weight", "mix", "offset"} & {f.name for f in dataclasses.fields(loss)}
-    loss = dataclasses.replace(loss, **{name: _array(getattr(loss, name), name) for name in numbers})
+    assert isinstance(loss, Loss)
+    loss = dataclasses.replace(loss, **{name: _array(getattr(loss, name), name) for name in _numbers_of(loss)})
     if not loss.collapses:
         n = labels.num_columns
         check_bytes("counts", f"the {n} x {n} matrix of similarities", 8.0 * n * n, "give fewer columns")
@@ -657,7 +646,9 @@ def _align(problem: Problem) -> Problem:
     if is_traced(problem):
         return problem
     vectors = {id(problem.labels.weights)} | {
-        id(value) for name in PER_CLASS if (value := getattr(problem.loss, name, None)) is not None and np.ndim(value)
+        id(value)
+        for name in (*PER_CLASS, *problem.loss.per_class)
+        if (value := getattr(problem.loss, name, None)) is not None and np.ndim(value)
     }
     keep = {id(problem.labels.classes), id(getattr(problem.loss, "batches", None))}  # integers, the same in a stack
 
@@ -717,6 +708,14 @@ _ARGUMENTS = tuple(
         if parameter.kind is not parameter.VAR_KEYWORD
     )
 )
+
+
+_STRUCTURE = {"batches", "self_included", "views"}
+
+
+def _numbers_of(loss: Any) -> list[str]:
+    """Names of the fields of a loss that are float64 arrays."""
+    return [f.name for f in dataclasses.fields(loss) if not f.metadata.get("static") and f.name not in _STRUCTURE]
 
 
 def _array(value: Any, name: str = "") -> Any:

@@ -156,11 +156,13 @@ def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
     eliminated = problem.loss_kind.name == "mse"
     has_b = problem.model.bias != "none" and not eliminated
 
+    if problem.loss_kind.curvature is None:
+        raise ValueError(
+            f"method: the {problem.loss_kind.name} loss states no bound of its curvature, which 'logits' needs; "
+            "give its class a method curvature(labels), or drop method"
+        )
     # Curvature bound of the data term in X: 1/N for MSE; half of it, with the squared scales, for cross-entropy.
-    scale = problem.loss.scale(problem.labels) if hasattr(problem.loss, "scale") else None
-    omega = problem.loss.column_weight(problem.labels)
-    bound = (1.0 if eliminated else 0.5) * jnp.max((1.0 if omega is None else omega) * jnp.ones(k))
-    bound = bound * (1.0 if scale is None else jnp.max(scale) ** 2)
+    bound = jnp.max(problem.loss.curvature(problem.labels))
     root_m = jnp.ones(())
     if has_b:
         # One step length serves both blocks, so b is measured in a unit that gives it the curvature of X, before the

@@ -1,0 +1,183 @@
+"""The lower bound of any convex loss, from its value and gradient alone (docs/certificates.md, section 14).
+
+With f convex in the class logits, G = grad f(U) at the logits U and D = diag(n), for decayed factors and f >= 0
+
+    F >= t (f(U) - <G, U>),     t = min(1, lambda_Z / ||G D^{-1/2}||_2):
+
+f is above its tangent, and above zero, so above t times the tangent; and t <G, Z> + lambda_Z ||Z D^{1/2}||_* >= 0.
+Spheres, balls and budgets: the cost of the norm takes the place of t, as for the dual bounds.  A decayed bias adds
+-t^2 ||G 1||^2 / (2 lambda_b).  A free bias needs G 1 = 0, which floats do not give: what is left of it is multiplied by
+a bound of the bias on the set where F is no more than at the given point; that set is cut out by further tangents, far
+out along every axis of the bias.
+
+First order in the distance to the optimum, where the dual bounds of :mod:`.dual` are second order.  Rounding errors of
+a formula that nobody has analysed are bounded by :mod:`.enclosure`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..problem import Labels, Params, Problem
+from .dual import Bound
+from .enclosure import Ball, enclose, radius_of, why_not
+from .form import ClassForm, held_cost, is_held
+from .norm import absolute_norm, basis, verified_norm
+from .rounding import SLACK, TINY, gamma
+
+_FACTOR = 16
+"""Roundings in lambda_Z, a root of a count, and their quotients."""
+
+
+def why_no_tangent(problem: Problem) -> str | None:
+    """Why the tangent bound does not serve a problem with one weight matrix; reads structure only."""
+    kind = problem.loss_kind
+    if not kind.convex:
+        return f"no bound is known for the {kind.name} loss, which is not convex"
+    if not kind.nonnegative and (not is_held(problem) or problem.model.bias == "free"):
+        return f"the {kind.name} loss may be negative, and then its tangents bound nothing"
+    loss = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf)[len(problem.batch_shape) :]), problem.loss)
+    k = problem.num_classes
+    name = why_not(_slope_of(loss, k), np.zeros((k, k)), np.ones(k))
+    return None if name is None else f"the rounding of {name}, which the {kind.name} loss uses, is not known"
+
+
+def tangent_bound(problem: Problem, form: ClassForm, params: Params, upper: Any) -> Bound:
+    """The proven bound at the tangent of the class logits.
+
+    Args:
+        problem: one problem.
+        form: its class form.
+        params: class-mean parameters, features d x K.
+        upper: an upper bound of F somewhere; a free bias is bounded on the set where F is at most this.
+
+    Returns:
+        The bound; ``residual`` is the gradient of the data term in the class logits, ``norm`` that of G D^{-1/2} in
+        units of lambda_Z for decayed factors.
+    """
+    logits = problem.model.logits(params)
+    data, slope = _tangent(problem, form, logits)
+    height, flow = _height(data, slope, logits), _flow(slope)
+    norm = _norm(form, slope)
+    kind, held = problem.loss_kind, is_held(problem)
+    if problem.model.bias == "free":
+        height = height - SLACK * jnp.sum(flow) * _largest_bias(problem, form, logits, upper)
+    cost = jnp.zeros(())
+    if problem.model.bias == "decay":
+        cost = 0.5 * jnp.sum((flow / jnp.sqrt(problem.decay.bias)) ** 2) * (1 + gamma(flow.shape[0] + 24)) + TINY
+    if held:
+        paid = held_cost(problem, form, norm * (1 + gamma(4)))
+        lower = height - cost + paid - gamma(4) * (jnp.abs(height) + cost + jnp.abs(paid))
+    else:
+        reach = form.unit / norm * (1 - gamma(_FACTOR) - 4 * form.doubt)
+        t = jnp.minimum(jnp.where(norm > 0, reach, 1.0), 1.0)
+        best = jnp.where(cost > 0, height / (2 * jnp.where(cost > 0, cost, 1.0)), 1.0)
+        t = jnp.clip(jnp.minimum(t, best), 0.0, 1.0) * (1 - gamma(2))
+        lower = t * height - t**2 * cost
+        lower = lower - gamma(8) * (t * jnp.abs(height) + t**2 * cost)
+    if kind.nonnegative:
+        lower = jnp.where(lower > 0, lower, jnp.where(jnp.isnan(upper), jnp.nan, 0.0))
+    return Bound(slope.value, norm if held else norm / form.unit, lower - TINY)
+
+
+# ------------------------------------------------------------------ one tangent
+
+
+def _slope_of(loss: Any, classes: int) -> Any:
+    """The data term of class logits with its gradient, as a function of logits and counts."""
+
+    def data(logits: Any, counts: Any) -> Any:
+        return jnp.sum(counts * loss.per_column(logits, Labels(counts, None, classes))) / jnp.sum(counts)
+
+    return jax.value_and_grad(data)
+
+
+def _tangent(problem: Problem, form: ClassForm, logits: Any) -> tuple[Ball, Ball]:
+    """f and G at float logits, with bounds of their errors."""
+    counts = Ball(form.counts, form.doubt * form.counts)
+    return enclose(_slope_of(problem.loss, problem.num_classes), logits, counts)
+
+
+def _height(data: Ball, slope: Ball, logits: Any) -> Any:
+    """Lower bound of f(U) - <G, U>."""
+    terms = slope.value * logits
+    inner = jnp.sum(terms)
+    error = gamma(terms.size + 2) * jnp.sum(jnp.abs(terms)) + jnp.sum(radius_of(slope) * jnp.abs(logits))
+    error = error + radius_of(data)
+    return data.value - inner - SLACK * error - gamma(4) * (jnp.abs(data.value) + jnp.abs(inner)) - TINY
+
+
+def _flow(slope: Ball) -> Any:
+    """Upper bound of |sum_k G_ck|, by row."""
+    rounding = gamma(slope.value.shape[1]) * jnp.sum(jnp.abs(slope.value), axis=1)
+    return jnp.abs(jnp.sum(slope.value, axis=1)) + SLACK * (rounding + jnp.sum(radius_of(slope), axis=1)) + TINY
+
+
+def _scaled(form: ClassForm, slope: Ball) -> tuple[Any, Any]:
+    """(G D^{-1/2}, upper bound of the norm of its error)."""
+    matrix = slope.value / form.root[None, :]
+    error = absolute_norm(radius_of(slope) / form.root[None, :])
+    return matrix, SLACK * error + (gamma(8) + 4 * form.doubt) * absolute_norm(matrix) + TINY
+
+
+def _norm(form: ClassForm, slope: Ball) -> Any:
+    """Upper bound of ||G D^{-1/2}||_2."""
+    matrix, error = _scaled(form, slope)
+    largest = jnp.max(jnp.abs(matrix))
+    unit = matrix / jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    unit = jnp.where(jnp.all(jnp.isfinite(unit)), unit, jnp.zeros_like(unit))
+    _, vectors = jnp.linalg.eigh(unit.T @ unit, symmetrize_input=False)
+    return verified_norm(matrix, basis(vectors), error)
+
+
+# ------------------------------------------------------------------ a free bias
+
+
+def _largest_bias(problem: Problem, form: ClassForm, logits: Any, upper: Any) -> Any:
+    """Upper bound of max |b_c| where F <= upper; of the bias less its mean, for a loss that such shifts leave as it is.
+
+    A tangent at U_j cuts off  (G_j 1) . b <= h_j = upper - (f(U_j) - <G_j, U_j>) + what <G_j, Z> can win.  With
+    y >= 0 and  sum_j y_j G_j 1 = +-e_c + delta  follows  +-b_c <= y . h + ||delta||_1 max |b|.
+    """
+    k = problem.num_classes
+    eye = jnp.eye(k)
+    far = 8.0 + 2.0 * jnp.max(jnp.abs(logits))
+    steps = far * jnp.concatenate([eye, -eye])
+
+    def cut(step: Any) -> tuple[Any, Any, Any]:
+        here = logits + step[:, None]
+        data, slope = _tangent(problem, form, here)
+        matrix, error = _scaled(form, slope)
+        norm = (absolute_norm(matrix) + error) * (1 + gamma(4))
+        won = -held_cost(problem, form, norm) if is_held(problem) else norm * upper / form.unit * (1 + gamma(_FACTOR))
+        level = (upper - _height(data, slope, here) + won) * (1 + gamma(8))
+        doubt = gamma(k) * jnp.sum(jnp.abs(slope.value), axis=1) + jnp.sum(radius_of(slope), axis=1)
+        return jnp.sum(slope.value, axis=1), SLACK * doubt, jnp.maximum(level, 0.0)
+
+    rows, doubts, levels = jax.vmap(cut)(steps)
+    targets = jnp.concatenate([eye, -eye])
+    if problem.loss_kind.shift_invariant:
+        targets = targets - jnp.mean(targets, axis=1, keepdims=True)
+    shares = _nonnegative_fit(rows, targets)
+    rest = jnp.abs(targets - shares @ rows) + gamma(2 * k + 4) * (jnp.abs(targets) + shares @ jnp.abs(rows))
+    left = jnp.max(jnp.sum(rest + shares @ doubts, axis=1)) * SLACK
+    bound = jnp.max(shares @ levels) * (1 + gamma(2 * k + 8))
+    return jnp.where(left < 0.9, bound / (1.0 - left) * (1 + gamma(8)), jnp.inf)
+
+
+def _nonnegative_fit(rows: Any, targets: Any, rounds: int = 300) -> Any:
+    """y >= 0 with y rows near the targets, by accelerated projected gradient; floats, need no proof."""
+    product = rows @ rows.T
+    size = jnp.trace(product)
+    start = jnp.zeros((targets.shape[0], rows.shape[0]))
+
+    def body(step: Any, carry: Any) -> Any:
+        y, z = carry
+        new = jnp.maximum(z - (z @ product - targets @ rows.T) / size, 0.0)
+        return new, new + step / (step + 3.0) * (new - y)
+
+    return jax.lax.fori_loop(0, rounds, body, (start, start))[0]
