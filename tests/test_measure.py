@@ -579,14 +579,16 @@ def test_norms_gram_distances():
     assert m.pairwise_distances(near)[0, 1] == 2.0**-40
 
 
-def test_group_cosines_of_a_minority_collapsed_configuration():
+def test_mean_cosines_of_the_groups_of_a_minority_collapsed_configuration():
     V = np.array([[1.0, 0.0, 3.0, 5.0], [0.0, 2.0, 3.0, 5.0]])
     half = math.sqrt(0.5)
-    np.testing.assert_allclose(m.group_cosines(V, [0, 0, 1, 1]), [[0.0, half], [half, 1.0]], atol=1e-15)
-    single = m.group_cosines(V[:, :3], [0, 0, 1])
+    np.testing.assert_allclose(
+        m.group_average(m.cosine_matrix(V), [0, 0, 1, 1]), [[0.0, half], [half, 1.0]], atol=1e-15
+    )
+    single = m.group_average(m.cosine_matrix(V[:, :3]), [0, 0, 1])
     assert math.isnan(single[1, 1])
     assert single[0, 1] == single[1, 0] == pytest.approx(half)
-    assert math.isnan(m.group_cosines(V * [1, 1, 1, 0], [0, 0, 1, 1])[0, 1])
+    assert math.isnan(m.group_average(m.cosine_matrix(V * [1, 1, 1, 0]), [0, 0, 1, 1])[0, 1])
 
 
 def test_gram_distance_divides_out_scale_but_not_sign():

@@ -10,7 +10,8 @@ from ufm import cli
 from ufm.measure import gram_distance, measure, simplex_etf_gram
 from ufm.measure.files import read_features
 from ufm.report import Geometry, _best_order, compare, read_report, report
-from ufm.theory.frames import seli_frames, simplex_etf
+from ufm.theory.frames import simplex_etf
+from ufm.theory.spectral import centering_matrix, factors_from_logits
 
 COUNTS = (40, 40, 4, 4)
 DECAYS = {"weight_decay": 4e-3, "feature_decay": 1e-3}
@@ -90,7 +91,7 @@ def test_without_decays_the_nearest_of_a_path_is_reported_as_such(optimum):
     assert 2e-3 / 1.8 < found.path.grid[found.path.chosen] < 2e-3 * 1.8
     assert any("lambda_Z was not given" in note for note in found.notes)
     # At a vanishing decay the optimum tends to SELI, like 1/log: SELI features sit at the far end of the path.
-    W, M = seli_frames(COUNTS, dim=4)
+    W, M = factors_from_logits(centering_matrix(4), COUNTS, dim=4)
     limit = report(*laid_out(M), W)
     assert limit.nearest.name == "seli"
     assert limit.path.chosen == 0

@@ -354,18 +354,6 @@ def test_polygon(k, scale):
         np.testing.assert_allclose(value, 2 * math.log1p(math.exp(-0.9 * scale)), rtol=1e-9)
 
 
-def test_tied_sphere():
-    n, d = 6, 5
-
-    def objective(flat):
-        u = flat.reshape(n, d) / np.linalg.norm(flat.reshape(n, d), axis=1, keepdims=True)
-        return np.sum(np.log(np.exp(u @ u.T - 1).sum(axis=1)))
-
-    random = np.random.default_rng(0)
-    best = min(minimize(objective, random.standard_normal(n * d), tol=1e-12).fun for _ in range(3))
-    np.testing.assert_allclose(sphere.tied_sphere_value(n), best, rtol=1e-8)
-
-
 # ------------------------------------------------------------------ layer-peeled model, imbalanced
 
 

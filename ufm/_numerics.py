@@ -197,27 +197,12 @@ def tree_dot(a: Any, b: Any) -> Any:
     )
 
 
-def tree_norm(a: Any) -> Any:
-    """Euclidean norm of a tree taken as one vector."""
-    return jnp.sqrt(tree_dot(a, a))
-
-
-def tree_axpy(scale: Any, x: Any, y: Any) -> Any:
-    """scale * x + y, leaf by leaf."""
-    return jax.tree.map(lambda u, v: scale * u + v, x, y)
-
-
 def tree_where(condition: Any, a: Any, b: Any) -> Any:
     """Leafwise ``jnp.where`` with one scalar condition."""
     return jax.tree.map(lambda u, v: jnp.where(condition, u, v), a, b)
 
 
 # ------------------------------------------------------------------ functions safe at their edges
-
-
-def xlogx(x: Any) -> Any:
-    """x log x with the limit 0 at x = 0; NaN for negative x, so that an infeasible point is never hidden."""
-    return jnp.where(x == 0, 0.0, x * jnp.log(jnp.where(x == 0, 1.0, x)))
 
 
 def power(x: Any, exponent: Any) -> Any:

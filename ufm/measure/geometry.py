@@ -202,15 +202,6 @@ def group_average(matrix: Any, groups: Any) -> FloatArray:
     return result
 
 
-def group_cosines(V: Any, groups: Any) -> FloatArray:
-    """Mean cosine within and between groups of the columns of V: `group_average` of `cosine_matrix`.
-
-    With groups 0 (majority) and 1 (minority), entry (1, 1) is the minority cosine, 1 at minority collapse
-    (Fang et al. 2021).
-    """
-    return group_average(cosine_matrix(V), groups)
-
-
 @door.checked(K=door.whole(2, 10**6))
 def simplex_etf_gram(K: int) -> FloatArray:
     """Gram matrix of the simplex ETF at Frobenius norm 1: E_K = (I - J/K) / sqrt(K - 1)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .spectral import centering_matrix, factors_from_logits, gram_pair
+from .spectral import centering_matrix, gram_pair
 
 
 def contrast_basis(num_classes: int) -> np.ndarray:
@@ -74,27 +74,6 @@ def regular_polygon(num_classes: int) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)])
 
 
-def sel_matrix(counts: Any) -> np.ndarray:
-    """Simplex-encoded labels: the K x N matrix with column e_y - 1/K for each sample, in class order.
-
-    Args:
-        counts: n_k, whole numbers, shape (K,).
-
-    Raises:
-        ValueError: a count is not a whole number.
-
-    Reference: Thrampoulidis et al. 2022.
-
-    >>> sel_matrix([2, 1])
-    array([[ 0.5,  0.5, -0.5],
-           [-0.5, -0.5,  0.5]])
-    """
-    array = np.asarray(counts)
-    if not np.all(array == np.round(array)):
-        raise ValueError(f"counts: {array.tolist()} are not whole numbers; sel_matrix has one column per sample")
-    return np.repeat(centering_matrix(len(array)), array.astype(int), axis=1)
-
-
 def seli_grams(counts: Any, ratio: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Gram matrices of the SELI geometry: factors of the simplex-encoded labels, with unit margin.
 
@@ -117,11 +96,6 @@ def seli_grams(counts: Any, ratio: float = 1.0) -> tuple[np.ndarray, np.ndarray]
            [-0.5,  0.5]])
     """
     return gram_pair(centering_matrix(len(np.asarray(counts))), counts, ratio)
-
-
-def seli_frames(counts: Any, dim: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Classifier W (K x d) and class means M (d x K) of the SELI geometry with W M = I - J/K; d = K - 1 by default."""
-    return factors_from_logits(centering_matrix(len(np.asarray(counts))), counts, dim=dim)
 
 
 def _pad(frame: np.ndarray, dim: int | None) -> np.ndarray:

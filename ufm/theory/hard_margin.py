@@ -125,22 +125,13 @@ class StepGeometry:
     @property
     def weight_cosines(self) -> tuple[float, float, float]:
         """Cosines between rows of W: (AA, BB, AB)."""
-        return _cosines(self.weight_norm_sq, self.weight_products)
-
-    @property
-    def feature_cosines(self) -> tuple[float, float, float]:
-        """Cosines between class means: (AA, BB, AB)."""
-        return _cosines(self.feature_norm_sq, self.feature_products)
+        (a, b), (inside_a, inside_b, across) = self.weight_norm_sq, self.weight_products
+        return inside_a / a, inside_b / b, across / math.sqrt(a * b)
 
     @property
     def weight_norm_ratio(self) -> float:
         """|w_A| / |w_B|."""
         return math.sqrt(self.weight_norm_sq[0] / self.weight_norm_sq[1])
-
-    @property
-    def feature_norm_ratio(self) -> float:
-        """|m_A| / |m_B|."""
-        return math.sqrt(self.feature_norm_sq[0] / self.feature_norm_sq[1])
 
 
 def seli_step(num_classes: int, imbalance: float, minority: float = 0.5, samples: float = 1.0) -> StepGeometry:
@@ -180,11 +171,6 @@ def seli_step(num_classes: int, imbalance: float, minority: float = 0.5, samples
     roots = tuple(math.sqrt(n) for n in counts)
     norm = sum((own - 1) * r for own, r in zip(sizes, roots, strict=True)) + sigma
     return StepGeometry(norm, *entries(roots, sigma), *entries(tuple(1 / r for r in roots), 1 / sigma))
-
-
-def _cosines(squares: tuple[float, float], products: tuple[float, float, float]) -> tuple[float, float, float]:
-    a, b = squares
-    return products[0] / a, products[1] / b, products[2] / math.sqrt(a * b)
 
 
 # ------------------------------------------------------------------ oracle

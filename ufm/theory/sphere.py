@@ -135,19 +135,6 @@ def polygon_loss(num_classes: int, scale: float) -> float:
     return float(np.log1p(np.sum(np.exp(scale * (np.cos(angles) - 1)))))
 
 
-def tied_sphere_value(points: int) -> float:
-    """Minimum over unit vectors u_1..u_n in R^d, d >= n - 1, of sum_i log(1 + sum_{j != i} exp(<u_j - u_i, u_i>)).
-
-        n log(1 + (n-1) e^{-n/(n-1)}),   attained by the simplex ETF only
-
-    Args:
-        points: n >= 2.
-
-    Reference: Lu & Steinerberger 2022 (structure); the value follows from it.
-    """
-    return points * equal_gap_loss(bounded_margin(points), points)
-
-
 # ------------------------------------------------------------------ oracles
 
 
