@@ -12,6 +12,7 @@ import pytest
 
 import ufm
 from ufm import _programs, phase
+from ufm._numerics import record
 from ufm._programs import compiled, keep_compiled_programs
 from ufm.cli import declared
 from ufm.theory import REGISTRY
@@ -154,6 +155,35 @@ def test_what_has_no_lasting_name_is_not_kept(folder):
 
     with ufm.float64():
         double(jax.random.key(0))
+    assert list(folder.glob("*.program")) == []
+
+
+def test_what_a_class_from_outside_does_is_not_kept(folder):
+    """Two of them may look alike: a program of the one must not run for the other, nor for a later version of it."""
+
+    @compiled
+    def called(function, x):
+        return function(x)
+
+    class Plus:
+        factor: float = 2.0
+
+        def __call__(self, x):
+            return x + self.factor
+
+    class Times:
+        factor: float = 2.0
+
+        def __call__(self, x):
+            return x * self.factor
+
+    class Nothing:
+        def __call__(self, x):
+            return x
+
+    with ufm.float64():
+        found = [float(called(record(cls)(), np.float64(3.0))) for cls in (Plus, Times, Nothing)]
+    assert found == [5.0, 6.0, 3.0]
     assert list(folder.glob("*.program")) == []
 
 

@@ -324,7 +324,10 @@ def _words(value: Any, static: bool = False) -> Any:
             for field in dataclasses.fields(kind)
         }
         return {"record": f"{kind.__module__}:{kind.__qualname__}", "fields": fields}
-    if static or jnp.issubdtype(_dtype(value), jax.dtypes.extended):
+    # A class from outside may change between processes: what depends on one is not kept.
+    if static or not (hasattr(value, "dtype") or isinstance(value, (bool, int, float, complex))):
+        raise _Nameless
+    if jnp.issubdtype(_dtype(value), jax.dtypes.extended):
         raise _Nameless
     return {"array": [_dtype(value).str, *np.shape(value)]}
 
