@@ -62,6 +62,7 @@ NO_DOORS = {
     "check_kind": "is what a door asks",
     "is_proven": "reads what certificates hold",
     "tally": "reads what a solver returned",
+    "register_loss": "changes the table of words for all tests",
 }
 """Public functions that are no doors, and why."""
 
@@ -236,6 +237,7 @@ VALID: dict[str, Callable[[], Any]] = {
 SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
     "shallow": {"counts": lambda: [2, 2, 1], "smoothing": lambda: 0.1, "class_weight": lambda: [1.0, 1.0, 2.0]},
     "deep": {"counts": lambda: [2, 2, 1]},
+    "state": {"words": lambda: {"counts": [2, 2, 1], "bias": "free"}},
     "contrastive": {"counts": lambda: [2, 2, 1], "class_weight": lambda: [1.0, 1.0, 2.0]},
     "critical_points": {"problem": lambda: ufm.contrastive([2, 2])},
     "explore": {"problem": lambda: ufm.contrastive([2, 2])},

@@ -9,7 +9,7 @@ import pytest
 
 import ufm
 from ufm.answer import class_logits, class_means, describe
-from ufm.problem.losses import NAMED
+from ufm.problem.words import NAMED_LOSSES
 
 # The keys of DESIGN, "The command"; the answer may say more, never less.
 PROMISED = {
@@ -231,7 +231,7 @@ def random_stack(rng, size, classes, loss, bias, dim=None):
         columns = {name: [] for name in NEUTRAL}
         for row in counts:
             own = {"smoothing": rng.uniform(0, 0.3)} if rng.random() < 0.4 else {}
-            member = NAMED[FAMILY[rng.integers(len(FAMILY))]](ufm.labels.from_counts(row), **own)
+            member = NAMED_LOSSES[FAMILY[rng.integers(len(FAMILY))]].builder(ufm.labels.from_counts(row), **own)
             for name, neutral in NEUTRAL.items():
                 value = getattr(member, name)
                 value = neutral if value is None else value

@@ -17,12 +17,13 @@ from ufm.certify import bound_known, certify, why_unknown
 from ufm.certify.enclosure import Ball, enclose, radius_of, why_not
 from ufm.certify.tangent import _slope_of
 from ufm.problem import losses
-from ufm.problem.losses import CONTRASTIVE, LOSSES, NAMED, REGISTERED, own_mask
+from ufm.problem.losses import LOSSES, REGISTERED, own_mask
+from ufm.problem.words import NAMED_LOSSES, WORDS
 
 
 @contextlib.contextmanager
 def registries_restored():
-    kept = [(table, table.copy()) for table in (LOSSES, NAMED, CONTRASTIVE, REGISTERED)]
+    kept = [(table, table.copy()) for table in (LOSSES, REGISTERED, NAMED_LOSSES, WORDS)]
     try:
         yield
     finally:

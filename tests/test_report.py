@@ -456,10 +456,10 @@ def test_unreadable_files_and_flags_get_one_sentence(tmp_path, capsys):
         (["features", good, "--labels", tmp_path / "none.npy"], "labels: "),
         (["features", good, "--loss", "hinge"], "loss: 'hinge' is not known"),
         (["features", good, "--constraint", "cube"], "constraint: 'cube' is not known"),
-        (["features", good, "--weight-decay", "1,2"], "has 2 numbers for 1 matrices"),
+        (["features", good, "--weight-decay", "1,2"], "has 2 numbers for depth 1; give one number"),
         (["features", good, "--weight-decay", "-1", "--feature-decay", "1"], "weight-decay: -1"),
         (["features", good, "--loss", "supcon"], "has no classifier"),
-        (["features", good, "--constraint", "nonnegative-ball"], "choose one of none, nonnegative, sphere, ball"),
+        (["features", good, "--constraint", "nonnegative-ball"], "is not known with depth 1; choose one of none"),
         (["features", tmp_path / "folder"], "ufm: features: "),
         (["compare", good, tmp_path / "other.json"], "is not a report"),
         (["compare", good], "ufm compare --help"),
@@ -472,13 +472,13 @@ IDLE = [  # flags, the one that is refused
     ("--frames-only --feature-decay 1e-3", "feature-decay: 0.001 has no effect"),
     ("--frames-only --temperature 3", "temperature: 3.0 has no effect"),
     ("--frames-only --constraint sphere", "constraint: 'sphere' has no effect"),
-    ("--feature-radius -3", "feature-radius: -3.0 has no effect without a sphere or ball"),
-    ("--constraint sphere --feature-radius -3", "feature-radius: -3.0 is not allowed; give a positive number"),
+    ("--feature-radius -3", "feature-radius: -3.0 has no effect with constraint none"),
+    ("--constraint sphere --feature-radius -3", "feature-radius: -3 is not allowed; give a finite positive number"),
     ("--constraint sphere --feature-decay 0.1", "feature-decay: 0.1 has no effect with constraint sphere"),
-    ("--bias-decay 1", "bias-decay: 1.0 has no effect without a bias"),
+    ("--bias-decay 1", "bias-decay: 1.0 has no effect with bias none"),
     ("--weight-decay nan", "weight-decay: nan is not allowed"),
-    ("--feature-decay 0", "feature-decay: 0.0 is not allowed"),
-    ("--temperature -1", "temperature: -1.0 is not allowed"),
+    ("--feature-decay 0", "feature-decay: 0 is not allowed"),
+    ("--temperature -1", "temperature: -1 is not allowed"),
     ("--loss supcon --weight-decay 0.1 --bias-decay 1", "weight-decay: 0.1 has no effect with loss supcon"),
     ("--loss supcon --bias-decay 1", "bias-decay: 1.0 has no effect with loss supcon"),
 ]
@@ -494,7 +494,7 @@ def test_numbers_without_effect_and_numbers_of_no_model_are_refused(tmp_path, ca
 def test_one_decay_of_two_is_said_to_be_unused(optimum):
     found = report(*laid_out(optimum[0]), optimum[1], weight_decay=4e-3)
     assert "weight_decay alone does not fix lambda_Z and was not used" in found.notes
-    with pytest.raises(ValueError, match=r"temperature: 2\.0 has no effect behind several weight matrices"):
+    with pytest.raises(ValueError, match=r"temperature: 2\.0 has no effect with depth 2; drop it"):
         report(np.eye(3) - 0.1, [0, 1, 2], [np.eye(3), np.eye(3)], temperature=2.0)
     with pytest.raises(ValueError, match=r"smoothing: 0\.1 has no effect without a solved optimum"):
         report(np.eye(3), [0, 1, 2], np.eye(3), optimum=False, smoothing=0.1)

@@ -22,11 +22,12 @@ import ufm
 from quick import current, flags
 from ufm.cli import main
 from ufm.measure import gram_distance, simplex_etf_gram
+from ufm.problem import state
+from ufm.problem.state import groups_of
 from ufm.solve import Status
 from ufm.sweep import Store, Sweep, engine, load, read_file, run, status
 from ufm.sweep import routes as routes_module
 from ufm.sweep.grid import cell_seeds
-from ufm.sweep.words import groups_of, problem_of
 
 CE = {"loss": "ce", "classes": 6, "minority": 1 / 3, "minority_samples": 10}
 PLANE = {  # no cell lies on a threshold: sqrt(10)/N is .0527, .0316, .0144, .0026 here
@@ -168,8 +169,8 @@ def test_a_file_that_cannot_be_read(tmp_path, text, name, said):
         ({"loss": "cross"}, "loss: 'cross' is not known"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"loss": "supcon", "bias": "free"}, "bias: 'free' has no effect"),
-        ({"gamma": 1.0}, "gamma: has no effect with loss ce"),
-        ({"minority": 0.5}, "minority: 0.5 has no effect with equal counts"),
+        ({"gamma": 1.0}, "gamma: 1.0 has no effect with loss ce"),
+        ({"minority": 0.5}, "minority: 0.5 has no effect without imbalance"),
         ({"imbalance": 3.0, "minority": 0.01}, "leaves an empty group"),
         ({"samples": 1.0, "minority_samples": 1.0}, "drop one of the two"),
         ({"depth": 2, "temperature": 1.0}, "temperature: 1.0 has no effect with depth 2"),
@@ -185,16 +186,16 @@ def test_a_problem_that_cannot_be_stated_is_told_at_the_door(tmp_path, words, sa
 
 def test_words_state_what_the_constructors_state():
     words = CE | {"imbalance": np.array([2.0, 7.0]), "weight_decay": np.array([0.1, 0.2]), "temperature": 0.5}
-    stack = problem_of(words)
+    stack = state(words)
     one = ufm.shallow([70] * 4 + [10] * 2, weight_decay=0.2, scale=2.0)
     for found, expected in zip(jax.tree.leaves(stack[1]), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-15)
     classes, counts = groups_of(words)
     assert classes.tolist() == [4.0, 2.0]
     assert counts.tolist() == [[20.0, 10.0], [70.0, 10.0]]
-    deep = problem_of({"classes": 3, "loss": "mse", "depth": 3, "width": [5, 4], "weight_decay": [0.1, 0.2, 0.3]})
+    deep = state({"classes": 3, "loss": "mse", "depth": 3, "width": [5, 4], "weight_decay": [0.1, 0.2, 0.3]})
     assert deep.model.widths == (5, 4)
-    assert problem_of({"loss": "sigmoid", "classes": 4, "samples": 2, "offset": np.ones(2)}).batch_shape == (2,)
+    assert state({"loss": "sigmoid", "classes": 4, "samples": 2, "offset": np.ones(2)}).batch_shape == (2,)
 
 
 # ------------------------------------------------------------------ numbers do not depend on how they were computed
@@ -706,7 +707,7 @@ def test_statuses_of_cells_without_an_answer_are_not_those_of_the_solver():
 
 
 def test_decays_of_cells_are_not_taken_for_decays_of_layers():
-    stack = problem_of({"classes": 3, "loss": "mse", "depth": 2, "weight_decay": np.array([0.1, 0.2])})
+    stack = state({"classes": 3, "loss": "mse", "depth": 2, "weight_decay": np.array([0.1, 0.2])})
     assert stack.decay.weight.tolist() == [[0.1, 0.1], [0.2, 0.2]]
     with pytest.raises(ValueError, match="may be one per matrix or one per problem"):
         ufm.deep([[1, 1], [2, 2]], depth=2, weight_decay=[0.1, 0.2])

@@ -51,15 +51,12 @@ from .measure import (
     singular_values,
 )
 from .measure.stream import Agreement
-from .problem import Params, Problem, contrastive, deep, shallow
-from .problem import labels as make_labels
-from .problem.contrastive import CONTRASTIVE
-from .problem.losses import NAMED
+from .problem import Params, Problem, state
+from .problem.words import NAMED_LOSSES, WORDS, check_words, model_of, unknown
 from .theory import Prediction, predict
 from .theory.frames import seli_grams
 from .theory.imbalance import minority_collapse_ratio
 
-CONSTRAINTS = ("free", "nonnegative", "sphere", "ball", "nonnegative-sphere", "nonnegative-ball")
 _DIGITS = 8  # distances that agree so far are equal
 _WIDEST = 64  # hidden widths and dimension of the matching deep model; a network's may be hundreds
 _POINTS = 33
@@ -321,12 +318,6 @@ class Report:
 _RANK = ("simplex_etf", "orthogonal_frame", "seli", "optimum", "optimum_centred")
 
 
-@door.checked(loss=door.text)
-def constraints_of(loss: str) -> tuple[str, ...]:
-    """The constraints that the features of a model with this loss can have."""
-    return CONSTRAINTS if loss in CONTRASTIVE else CONSTRAINTS[:4]
-
-
 def _rank(target: Target) -> int:
     """Who comes first at equal distance."""
     return _RANK.index(target.name) if target.name in _RANK else len(_RANK)
@@ -337,8 +328,6 @@ def _rank(target: Target) -> int:
     points=door.whole(2, 10**6),
     gap=door.FRACTION,
     name=door.text,
-    loss=door.text,
-    activation=door.text,
 )
 def report(
     features: Any,
@@ -353,7 +342,7 @@ def report(
     temperature: float | None = None,
     constraint: str | None = None,
     feature_radius: float | None = None,
-    activation: str = "relu",
+    activation: str | None = None,
     test: tuple[Any, Any] | None = None,
     counts: Any = None,
     optimum: bool = True,
@@ -361,7 +350,7 @@ def report(
     gap: float = 1e-8,
     name: str = "features",
     samples: Literal["columns", "rows"] = "columns",
-    **loss_parameters: Any,
+    **words: Any,
 ) -> Report:
     """Hold learned features against theory.
 
@@ -380,10 +369,10 @@ def report(
         feature_decay: lambda_H, per sample.
         bias_decay: lambda_b; a bias without it is free.
         temperature: logits (similarities) are divided by it.
-        constraint: on the features of the model: free, nonnegative, sphere, ball, nonnegative-sphere,
-            nonnegative-ball. By default nonnegative where all features are, and a sphere for supcon.
+        constraint: on the features of the model, as in :func:`ufm.shallow` and :func:`ufm.contrastive`. By default
+            nonnegative where all features are, and a sphere for supcon.
         feature_radius: of the sphere or ball.
-        activation: between the matrices of a deep head, ``relu`` or ``linear``.
+        activation: between the matrices of a deep head, ``relu`` (the default) or ``linear``.
         test: features and labels of the test set.
         counts: multiplicity of every column, shape (N,).
         optimum: whether to solve the matching model; without it frames alone are targets.
@@ -391,7 +380,7 @@ def report(
         gap: relative gap that is called ``global``.
         name: of the features, for files and figures.
         samples: whether the samples are the columns or the rows of the features, also of the test set.
-        **loss_parameters: of the loss, such as ``smoothing=0.1``.
+        **words: any other word of :mod:`ufm.problem.words` that arrays do not show, such as ``smoothing=0.1``.
 
     Returns:
         A :class:`Report`.
@@ -406,15 +395,14 @@ def report(
     ('simplex_etf', True)
     """
     begin = time.perf_counter()
-    known = (*NAMED, *(word for word in CONTRASTIVE))
-    if loss not in known:
-        raise ValueError(f"loss: {door.show(loss)} is not known; choose one of {', '.join(known)}")
-    if constraint is not None and door.text("constraint", constraint) not in constraints_of(loss):
-        raise ValueError(
-            f"constraint: {door.show(constraint)} is not known; choose one of {', '.join(constraints_of(loss))}"
-        )
+    given = dict(
+        loss=loss, weight_decay=weight_decay, feature_decay=feature_decay, bias_decay=bias_decay,
+        temperature=temperature, constraint=constraint, feature_radius=feature_radius, activation=activation,
+    )  # fmt: skip
+    given = _words_of_report({**given, **words}, optimum)
     matrices = _matrices(weights)
-    depth, pairs = len(matrices), loss in CONTRASTIVE
+    depth, pairs = len(matrices), model_of(given) == "contrastive"
+    activation = "relu" if activation is None else activation
     if pairs and (matrices or bias is not None):
         raise ValueError(f"weights: the loss {loss} has no classifier; leave weights and bias out")
     K = len(matrices[-1]) if matrices else None
@@ -425,10 +413,8 @@ def report(
     H, K = data.features, data.num_classes
     notes = [f"samples are the {samples} of the features: N = {H.shape[1]}, d = {H.shape[0]}"]
     positive = bool((H >= 0).all())
-    if constraint is not None and not optimum and not pairs:
-        raise ValueError(f"constraint: {door.show(constraint)} has no effect without a solved optimum; drop it")
     if constraint is None:
-        kind = "sphere" if pairs else "free"
+        kind = "sphere" if pairs else "none"
         constraint = ("nonnegative-sphere" if pairs else "nonnegative") if positive else kind
         if positive and optimum:
             notes.append("all features are nonnegative, so are those of the model")
@@ -458,11 +444,14 @@ def report(
 
     gram = M.T @ M
     classifier_gram = None if classifier is None else data.W @ data.W.T  # type: ignore[union-attr]
-    asked = _Asked(
-        loss, N_k, depth, weight_decay, feature_decay, bias_decay, temperature, constraint, feature_radius, activation,
-        head.bias is not None, H.shape[0], tuple(len(w) for w in matrices[:-1]), loss_parameters,
-    )  # fmt: skip
-    asked.check(optimum)
+    shape = {"counts": N_k, "constraint": constraint, "bias": "none"}
+    if head.bias is not None:
+        shape["bias"] = "decay" if "bias_decay" in given else "free"
+    if depth > 1:
+        shape |= {"depth": depth, "width": [min(len(W), _WIDEST) for W in matrices[:-1]]}
+    asked = MatchingModel({**given, **shape}, H.shape[0], tuple(len(w) for w in matrices[:-1]))
+    if optimum:
+        asked.check()
     learned = _Learned(gram, classifier_gram)
     targets = _frames(learned, N_k)
     solved, path = None, None
@@ -614,97 +603,87 @@ def _frames(learned: _Learned, counts: np.ndarray) -> list[Target]:
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """The matching model, as far as it is stated."""
+def _words_of_report(words: dict[str, Any], optimum: bool) -> dict[str, Any]:
+    """The words that were given to a report; those that its arrays show, and numbers without a model, are refused."""
+    words = {name: value for name, value in words.items() if value is not None}
+    known = tuple(name for name, loss in NAMED_LOSSES.items() if not loss.sampled)
+    if not isinstance(loss := words.get("loss"), str) or loss not in known:
+        raise ValueError(f"loss: {show(loss)} is not known; choose one of {', '.join(known)}")
+    for name, value in words.items():
+        if name not in WORDS:
+            raise ValueError(f"{name}: {unknown(name)}")
+        word = WORDS[name]
+        if word.about not in ("loss", "model") or word.sampled:
+            raise ValueError(f"{name}: {show(value)} is read off the arrays, or needs every sample; drop it")
+        if np.ndim(value) and word.kind not in ("per class", "per matrix"):
+            raise ValueError(f"{name}: {show(value)} is not one number; give one")
+    check_words({"loss": loss, "constraint": words.get("constraint"), "counts": [1, 1]})
+    free = ("loss", "activation", *(("constraint",) if model_of(words) == "contrastive" else ()))
+    for name, value in words.items():
+        if not optimum and name not in free:
+            raise ValueError(f"{name}: {show(value)} has no effect without a solved optimum; drop it")
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in words.items()}
 
-    loss: str
-    counts: np.ndarray
-    depth: int
-    weight_decay: Any
-    feature_decay: float | None
-    bias_decay: float | None
-    temperature: float | None
-    constraint: str
-    feature_radius: float | None
-    activation: str
-    has_bias: bool
+
+@dataclasses.dataclass(frozen=True)
+class MatchingModel:
+    """The unconstrained features model of a network, as far as it is stated.
+
+    Attributes:
+        words: words that state it; decays and temperature may be missing.
+        dim: dimension of the network's features.
+        widths: rows of the hidden matrices of its head.
+    """
+
+    words: dict[str, Any]
     dim: int
     widths: tuple[int, ...]
-    loss_parameters: dict[str, Any]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Samples per class."""
+        return self.words["counts"]
+
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices, 1 where there are none."""
+        return self.words.get("depth", 1)
 
     @property
     def pairs(self) -> bool:
-        return self.loss in CONTRASTIVE
+        """Whether it has no classifier."""
+        return model_of(self.words) == "contrastive"
 
     @property
     def decayed(self) -> bool:
-        """Whether the features are held by a decay."""
-        return self.constraint in ("free", "nonnegative")
+        """Whether the features are bounded by a decay alone."""
+        return self.words["constraint"] in ("free", "none", "nonnegative")
 
-    def check(self, optimum: bool) -> None:
-        """Refuse numbers that have no effect on the model, or that no model has."""
-        numbers = ("weight_decay", "feature_decay", "bias_decay", "temperature", "feature_radius")
-        idle: dict[str, str] = {}
-        if self.pairs:
-            idle = dict.fromkeys(("weight_decay", "bias_decay"), f"with loss {self.loss}, which has no classifier")
-        elif not self.has_bias:
-            idle["bias_decay"] = "without a bias"
-        if self.depth > 1:
-            idle["temperature"] = "behind several weight matrices"
-        if self.decayed:
-            idle["feature_radius"] = "without a sphere or ball as constraint"
-        else:
-            idle["feature_decay"] = f"with constraint {self.constraint}"
-        if not optimum:
-            idle = dict.fromkeys((*numbers, *self.loss_parameters), "without a solved optimum")
-        given = {name: value for name in numbers if (value := getattr(self, name)) is not None}
-        for name, value in (given | self.loss_parameters).items():
-            if name in idle:
-                raise ValueError(f"{name}: {show(value)} has no effect {idle[name]}; drop it")
-            if name in given:
-                array = np.asarray(value)
-                if array.dtype.kind not in "fiu" or not ((array > 0) & (array < math.inf)).all():
-                    raise ValueError(f"{name}: {show(value)} is not allowed; give a positive number")
+    def check(self) -> None:
+        """Refuse words that have no effect on the model, and numbers that no model has."""
+        if not self.decayed and "feature_decay" in self.words:
+            idle = f"{show(self.words['feature_decay'])} has no effect with constraint {self.words['constraint']}"
+            raise ValueError(f"feature_decay: {idle}; drop it, or say constraint none")
+        self.problem()
 
     @property
     def missing(self) -> str | None:
         """The number that a path goes over; ``None`` if all are given."""
         if self.pairs:
-            if self.temperature is None:
+            if "temperature" not in self.words:
                 return "temperature"
-            return "feature_decay" if self.decayed and self.feature_decay is None else None
-        if self.decayed and (self.weight_decay is None or self.feature_decay is None):
+            return "feature_decay" if self.decayed and "feature_decay" not in self.words else None
+        if self.decayed and not {"weight_decay", "feature_decay"} <= self.words.keys():
             return "lambda_Z"
-        return "weight_decay" if self.weight_decay is None else None
+        return None if "weight_decay" in self.words else "weight_decay"
 
     def problem(self, **path: Any) -> Problem:
         """The model; numbers in ``path`` replace its own (an array makes a stack)."""
-        K = len(self.counts)
-        numbers = {"weight_decay": self.weight_decay, "feature_decay": self.feature_decay}
-        numbers["temperature"] = self.temperature
-        numbers |= path
-        temperature = numbers.pop("temperature")
-        common: dict[str, Any] = {"labels": make_labels.from_counts(self.counts), "loss": self.loss}
-        common |= {"features": self.constraint, **self.loss_parameters}
-        if not self.decayed:
-            numbers.pop("feature_decay")
-            common["feature_radius"] = self.feature_radius
-        if self.pairs:
-            numbers.pop("weight_decay")
-            return contrastive(dim=min(self.dim, K), temperature=temperature, **numbers, **common)
-        bias = "none" if not self.has_bias else "free" if self.bias_decay is None else "decay"
-        common |= {"bias": bias, "bias_decay": self.bias_decay if bias == "decay" else None}
-        if self.depth <= 1:
-            scale = None if temperature is None else 1.0 / temperature
-            return shallow(dim=min(self.dim, K), scale=scale, **numbers, **common)
-        if common.get("feature_radius") is None:
-            common.pop("feature_radius", None)
-        widths = tuple(min(width, _WIDEST) for width in self.widths)
-        activation = self.activation
-        return deep(
-            depth=self.depth, dim=min(self.dim, _WIDEST), width=widths, activation=activation, **numbers, **common
-        )
+        dim = min(self.dim, len(self.counts) if self.depth == 1 else _WIDEST)
+        words = {**self.words, "dim": dim, **path}
+        if self.depth == 1:
+            words.pop("activation", None)
+        return state(words)
 
     def path(self, over: str, points: int) -> tuple[np.ndarray, Problem]:
         """The grid of the missing number and the stacked models along it."""
@@ -713,7 +692,7 @@ class _Asked:
         if over == "lambda_Z":
             grid = np.geomspace(1e-8 * largest, largest, points)
             balance = math.sqrt(N / len(n))
-            scale = 1.0 if self.temperature is None else 1.0 / self.temperature
+            scale = 1.0 / self.words.get("temperature", 1.0)
             return grid, self.problem(weight_decay=scale * grid * balance, feature_decay=scale * grid / balance)
         grid = {
             "weight_decay": np.geomspace(1e-7, 1e-1, points),
@@ -743,7 +722,7 @@ class _Solved:
 
 
 def _optimum(
-    asked: _Asked, learned: _Learned, points: int, gap: float, notes: list[str]
+    asked: MatchingModel, learned: _Learned, points: int, gap: float, notes: list[str]
 ) -> tuple[_Solved | None, Path1D | None, list[Target]]:
     """The optimum of the matching model, or the nearest along a path, and what oracles say of it."""
     over, K = asked.missing, len(asked.counts)
@@ -797,8 +776,8 @@ def _optimum(
         f"{over} was not given: the optimum is the nearest of {len(grid)} along it, at {over} = {grid[best]:.3g}; "
         "it has one fitted number, the frames have none"
     )
-    alone = "weight_decay" if asked.feature_decay is None else "feature_decay"
-    if over == "lambda_Z" and getattr(asked, alone) is not None:
+    alone = "feature_decay" if "feature_decay" in asked.words else "weight_decay"
+    if over == "lambda_Z" and alone in asked.words:
         notes.append(f"{alone} alone does not fix lambda_Z and was not used")
     if best in (0, len(grid) - 1):
         notes.append("the nearest point is at an end of the path")

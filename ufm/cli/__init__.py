@@ -40,20 +40,8 @@ _HOMES = {
 
 _COMMANDS = tuple(_HOMES)
 
-_MODEL_FLAGS = {
-    "method": "solver",
-    "scale": "temperature",
-    "features": "constraint",
-    "classifier": "classifier-constraint",
-    "bias_decay": "bias",
-    "logit_shift": "tau",
-    "logit_scale": "exponent",
-    "sample_scale": "exponent",
-    "class_weight": "exponent",
-    "own_margin": "largest-margin",
-}
 _FLAG_OF = {
-    **dict.fromkeys(("solve", "sweep", "phase", "quickstart"), _MODEL_FLAGS),
+    "solve": {"method": "solver"},
     "train": {"source": "data", "groups": "coarse"},
 }
 """By command: names in Python that differ from the flag by more than an underscore."""

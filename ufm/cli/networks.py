@@ -14,7 +14,7 @@ from ..networks.config import LOSSES, Config, read_config
 from . import signals
 from .screen import Screen, bold, line, warn
 from .tables import print_report, shown, shown_measures
-from .words import progress_bar, read_numbers
+from .words import flags_of_words, progress_bar, stated
 
 
 @dataclasses.dataclass
@@ -98,6 +98,7 @@ class Train:
 
 
 @dataclasses.dataclass
+@flags_of_words("loss", "model")
 class Features:
     """Hold the features of your own network against theory: measures, and distance to the optimum of the matching UFM.
 
@@ -115,24 +116,6 @@ class Features:
     """What an array is called in FILE, such as features=embeddings or labels=targets; may be repeated."""
     samples: Literal["columns", "rows"] | None = None
     """Where the samples are in the features; by default the axis as long as the labels. Needed where both are."""
-    loss: str | None = None
-    """ce, mse, focal, la, ldam, cdt, ldt, vs, wce, wce-targets, supcon, wsupcon or simclr: the loss that the network
-    was trained with; ce by default, of a training run its own."""
-    weight_decay: str | None = None
-    """lambda_W, one number for all matrices or one per matrix: 0.01,0.02."""
-    feature_decay: float | None = None
-    """lambda_H, per sample; leave it out where training had none."""
-    bias_decay: float | None = None
-    """lambda_b; a bias is free without it."""
-    temperature: float | None = None
-    """Logits, or similarities, are divided by this."""
-    constraint: str | None = None
-    """Constraint on the model's features: none, nonnegative, sphere, ball, nonnegative-sphere, nonnegative-ball. By
-    default nonnegative where all features are, and a sphere with supcon."""
-    feature_radius: float | None = None
-    """Radius of the sphere or ball."""
-    activation: Literal["relu", "linear"] = "relu"
-    """Between the matrices of a deep head."""
     frames_only: bool = False
     """Solve nothing: hold the features against frames alone."""
     out: Path | None = None
@@ -147,38 +130,22 @@ class Features:
         from .. import report as room
         from ..measure.files import read_features
 
-        loss = _loss_of(self.file) if self.loss is None else self.loss
-        allowed = ("none", *room.constraints_of(loss)[1:])
-        if self.constraint not in (None, *allowed):
-            raise ValueError(f"constraint: {self.constraint!r} is not known; choose one of {', '.join(allowed)}")
+        words = {"loss": _loss_of(self.file), **stated(self)}
         given = read_features(self.file, labels=self.labels, samples=self.samples, names=_names(self.name))
         features, test = given.features, given.test
         if given.samples == "rows":  # as in the file: the report says so
             features, test = features.T, None if test is None else (test[0].T, test[1])
-        decay = None if self.weight_decay is None else read_numbers("weight_decay", self.weight_decay, "a number")
-        if decay is not None and len(decay) not in (1, max(len(given.weights), 1)):
-            raise ValueError(
-                f"weight_decay: {self.weight_decay} has {len(decay)} numbers for {len(given.weights)} matrices; "
-                "give one, or one per matrix"
-            )
         found = room.report(
             features,
             given.labels,
             list(given.weights) or None,
             given.bias,
-            loss=loss,
-            weight_decay=None if decay is None else decay[0] if len(decay) == 1 else decay,
-            feature_decay=self.feature_decay,
-            bias_decay=self.bias_decay,
-            temperature=self.temperature,
-            constraint="free" if self.constraint == "none" else self.constraint,
-            feature_radius=self.feature_radius,
-            activation=self.activation,
             test=test,
             counts=given.counts,
             optimum=not self.frames_only,
             name=given.name,
             samples=given.samples,
+            **words,
         )
         found = dataclasses.replace(found, notes=(*given.notes, *found.notes))
         files = [] if self.out is None else found.save(self.out)

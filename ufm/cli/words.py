@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._columns import Kind
@@ -25,6 +27,65 @@ def read_numbers(name: str, text: str, kind: str, read: type = float) -> list[An
             found.append(read(piece.strip()))
         except ValueError:
             raise ValueError(f"{name}: {piece.strip()!r} is not {kind}; give one, or several as a,b,c") from None
+    return found
+
+
+def flags_of_words(*about: str) -> Callable[[type], type]:
+    """Decorator of a command: gives it a flag for each word of the table that is no object of Python.
+
+    Args:
+        about: what the words are about, see :class:`ufm.problem.words.Word`; by default all of it.
+    """
+    from ..problem.words import NAMED_LOSSES, WORDS, losses_reading, losses_with
+
+    words = {
+        name: word for name, word in WORDS.items() if word.kind != "object" and word.about in (about or word.about)
+    }
+
+    def decorate(command: type) -> type:
+        flags = {}
+        for name, word in words.items():
+            metavar = "|".join(word.choices) or (None if word.kind in _TYPES else "NUMBER,...")
+            more = ""
+            if name == "loss":
+                more = f" With a classifier: {', '.join(losses_reading('logits'))}; without one: "
+                more, metavar = more + f"{', '.join(losses_reading('pairs'))}.", "NAME"
+            elif takers := losses_with(name):
+                more += f" Losses: {', '.join(takers) if len(takers) < len(NAMED_LOSSES) else 'all'}."
+            kind = _TYPES.get(word.kind, str)
+            default = f"(default: {word.default})" if isinstance(word.default, (str, int, float)) else ""
+            flag = tyro.conf.arg(help=word.help + more, metavar=metavar, help_behavior_hint=default)
+            flags[name] = Annotated[(bool if kind is bool else kind | None, flag)]  # type: ignore[misc]
+            setattr(command, name, False if kind is bool else None)
+        own = command.__annotations__
+        first = {name: kind for name, kind in own.items() if not hasattr(command, name)}  # these have no default
+        command.__annotations__ = {**first, **flags, **own}
+        return command
+
+    return decorate
+
+
+_ABOUT = ("labels", "loss", "model", "shape", "answer")
+_TYPES: dict[str, Any] = {"number": float, "whole": int, "choice": str, "flag": bool}
+"""Type of a flag by the kind of its word; lists of numbers are read from text."""
+
+
+def stated(command: Any) -> dict[str, Any]:
+    """The words whose flags were given to a command, each with its value."""
+    from ..problem.words import WORDS
+
+    found = {}
+    for name, word in WORDS.items():
+        value = getattr(command, name, None)
+        if value is None or value is False or isinstance(value, Path):
+            continue
+        if word.kind in ("per class", "per matrix", "widths"):
+            whole = word.kind == "widths"
+            numbers = read_numbers(name, value, "a whole number" if whole else "a number", int if whole else float)
+            value = numbers[0] if len(numbers) == 1 else numbers
+        elif word.kind == "counts":
+            value = read_numbers(name, value, "a number")
+        found[name] = value
     return found
 
 
@@ -55,16 +116,6 @@ def read_bias(words: tuple[str, ...]) -> tuple[str, float | None]:
             raise ValueError(f"bias: {words[1]!r} cannot be its decay; give a positive number")
         return "decay", decay
     raise ValueError(f"bias: {' '.join(words)!r} is not known; say none, free, or decay VALUE")
-
-
-def read_constraint(flag: str, word: str) -> str:
-    """The constraint by its name in Python."""
-    allowed = ["none", "sphere", "ball", "budget"]
-    if flag == "constraint":
-        allowed += ["nonnegative", "nonnegative-sphere", "nonnegative-ball"]
-    if word not in allowed:
-        raise ValueError(f"{flag}: {word!r} is not known; choose one of {', '.join(allowed)}")
-    return "free" if word == "none" else word
 
 
 def check_minority(fraction: float) -> None:

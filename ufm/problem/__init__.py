@@ -9,7 +9,8 @@ from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError, WeightedTargets, register_loss
 from .models import Model, Params
 from .params import as_params
-from .problem import Decay, Problem, Reduction, contrastive, deep, shallow, stack
+from .problem import Decay, Problem, Reduction
+from .state import contrastive, deep, shallow, stack, state
 
 __all__ = [
     "BatchedSupCon",
@@ -52,6 +53,7 @@ __all__ = [
     "register_loss",
     "shallow",
     "stack",
+    "state",
     "why_no_gram_program",
     "why_no_logit_groups",
 ]

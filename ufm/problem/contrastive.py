@@ -23,7 +23,8 @@ from .. import _checks as door
 from .._checks import one_of, real_array, show
 from .._numerics import record, static
 from .labels import LABELS, Labels
-from .losses import CONTRASTIVE, Loss, _by_column, check_loss, inverse_frequency_weight, shipped
+from .losses import Loss, _by_column, check_loss, inverse_frequency_weight, shipped
+from .words import name_loss
 
 
 @shipped
@@ -272,10 +273,17 @@ def _weighted(labels: Labels, exponent: Any = 1.0, **others: Any) -> SupCon:
     return SupCon(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
 
 
-CONTRASTIVE |= {"supcon": lambda labels, **kw: SupCon(**kw), "wsupcon": _weighted, "simclr": _simclr}
+def _supcon(labels: Labels, batches: Any = None, **others: Any) -> SupCon | BatchedSupCon:
+    del labels
+    return SupCon(**others) if batches is None else BatchedSupCon(batches, **others)
 
-TWO_TOWER = {"sigmoid": lambda labels, **kw: Sigmoid(**kw), "spread": lambda labels, **kw: Spread(**kw)}
-"""Names of losses of two towers: columns 2i and 2i + 1 are the two embeddings of instance i."""
+
+_FAMILY = ("batches", "batch_size", "epochs", "bind")
+name_loss("supcon", _supcon, ("class_weight", "mix", "views", "self_included", *_FAMILY), reads="pairs")
+name_loss("wsupcon", _weighted, ("exponent", "self_included"), reads="pairs")
+name_loss("simclr", _simclr, ("class_weight", "self_included"), reads="pairs")
+name_loss("sigmoid", lambda labels, **kw: Sigmoid(**kw), ("offset",), reads="pairs", sampled=True)
+name_loss("spread", lambda labels, **kw: Spread(**kw), ("mix",), reads="pairs", sampled=True)
 
 
 def check_contrastive(loss: Loss, labels: Labels) -> None:
@@ -328,17 +336,3 @@ def _check_batches(batches: Any, labels: Labels) -> None:
     members = np.sort(np.where(index < 0, -1, classes), axis=-1)
     if not np.any((members[..., 1:] == members[..., :-1]) & (members[..., 1:] >= 0)):
         raise ValueError("batches: no batch holds two samples of one class, so no anchor has a positive; enlarge them")
-
-
-LOSSES_WITH = {
-    "smoothing": ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce", "wce-targets"),
-    "gamma": ("focal",),
-    "tau": ("la", "vs"),
-    "exponent": ("cdt", "ldt", "vs", "wce", "wce-targets", "wsupcon"),
-    "largest_margin": ("ldam",),
-    "mix": ("supcon", "spread"),
-    "views": ("supcon",),
-    "self_included": ("supcon", "wsupcon", "simclr"),
-    "offset": ("sigmoid",),
-}
-"""Parameters of all named losses, those with a classifier among them, each with the losses that take it."""

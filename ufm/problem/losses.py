@@ -9,6 +9,7 @@ Parameters are array leaves; ``None`` means absent (a structural choice that cos
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -19,11 +20,9 @@ import numpy as np
 from .._checks import check_range, real_array, show
 from .._numerics import float64, is_traced, power, record
 from .labels import Labels, from_counts
+from .words import NAMED_LOSSES, WORDS, Kind, Range, Word, name_loss
 
 T = TypeVar("T", bound=type)
-
-Range = tuple[Callable[[Any], Any], str]
-"""What is valid for a number of a loss: a test of finite values, and a clause such as ``must be positive``."""
 
 LOSSES: list[type] = []
 """The classes of all losses, those of pairs (:mod:`ufm.problem.contrastive`) and registered ones among them."""
@@ -110,7 +109,7 @@ def register_loss(name: str) -> Callable[[T], T]:
             raise ValueError(f"{name}: {show(cls)} is not derived from ufm.Loss; give a class that is")
         taken = next((other for other in LOSSES if other.name == name), None)
         same = taken is not None and (taken.__module__, taken.__qualname__) == (cls.__module__, cls.__qualname__)
-        if not same and (taken is not None or name in NAMED | CONTRASTIVE):
+        if not same and (taken is not None or name in NAMED_LOSSES):
             raise ValueError(f"name: {name!r} is the name of another loss; choose one of your own")
         for fact in (*_FACTS, "collapses", "ranges", "per_class", "curvature"):
             if fact not in cls.__dict__:  # facts of a parent are not facts of this formula
@@ -123,12 +122,26 @@ def register_loss(name: str) -> Callable[[T], T]:
         _try_facts(made)
         if taken is not None:  # a cell of a notebook that runs again
             LOSSES.remove(taken)
+            NAMED_LOSSES.pop(name, None)
         LOSSES.append(made)
         REGISTERED[name] = made
-        (NAMED if made.reads == "logits" else CONTRASTIVE)[name] = lambda labels, **numbers: made(**numbers)
+        builder = lambda labels, **numbers: made(**numbers)  # noqa: E731
+        name_loss(name, builder, _words_of(made), reads=made.reads, sampled=made.reads == "pairs")
         return made  # type: ignore[return-value]
 
     return register
+
+
+def _words_of(cls: Any) -> dict[str, Word]:
+    """A word for each number of a loss; one that the table has keeps its meaning there."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        if not field.metadata.get("static"):
+            kind: Kind = "per class" if field.name in cls.per_class else "number"
+            help = f"The number {field.name} of the loss {cls.name}."
+            own = Word(kind, help, range=cls.ranges.get(field.name), swept=True, about="loss")
+            found[field.name] = WORDS.get(field.name, own)
+    return found
 
 
 def _try_facts(cls: type, trials: int = 64) -> None:
@@ -482,38 +495,25 @@ def inverse_frequency_weight(counts: Any, exponent: Any) -> Any:
     return raw * counts.sum(-1, keepdims=True) / (counts * raw).sum(-1, keepdims=True)
 
 
-NAMED = {
-    "ce": lambda labels, **kw: CrossEntropy(**kw),
-    "mse": lambda labels, **kw: MeanSquaredError(**kw),
-    "focal": lambda labels, **kw: Focal(**kw),
-    "la": logit_adjusted,
-    "ldam": ldam,
-    "cdt": cdt,
-    "ldt": ldt,
-    "vs": vs,
-    "wce": inverse_frequency,
-    "wce-targets": inverse_frequency_targets,
-}
-"""Loss names of the command line and of :func:`ufm.shallow`, each with its builder."""
+_SHIFTS = ("class_weight", "logit_scale", "sample_scale", "own_margin")
+for _name, _builder, _words in (
+    ("ce", lambda labels, **kw: CrossEntropy(**kw), ("smoothing", *_SHIFTS, "logit_shift")),
+    ("mse", lambda labels, **kw: MeanSquaredError(**kw), ("class_weight",)),
+    ("focal", lambda labels, **kw: Focal(**kw), ("gamma", "class_weight")),
+    ("la", logit_adjusted, ("smoothing", "tau", *_SHIFTS)),
+    ("ldam", ldam, ("smoothing", "largest_margin", *_SHIFTS[:-1], "logit_shift")),
+    ("cdt", cdt, ("smoothing", "exponent", "class_weight", "sample_scale", "own_margin", "logit_shift")),
+    ("ldt", ldt, ("smoothing", "exponent", "class_weight", "logit_scale", "own_margin", "logit_shift")),
+    ("vs", vs, ("smoothing", "tau", "exponent", "class_weight", "sample_scale", "own_margin")),
+    ("wce", inverse_frequency, ("smoothing", "exponent", *_SHIFTS[1:], "logit_shift")),
+    ("wce-targets", inverse_frequency_targets, ("smoothing", "exponent")),
+):
+    name_loss(_name, _builder, _words)
 
-CONTRASTIVE: dict[str, Callable[..., Any]] = {}
-"""Names of losses of pairs, each with its builder; :mod:`ufm.problem.contrastive` fills in those of ufm."""
-
-
-RANGES = {
-    "smoothing": (lambda v: (v >= 0) & (v < 1), "must lie in [0, 1)"),
-    "gamma": (lambda v: v >= 0, "must be at least 0"),
-    "class_weight": (lambda v: v > 0, "must be positive"),
-    "logit_scale": (lambda v: v > 0, "must be positive"),
-    "sample_scale": (lambda v: v > 0, "must be positive"),
-    "logit_shift": (np.isfinite, "must be finite"),
-    "own_margin": (np.isfinite, "must be finite"),
-    "mix": (lambda v: (v >= 0) & (v <= 1), "must lie in [0, 1]"),
-    "offset": (np.isfinite, "must be finite"),
-}
+RANGES = {name: word.range for name, word in WORDS.items() if word.range is not None}
 """Numbers of all losses: what is valid, as a test of finite values and in words."""
 
-PER_CLASS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
+PER_CLASS = tuple(name for name, word in WORDS.items() if word.kind == "per class")
 """Those of them that may differ from class to class."""
 
 

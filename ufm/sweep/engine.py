@@ -33,12 +33,12 @@ from .._numerics import cores, out_of_memory, processor, processors
 from .._version import versions
 from ..certify import is_proven
 from ..measure import PHASES
+from ..problem.words import WORDS, check_words
 from ..solve import Status
 from ._pieces import CONTRADICTION, tally
 from .grid import Axis, Structure, Sweep
 from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of
 from .store import Block, Store
-from .words import ANSWER_WORDS, check_words
 
 Progress = Callable[[int, int, dict[str, int]], None] | None
 """Called with (cells done, cells in all, cells by status)."""
@@ -235,8 +235,8 @@ def check(sweep: Sweep) -> None:
         except ValueError as error:
             first = first or error
             continue
-        for word in ANSWER_WORDS:
-            if word in words and word != "seed" and route.name not in ("starts", "descent"):
+        for word in words:
+            if WORDS[word].about == "answer" and word != "seed" and route.name not in ("starts", "descent"):
                 raise ValueError(f"{word}: it has no effect with route {route.name}; drop it, or say route: starts")
         return
     assert first is not None

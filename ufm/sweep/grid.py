@@ -32,51 +32,7 @@ import numpy as np
 
 from .. import _checks as door
 from .._checks import is_number, real_array, show, whole_number
-
-NUMBERS = (
-    "samples",
-    "minority_samples",
-    "imbalance",
-    "weight_decay",
-    "feature_decay",
-    "bias_decay",
-    "temperature",
-    "feature_radius",
-    "classifier_radius",
-    "smoothing",
-    "gamma",
-    "tau",
-    "exponent",
-    "largest_margin",
-    "mix",
-    "offset",
-    "learning_rate",
-    "momentum",
-    "init_size",
-    "seed",
-)
-"""Words that are array leaves: one compiled program serves all of their values."""
-
-CHOICES = (
-    "loss",
-    "counts",
-    "classes",
-    "minority",
-    "profile",
-    "form",
-    "views",
-    "self_included",
-    "dim",
-    "depth",
-    "activation",
-    "width",
-    "constraint",
-    "classifier_constraint",
-    "bias",
-)
-"""Words that are structure."""
-
-WORDS = (*NUMBERS, *CHOICES)
+from ..problem.words import WORDS, Word, unknown
 
 SETTINGS: dict[str, Any] = {
     "route": "auto",
@@ -93,16 +49,22 @@ SETTINGS: dict[str, Any] = {
 MOST_CELLS = 10**8
 """Cells of a grid; results of that many are about 20 GB."""
 
-KINDS = {
-    **dict.fromkeys(NUMBERS, "number"),
-    **dict.fromkeys(("classes", "dim", "depth", "views", "minority"), "number"),
-    **dict.fromkeys(("loss", "profile", "form", "activation", "constraint", "classifier_constraint", "bias"), "name"),
+_KINDS = {
+    "number": "number",
+    "whole": "number",
+    "choice": "name",
+    "flag": "truth",
     "counts": "list",
-    "width": "number or list",
-    "weight_decay": "number or list",
-    "self_included": "truth",
+    "per class": "number or list",
+    "per matrix": "number or list",
+    "widths": "number or list",
 }
-"""What a value of each word is, whether or not it can be answered."""
+"""What a value of a word of each kind is in a file, whether or not it can be answered."""
+
+
+def words() -> dict[str, Word]:
+    """The words of a file: those of the table that are not objects of Python."""
+    return {name: word for name, word in WORDS.items() if word.kind in _KINDS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,14 +195,15 @@ class Sweep:
 
     def structures(self) -> Iterator[Structure]:
         """The structures in grid order; cells of one structure that are neighbours on the grid are neighbours in it."""
-        inner = tuple(axis for axis in self.grid if set(axis.sets) <= set(NUMBERS))
+        swept = {name for name, word in words().items() if word.swept}
+        inner = tuple(axis for axis in self.grid if set(axis.sets) <= swept)
         outer = tuple(axis for axis in self.grid if axis not in inner)
         for index, place in enumerate(itertools.product(*(range(len(axis)) for axis in outer))):
-            words = dict(self.problem)
+            fixed = dict(self.problem)
             for axis, i in zip(outer, place, strict=True):
-                words |= {word: values[i] for word, values in zip(axis.sets, axis.values, strict=True)}
+                fixed |= {word: values[i] for word, values in zip(axis.sets, axis.values, strict=True)}
             names = [axis.name for axis in outer]
-            yield Structure(index, words, dict(zip(names, place, strict=True)), inner)
+            yield Structure(index, fixed, dict(zip(names, place, strict=True)), inner)
 
     def to_json(self) -> dict[str, Any]:
         """The declaration, all defaults filled in; equal sweeps give equal text."""
@@ -285,14 +248,13 @@ def cell_seeds(words: Mapping[str, Any], cells: int) -> np.ndarray:
     >>> bool(a[1] == b[0])
     True
     """
-    fixed = {word: value for word, value in words.items() if np.ndim(value) == 0 or word not in NUMBERS}
-    moving = sorted(word for word in words if word not in fixed)
+    moving = [word for word, value in words.items() if isinstance(value, np.ndarray) and value.ndim]
     found = np.empty(cells, dtype=np.uint64)
     for row in range(cells):
-        said = fixed | {word: float(words[word][row]) for word in moving}
+        cell = {**words, **{word: words[word][row].tolist() for word in moving}}
         # one spelling for every number, whether it came from an axis or was fixed
-        said = {word: float(v).hex() if isinstance(v, (int, float, np.number)) else v for word, v in said.items()}
-        text = json.dumps(said, sort_keys=True, default=str)
+        cell = {word: float(v).hex() if isinstance(v, (int, float, np.number)) else v for word, v in cell.items()}
+        text = json.dumps(cell, sort_keys=True, default=str)
         found[row] = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     return found
 
@@ -373,12 +335,12 @@ def _unquoted(value: Any) -> Any:
 
 def _plain(word: str, value: Any) -> Any:
     """The value of a word as plain Python, of the kind that the word has; ``None`` leaves a choice as it is."""
-    if word not in WORDS:
-        raise ValueError(f"problem: {show(word)} is not a word of a problem; choose from {', '.join(WORDS)}")
+    if word not in words():
+        raise ValueError(f"problem: {show(word)} {unknown(word, words())}")
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
-    kind = KINDS[word]
-    if value is None and word in CHOICES:
+    kind, swept = _KINDS[words()[word].kind], words()[word].swept
+    if value is None and not swept:
         return None
     if kind == "truth" and isinstance(value, bool):
         return value
@@ -400,7 +362,7 @@ def _number(word: str, value: Any) -> float:
     value = _unquoted(value)
     if not is_number(value):
         raise ValueError(f"{word}: {show(value)} is not a number; give one")
-    if word in CHOICES and type(value) is int:
+    if type(value) is int and word in words() and not words()[word].swept:
         return value  # 4 classes are 4, not 4.0
     return float(real_array(word, value))
 
@@ -469,7 +431,7 @@ def _column(place: str, word: str, values: Sequence[Any]) -> tuple[Any, ...]:
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
     lengths = {len(value) if isinstance(value, list) else None for value in found}
-    if word in NUMBERS and len(lengths) > 1:
+    if words()[word].swept and len(lengths) > 1:
         raise ValueError(f"{place}: {word} has lists of several lengths; give numbers, or lists of one length")
     return found
 

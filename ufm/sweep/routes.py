@@ -27,11 +27,11 @@ from .._numerics import float64, in_float64, processors
 from ..answer import certified_groups, certified_many, solve_and_certify_groups
 from ..certify import certify, certify_gram
 from ..measure import collapse_phase, phase_of_modes
-from ..problem import Params, Problem, group_program, grouped, labels
-from ..problem.losses import NAMED as NAMED_LOSSES
+from ..problem import Params, Problem, group_program, grouped, labels, state
+from ..problem.state import groups_of
+from ..problem.words import NAMED_LOSSES, WORDS
 from ..solve import Status, descend, has_gram_program, solve, solve_gram, solve_many
 from ..solve.methods import METHODS
-from . import words as stated
 from .grid import cell_seeds
 
 BAD = {-1: "INVALID", -2: "ERROR"}
@@ -212,10 +212,12 @@ def _why_no_groups(words: Mapping[str, Any]) -> str | None:
     for name in ("constraint", "classifier_constraint"):
         if words.get(name, "none") != "none":
             return f"factors under a constraint ({name}) leave no program in the logits alone"
+    if name := _per_class(words):
+        return f"{name} is said of each class"
     if words.get("profile", "step") != "step":
         return "an exponential profile has no groups of equal classes"
     try:
-        classes = stated.groups_of(words)[0]
+        classes = groups_of(words)[0]
     except ValueError:
         return None  # said by the words themselves
     if len(classes) > _LARGEST_GROUPS:
@@ -225,11 +227,15 @@ def _why_no_groups(words: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _per_class(words: Mapping[str, Any]) -> str:
+    return next((name for name in words if WORDS[name].kind == "per class"), "")
+
+
 _CE_FAMILY = ("ce", "la", "ldam", "cdt", "ldt", "vs", "wce")
 
 
 def _groups(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Prepared:
-    stated.problem_of(_one_cell(words, small=True))  # the checks of the problem itself
+    state(_one_cell(words, small=True))  # the checks of the problem itself
     classes, counts = _two_or_more(words, cells)
     weight = _column(words, "weight_decay", cells, 5e-3)
     root = np.sqrt(weight * _feature_decay(words, classes, counts, cells)) * _column(words, "temperature", cells, 1.0)
@@ -246,7 +252,7 @@ def _groups(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -
 
 def _two_or_more(words: Mapping[str, Any], cells: int) -> tuple[np.ndarray, np.ndarray]:
     """(K_a (g,), n_a (cells, g)); equal counts are two groups that happen to be equal."""
-    classes, counts = stated.groups_of(words)
+    classes, counts = groups_of(words)
     if len(classes) == 1:
         half = np.floor(classes[0] / 2)
         classes, counts = np.array([classes[0] - half, half]), np.concatenate([counts, counts], axis=-1)
@@ -258,7 +264,7 @@ def _parameters(words: Mapping[str, Any], classes: np.ndarray, counts: np.ndarra
     loss = words.get("loss", "ce")
     given = {name: words[name] for name in ("smoothing", "tau", "exponent", "largest_margin") if name in words}
     # One class stands for its group.  The prior of LA then sums to another total, which shifts all logits alike.
-    built = NAMED_LOSSES[loss](labels.from_counts(counts), **given)
+    built = NAMED_LOSSES[loss].builder(labels.from_counts(counts), **given)
     found = {f.name: getattr(built, f.name) for f in dataclasses.fields(built) if getattr(built, f.name) is not None}
     if "smoothing" in found:
         found["smoothing"] = _column(words, "smoothing", cells)
@@ -374,7 +380,7 @@ def _to_etf(classes: Any, square: Any, within: Any, norm: Any, cosine: Any) -> A
 def _why_no_gram(words: Mapping[str, Any]) -> str | None:
     if words.get("loss") not in ("supcon", "wsupcon"):
         return f"the loss {words.get('loss', 'ce')} is no supervised contrastive loss"
-    for name in ("mix", "views", "exponent"):
+    for name in ("mix", "views", "exponent", "batches", _per_class(words)):
         if words.get(name) is not None:
             return f"{name} has no grouped program"
     if words.get("loss") == "wsupcon":
@@ -385,7 +391,7 @@ def _why_no_gram(words: Mapping[str, Any]) -> str | None:
         return "an exponential profile has no groups of equal classes"
     if "classes" not in words and "counts" not in words:
         return None  # said by the words themselves
-    classes = stated.groups_of(words)[0].sum()
+    classes = groups_of(words)[0].sum()
     if words.get("constraint", "sphere") not in ("sphere", "ball", "none"):
         return f"{words['constraint']} features are not determined by a Gram matrix"
     if words.get("dim", classes) < classes - 1:
@@ -394,8 +400,8 @@ def _why_no_gram(words: Mapping[str, Any]) -> str | None:
 
 
 def _gram(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Prepared:
-    stated.problem_of(_one_cell(words, small=True))  # the checks of the problem itself
-    classes, counts = stated.groups_of(words)
+    state(_one_cell(words, small=True))  # the checks of the problem itself
+    classes, counts = groups_of(words)
     g = len(classes)
     counts = np.broadcast_to(counts, (cells, g))
     scale = 1.0 / _column(words, "temperature", cells, 1.0)
@@ -428,7 +434,7 @@ def _gram_kernel(program: Any, gtol: Any, max_steps: Any, gap: Any) -> dict[str,
 def _after_gram(found: Any, words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Arrays:
     del settings
     found = _read(found)
-    classes, _ = stated.groups_of(words)
+    classes, _ = groups_of(words)
     within = np.where(classes > 1, found["cosine_within"], 0.0)
     square = np.broadcast_to(found["norm"] ** 2, (cells, len(classes)))
     return found | _to_etf(classes, square, within, found["norm"], found["cosine_between"])
@@ -439,7 +445,7 @@ def _after_gram(found: Any, words: Mapping[str, Any], cells: int, settings: Mapp
 
 def _why_not_convex(words: Mapping[str, Any]) -> str | None:
     try:
-        problem = stated.problem_of(_one_cell(words))
+        problem = state(_one_cell(words))
     except ValueError:
         return None  # said by the words themselves
     if problem.model.depth > 1:
@@ -456,12 +462,12 @@ def _why_not_convex(words: Mapping[str, Any]) -> str | None:
 
 
 def _convex(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Prepared:
-    problem = stacked(stated.problem_of(words), cells)
+    problem = stacked(state(words), cells)
     return Prepared(_convex_kernel(int(settings["lanes"])), problem, _limits(settings))
 
 
 def _after_convex(found: Any, words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Arrays:
-    problem = stacked(stated.problem_of(words), cells)
+    problem = stacked(state(words), cells)
     found = _read(found)
     left = np.flatnonzero(np.isfinite(found["relative_gap"]) & (found["relative_gap"] > settings["gap"]))
     if left.size:  # the second pass: longer, tighter, from other starts
@@ -492,7 +498,7 @@ def _convex_kernel(lanes: int) -> Callable[..., dict[str, Any]]:
 
 
 def _starts(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Prepared:
-    problem = stacked(stated.problem_of(words), cells)
+    problem = stacked(state(words), cells)
     restarts = int(settings["restarts"])
     keys = _keys(words, cells, restarts)
     size = None if "init_size" not in words else _column(words, "init_size", cells)
@@ -502,7 +508,7 @@ def _starts(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -
 
 
 def _after_starts(found: Any, words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Arrays:
-    problem = stacked(stated.problem_of(words), cells)
+    problem = stacked(state(words), cells)
     found, params = found
     found = _read(found)
     if problem.model.depth > 1:  # these bounds are computed on the host
@@ -559,7 +565,7 @@ def _starts_kernel(restarts: int, method: str | None) -> Callable[..., Any]:
 
 
 def _descent(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Prepared:
-    problem = stacked(stated.problem_of(words), cells)
+    problem = stacked(state(words), cells)
     if np.ndim(words.get("momentum", 0.0)):
         raise ValueError("momentum: it changes along an axis, but descent takes one number; make it a fixed word")
     size = None if "init_size" not in words else _column(words, "init_size", cells)
@@ -581,7 +587,7 @@ def _descent_kernel(steps: int) -> Callable[..., Any]:
 
 
 def _after_descent(found: Any, words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> Arrays:
-    problem = stacked(stated.problem_of(words), cells)
+    problem = stacked(state(words), cells)
     found, params = found
     found = _read(found)
     certificate = certify(problem, params, tolerance=settings["gap"])
@@ -718,7 +724,7 @@ def _read(found: Mapping[str, Any]) -> Arrays:
 
 def _two_groups(words: Mapping[str, Any]) -> bool:
     try:
-        return len(stated.groups_of(_one_cell(words))[0]) == 2
+        return len(groups_of(_one_cell(words))[0]) == 2
     except ValueError:
         return False
 
