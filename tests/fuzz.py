@@ -61,6 +61,8 @@ NO_DOORS = {
     "float64": "takes nothing",
     "check_kind": "is what a door asks",
     "is_proven": "reads what certificates hold",
+    "record": "decorates a class",
+    "static": "makes a field of one",
     "tally": "reads what a solver returned",
     "register_loss": "changes the table of words for all tests",
 }
@@ -245,6 +247,7 @@ SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
         **{"name": lambda: "mine", "status": lambda: "open", "statement": lambda: "It holds."},
         "citation": lambda: "zhu2021geometric",
     },
+    "register_method": {"name": lambda: "mine"},
     "register_measure": {"name": lambda: "mine", "formula": lambda: "||mu_G||"},
     "measure": {"labels": lambda: [0, 0, 1, 1]},
     "measure_layers": {"labels": lambda: [0, 0, 1, 1]},

@@ -140,7 +140,7 @@ def test_builders_take_the_words_that_they_are_registered_with():
 # ------------------------------------------------------------------ deep models
 
 DEEP = "solve --depth 3 --loss mse --counts 5,5,3 --width 4,3 --weight-decay 0.01,0.02,0.005 --feature-decay 0.004"
-WALK = "--solver gd --learning-rate 0.3 --momentum 0.5 --init-size 1.1 --max-steps 4000 --seed 1"
+WALK = "--method gd --learning-rate 0.3 --momentum 0.5 --init-size 1.1 --max-steps 4000 --seed 1"
 
 
 def test_deep_solution_as_json_file_and_table(capsys, tmp_path):
@@ -263,14 +263,14 @@ def test_flags_of_the_solver_reach_the_solver(capsys):
 
     assert options("") == {"seed": 0}  # without --restarts the second attempt of `ufm.answer` stays its own
     assert options("--restarts 1") == {"restarts": 1, "seed": 0}
-    assert options("--solver smoothed --init-size 0.5") == {
+    assert options("--method smoothed --init-size 0.5") == {
         "seed": 0,
         "method": "smoothed",
         "init_size": 0.5,
     }
-    assert options("--solver adam --learning-rate 0.2")["learning_rate"] == 0.2
+    assert options("--method adam --learning-rate 0.2")["learning_rate"] == 0.2
     words = (
-        f"{SOLVE} --counts 7,7,7 --solver gd --learning-rate 0.3 --momentum 0.2 --init-size 0.7 --max-steps 7 --json"
+        f"{SOLVE} --counts 7,7,7 --method gd --learning-rate 0.3 --momentum 0.2 --init-size 0.7 --max-steps 7 --json"
     )
     problem = ufm.shallow([7, 7, 7], weight_decay=0.02, feature_decay=3e-4)
     given = {"learning_rate": 0.3, "momentum": 0.2, "init_size": 0.7, "max_steps": 7}
@@ -437,17 +437,17 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     (f"{THREE} --depth 2 --feature-radius 2", "feature-radius", "drop it"),
     (f"{THREE} --depth 2 --dim 0", "dim", "at least 1"),
     (f"{THREE} --depth 2 --batch-size 3", "batch-size", "drop it"),
-    (f"{THREE} --depth 2 --solver logits", "solver", "use 'lbfgs'"),
-    (f"{THREE} --solver smoothed", "solver", "deep ReLU"),
-    (f"{THREE} --learning-rate 0.1", "learning-rate", "--solver gd or adam"),
-    (f"{THREE} --solver gd --learning-rate 0", "learning-rate", "positive"),
-    (f"{THREE} --solver gd --learning-rate x", "learning-rate", "'x' is not a number"),
-    (f"{THREE} --solver adam --momentum 0.5", "momentum", "--solver gd"),
-    (f"{THREE} --solver gd --momentum 1", "momentum", "[0, 1)"),
+    (f"{THREE} --depth 2 --method logits", "method", "use 'lbfgs'"),
+    (f"{THREE} --method smoothed", "method", "deep ReLU"),
+    (f"{THREE} --learning-rate 0.1", "learning-rate", "--method gd or adam"),
+    (f"{THREE} --method gd --learning-rate 0", "learning-rate", "positive"),
+    (f"{THREE} --method gd --learning-rate x", "learning-rate", "'x' is not a number"),
+    (f"{THREE} --method adam --momentum 0.5", "momentum", "--method gd"),
+    (f"{THREE} --method gd --momentum 1", "momentum", "[0, 1)"),
     (f"{THREE} --init-size 0", "init-size", "positive"),
     (f"{THREE} --init-size nan", "init-size", "positive"),
-    (f"{THREE} --solver foo", "solver", "lbfgs"),
-    (f"{THREE} --constraint sphere --solver newton", "solver", "'spectral'"),
+    (f"{THREE} --method foo", "method", "lbfgs"),
+    (f"{THREE} --constraint sphere --method newton", "method", "'spectral'"),
     (f"{THREE} --restarts 0", "restarts", "at least 1"),
     (f"{THREE} --restarts 1.5", "restarts", "'1.5' is not a whole number"),
     (f"{THREE} --seed x", "seed", "'x' is not a whole number"),

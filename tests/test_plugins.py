@@ -5,6 +5,7 @@ Each module of the example stands in docs/extending.md to the letter, and is no 
 
 import ast
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -19,13 +20,14 @@ from ufm import _registry
 from ufm.cli import main
 from ufm.cli.tables import shown_measures
 from ufm.measure import GLOSSARY, MEASURES, NEEDS, ClassSums, measure, register_measure
+from ufm.solve import LBFGS, METHODS, Method, register_method
 from ufm.theory import REGISTRY, Prediction, Reference, oracle, references
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
 PACKAGE = PLUGIN / "ufm_example"
 
-LIMITS = {"norm_spread": 3, "zero_value": 10}
+LIMITS = {"heavy_ball": 30, "norm_spread": 3, "zero_value": 10}
 """Lines of each module below its imports, at most."""
 
 
@@ -138,14 +140,33 @@ def test_names_of_registries():
 
 
 def test_the_command_shows_what_the_example_adds(plugin, capsys):
-    found = of_command(capsys, "solve", "--counts", "4,4,2")
+    words = ("solve", "--counts", "4,4,2", "--method", "heavy-ball", "--learning-rate", "0.5", "--gtol", "1e-7")
+    found = of_command(capsys, *words)
+    assert (found["status"], found["verdict"]) == ("CONVERGED", "global")
     rows = {row["name"]: row for row in found["predictions"]}
     assert rows["value_at_zero"]["value"] == pytest.approx(np.log(3))
     assert 0 < found["measures"]["norm_spread"] == pytest.approx(np.ptp(np.sqrt(np.diag(found["class_means_gram"]))))
     assert set(found["measures"]) == set(GLOSSARY)
-    shown = command(capsys, "solve", "--counts", "4,4,2")[0]
+    shown = command(capsys, *words)[0]
     assert "value_at_zero (published)" in shown
     assert [line.split()[0] for line in shown.splitlines() if line.startswith(("nc", "norm_"))] == shown_measures()
+
+
+def test_a_cell_of_a_notebook_may_run_again():
+    def mine(statistics):
+        return 1.0
+
+    def again(statistics):
+        return 2.0
+
+    for function in (mine, again):
+        function.__module__ = "__main__"
+        register_measure("mine", "1")(function)
+    assert MEASURES["mine"].function is again
+    with pytest.raises(ValueError, match=r"^measure: 'mine' is taken"):
+        register_measure("mine", "1")(lambda statistics: 1.0)
+    with pytest.raises(ValueError, match=r"^measure: 'cdnv' is taken"):
+        register_measure("cdnv", "1")(again)
 
 
 # ------------------------------------------------------------------ oracles
@@ -254,6 +275,88 @@ def test_a_measure_gives_one_number():
     register_measure("mine", "two numbers", needs="means")(lambda M: M)
     with pytest.raises(ValueError, match=r"^measure: mine gives .*; its function must give one number$"):
         measure(np.eye(2), [0, 1])
+
+
+# ------------------------------------------------------------------ methods
+
+
+def test_a_method_solves_by_name_and_as_it_is(plugin, capsys):
+    problem = ufm.shallow([4, 4, 2])
+    with pytest.raises(ValueError, match=r"^method: 'heavy-ball' is not known; choose one of lbfgs, spectral, "):
+        ufm.solve(problem, method="heavy-ball")
+    ufm.load_plugins()
+    from ufm_example.heavy_ball import HeavyBall
+
+    named = ufm.solve(problem, method="heavy-ball", learning_rate=0.5, gtol=1e-7)
+    assert named.status_name == "CONVERGED"
+    given = ufm.solve(problem, HeavyBall(learning_rate=np.float64(0.5)), gtol=1e-7)
+    assert float(given.value) == float(named.value)
+    assert "{lbfgs,spectral,newton,gd,adam,heavy-ball,logits,gram,smoothed}" in command(capsys, "solve", "--help")[0]
+    assert command(capsys, "solve", "--counts", "3,3", "--method", "heavy-bal")[1:] == (
+        "ufm: method: 'heavy-bal' is not known; choose one of lbfgs, spectral, newton, gd, adam, heavy-ball, logits, "
+        "gram, smoothed\n",
+        2,
+    )
+
+
+@ufm.record
+class Lame(Method):
+    """A method without steps worth the name."""
+
+    def init(self, space, y):
+        return y
+
+    def step(self, space, state):
+        return state
+
+
+class Loose(Lame):
+    """No pytree."""
+
+
+class Strange(Lame):
+    """A word is none that there is."""
+
+    constraints = "some"
+
+
+class Unsure(Lame):
+    """A number has no default."""
+
+    rate: float
+
+
+class Bare:
+    """Nothing of a method."""
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "message"),
+    [
+        ("lbfgs", LBFGS, "method: 'lbfgs' is taken; choose another name"),
+        ("gram", LBFGS, "method: 'gram' is taken; choose another name"),
+        (None, LBFGS, "method: None is not a name; give a word of letters, digits, _ and -"),
+        ("mine", LBFGS(), "mine: LBFGS(memory=10) is no class with init and step; derive one from ufm.solve.Method"),
+        ("mine", Bare, "mine: <class 'test_plugins.Bare'> is no class with init and step; derive one from"),
+        ("mine", Strange, "mine.constraints: 'some' is not known; choose one of none, spheres, all"),
+        ("mine", Unsure, "mine: Unsure has a number without a default; give each one"),
+    ],
+)
+def test_wrong_methods_are_refused(name, cls, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        register_method(name)(cls)
+    assert "mine" not in METHODS
+
+
+def test_wrong_methods_are_refused_by_solve():
+    problem = ufm.shallow([3, 3])
+    for method in (3, LBFGS, object(), np.zeros(2)):
+        with pytest.raises(ValueError, match=r"^method: .* is not a method; give a record with init and step"):
+            ufm.solve(problem, method)
+    with pytest.raises(ValueError, match=r"^method: Loose\(\) is not a pytree"):
+        ufm.solve(problem, Loose())
+    with pytest.raises(ValueError, match=r"^method: the state of Lame lacks point or floor; give both"):
+        ufm.solve(problem, Lame())
 
 
 def test_nothing_is_left_of_the_example():

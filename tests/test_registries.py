@@ -11,6 +11,7 @@ import pytest
 
 import ufm
 from ufm.measure import GLOSSARY, MEASURES, NEEDS, Agreement, ClassSums, measure
+from ufm.solve import METHODS, Method
 from ufm.theory import REGISTRY
 
 SAMPLES = ufm.labels.balanced(3, 2).by_sample()
@@ -113,3 +114,24 @@ def test_every_measure_is_everywhere_where_it_can_be(name):
     assert (name in without_covariance) == (not {"features", "statistics"} & set(entry.needs))
     for found in (without_classifier, streamed, without_covariance):
         assert found.get(name, whole[name]) == pytest.approx(whole[name], rel=1e-12, abs=1e-12)
+
+
+# ------------------------------------------------------------------ methods
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_minimises_and_takes_the_constraints_that_it_states(name):
+    method = METHODS[name]()
+    assert isinstance(method, Method)
+    problem = ufm.shallow([3, 3], loss="mse", weight_decay=0.05, feature_decay=0.05)
+    (theory,) = (found for found in ufm.predict(problem) if found.name == "mse_orthogonal_frame")
+    result = ufm.solve(problem, name, gtol=1e-5)
+    assert result.status_name == "CONVERGED"
+    assert float(result.value) == pytest.approx(theory.value, rel=1e-9)
+    assert result.steps <= method.max_steps
+    takes = {"none": (), "spheres": ("sphere",), "all": ("sphere", "nonnegative", "ball")}[method.constraints]
+    for word in {"sphere", "nonnegative", "ball"} - set(takes):
+        with pytest.raises(
+            ValueError, match=rf"^method: {type(method).__name__} is for .*; with other .* 'spectral' or"
+        ):
+            ufm.solve(ufm.shallow([3, 3], features=word), name)

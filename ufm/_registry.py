@@ -36,11 +36,17 @@ class Registry(dict[str, T]):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self._of_session = kind, set[str]()
         REGISTRIES.append(self)
 
-    def register(self, name: str, entry: T) -> T:
+    def register(self, name: str, entry: T, source: object = None) -> T:
         """Give an entry its name, and return it.
+
+        Args:
+            name: what it is called.
+            entry: what is registered.
+            source: the function or class that it was made of. One of a session (``__main__``) takes the place of an
+                earlier one: a cell of a notebook may run again.
 
         Raises:
             ValueError: the name is taken, or is not a word of letters, digits, ``_`` and ``-``.
@@ -48,8 +54,11 @@ class Registry(dict[str, T]):
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
             shown = printable(repr(name))[:60]
             raise ValueError(f"{self.kind}: {shown} is not a name; give a word of letters, digits, _ and -")
-        if name in self:
+        of_session = getattr(source, "__module__", None) == "__main__"
+        if name in self and not (of_session and name in self._of_session):
             raise ValueError(f"{self.kind}: {name!r} is taken; choose another name")
+        if of_session:
+            self._of_session.add(name)
         self[name] = entry
         return entry
 

@@ -41,7 +41,6 @@ _HOMES = {
 _COMMANDS = tuple(_HOMES)
 
 _FLAG_OF = {
-    "solve": {"method": "solver"},
     "train": {"source": "data", "groups": "coarse"},
 }
 """By command: names in Python that differ from the flag by more than an underscore."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 from .._files import whole
 from ..answer import Answer, answer
 from ..problem import BatchedSupCon, Problem, SupCon, convert, state
 from ..problem.contrastive import CONVENTIONS
 from ..problem.words import WORDS, check_words
+from ..solve.methods import METHODS, PROGRAMS, methods_with
 from .tables import print_answer
 from .words import flags_of_words, read_labels, stated
 
-_SOLVERS = ("lbfgs", "newton", "spectral", "gd", "adam", "logits", "gram", "smoothed")
+
+def _methods() -> Any:
+    """The type of --method: one of the names that are registered now."""
+    return Literal[(*METHODS, *PROGRAMS)]  # type: ignore[valid-type]
 
 
 @dataclasses.dataclass
@@ -39,8 +44,8 @@ class Solve:
     base_temperature: float | None = None
     """tau_base of --convention khosla; the temperature by default."""
 
-    solver: str | None = None
-    """lbfgs, newton, spectral, gd, adam, logits, gram or smoothed; by default the one that suits the problem."""
+    method: Annotated[str | None, tyro.conf.arg(constructor_factory=_methods, help_behavior_hint="")] = None
+    """How F is minimised; by default the way that suits the problem."""
     restarts: int | None = None
     """Random starts; the best is reported. By default 1, then 8 where the first is not proven optimal."""
     gtol: float | None = None
@@ -112,17 +117,16 @@ class Solve:
         ):
             if not least <= value <= most:
                 raise ValueError(f"{name}: {value} is out of range; give a whole number from {least} to {most}")
-        if self.solver is not None and self.solver not in _SOLVERS:
-            raise ValueError(f"solver: {self.solver!r} is not known; choose one of {', '.join(_SOLVERS)}")
-        for name, takers in (("learning_rate", ("gd", "adam")), ("momentum", ("gd",))):
-            if name in words and self.solver not in takers:
-                used = "the default solver" if self.solver is None else f"--solver {self.solver}"
+        for name in ("learning_rate", "momentum"):
+            takers = methods_with(name)
+            if name in words and self.method not in takers:
+                used = "the default method" if self.method is None else f"--method {self.method}"
                 raise ValueError(
-                    f"{name}: {words[name]:g} has no effect with {used}; drop it, or say --solver {' or '.join(takers)}"
+                    f"{name}: {words[name]:g} has no effect with {used}; drop it, or say --method {' or '.join(takers)}"
                 )
         if not 0 < self.gap < 1:
             raise ValueError(f"gap: {self.gap:g} must lie strictly between 0 and 1")
-        chosen = {"method": self.solver, "gtol": self.gtol, "max_steps": self.max_steps, "restarts": self.restarts}
+        chosen = {"method": self.method, "gtol": self.gtol, "max_steps": self.max_steps, "restarts": self.restarts}
         return {**words, **{name: value for name, value in chosen.items() if value is not None}}
 
 

@@ -98,7 +98,7 @@ def register_measure(
 
     def register(function: Callable[..., float]) -> Callable[..., float]:
         given = needs if isinstance(needs, tuple) else (needs,)
-        MEASURES.register(name, Measure(name, formula, given, door.function(name, function), shown))
+        MEASURES.register(name, Measure(name, formula, given, door.function(name, function), shown), function)
         return function
 
     return register

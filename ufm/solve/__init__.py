@@ -14,7 +14,19 @@ from .groups import (
 from .lanes import solve_many
 from .logits import balance, has_logit_program, minimize_logits
 from .loop import best_of, minimize
-from .methods import LBFGS, METHODS, Adam, GradientDescent, Method, Newton, SpectralGradient
+from .methods import (
+    LBFGS,
+    METHODS,
+    Adam,
+    GradientDescent,
+    Method,
+    Newton,
+    Point,
+    SimpleState,
+    SpectralGradient,
+    point_at,
+    register_method,
+)
 from .result import History, Result, Status
 from .smoothed import STAGES, Smoothed
 from .solve import evaluated, solve
@@ -31,7 +43,9 @@ __all__ = [
     "History",
     "Method",
     "Newton",
+    "Point",
     "Result",
+    "SimpleState",
     "Smoothed",
     "SpectralGradient",
     "Status",
@@ -49,6 +63,8 @@ __all__ = [
     "minimize",
     "minimize_groups",
     "minimize_logits",
+    "point_at",
+    "register_method",
     "solve",
     "solve_gram",
     "solve_groups",

@@ -61,7 +61,8 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
         gtol: stop when the relative gradient norm at the current point is at most this.
         max_steps: limit of evaluations.
     """
-    space = make_space(problem, params, method.plain, method.retracts and not problem.model.is_free)
+    retract = method.constraints == "spheres" and not problem.model.is_free
+    space = make_space(problem, params, method.plain, retract)
     return walk(space, space.project(space.from_params(params)), method, gtol, max_steps)
 
 
@@ -120,6 +121,8 @@ def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Resul
         return judge(dataclasses.replace(carry, state=state, steps=carry.steps + 1))
 
     state = method.init(space, y)
+    if not (hasattr(state, "point") and hasattr(state, "floor")):
+        raise ValueError(f"method: the state of {type(method).__name__} lacks point or floor; give both")
     empty = jnp.full(schedule.shape, jnp.nan)
     history = History(jnp.full(schedule.shape, -1, jnp.int32), empty, empty)
     zero = jnp.zeros((), jnp.int32)

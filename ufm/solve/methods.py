@@ -1,18 +1,21 @@
 """Methods: how one step is taken.  Each is a frozen record of hyper-parameters with ``init`` and ``step``.
 
 A step costs one evaluation of value and gradient; a rejected trial is a step too, so no method nests a loop and a
-batch of lanes stays in step.  A method's state holds at least ``y`` (the point), ``value``, ``gradient`` and
-``floor``, which says that the method cannot decrease F any further at this precision.
+batch of lanes stays in step.  A method's state holds at least ``point`` (a :class:`Point`) and ``floor``, which says
+that the method cannot decrease F any further at this precision.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from .. import _checks as door
 from .._numerics import record, static, tree_where
+from .._registry import Registry
 from .space import Space
 
 _SLACK = 1e-11
@@ -28,8 +31,97 @@ class Point:
     gradient: Any
 
 
-def _evaluate(space: Space, y: Any) -> Point:
+def point_at(space: Space, y: Any) -> Point:
+    """F and its gradient at the coordinates y; a pure array program."""
     return Point(y, *space.value_and_gradient(y))
+
+
+@runtime_checkable
+class Method(Protocol):
+    """How a step is taken: derive a class from it, a record (:func:`ufm.record`).
+
+    The loop around a method (:func:`ufm.solve.minimize`) judges every point, remembers the best one and stops; a method
+    only moves.  Its numbers are fields, so that nothing is compiled again where they change.
+
+    Attributes:
+        plain: walk in the coordinates of the problem; by default they are scaled, so that the decay is isotropic.
+        constraints: what the method takes. ``none``: free factors only. ``spheres``: also factors on spheres, which it
+            walks as free ones, of any length. ``all``: every constraint, by ``space.project`` and ``space.tangent``.
+        max_steps: limit of evaluations where the caller gives none.
+    """
+
+    plain: ClassVar[bool] = False
+    constraints: ClassVar[Literal["none", "spheres", "all"]] = "all"
+    max_steps: ClassVar[int] = 20_000
+
+    def init(self, space: Space, y: Any) -> Any:
+        """First state, at the coordinates y: anything with a ``point`` (see :func:`point_at`) and ``floor``."""
+        ...
+
+    def step(self, space: Space, state: Any) -> Any:
+        """Next state, of the same shapes and types, for one evaluation of F and its gradient."""
+        ...
+
+
+METHODS: Registry[type[Method]] = Registry("method")
+"""Methods by the name that :func:`ufm.solve` and the command know, each with its default numbers."""
+
+PROGRAMS = ("logits", "gram", "smoothed")
+"""Names of ``method`` that are no steps in the parameters: the convex programs, and the continuation for ReLU."""
+
+
+def check_method(name: str, value: Any) -> Method:
+    """The value where it is a method, or a ValueError that names the argument."""
+    if isinstance(value, type) or not isinstance(value, Method) or not callable(value.init) or not callable(value.step):
+        raise ValueError(
+            f"{name}: {door.show(value)} is not a method; give a record with init and step that subclasses "
+            f"ufm.solve.Method, or one of {', '.join(METHODS)}"
+        )
+    if jax.tree_util.all_leaves([value]):
+        raise ValueError(f"{name}: {door.show(value)} is not a pytree; decorate its class with ufm.record")
+    door.one_of(f"{name}.constraints", value.constraints, ("none", "spheres", "all"))
+    return value
+
+
+def methods_with(attribute: str, *values: Any) -> list[str]:
+    """Names of the registered methods that have an attribute, or have one of some values there."""
+    made = {name: make() for name, make in METHODS.items()}
+    has = lambda method: not values or getattr(method, attribute) in values  # noqa: E731
+    return [name for name, method in made.items() if hasattr(method, attribute) and has(method)]
+
+
+M = TypeVar("M", bound=type)
+
+
+def register_method(name: str) -> Callable[[M], M]:
+    """Decorator that names a class of methods for ``ufm.solve(problem, method=name)`` and for the command.
+
+    The class becomes a record of its annotated fields, each of which needs a default.
+
+    Args:
+        name: what the method is called.
+
+    Raises:
+        ValueError: the name is taken, or the class makes no method.
+    """
+
+    def register(cls: M) -> M:
+        if not isinstance(cls, type) or not {"init", "step"} <= set(dir(cls)):
+            raise ValueError(
+                f"{name}: {door.show(cls)} is no class with init and step; derive one from ufm.solve.Method"
+            )
+        made = cls if "__dataclass_fields__" in cls.__dict__ else record(cls)
+        try:
+            method = made()
+        except TypeError:
+            raise ValueError(f"{name}: {cls.__name__} has a number without a default; give each one") from None
+        check_method(str(name), method)
+        if name in PROGRAMS:
+            raise ValueError(f"method: {name!r} is taken; choose another name")
+        METHODS.register(name, made, made)
+        return cast(M, made)
+
+    return register
 
 
 # ------------------------------------------------------------------ gradient descent
@@ -45,7 +137,7 @@ class SimpleState:
 
 
 @record
-class GradientDescent:
+class GradientDescent(Method):
     """Plain (projected) gradient descent in the original coordinates, with heavy-ball momentum if asked.
 
         v <- momentum v + grad F(x),   x <- P(x - eta v)
@@ -60,21 +152,20 @@ class GradientDescent:
     learning_rate: Any = 0.1
     momentum: Any = 0.0
     plain = True
-    retracts = False
 
     def init(self, space: Space, y: Any) -> SimpleState:
         """First state."""
-        return SimpleState(_evaluate(space, y), jnp.zeros_like(y), jnp.asarray(False))
+        return SimpleState(point_at(space, y), jnp.zeros_like(y), jnp.asarray(False))
 
     def step(self, space: Space, state: SimpleState) -> SimpleState:
         """Next state."""
         velocity = self.momentum * state.memory + space.tangent(state.point.y, state.point.gradient)
         y = space.project(state.point.y - self.learning_rate * velocity)
-        return SimpleState(_evaluate(space, y), velocity, jnp.all(y == state.point.y))
+        return SimpleState(point_at(space, y), velocity, jnp.all(y == state.point.y))
 
 
 @record
-class Adam:
+class Adam(Method):
     """Adam through optax, in the original coordinates (Kingma & Ba 2015), projected where constrained.
 
     Attributes:
@@ -85,7 +176,6 @@ class Adam:
     learning_rate: Any = 1e-2
     decay: int = static(default=0)
     plain = True
-    retracts = False
 
     def _transform(self) -> Any:
         import optax
@@ -95,14 +185,14 @@ class Adam:
 
     def init(self, space: Space, y: Any) -> SimpleState:
         """First state."""
-        return SimpleState(_evaluate(space, y), self._transform().init(y), jnp.asarray(False))
+        return SimpleState(point_at(space, y), self._transform().init(y), jnp.asarray(False))
 
     def step(self, space: Space, state: SimpleState) -> SimpleState:
         """Next state."""
         gradient = space.tangent(state.point.y, state.point.gradient)
         update, memory = self._transform().update(gradient, state.memory, state.point.y)
         y = space.project(state.point.y + update)
-        return SimpleState(_evaluate(space, y), memory, jnp.asarray(False))
+        return SimpleState(point_at(space, y), memory, jnp.asarray(False))
 
 
 # ------------------------------------------------------------------ L-BFGS
@@ -126,7 +216,7 @@ class LBFGSState:
 
 
 @record
-class LBFGS:
+class LBFGS(Method):
     """Limited-memory BFGS with one trial per step (no nested line search), for factors that are free or on spheres.
 
     On spheres it walks in columns of any length, which are scaled to the radius wherever F is evaluated.  Lengths far
@@ -142,12 +232,11 @@ class LBFGS:
     """
 
     memory: int = static(default=10)
-    plain = False
-    retracts = True
+    constraints = "spheres"
 
     def init(self, space: Space, y: Any) -> LBFGSState:
         """First state."""
-        point = _evaluate(space, y)
+        point = point_at(space, y)
         n, m = y.shape[0], self.memory
         norm = jnp.linalg.norm(point.gradient)
         size = jnp.minimum(1.0, 0.1 * jnp.linalg.norm(y) / jnp.where(norm > 0, norm, 1.0))
@@ -169,7 +258,7 @@ class LBFGS:
     def step(self, space: Space, state: LBFGSState) -> LBFGSState:
         """Next state."""
         old = state.point
-        trial = _evaluate(space, old.y + state.step_size * state.direction)
+        trial = point_at(space, old.y + state.step_size * state.direction)
         slope = jnp.vdot(trial.gradient, state.direction)
         decrease = trial.value - old.value
         armijo = decrease <= 1e-4 * state.step_size * state.slope
@@ -266,7 +355,7 @@ class SpectralState:
 
 
 @record
-class SpectralGradient:
+class SpectralGradient(Method):
     """Spectral projected gradient on the projection arc, for every constraint (spheres included).
 
         y+ = P(y - a grad F),  a alternating between the two Barzilai-Borwein quotients, accepted if F falls below the
@@ -279,12 +368,10 @@ class SpectralGradient:
     """
 
     window: int = static(default=8)
-    plain = False
-    retracts = False
 
     def init(self, space: Space, y: Any) -> SpectralState:
         """First state."""
-        point = _evaluate(space, y)
+        point = point_at(space, y)
         norm = jnp.linalg.norm(space.tangent(y, point.gradient))
         size = jnp.clip(0.1 * jnp.linalg.norm(y) / jnp.where(norm > 0, norm, 1.0), 1e-12, 1e12)
         zero = jnp.zeros((), jnp.int32)
@@ -294,7 +381,7 @@ class SpectralGradient:
         """Next state."""
         old = state.point
         gradient = space.tangent(old.y, old.gradient)
-        trial = _evaluate(space, space.project(old.y - state.trial_size * gradient))
+        trial = point_at(space, space.project(old.y - state.trial_size * gradient))
         s = trial.y - old.y
         square = jnp.vdot(s, s)
         reference = jnp.max(state.recent)
@@ -339,7 +426,7 @@ class NewtonState:
 
 
 @record
-class Newton:
+class Newton(Method):
     """Newton's method in a trust region with the dense Hessian, for small problems and for polishing.
 
     The trust-region subproblem is solved in the Hessian's eigenbasis.  Eigenvalues below ``cut`` times the largest are
@@ -353,13 +440,13 @@ class Newton:
     """
 
     cut: Any = 1e-12
-    plain = False
-    retracts = False
+    constraints = "none"
+    max_steps = 200
 
     def init(self, space: Space, y: Any) -> NewtonState:
         """First state."""
         radius = jnp.maximum(jnp.linalg.norm(y), 1e-3)
-        return NewtonState(_evaluate(space, y), radius, jnp.zeros((), jnp.int32), jnp.asarray(False))
+        return NewtonState(point_at(space, y), radius, jnp.zeros((), jnp.int32), jnp.asarray(False))
 
     def step(self, space: Space, state: NewtonState) -> NewtonState:
         """Next state."""
@@ -376,7 +463,7 @@ class Newton:
         step = vectors @ coefficients
         length = jnp.linalg.norm(step)
         model = jnp.vdot(slope, coefficients) + 0.5 * jnp.sum(eigenvalues * coefficients**2)
-        trial = _evaluate(space, old.y + step)
+        trial = point_at(space, old.y + step)
         ratio = (trial.value - old.value) / jnp.where(model < 0, model, -1.0)
         at_floor = jnp.abs(model) <= 1e-10 * jnp.abs(old.value)
         shorter = jnp.linalg.norm(trial.gradient) < jnp.linalg.norm(old.gradient)
@@ -412,12 +499,11 @@ class Newton:
         return jnp.where((length(low) <= radius) & (base == 0), 0.0, shift)
 
 
-Method = GradientDescent | Adam | LBFGS | SpectralGradient | Newton
-METHODS = {
-    "lbfgs": LBFGS,
-    "spectral": SpectralGradient,
-    "newton": Newton,
-    "gd": GradientDescent,
-    "adam": Adam,
-}
-"""Solver names of the command line."""
+for _name, _method in (
+    ("lbfgs", LBFGS),
+    ("spectral", SpectralGradient),
+    ("newton", Newton),
+    ("gd", GradientDescent),
+    ("adam", Adam),
+):
+    register_method(_name)(_method)

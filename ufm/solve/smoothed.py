@@ -37,8 +37,7 @@ class Smoothed:
     """
 
     stages: Any = STAGES
-    plain = False
-    retracts = False
+    max_steps = 20_000
 
 
 def needs_smoothing(problem: Problem) -> bool:

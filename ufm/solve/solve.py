@@ -18,7 +18,7 @@ from ..problem.size import check_fits
 from .gram import has_gram_program, solve_by_gram
 from .logits import has_logit_program, minimize_logits
 from .loop import best_of, check_limits, minimize
-from .methods import LBFGS, METHODS, Method, SpectralGradient
+from .methods import LBFGS, METHODS, PROGRAMS, Method, SpectralGradient, check_method, methods_with
 from .orthogonal import MOST_STARTS, has_orthogonal_starts, orthogonal_starts
 from .result import History, Result, Status
 from .smoothed import STAGES, Smoothed, minimize_smoothed, needs_smoothing, on_kinks
@@ -49,8 +49,9 @@ def solve(
 
     Args:
         problem: one problem, or a stacked one (then every leaf of the result has that leading axis).
-        method: a method object or its name (lbfgs, spectral, newton, gd, adam, or logits for the convex program in
-            the logits, or gram for that in the class Gram matrix of a contrastive problem). Default: logits for MSE
+        method: a :class:`~ufm.solve.Method`, or its name (lbfgs, spectral, newton, gd, adam or another that is
+            registered; or logits for the convex program in the logits, or gram for that in the class Gram matrix of a
+            contrastive problem). Default: logits for MSE
             with free factors; gram for contrastive problems that have that program; L-BFGS for other factors that are
             free or on spheres; spectral projected gradient with other constraints. smoothed, a continuation in a
             smoothed ReLU, for deep ReLU models with free features (see :mod:`ufm.solve.smoothed`).
@@ -112,7 +113,7 @@ def solve(
         reduce = start is None and method is None and problem.loss_kind.convex
     method = _with_rate(_method_for(problem, method), learning_rate, momentum)
     if max_steps is None:
-        max_steps = 200 if type(method).__name__ == "Newton" else 20_000
+        max_steps = method.max_steps
     if not is_traced(seed):
         seed = whole_number("seed", seed, 0)
         if seed >= 2**63:
@@ -179,15 +180,13 @@ def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Met
         smooth = {problem.model.features, problem.model.classifier} <= {"free", "sphere"}
         return LBFGS() if smooth else SpectralGradient()
     if isinstance(method, str):
-        one_of("method", method, tuple(METHODS))
-        method = METHODS[method]()
-    if not isinstance(method, Method):
-        raise ValueError(f"method: {show(method)} is not known; give one of {', '.join(METHODS)}, or a method object")
-    name, words = type(method).__name__, {problem.model.features, problem.model.classifier}
-    smooth = words <= ({"free"} if name == "Newton" else {"free", "sphere"})
-    if name in ("LBFGS", "Newton") and not smooth:
-        kind = "free factors" if name == "Newton" else "factors that are free or on spheres"
-        raise ValueError(f"method: {name} is for {kind}; with other constraints use 'spectral', 'gd' or 'adam'")
+        method = METHODS[one_of("method", method, (*METHODS, *PROGRAMS))]()
+    method = check_method("method", method)
+    takes = {"none": {"free"}, "spheres": {"free", "sphere"}}.get(method.constraints)
+    if takes is not None and not {problem.model.features, problem.model.classifier} <= takes:
+        kind = "free factors" if method.constraints == "none" else "factors that are free or on spheres"
+        others = " or ".join(map(repr, methods_with("constraints", "all")))
+        raise ValueError(f"method: {type(method).__name__} is for {kind}; with other constraints use {others}")
     return method
 
 
@@ -197,14 +196,15 @@ def _with_rate(method: Method | Smoothed, learning_rate: Any, momentum: Any) -> 
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         if not hasattr(method, name):
-            known = "'gd'" if name == "momentum" else "'gd' or 'adam'"
+            known = " or ".join(map(repr, methods_with(name)))
             raise ValueError(f"{name}: {show(value)} has no use with this method; say method={known}, or drop it")
         if is_traced(value) or (_is_positive(value) and (name == "learning_rate" or value < 1)):
             continue
         if name == "learning_rate" or value != 0:
             allowed = "a number in [0, 1)" if name == "momentum" else "a finite positive number"
             raise ValueError(f"{name}: {show(value)} is not allowed; give {allowed}")
-    return dataclasses.replace(method, **{name: np.float64(value) for name, value in given.items()})
+    changed: Any = method
+    return dataclasses.replace(changed, **{name: np.float64(value) for name, value in given.items()})
 
 
 def _is_positive(value: Any) -> bool:

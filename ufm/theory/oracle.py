@@ -230,7 +230,7 @@ def oracle(
     def register(answer: Callable[[Problem], Answer]) -> Oracle:
         speaks = lambda problem: problem.kind in kinds and concerns(problem)  # noqa: E731
         entry = Oracle(name, status, citation, statement, speaks, hypotheses, answer, for_many_classes)
-        return REGISTRY.register(name, entry)
+        return REGISTRY.register(name, entry, answer)
 
     return register
 

@@ -1,4 +1,5 @@
 """What this package adds to ufm: each module registers when it is imported."""
 
+from . import heavy_ball as heavy_ball
 from . import norm_spread as norm_spread
 from . import zero_value as zero_value
