@@ -266,7 +266,7 @@ def contradicting(found):
 @pytest.mark.contradiction
 def test_no_second_pass_hides_a_contradiction(monkeypatch):
     """Neither a repeated solve of one problem, nor the better of two answers in a stack or a grid."""
-    rooms = sys.modules["ufm.answer"]
+    routes = sys.modules["ufm.answer.routes"]
     seen = []
 
     def wrong_at_first(problem, params, **options):
@@ -274,7 +274,7 @@ def test_no_second_pass_hides_a_contradiction(monkeypatch):
         found = certify(problem, params, **options)
         return contradicting(found) if len(seen) == 1 else found
 
-    monkeypatch.setattr(rooms, "certify", wrong_at_first)
+    monkeypatch.setattr(routes, "certify", wrong_at_first)
     problem = ufm.shallow([3, 3], features="nonnegative", bias="free")
     assert ufm.answer(problem).certificate.words == "contradiction"
     seen.clear()

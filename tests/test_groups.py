@@ -13,7 +13,7 @@ from group_programs import TWO_KINDS, decay_of, torture
 from ufm.answer import certified_groups, class_logits, solve_and_certify_groups
 from ufm.certify import certify_groups
 from ufm.measure import collapse_phase
-from ufm.problem import group_of_classes, grouped, logit_groups, why_no_logit_groups
+from ufm.problem import group_of_classes, grouped, logit_groups, why_not_groups
 from ufm.solve import Status, group_modes_of, group_phase, lift, lifted_logits, solve_groups
 from ufm.theory.imbalance import group_collapse_threshold, two_group_thresholds, zero_point
 
@@ -254,12 +254,12 @@ def test_the_door(options, said):
 
 
 def test_why_not():
-    assert why_no_logit_groups(ufm.shallow([3, 3])) is None
+    assert why_not_groups(ufm.shallow([3, 3])) is None
     for problem, word in (
         (ufm.shallow([3, 3], loss="mse"), "mse"),
         (ufm.shallow([3, 3, 3], dim=1), "dim 1"),
         (ufm.shallow([3, 3], features="sphere", weight_decay=0.1), "constrained"),
     ):
-        assert word in why_no_logit_groups(problem)
+        assert word in why_not_groups(problem)
         with pytest.raises(ValueError, match="no grouped logit program"):
             logit_groups(problem)

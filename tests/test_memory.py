@@ -2,7 +2,6 @@
 
 import importlib
 import io
-import sys
 import zipfile
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 import ufm
 from ufm import _memory
+from ufm.answer import judge, readings
 from ufm.cli import main
 from ufm.measure.arrays import load_npz
 from ufm.measure.files import read_features
@@ -18,8 +18,6 @@ from ufm.problem.size import check_fits
 from ufm.report import read_report
 from ufm.solve.groups import lifted_logits
 from ufm.sweep.grid import read_file
-
-answer = sys.modules["ufm.answer"]
 
 
 def header(shape: tuple[int, ...], dtype: str = "<f8") -> bytes:
@@ -172,19 +170,17 @@ def test_many_classes_are_answered_by_groups_of_equal_ones(capsys, monkeypatch):
 
 def test_the_geometry_of_groups_is_that_of_the_factors():
     problem = ufm.shallow([10.0] * 5 + [2.0] * 3, weight_decay=2e-3, feature_decay=1e-3, bias="free", scale=2.0)
-    found = answer._answer_by_logit_groups(problem, 1e-8, {})
+    program, found = logit_groups(problem), judge(problem, "groups")
     assert found.certificate.words == "global"
     assert found.result.converged
-    program = logit_groups(problem)
-    reached = answer.certified_groups(answer.jax.tree.map(lambda leaf: np.asarray(leaf)[None], program))[0]
-    logits = lifted_logits(program, answer.jax.tree.map(lambda leaf: leaf[0], reached), group_of_classes(problem))
+    logits = lifted_logits(program, found.result, group_of_classes(problem))
     counts = np.asarray(problem.labels.counts)
     _, s, vt = np.linalg.svd(logits * np.sqrt(counts))
     means = np.sqrt(s / 2.0)[:, None] * vt / np.sqrt(counts) / (1e-3 / 2e-3) ** 0.25
-    right = answer.groups_of_means(problem, means)
-    np.testing.assert_allclose(found.groups.norms, right.norms, rtol=1e-9)
-    np.testing.assert_allclose(found.groups.cosines, right.cosines, rtol=1e-9)
-    assert found.groups.rank == right.rank == 7
+    left, right = readings.groups_of_logits(problem, program, found.result), readings.groups_of_means(problem, means)
+    np.testing.assert_allclose(left.norms, right.norms, rtol=1e-9)
+    np.testing.assert_allclose(left.cosines, right.cosines, rtol=1e-9)
+    assert left.rank == right.rank == 7
 
 
 # ------------------------------------------------------------------ numbers

@@ -406,7 +406,7 @@ def test_weighted_targets_are_never_given_the_bound_of_weighted_samples():
     assert 0 < float(certificate.value_error) < 1e-12 * float(certificate.value)
     other = ufm.deep([8, 2, 1], depth=2, loss="wce-targets", **numbers)
     assert "more than one weight matrix" in ufm.certify(other, other.init(jax.random.key(0))).assumes[0]
-    assert ufm.problem.why_no_logit_groups(problem) is not None
+    assert ufm.problem.why_not_groups(problem) is not None
     by_program = ufm.solve(problem, "logits", gtol=1e-8)
     assert float(by_program.value) == pytest.approx(float(found.result.value), rel=1e-10)
 

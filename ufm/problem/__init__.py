@@ -3,13 +3,22 @@
 from . import batches, labels, losses, models
 from .checks import check_kind, check_problem, check_tolerance, project
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
-from .gram import GramProgram, GroupGram, class_program, equal_classes, gram_program, group_program, why_no_gram_program
-from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_no_logit_groups
+from .gram import (
+    GramProgram,
+    GroupGram,
+    class_program,
+    equal_classes,
+    gram_program,
+    group_program,
+    why_no_gram_program,
+    why_not_gram,
+)
+from .groups import LogitGroups, group_of_classes, grouped, logit_groups, why_not_groups
 from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError, WeightedTargets, register_loss
 from .models import Model, Params
 from .params import as_params
-from .problem import Decay, Problem, Reduction
+from .problem import Decay, Problem, Reduction, is_explicit, why_not_convex, why_not_logits
 from .state import contrastive, deep, shallow, stack, state
 
 __all__ = [
@@ -45,6 +54,7 @@ __all__ = [
     "group_of_classes",
     "group_program",
     "grouped",
+    "is_explicit",
     "labels",
     "logit_groups",
     "losses",
@@ -55,5 +65,8 @@ __all__ = [
     "stack",
     "state",
     "why_no_gram_program",
-    "why_no_logit_groups",
+    "why_not_convex",
+    "why_not_gram",
+    "why_not_groups",
+    "why_not_logits",
 ]

@@ -29,7 +29,7 @@ import numpy as np
 from .. import _checks as door
 from .._numerics import in_float64, record, static
 from .contrastive import SupCon
-from .problem import A_PROBLEM, Problem
+from .problem import A_PROBLEM, Problem, why_not_convex
 
 
 @record
@@ -88,6 +88,17 @@ class GramProgram:
     def groups(self) -> int:
         """g."""
         return int(np.shape(self.classes)[-1])
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading shape of a stacked program; () for a single one."""
+        return tuple(np.shape(self.classes)[:-1])
+
+    def __getitem__(self, index: Any) -> GramProgram:
+        """One program (or a slice) of a stacked one."""
+        if not self.batch_shape:
+            raise TypeError("a single program cannot be indexed; make a stack with ufm.problem.group_program")
+        return jax.tree.map(lambda leaf: leaf[index], self)
 
     @in_float64
     def gram(self, factor: Any) -> GroupGram:
@@ -163,6 +174,12 @@ def why_no_gram_program(problem: Problem) -> str | None:
     if model.features not in ("free", "sphere", "ball"):
         return f"{model.features} features are not determined by a Gram matrix"
     return None
+
+
+@door.checked(problem=A_PROBLEM)
+def why_not_gram(problem: Problem) -> str | None:
+    """Why the program in the class Gram matrix does not give the optimum; ``None`` if it does."""
+    return why_no_gram_program(problem) or why_not_convex(problem)
 
 
 @door.checked(problem=A_PROBLEM)

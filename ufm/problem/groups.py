@@ -29,7 +29,7 @@ from .._numerics import in_float64, is_traced, record, static
 from .._text import nearest_word
 from .losses import CrossEntropy, check_loss
 from .models import BIASES
-from .problem import A_PROBLEM, Problem
+from .problem import A_PROBLEM, Problem, why_not_convex
 
 PARAMETERS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
 """Loss parameters with one number per group."""
@@ -224,18 +224,11 @@ def in_blocks(function: Callable[..., Any], width: int, *trees: Any) -> Any:
 
 
 @door.checked(problem=A_PROBLEM)
-def why_no_logit_groups(problem: Problem) -> str | None:
+def why_not_groups(problem: Problem) -> str | None:
     """Why a problem has no grouped logit program; ``None`` if it has one. Reads the structure only."""
-    model = problem.model
     if problem.loss_kind is not CrossEntropy:
         return f"the loss {problem.loss.name} is not cross-entropy"
-    if model.readout != "linear" or model.depth != 1:
-        return "it needs one weight matrix"
-    if not model.is_free:
-        return "constrained factors leave no program in the logits alone"
-    if model.dim < problem.num_classes - 1:
-        return f"dim {model.dim} is below K - 1 = {problem.num_classes - 1}, where the logit program is only a bound"
-    return None
+    return why_not_convex(problem)
 
 
 @door.checked(problem=A_PROBLEM)
@@ -260,7 +253,7 @@ def logit_groups(problem: Problem) -> LogitGroups:
         >>> logit_groups(ufm.shallow([500] * 6 + [50] * 4, weight_decay=1e-3, feature_decay=1e-5)).classes.tolist()
         [6.0, 4.0]
     """
-    reason = why_no_logit_groups(problem)
+    reason = why_not_groups(problem)
     if reason:
         raise ValueError(f"problem: no grouped logit program, {reason}")
     if is_traced(problem):
@@ -288,7 +281,7 @@ def logit_groups(problem: Problem) -> LogitGroups:
 @door.checked(problem=A_PROBLEM)
 def group_of_classes(problem: Problem) -> np.ndarray:
     """The group of each class in :func:`logit_groups`, shape (K,)."""
-    reason = why_no_logit_groups(problem)
+    reason = why_not_groups(problem)
     if reason:
         raise ValueError(f"problem: no grouped logit program, {reason}")
     return _pattern(problem)[1]

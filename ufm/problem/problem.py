@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import of_type
+from .._checks import checked, of_type
 from .._numerics import in_float64, record, static
 from .._programs import compiled
 from .labels import Labels
@@ -257,3 +257,36 @@ def _values_of_one(problem: Problem, params: Params) -> Any:
 
 A_PROBLEM = of_type(Problem, "state one with ufm.shallow, ufm.deep or ufm.contrastive")
 """Reader of a problem at a door."""
+
+
+# ------------------------------------------------------------------ convex programs of equal value
+
+
+@checked(problem=A_PROBLEM)
+def why_not_convex(problem: Problem) -> str | None:
+    """Why the class-mean problem is no convex program in disguise; ``None`` if it is. Reads the structure only."""
+    if problem.model.depth > 1:
+        return "deep models are not convex"
+    if not problem.loss_kind.convex:
+        return f"the loss {problem.loss.name} is not convex"
+    if problem.model.readout == "linear" and not problem.model.is_free:
+        return "constrained factors leave no program in the logits alone"
+    if problem.model.dim < problem.sufficient_dim:
+        return f"dim {problem.model.dim} is below {problem.sufficient_dim}, where the relaxation is only a bound"
+    return None
+
+
+@checked(problem=A_PROBLEM)
+def is_explicit(problem: Problem) -> bool:
+    """Whether one singular value threshold is the exact solution: MSE, no class weights, bias none or free."""
+    return problem.loss_kind.name == "mse" and problem.loss.class_weight is None and problem.model.bias != "decay"
+
+
+@checked(problem=A_PROBLEM)
+def why_not_logits(problem: Problem) -> str | None:
+    """Why the convex program in the class logits does not give the optimum; ``None`` if it does."""
+    if problem.model.readout == "pairs":
+        return "a contrastive problem has no logits"
+    if problem.model.depth == 1 and problem.model.is_free and is_explicit(problem):
+        return None  # at any dim
+    return why_not_convex(problem)

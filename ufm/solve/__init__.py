@@ -1,7 +1,7 @@
 """How it is answered: methods, one loop, results."""
 
 from .descent import Descent, descend
-from .gram import GramResult, features_of, has_gram_program, solve_gram
+from .gram import GramResult, features_of, solve_gram
 from .groups import (
     GroupsResult,
     group_modes_of,
@@ -12,7 +12,7 @@ from .groups import (
     solve_groups,
 )
 from .lanes import solve_many
-from .logits import balance, has_logit_program, minimize_logits
+from .logits import balance, minimize_logits
 from .loop import best_of, minimize
 from .methods import (
     LBFGS,
@@ -56,8 +56,6 @@ __all__ = [
     "features_of",
     "group_modes_of",
     "group_phase",
-    "has_gram_program",
-    "has_logit_program",
     "lift",
     "lifted_logits",
     "minimize",

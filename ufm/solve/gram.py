@@ -19,7 +19,7 @@ import numpy as np
 from .. import _checks as door
 from .._numerics import in_float64, number, record, unit_columns
 from .._programs import compiled
-from ..problem import GramProgram, GroupGram, Params, Problem, check_kind, why_no_gram_program
+from ..problem import GramProgram, GroupGram, Params, Problem, check_kind
 from .loop import check_limits, walk
 from .methods import LBFGS
 from .result import History, Result, Status
@@ -193,21 +193,13 @@ def solve_gram(program: GramProgram, gtol: float = 1e-9, max_steps: int = 20_000
     """
     check_kind("program", program, GramProgram)
     check_limits(gtol, max_steps)
-    run = _many if np.ndim(program.classes) == 2 else _one
+    run = _many if program.batch_shape else _one
     limits = number(gtol), number(max_steps, np.int32)
     return run(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), program), *limits)
 
 
 _one = compiled(minimize_gram)
 _many = compiled(jax.vmap(minimize_gram, in_axes=(0, None, None)), bulk=True)
-
-
-def has_gram_program(problem: Problem) -> str | None:
-    """Why the Gram program does not give the optimum of the problem; ``None`` if it does."""
-    reason = why_no_gram_program(problem)
-    if reason is None and problem.model.dim < problem.sufficient_dim:
-        return f"dim {problem.model.dim} is below {problem.sufficient_dim}, where the relaxation is only a bound"
-    return reason
 
 
 @door.checked(matrix=door.numbers_of(ndim=(2,)), dim=door.whole(1, 10**7))

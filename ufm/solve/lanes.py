@@ -29,9 +29,8 @@ from .. import _checks as door
 from .._checks import whole_number
 from .._numerics import in_float64, number, placed, record
 from .._programs import compiled
-from ..problem import Params, Problem, check_problem
+from ..problem import Params, Problem, check_problem, why_not_logits
 from ..problem.size import check_fits
-from .logits import has_logit_program
 from .loop import check_limits, minimize
 from .methods import LBFGS, Method
 from .result import History, Result, Status
@@ -78,7 +77,7 @@ def solve_many(
         raise ValueError("problem: solve_many needs a stacked problem; use ufm.solve for one, or ufm.stack")
     width = whole_number("width", width, 1)
     check_limits(gtol, max_steps)
-    if problem.loss_kind.name != "ce" or has_logit_program(problem):
+    if problem.loss_kind.name != "ce" or why_not_logits(problem):
         return solve(problem, gtol=gtol, max_steps=max_steps)
     if problem.num_classes > LARGEST_LANE_CLASSES:
         check_fits(problem[0], "LBFGS", merged=True)

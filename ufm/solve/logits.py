@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from .. import _checks as door
 from .._numerics import record, tree_dot, tree_where
-from ..problem import Params, Problem
+from ..problem import Params, Problem, is_explicit
 from ..problem.problem import A_PROBLEM
 from .loop import RECORDED_STEPS
 from .methods import LBFGS
@@ -33,27 +33,6 @@ from .space import make_space
 
 _ZERO = 1e-12
 """Singular values below this share of the largest one are zero."""
-
-
-@door.checked(problem=A_PROBLEM)
-def has_logit_program(problem: Problem) -> str | None:
-    """Why the logit program does not give the optimum of the problem; ``None`` if it does."""
-    if problem.model.readout == "pairs":
-        return "a contrastive problem has no logits"
-    if problem.model.depth > 1:
-        return "a deep model has no convex program in its logits"
-    if not problem.loss_kind.convex:
-        return f"the {problem.loss.name} loss is not convex"
-    if not problem.model.is_free:
-        return "a factor is constrained"
-    if problem.model.dim < problem.sufficient_dim and not is_explicit(problem):
-        return f"dim {problem.model.dim} is below {problem.sufficient_dim}, where the relaxation is only a bound"
-    return None
-
-
-def is_explicit(problem: Problem) -> bool:
-    """Whether one singular value threshold is the exact solution: MSE, no class weights, bias none or free."""
-    return problem.loss_kind.name == "mse" and problem.loss.class_weight is None and problem.model.bias != "decay"
 
 
 def is_envelope(problem: Problem) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,11 +13,20 @@ import numpy as np
 from .. import _checks as door
 from .._checks import LARGEST, is_number, one_of, show, whole_number
 from .._numerics import in_float64, is_traced, number, placed
-from .._programs import compiled
-from ..problem import Params, Problem, as_params, check_problem, class_program, gram_program
+from .._programs import Program, compiled
+from ..problem import (
+    Params,
+    Problem,
+    as_params,
+    check_problem,
+    class_program,
+    gram_program,
+    why_not_gram,
+    why_not_logits,
+)
 from ..problem.size import check_fits
-from .gram import has_gram_program, solve_by_gram
-from .logits import has_logit_program, minimize_logits
+from .gram import solve_by_gram
+from .logits import minimize_logits
 from .loop import best_of, check_limits, minimize
 from .methods import LBFGS, METHODS, PROGRAMS, Method, SpectralGradient, check_method, methods_with
 from .orthogonal import MOST_STARTS, has_orthogonal_starts, orthogonal_starts
@@ -88,25 +98,17 @@ def solve(
     restarts = whole_number("restarts", restarts, 1)
     if not (reduce is None or isinstance(reduce, bool)):
         raise ValueError(f"reduce: {show(reduce)} is not allowed; give True, False or None")
-    chosen = method, start, init_size
-    if all(word is None for word in chosen) and problem.loss_kind.name == "mse" and has_logit_program(problem) is None:
-        method = "logits"
-    pairs = problem.model.readout == "pairs"
-    if all(word is None for word in chosen) and restarts == 1 and reduce is None and pairs:
-        method = "gram" if has_gram_program(problem) is None else None
+    free = method is None and start is None and init_size is None  # nothing that only a walk has
+    if free:
+        method = _program_for(problem, once=restarts == 1 and reduce is None)
     check_limits(gtol, max_steps)
-    if isinstance(method, str) and method == "gram":
-        reason = has_gram_program(problem) if pairs else "the problem is not contrastive"
-        if reason or start is not None:
-            raise ValueError(f"method: 'gram' cannot be used ({reason or 'it takes no start'}); use 'lbfgs'")
-        check_fits(problem, "gram", merged=True)
-        return _by_gram(problem, gtol, 20_000 if max_steps is None else max_steps)
-    if isinstance(method, str) and method == "logits":
-        reason = has_logit_program(problem)
-        if reason or start is not None:
-            raise ValueError(f"method: 'logits' cannot be used ({reason or 'it takes no start'}); use 'lbfgs'")
-        check_fits(problem, "logits", merged=True)
-        return _by_logits(problem, gtol, 20_000 if max_steps is None else max_steps)
+    if isinstance(method, str) and method in _PROGRAMS:
+        why_not, run = _PROGRAMS[method]
+        reason = why_not(problem) or (None if start is None else "it takes no start")
+        if reason:
+            raise ValueError(f"method: {method!r} cannot be used ({reason}); use 'lbfgs'")
+        check_fits(problem, method, merged=True)
+        return run(problem, gtol, 20_000 if max_steps is None else max_steps)
     if reduce is None and problem.model.depth > 1:
         reduce = start is None and method is None  # samples of a class may coincide at an optimum, whatever the loss
     if reduce is None:
@@ -131,7 +133,7 @@ def solve(
         return _from_start(problem, start, method, gtol, max_steps)
     if init_size is not None and not is_traced(init_size) and not _is_positive(init_size):
         raise ValueError(f"init_size: {show(init_size)} is not allowed; give a finite positive number")
-    known = all(word is None for word in chosen) and has_orthogonal_starts(problem)
+    known = free and has_orthogonal_starts(problem)
     lanes = int(restarts) + (MOST_STARTS if known else 0)
     check_fits(problem, type(method).__name__, lanes=lanes, merged=bool(reduce))
     options = {"restarts": int(restarts), "reduce": bool(reduce), "known": known}
@@ -163,6 +165,13 @@ def _evaluated(problem: Problem, params: Params, gtol: Any) -> Result:
     zero = jnp.zeros((), jnp.int32)
     result = Result(params, value, plain, relative, status, zero, History(zero[None], value[None], relative[None]))
     return on_kinks(problem, result) if needs_smoothing(problem) else result
+
+
+def _program_for(problem: Problem, once: bool) -> str | None:
+    """The convex program that is solved where nobody asks for a walk; ``None`` where a walk is the way."""
+    if problem.loss_kind.name == "mse" and why_not_logits(problem) is None:
+        return "logits"
+    return "gram" if once and why_not_gram(problem) is None else None
 
 
 def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Method | Smoothed:
@@ -213,7 +222,7 @@ def _is_positive(value: Any) -> bool:
 
 @in_float64
 def _from_start(problem: Problem, start: Params, method: Method | Smoothed, gtol: Any, max_steps: Any) -> Result:
-    run = _run_stack if problem.batch_shape else _run_starts if np.ndim(start.features) > 2 else _run_one
+    run = _run if problem.batch_shape or np.ndim(start.features) == 2 else _run_starts
     start = jax.tree.map(jnp.asarray, start)
     return run(problem, start, method, number(gtol), number(max_steps, np.int32))
 
@@ -231,10 +240,9 @@ def _from_seed(
     reduce: bool,
     known: bool,
 ) -> Result:
-    run = _seed_stack if problem.batch_shape else _seed_one
     limits = number(gtol), number(max_steps, np.int32)
     size = None if size is None else number(size)
-    return run(problem, method, number(seed, None), *limits, size, restarts, reduce, known)
+    return _seed(problem, method, number(seed, None), *limits, size, restarts, reduce, known)
 
 
 @in_float64
@@ -254,8 +262,7 @@ def _gram_of_classes(problem: Problem, gtol: Any, max_steps: Any) -> Result:
 
 @in_float64
 def _by_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
-    run = _logits_stack if problem.batch_shape else _logits_one
-    return run(problem, number(gtol), number(max_steps, np.int32))
+    return _logits(problem, number(gtol), number(max_steps, np.int32))
 
 
 def _solve_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
@@ -284,7 +291,7 @@ def _solve_seed(
         result = best_of(jax.vmap(run)(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *starts)))
     elif restarts > 1:
         result = best_of(jax.vmap(lambda key: run(small.init(key, size)))(keys))
-    elif reduction and size is None and small.loss_kind.name == "ce" and has_logit_program(small) is None:
+    elif reduction and size is None and small.loss_kind.name == "ce" and why_not_logits(small) is None:
         result = run(geometric_start(small))
     else:
         result = run(small.init(keys[0], size))
@@ -300,14 +307,31 @@ def _minimize(problem: Problem, params: Params, method: Method | Smoothed, gtol:
     return on_kinks(problem, result) if needs_smoothing(problem) else result
 
 
-_run_one = compiled(_minimize)
-_run_stack = compiled(jax.vmap(_minimize, in_axes=(0, 0, None, None, None)), bulk=True)
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """The compiled programs of a function of a problem: of one, and of a stack."""
+
+    one: Program
+    stack: Program
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], axes: tuple[Any, ...], static: tuple[int, ...] = ()) -> _Programs:
+        """The two programs; ``axes`` says which arguments have one entry for each problem of a stack."""
+        return cls(
+            compiled(function, static=static), compiled(jax.vmap(function, in_axes=axes), static=static, bulk=True)
+        )
+
+    def __call__(self, problem: Problem, *args: Any) -> Any:
+        """The function of one problem, or of each problem of a stack."""
+        return (self.stack if problem.batch_shape else self.one)(problem, *args)
+
+
+_run = _Programs.of(_minimize, (0, 0, None, None, None))
 _run_starts = compiled(jax.vmap(_minimize, in_axes=(None, 0, None, None, None)), bulk=True)
-_seed_one = compiled(_solve_seed, static=(6, 7, 8))
-_seed_stack = compiled(
-    jax.vmap(_solve_seed, in_axes=(0, None, None, None, None, None, None, None, None)), static=(6, 7, 8), bulk=True
-)
+_seed = _Programs.of(_solve_seed, (0, *[None] * 8), static=(6, 7, 8))
 _gram_one = compiled(solve_by_gram)
 _gram_stack = compiled(jax.vmap(_gram_of_classes, in_axes=(0, None, None)), bulk=True)
-_logits_one = compiled(_solve_logits)
-_logits_stack = compiled(jax.vmap(_solve_logits, in_axes=(0, None, None)), bulk=True)
+_logits = _Programs.of(_solve_logits, (0, None, None))
+
+_PROGRAMS = {"logits": (why_not_logits, _by_logits), "gram": (why_not_gram, _by_gram)}
+"""The convex programs by the name of their method: why one is not to be had, and what solves it."""

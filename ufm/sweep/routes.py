@@ -27,10 +27,10 @@ from .._numerics import float64, in_float64, processors
 from ..answer import certified_groups, certified_many, solve_and_certify_groups
 from ..certify import certify, certify_gram
 from ..measure import collapse_phase, phase_of_modes
-from ..problem import Params, Problem, group_program, grouped, labels, state
+from ..problem import Params, Problem, group_program, grouped, labels, state, why_not_gram
 from ..problem.state import groups_of
 from ..problem.words import NAMED_LOSSES, WORDS
-from ..solve import Status, descend, has_gram_program, solve, solve_gram, solve_many
+from ..solve import Status, descend, solve, solve_gram, solve_many
 from ..solve.methods import METHODS
 from .grid import cell_seeds
 
@@ -411,8 +411,7 @@ def _gram(words: Mapping[str, Any], cells: int, settings: Mapping[str, Any]) -> 
     total = np.sum(classes * counts, axis=1)
     decay = None if held else _column(words, "feature_decay", cells, 5e-3 * classes.sum() / total)
     included = bool(words.get("self_included", False))
-    program = group_program(np.broadcast_to(classes, (cells, g)), counts, scale[:, None], decay, 1.0, included)
-    program = dataclasses.replace(program, scale=scale)
+    program = group_program(np.broadcast_to(classes, (cells, g)), counts, scale, decay, 1.0, included)
     return Prepared(_gram_kernel, jax.tree.map(np.asarray, program), _limits(settings))
 
 
@@ -453,7 +452,7 @@ def _why_not_convex(words: Mapping[str, Any]) -> str | None:
     if not problem.loss.convex:
         return f"the loss {problem.loss.name} is not convex"
     if problem.model.readout == "pairs":
-        return has_gram_program(problem)
+        return why_not_gram(problem)
     if problem.model.features != "free" or problem.model.classifier != "free":
         return "factors under a constraint are not known to have a tight relaxation"
     if problem.model.dim < problem.sufficient_dim:
