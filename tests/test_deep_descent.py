@@ -267,11 +267,11 @@ def test_stages_are_data():
     ends, before = [], None
     for stages in ((1e-1, 1e-3), (3e-1, 1e-4), (1e-2, 1e-5)):
         ends.append(ufm.solve(problem, start=start, method=Smoothed(stages), max_steps=20))
-        before = solve_module._run_one._cache_size() if before is None else before
-    assert solve_module._run_one._cache_size() == before
+        before = solve_module._run.one._cache_size() if before is None else before
+    assert solve_module._run.one._cache_size() == before
     assert len({float(end.value) for end in ends}) == 3  # the stages were heard
     ufm.solve(problem, start=start, method=Smoothed((1e-1, 1e-2, 1e-3)), max_steps=20)
-    assert solve_module._run_one._cache_size() == before + 1
+    assert solve_module._run.one._cache_size() == before + 1
 
 
 # ------------------------------------------------------------------ the table and its claims

@@ -288,7 +288,7 @@ def test_widths_agree(width):
 def test_one_program_for_all_numbers():
     """Decays, counts, seed and limits are data: a new value compiles nothing."""
     solved("free"), solved_many("free")
-    programs = [solve_module._seed_stack, lanes_module._run_lanes]
+    programs = [solve_module._seed.stack, lanes_module._run_lanes]
     before = [program._cache_size() for program in programs]
     for seed in (1, 2):
         problem = random_stack("free", seed)
