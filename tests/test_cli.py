@@ -365,7 +365,7 @@ STEP = "solve --classes 4 --samples 10 --imbalance 4"
 QUICK = "quickstart --cells 2 --out new"
 BAD = [  # command, the argument that the message begins with, a word of the remedy
     ("solve", "counts", "classes"),
-    ("solve --counts 5,5 --classes 3 --samples 5", "classes", "given together with --counts; drop one of the two"),
+    ("solve --counts 5,5 --classes 3 --samples 5", "classes", "given together with counts; drop one of the two"),
     ("solve --counts", "counts", "no value"),
     ("solve --counts 100,a", "counts", "'a' is not a number"),
     ("solve --counts 5", "counts", "at least two"),

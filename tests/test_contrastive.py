@@ -212,7 +212,7 @@ def supcon_in_logs(h, y, s):
 BAD = [
     ({"counts": [1, 1, 1]}, "counts: no class has two samples"),
     ({"counts": [1.5, 3]}, "counts: 1.5 samples have no meaning here"),
-    ({"counts": [2, 3], "loss": "supcom"}, "loss: 'supcom' is not known; choose one of supcon, wsupcon"),
+    ({"counts": [2, 3], "loss": "supcom"}, "loss: 'supcom' is not known; choose one of ce, mse"),
     ({"counts": [2, 3], "loss": "simclr"}, "counts: simclr needs the same number of views"),
     ({"counts": [2, 3], "mix": 0.5}, "views: 1 leaves an instance without a positive"),
     ({"counts": [2, 3], "temperature": 0.0}, "temperature: 0 is not allowed"),

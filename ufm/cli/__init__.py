@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, get_args
 
 from .._registry import load_plugins
 from .._text import nearest_word, printable
@@ -141,6 +141,10 @@ def _class_of(command: str, arguments: Sequence[str]) -> Any:
     module, name = _HOMES[command]
     if arguments[:1] == [command]:
         kind = getattr(importlib.import_module(f".{module}", __name__), name)
+        if hasattr(kind, "about"):  # its flags are words of the table, as it is now
+            flags = importlib.import_module(".words", __name__).flags_of_words(*kind.about)
+            asked = [("words", flags, dataclasses.field(default_factory=flags))]
+            kind = dataclasses.make_dataclass(name, asked, bases=(kind,), namespace={"__doc__": kind.__doc__})
     else:
         kind = dataclasses.make_dataclass(name, [])
         kind.__doc__ = declared.docstring(f"cli/{module}.py", name)
@@ -155,14 +159,14 @@ def _parse(arguments: Sequence[str]) -> Any:
         near = nearest_word(arguments[0], _COMMANDS)
         advice = f"did you mean ufm {near}?" if near else f"choose one of {', '.join(_COMMANDS)};"
         raise ValueError(f"{arguments[0]}: is not a command; {advice} see ufm --help")
-    said = io.StringIO()
+    said, kinds = io.StringIO(), tuple(_class_of(command, arguments) for command in _COMMANDS)
     import tyro
 
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                Union[tuple(_class_of(command, arguments) for command in _COMMANDS)],  # type: ignore[arg-type]  # noqa: UP007
+                Union[kinds],  # type: ignore[arg-type]  # noqa: UP007
                 prog="ufm",
                 description=f"ufm {__version__}: the numerical laboratory for unconstrained features models.",
                 args=list(arguments),
@@ -171,11 +175,21 @@ def _parse(arguments: Sequence[str]) -> Any:
     except SystemExit as stop:
         if stop.code == 2:
             named = " ".join(["ufm", *(word for word in arguments[:1] if word in _COMMANDS), "--help"])
-            _complain(_with_flag(_one_line(said.getvalue(), named), arguments))
+            flags = [flag for kind in kinds for flag in _flags(get_args(kind)[0])]
+            _complain(_with_flag(_one_line(said.getvalue(), named, flags), arguments))
         raise
 
 
-def _one_line(boxed: str, help_of: str) -> str:
+def _flags(kind: Any) -> list[str]:
+    """The flags of a command, those of its parts among them."""
+    found = []
+    for field in dataclasses.fields(kind):
+        part = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
+        found += _flags(part) if part else ["--" + field.name.replace("_", "-")]
+    return found
+
+
+def _one_line(boxed: str, help_of: str, flags: Sequence[str]) -> str:
     """The parser's boxed message as one line: what was wrong and what would be right."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
     plain = re.sub(r"[╭╮╰╯│─┃━]+|-{3,}|^[+|]|[+|]$", " ", plain, flags=re.MULTILINE)
@@ -183,8 +197,8 @@ def _one_line(boxed: str, help_of: str) -> str:
     if refused := re.search(r"Error parsing \S*\.config: (.+?)(?: For full helptext|$)", plain):
         return refused[1]  # by Config itself
     if unknown := re.search(r"Unrecognized options: (.+?)(?: Perhaps| Similar| Available| For full)", plain):
-        near = re.search(r"Perhaps you meant: (--[\w-]+)", plain)
-        advice = f"did you mean {near[1]}? see" if near else "see"
+        near = nearest_word(unknown[1].partition(",")[0], flags)
+        advice = f"did you mean {near}? see" if near else "see"
         return f"{unknown[1]}: not a command or option; {advice} {help_of}"
     if missing := re.search(r"Missing value for argument '(--[\w-]+)", plain):
         return f"{missing[1].lstrip('-')}: no value was given; see {help_of}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich.table import Table
@@ -14,7 +14,7 @@ from ..networks.config import LOSSES, Config, read_config
 from . import signals
 from .screen import Screen, bold, line, warn
 from .tables import print_report, shown, shown_measures
-from .words import flags_of_words, progress_bar, stated
+from .words import progress_bar, stated
 
 
 @dataclasses.dataclass
@@ -98,7 +98,6 @@ class Train:
 
 
 @dataclasses.dataclass
-@flags_of_words("loss", "model")
 class Features:
     """Hold the features of your own network against theory: measures, and distance to the optimum of the matching UFM.
 
@@ -116,6 +115,8 @@ class Features:
     """What an array is called in FILE, such as features=embeddings or labels=targets; may be repeated."""
     samples: Literal["columns", "rows"] | None = None
     """Where the samples are in the features; by default the axis as long as the labels. Needed where both are."""
+    words: Any = None
+    """The matching model: loss, decays and constraint."""
     frames_only: bool = False
     """Solve nothing: hold the features against frames alone."""
     out: Path | None = None
@@ -125,12 +126,15 @@ class Features:
     json: bool = False
     """Print one JSON object."""
 
+    about: ClassVar[tuple[str, ...]] = ("loss", "model")
+    """What the words are about that are its flags."""
+
     def run(self) -> int:
         """Read, measure, solve and print."""
         from .. import report as room
         from ..measure.files import read_features
 
-        words = {"loss": _loss_of(self.file), **stated(self)}
+        words = {"loss": _loss_of(self.file), **stated(self.words)}
         given = read_features(self.file, labels=self.labels, samples=self.samples, names=_names(self.name))
         features, test = given.features, given.test
         if given.samples == "rows":  # as in the file: the report says so

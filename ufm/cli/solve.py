@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -17,7 +17,7 @@ from ..problem.contrastive import CONVENTIONS
 from ..problem.words import WORDS, check_words
 from ..solve.methods import METHODS, PROGRAMS, methods_with
 from .tables import print_answer
-from .words import flags_of_words, read_labels, stated
+from .words import read_labels, stated
 
 
 def _methods() -> Any:
@@ -26,7 +26,6 @@ def _methods() -> Any:
 
 
 @dataclasses.dataclass
-@flags_of_words()
 class Solve:
     """Solve one unconstrained features model, shallow or deep, certify it, and compare it with theory.
 
@@ -35,6 +34,8 @@ class Solve:
     and --imbalance. With --depth above 1, a linear or ReLU network reads the features.
     """
 
+    words: Any = None
+    """What is asked: classes, loss and model, and how it is answered."""
     counts_file: Path | None = None
     """File of samples per class (.csv, .txt, .npy, .npz)."""
     labels_file: Path | None = None
@@ -61,9 +62,12 @@ class Solve:
     json: bool = False
     """Print one JSON object."""
 
+    about: ClassVar[tuple[str, ...]] = ("labels", "loss", "model", "shape", "answer")
+    """What the words are about that are its flags."""
+
     def run(self) -> int:
         """Solve and print; the number of contradictions."""
-        words, notes = self.words()
+        words, notes = self.stated()
         problem, options = state(words), self.options()
         supervised = isinstance(problem.loss, (SupCon, BatchedSupCon))
         if self.convention not in CONVENTIONS or (self.convention != "canonical" and not supervised):
@@ -90,14 +94,15 @@ class Solve:
             print_answer(said, self.convention)
         return int(said["verdict"] == "contradiction")
 
-    def words(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def stated(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The words that the flags state, and notes on what a file was taken for."""
-        words, notes = stated(self), ()
+        words, notes = stated(self.words), ()
         files = {"counts_file": self.counts_file, "labels_file": self.labels_file}
         files = {name: path for name, path in files.items() if path is not None}
-        ways = [*(name for name in ("counts", "classes") if name in words), *files]
-        if len(ways) > 1:
-            raise ValueError(f"{ways[1]}: given together with --{ways[0].replace('_', '-')}; drop one of the two")
+        if len(files) == 2 or (files and {"counts", "classes"} & words.keys()):
+            other = next(name for name in ("counts", "classes", "labels_file") if name in words or name in files)
+            name = next(name for name in files if name != other)
+            raise ValueError(f"{name}: given together with --{other.replace('_', '-')}; drop one of the two")
         for name, path in files.items():
             check_words({**words, "labels": path})  # before the file is read
             words["labels"], notes = read_labels(path, "labels" if name == "labels_file" else None)
@@ -105,11 +110,11 @@ class Solve:
 
     def problem(self) -> Problem:
         """The problem that the flags state."""
-        return state(self.words()[0])
+        return state(self.stated()[0])
 
     def options(self) -> dict[str, Any]:
         """Options of the solver that were given."""
-        words = {name: value for name, value in stated(self).items() if WORDS[name].about == "answer"}
+        words = {name: value for name, value in stated(self.words).items() if WORDS[name].about == "answer"}
         words = {"seed": 0, **words}
         for name, value, least, most in (
             ("seed", words["seed"], -(2**63), 2**63 - 1),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,55 +30,44 @@ def read_numbers(name: str, text: str, kind: str, read: type = float) -> list[An
     return found
 
 
-def flags_of_words(*about: str) -> Callable[[type], type]:
-    """Decorator of a command: gives it a flag for each word of the table that is no object of Python.
+def flags_of_words(*about: str) -> type:
+    """A dataclass with a flag for each word that the table has now and that is no object of Python.
 
     Args:
-        about: what the words are about, see :class:`ufm.problem.words.Word`; by default all of it.
+        about: what the words are about, see :class:`ufm.problem.words.Word`.
     """
     from ..problem.words import NAMED_LOSSES, WORDS, losses_reading, losses_with
 
-    words = {
-        name: word for name, word in WORDS.items() if word.kind != "object" and word.about in (about or word.about)
-    }
-
-    def decorate(command: type) -> type:
-        flags = {}
-        for name, word in words.items():
-            metavar = "|".join(word.choices) or (None if word.kind in _TYPES else "NUMBER,...")
-            more = ""
-            if name == "loss":
-                more = f" With a classifier: {', '.join(losses_reading('logits'))}; without one: "
-                more, metavar = more + f"{', '.join(losses_reading('pairs'))}.", "NAME"
-            elif takers := losses_with(name):
-                more += f" Losses: {', '.join(takers) if len(takers) < len(NAMED_LOSSES) else 'all'}."
-            kind = _TYPES.get(word.kind, str)
-            default = f"(default: {word.default})" if isinstance(word.default, (str, int, float)) else ""
-            flag = tyro.conf.arg(help=word.help + more, metavar=metavar, help_behavior_hint=default)
-            flags[name] = Annotated[(bool if kind is bool else kind | None, flag)]  # type: ignore[misc]
-            setattr(command, name, False if kind is bool else None)
-        own = command.__annotations__
-        first = {name: kind for name, kind in own.items() if not hasattr(command, name)}  # these have no default
-        command.__annotations__ = {**first, **flags, **own}
-        return command
-
-    return decorate
+    flags = []
+    for name, word in WORDS.items():
+        if word.kind == "object" or word.about not in about:
+            continue
+        help, metavar = word.help, "|".join(word.choices) or (None if word.kind in _TYPES else "NUMBER,...")
+        if name == "loss":
+            logits, pairs = (", ".join(losses_reading(what)) for what in ("logits", "pairs"))
+            help, metavar = f"Loss. With a classifier: {logits}; without one: {pairs}.", "NAME"
+        elif takers := losses_with(name):
+            help += f" Losses: {', '.join(takers) if len(takers) < len(NAMED_LOSSES) else 'all'}."
+        default = f"(default: {word.default})" if isinstance(word.default, (str, int, float)) else ""
+        kind, none = _TYPES.get(word.kind, str), False if word.kind == "flag" else None
+        flag = tyro.conf.arg(help=help, metavar=metavar, help_behavior_hint=default)
+        flags.append((name, Annotated[(kind if kind is bool else kind | None, flag)], none))  # type: ignore[misc]
+    return dataclasses.make_dataclass("Words", flags)
 
 
-_ABOUT = ("labels", "loss", "model", "shape", "answer")
 _TYPES: dict[str, Any] = {"number": float, "whole": int, "choice": str, "flag": bool}
 """Type of a flag by the kind of its word; lists of numbers are read from text."""
 
 
-def stated(command: Any) -> dict[str, Any]:
-    """The words whose flags were given to a command, each with its value."""
+def stated(flags: Any) -> dict[str, Any]:
+    """The words whose flags were given, each with its value."""
     from ..problem.words import WORDS
 
     found = {}
-    for name, word in WORDS.items():
-        value = getattr(command, name, None)
-        if value is None or value is False or isinstance(value, Path):
+    for name, value in vars(flags).items():
+        if value is None or value is False:
             continue
+        word = WORDS[name]
         if word.kind in ("per class", "per matrix", "widths"):
             whole = word.kind == "widths"
             numbers = read_numbers(name, value, "a whole number" if whole else "a number", int if whole else float)

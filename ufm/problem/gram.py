@@ -202,7 +202,7 @@ def class_program(problem: Problem) -> GramProgram:
 @door.checked(
     classes=door.numbers_of(1, ndim=(1, 2)),
     counts=door.numbers_of(ndim=(1, 2), positive=True),
-    scale=door.numbers_of(ndim=(0, 1), positive=True),
+    scale=door.numbers_of(ndim=(0, 1, 2), positive=True),
     decay=door.numbers_of(ndim=(0, 1), positive=True),
     class_weight=door.numbers_of(positive=True),
     self_included=door.flag,

@@ -34,7 +34,7 @@ from .labels import Labels
 from .losses import Loss, check_loss, known_loss
 from .models import Model
 from .problem import Decay, Problem
-from .words import NAMED_LOSSES, WORDS, check_words, is_given, losses_reading, model_of
+from .words import NAMED_LOSSES, WORDS, check_words, is_given, model_of
 
 
 def state(words: Mapping[str, Any]) -> Problem:
@@ -126,7 +126,7 @@ def shallow(
     """
     given = dict(
         counts=counts, labels=labels, dim=dim, loss=loss, weight_decay=weight_decay, feature_decay=feature_decay,
-        bias=bias, bias_decay=bias_decay, constraint=features, classifier_constraint=classifier,
+        bias=bias, bias_decay=bias_decay, constraint=_none(features), classifier_constraint=_none(classifier),
         temperature=_inverse(scale), feature_radius=feature_radius, classifier_radius=classifier_radius,
     )  # fmt: skip
     return state(_of_python("shallow", given, words))
@@ -183,8 +183,8 @@ def deep(
     """
     given = dict(
         counts=counts, labels=labels, depth=depth, dim=dim, width=width, activation=activation, loss=loss,
-        weight_decay=weight_decay, feature_decay=feature_decay, bias=bias, bias_decay=bias_decay, constraint=features,
-        feature_radius=feature_radius,
+        weight_decay=weight_decay, feature_decay=feature_decay, bias=bias, bias_decay=bias_decay,
+        constraint=_none(features), feature_radius=feature_radius,
     )  # fmt: skip
     stated = _of_python("deep", given, words)
     problem = state(stated)
@@ -241,13 +241,10 @@ def contrastive(
         ('sphere', 3)
     """
     given = dict(
-        counts=counts, labels=labels, dim=dim, loss=loss, constraint=features, temperature=temperature,
+        counts=counts, labels=labels, dim=dim, loss=loss, constraint=_none(features), temperature=temperature,
         feature_decay=feature_decay, feature_radius=feature_radius,
     )  # fmt: skip
     return state(_of_python("contrastive", given, words))
-
-
-_FACES = {"shallow": "ufm.shallow", "deep": "ufm.deep", "contrastive": "ufm.contrastive"}
 
 
 def _of_python(face: str, given: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,13 +256,11 @@ def _of_python(face: str, given: dict[str, Any], more: Mapping[str, Any]) -> dic
     loss = given["loss"]
     if not isinstance(loss, str):
         known_loss(loss)
-    elif loss not in NAMED_LOSSES:
-        reads = "pairs" if face == "contrastive" else "logits"
-        raise ValueError(f"loss: {show(loss)} is not known; choose one of {', '.join(losses_reading(reads))}")
-    if (model_of({"loss": loss}) == "contrastive") != (face == "contrastive"):
-        what = "is not a contrastive loss" if face == "contrastive" else "has no classifier"
-        right = "ufm.shallow" if face == "contrastive" else "ufm.contrastive"
-        raise ValueError(f"loss: {show(loss)} {what}; state the problem with {right}")
+    if loss in NAMED_LOSSES or not isinstance(loss, str):
+        pairs = model_of({"loss": loss}) == "contrastive"
+        if pairs != (face == "contrastive"):
+            what, right = ("has no classifier", "contrastive") if pairs else ("is not a contrastive loss", "shallow")
+            raise ValueError(f"loss: {show(loss)} {what}; state the problem with ufm.{right}")
     if face != "deep" and is_given("depth", words):
         raise ValueError(f"depth: {show(words['depth'])} has no effect here; state the problem with ufm.deep")
     depth = whole_number("depth", words.get("depth", 1), 1)
@@ -349,6 +344,10 @@ def _positive(name: str, value: Any, positive: bool = True, largest: float = LAR
 
 def _first(value: Any) -> str:
     return "a traced value" if is_traced(value) else f"{np.ravel(value)[0]:g}"
+
+
+def _none(value: Any) -> Any:
+    return "none" if isinstance(value, str) and value == "free" else value
 
 
 def _inverse(value: Any) -> Any:
@@ -473,7 +472,9 @@ def _checked(loss: Any, labels: Labels) -> Any:
 def _family(words: Mapping[str, Any], labels: Labels) -> Any:
     """The family of mini-batches that words state."""
     family, size = words["batches"], words.get("batch_size")
-    epochs, seed = words.get("epochs", 1), abs(int(words.get("seed", 0)))
+    epochs, seed = words.get("epochs", 1), words.get("seed", 0)
+    if np.size(seed) != 1 and family == "shuffled":
+        raise ValueError("seed: it changes along an axis, but shuffled batches are structure; give one number")
     if not isinstance(family, str):
         for name in ("batch_size", "epochs"):
             if name in words:
@@ -486,7 +487,7 @@ def _family(words: Mapping[str, Any], labels: Labels) -> Any:
     else:
         make: dict[str, Callable[[], np.ndarray]] = {
             "ordered": lambda: families.partition(labels, size),
-            "shuffled": lambda: families.reshuffled(labels, size, epochs, seed),
+            "shuffled": lambda: families.reshuffled(labels, size, epochs, abs(int(np.ravel(seed)[0]))),
             "stratified": lambda: families.stratified(labels, size // labels.num_classes),
             "subsets": lambda: families.all_subsets(labels, size),
             "multisets": lambda: families.all_multisets(labels, size),
