@@ -479,7 +479,7 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     (f"{QUICK} --minority 0.01", "minority", "between 0.1 and 0.9"),
     (f"{QUICK} --minority-samples 0", "minority-samples", "positive"),
     (f"{QUICK} --minority-samples inf", "minority-samples", "positive"),
-    (f"{QUICK} --bias decay 0", "bias", "positive"),
+    (f"{QUICK} --bias decay", "bias-decay", "positive"),
     (f"{QUICK} --counts-file none.csv", "counts-file", "does not exist"),
     ("train --out new --decay ufm --bias-decay -1", "bias-decay: -1.0 is not allowed; give a number", "at least 0\n"),
     ("train --out new --momentum 2", "momentum: 2.0 is not allowed; give a number", "in [0, 1)\n"),

@@ -1,6 +1,8 @@
 """The table of words: what it says of a word holds at every door: Python, the command, sweep files, reports."""
 
 import itertools
+import re
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -274,6 +276,29 @@ def test_a_mistyped_flag_names_the_nearest(word, capsys):
                     else [*command.split(), "--" + word[1:], "1"]
                 )
             assert f"did you mean --{word.replace('_', '-')}?" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ documents
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def test_documents_have_every_word():
+    command, sweeps = ((DOCS / name).read_text(encoding="utf-8") for name in ("command.md", "sweeps.md"))
+    numbers, choices = re.findall(r"^- (?:numbers|choices), .*?[;.]$", sweeps, re.MULTILINE | re.DOTALL)
+    for name, word in words_of_files().items():
+        assert f"--{name.replace('_', '-')}" in command, name
+        assert f"`{name}`" in (numbers if word.swept else choices), name
+
+
+def test_refusals_in_the_document_of_the_command(capsys):
+    text = (DOCS / "command.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"^\$ ufm (.*)\n(ufm: .*)$", text, re.MULTILINE)
+    assert len(pairs) > 5
+    for line, sentence in pairs:
+        with pytest.raises(SystemExit):
+            cli.main(line.split())
+        assert capsys.readouterr().err.strip() == sentence
 
 
 # ------------------------------------------------------------------ words of a loss of one's own

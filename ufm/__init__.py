@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         register_loss,
         shallow,
         stack,
+        state,
     )
     from .search import Search, search
     from .solve import Descent, Result, Status, descend, solve, solve_many
@@ -82,6 +83,7 @@ __all__ = [
     "solve",
     "solve_many",
     "stack",
+    "state",
     "static",
 ]
 
@@ -107,6 +109,7 @@ _HOMES = {
         "register_loss",
         "shallow",
         "stack",
+        "state",
     ),
     "search": ("Search", "search"),
     "solve": ("Descent", "Result", "Status", "descend", "solve", "solve_many"),

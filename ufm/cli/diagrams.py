@@ -17,7 +17,7 @@ from .._files import make_folder
 from . import declared, signals
 from .screen import Screen, bold, line
 from .tables import print_quickstart
-from .words import check_minority, progress_bar, read_bias, read_labels, read_setting
+from .words import check_minority, progress_bar, read_labels, read_setting
 
 
 @dataclasses.dataclass
@@ -34,8 +34,10 @@ class Quickstart:
     """Fraction of minority classes."""
     minority_samples: float = 100.0
     """Samples n_B of a minority class."""
-    bias: Annotated[tuple[str, ...], tyro.conf.arg(metavar="none|free|decay VALUE")] = ("none",)
-    """Bias: none, free, or decay with its lambda_b."""
+    bias: Literal["none", "free", "decay"] = "none"
+    """Bias of the last layer; decay needs --bias-decay."""
+    bias_decay: float | None = None
+    """lambda_b."""
     counts_file: Path | None = None
     """Also solve the counts of this file (samples per class)."""
     labels_file: Path | None = None
@@ -46,15 +48,17 @@ class Quickstart:
     def run(self) -> int:
         """Compute, draw, save and print."""
         from .. import quickstart
-        from ..problem import labels
+        from ..problem import state
 
         if self.cells < 2:
             raise ValueError(f"cells: {self.cells} is too few; give at least 2")
         if not 0 < self.minority_samples < np.inf:
             raise ValueError(f"minority-samples: {self.minority_samples:g} is not allowed; give a positive number")
         check_minority(self.minority)
-        labels.step(self.classes, self.minority_samples, 1.0, self.minority)  # says what is wrong with these
-        bias, bias_decay = read_bias(self.bias)
+        given = {
+            name: getattr(self, name) for name in ("classes", "minority_samples", "minority", "bias", "bias_decay")
+        }
+        state({"imbalance": 1.0, **given})  # says what is wrong with these
         extra, notes = {}, []
         given: list[tuple[Path | None, Kind | None]] = [(self.counts_file, None), (self.labels_file, "labels")]
         for path, kind in given:
@@ -74,8 +78,8 @@ class Quickstart:
                 classes=self.classes,
                 minority=self.minority,
                 minority_samples=self.minority_samples,
-                bias=bias,
-                bias_decay=bias_decay,
+                bias=self.bias,
+                bias_decay=self.bias_decay,
                 extra=extra,
                 progress=report,
             )

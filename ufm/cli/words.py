@@ -90,23 +90,6 @@ def read_setting(text: str) -> tuple[str, Any]:
     return key.strip().replace("-", "_"), tuple(read) if isinstance(read, list) else read
 
 
-def read_bias(words: tuple[str, ...]) -> tuple[str, float | None]:
-    """Kind of bias, and its decay."""
-    if words in (("none",), ("free",)):
-        return words[0], None
-    if words == ("decay",):
-        raise ValueError("bias: decay needs a value; give for instance --bias decay 0.02")
-    if len(words) == 2 and words[0] == "decay":
-        try:
-            decay = float(words[1])
-        except ValueError:
-            decay = np.nan
-        if not 0 < decay < np.inf:
-            raise ValueError(f"bias: {words[1]!r} cannot be its decay; give a positive number")
-        return "decay", decay
-    raise ValueError(f"bias: {' '.join(words)!r} is not known; say none, free, or decay VALUE")
-
-
 def check_minority(fraction: float) -> None:
     """Refuse what is no fraction."""
     if not 0 < fraction < 1:

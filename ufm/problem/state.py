@@ -522,7 +522,7 @@ def _with_classifier(words: Mapping[str, Any], labels: Labels, loss: Any) -> Pro
         feature_decay = 0.0 if on_set_h else np.asarray(like) * k / np.asarray(labels.total)
     bias, bias_decay = words.get("bias", "none"), words.get("bias_decay")
     if bias == "decay" and bias_decay is None:
-        raise ValueError("bias_decay: is missing; bias decay needs bias_decay, a positive number, or say bias free")
+        raise ValueError("bias_decay: is missing; with bias decay give a positive number, or say bias free")
     if bias == "decay":
         _positive("bias_decay", bias_decay)
     widths = _widths(words.get("width"), depth, k)
