@@ -65,6 +65,15 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def check_precision() -> None:
+    """Raise a ValueError where a transformed call runs in single precision."""
+    if not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "precision: a ufm function was called under vmap, jit or grad in single precision; "
+            "enter `with ufm.float64():` around the transformed call"
+        )
+
+
 def in_float64(function: F, proves: bool = False) -> F:
     """Run a function under :func:`float64`, on the processor, and give its arrays back as NumPy arrays.
 
@@ -80,11 +89,7 @@ def in_float64(function: F, proves: bool = False) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if is_traced((args, kwargs)):
-            if not jax.config.read("jax_enable_x64"):
-                raise ValueError(
-                    "precision: a ufm function was called under vmap, jit or grad in single precision; "
-                    "enter `with ufm.float64():` around the transformed call"
-                )
+            check_precision()
             return function(*args, **kwargs)
         device = processor() if proves else _asked.get() or processor()
         with jax.enable_x64(True), jax.default_device(device):

@@ -444,31 +444,36 @@ def _by_column(per_class: Any, labels: Labels) -> Any:
 
 def logit_adjusted(labels: Labels, tau: Any = 1.0, **others: Any) -> CrossEntropy:
     """LA: logits shifted by tau log(n_c / N) in training (Menon et al. 2021)."""
-    prior = np.log(np.asarray(labels.counts) / np.asarray(labels.counts).sum(-1, keepdims=True))
-    return CrossEntropy(logit_shift=np.asarray(tau)[..., None] * prior, **others)
+    xp = _arrays(labels, tau)
+    counts = xp.asarray(labels.counts)
+    prior = xp.log(counts / counts.sum(-1, keepdims=True))
+    return CrossEntropy(logit_shift=xp.asarray(tau)[..., None] * prior, **others)
 
 
 def ldam(labels: Labels, largest_margin: Any = 0.5, **others: Any) -> CrossEntropy:
     """LDAM: own-class margin m_k proportional to n_k^{-1/4}, the largest one given (Cao et al. 2019)."""
-    shape = np.asarray(labels.counts) ** -0.25
+    xp = _arrays(labels, largest_margin)
+    shape = xp.asarray(labels.counts) ** -0.25
     return CrossEntropy(
-        own_margin=np.asarray(largest_margin)[..., None] * shape / shape.max(-1, keepdims=True), **others
+        own_margin=xp.asarray(largest_margin)[..., None] * shape / shape.max(-1, keepdims=True), **others
     )
 
 
 def cdt(labels: Labels, exponent: Any = 0.3, **others: Any) -> CrossEntropy:
     """CDT: logit of class c scaled by delta_c = (n_c / n_max)^exponent (Ye et al. 2020)."""
-    counts = np.asarray(labels.counts)
+    xp = _arrays(labels, exponent)
+    counts = xp.asarray(labels.counts)
     return CrossEntropy(
-        logit_scale=(counts / counts.max(-1, keepdims=True)) ** np.asarray(exponent)[..., None], **others
+        logit_scale=(counts / counts.max(-1, keepdims=True)) ** xp.asarray(exponent)[..., None], **others
     )
 
 
 def ldt(labels: Labels, exponent: Any = 0.5, **others: Any) -> CrossEntropy:
     """LDT: all logits of a sample of class k scaled by kappa_k = (n_k / n_max)^exponent (Behnia et al. 2023)."""
-    counts = np.asarray(labels.counts)
+    xp = _arrays(labels, exponent)
+    counts = xp.asarray(labels.counts)
     return CrossEntropy(
-        sample_scale=(counts / counts.max(-1, keepdims=True)) ** np.asarray(exponent)[..., None], **others
+        sample_scale=(counts / counts.max(-1, keepdims=True)) ** xp.asarray(exponent)[..., None], **others
     )
 
 
@@ -488,10 +493,16 @@ def inverse_frequency_targets(labels: Labels, exponent: Any = 1.0, **others: Any
     return WeightedTargets(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
 
 
+def _arrays(*values: Any) -> Any:
+    """The module that builds arrays of these: NumPy, or that of JAX where one is traced."""
+    return jnp if is_traced(values) else np
+
+
 def inverse_frequency_weight(counts: Any, exponent: Any) -> Any:
     """omega_k proportional to n_k^{-exponent} with sum n_k omega_k = N."""
-    counts = np.asarray(counts)
-    raw = counts ** -np.asarray(exponent)[..., None]
+    xp = _arrays(counts, exponent)
+    counts = xp.asarray(counts)
+    raw = counts ** -xp.asarray(exponent)[..., None]
     return raw * counts.sum(-1, keepdims=True) / (counts * raw).sum(-1, keepdims=True)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._checks import (
@@ -545,7 +546,9 @@ def _weight_decay(words: Mapping[str, Any], depth: int, default: float) -> Any:
     """lambda_W, (*batch,), or with several matrices (*batch, L)."""
     given = words.get("weight_decay", np.asarray(default))
     if is_traced(given):
-        return given
+        if depth == 1 or np.shape(given)[-1:] == (depth,):
+            return given
+        return jnp.broadcast_to(given[..., None] if np.ndim(given) == 0 else given, (*np.shape(given)[:-1], depth))
     if depth == 1 and given.ndim and (given.ndim > 1 or len(given) == 1):
         return given[..., 0] if given.shape[-1] == 1 else given
     if given.ndim and (length := given.shape[-1]) not in (1, depth):
@@ -610,11 +613,8 @@ def _of_pairs(words: Mapping[str, Any], labels: Labels, loss: Any) -> Problem:
 
 def _align(problem: Problem) -> Problem:
     """Make every leaf float64 with one common leading batch shape."""
-    if is_traced(problem):
-        return problem
-    per_class: list[Any] = [
-        getattr(problem.loss, name, None) for name, word in WORDS.items() if word.kind == "per class"
-    ]
+    names = [name for name, word in WORDS.items() if word.kind == "per class"]
+    per_class: list[Any] = [getattr(problem.loss, name, None) for name in (*names, *problem.loss.per_class)]
     vectors = {id(problem.labels.weights)} | {id(value) for value in per_class if np.ndim(value)}
     if problem.model.depth > 1:
         vectors.add(id(problem.decay.weight))
@@ -639,9 +639,10 @@ def _align(problem: Problem) -> Problem:
     def fit(leaf: Any) -> Any:
         if id(leaf) in keep:
             return np.broadcast_to(leaf, (*shape, *np.shape(leaf))) if shape else np.asarray(leaf)
-        array = np.asarray(leaf, dtype=np.float64)
-        core = array.shape[-1:] if id(leaf) in vectors else ()
-        return np.array(np.broadcast_to(array, (*shape, *core)))
+        core = np.shape(leaf)[-1:] if id(leaf) in vectors else ()
+        if is_traced(leaf):
+            return jnp.broadcast_to(leaf, (*shape, *core))
+        return np.array(np.broadcast_to(np.asarray(leaf, dtype=np.float64), (*shape, *core)))
 
     return jax.tree.map(fit, problem)
 

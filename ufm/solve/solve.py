@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _checks as door
 from .._checks import LARGEST, is_number, one_of, show, whole_number
-from .._numerics import in_float64, is_traced, number, placed
+from .._numerics import check_precision, in_float64, is_traced, number, placed
 from .._programs import Program, compiled
 from ..problem import (
     Params,
@@ -25,6 +25,7 @@ from ..problem import (
     why_not_logits,
 )
 from ..problem.size import check_fits
+from .derivative import differentiable
 from .gram import solve_by_gram
 from .logits import minimize_logits
 from .loop import best_of, check_limits, minimize
@@ -94,6 +95,26 @@ def solve(
         >>> result.status_name
         'CONVERGED'
     """
+    given = method, start, seed, restarts, gtol, max_steps, reduce, init_size, learning_rate, momentum
+    if is_traced(problem):
+        check_precision()
+        return differentiable(lambda problem: _solve(problem, *given), problem)
+    return _solve(problem, *given)
+
+
+def _solve(
+    problem: Problem,
+    method: Any,
+    start: Any,
+    seed: Any,
+    restarts: Any,
+    gtol: Any,
+    max_steps: Any,
+    reduce: Any,
+    init_size: Any,
+    learning_rate: Any,
+    momentum: Any,
+) -> Result:
     check_problem(problem)
     restarts = whole_number("restarts", restarts, 1)
     if not (reduce is None or isinstance(reduce, bool)):
