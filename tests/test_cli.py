@@ -14,7 +14,7 @@ import ufm
 from ufm import cli, quickstart
 from ufm.cli import tables
 from ufm.measure import LAYER_GLOSSARY, load_npz
-from ufm.networks.config import ARCHITECTURES
+from ufm.networks import BACKBONES
 from ufm.problem.words import NAMED_LOSSES, WORDS
 from ufm.theory import REGISTRY
 
@@ -332,7 +332,7 @@ def test_help_of_train_names_what_its_flags_take(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "--arch {" + ",".join(ARCHITECTURES) + "}" in text
+    assert "--arch {" + ",".join(BACKBONES) + "}" in text
     for pair in ("--report, --no-report Hold the features", "--bias, --no-bias give the last layer a bias. (default:"):
         assert pair in text
     assert not [word for word in ("{None", ":func:", ":mod:", "``", "see the module") if word in text]

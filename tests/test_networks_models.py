@@ -15,7 +15,7 @@ from flax import nnx
 
 import ufm
 from quick import QUICK, flags
-from ufm.networks import ARCHITECTURES, count_parameters, head_matrices, make
+from ufm.networks import BACKBONES, count_parameters, head_matrices, make
 from ufm.networks.config import LOSSES, Config
 from ufm.networks.convolution import convolve
 from ufm.networks.models import BatchNorm, Precision, ResNet
@@ -115,7 +115,7 @@ def test_bottleneck_gradient_reaches_every_parameter():
 
 @pytest.mark.parametrize(
     ("arch", "shape"),
-    [(arch, shape) for arch in ARCHITECTURES for shape in ((8, 8, 1), (32, 32, 3))]
+    [(arch, shape) for arch in BACKBONES for shape in ((8, 8, 1), (32, 32, 3))]
     + [("resnet20", (9, 13, 3)), ("convnext-tiny", (13, 9, 1))],
 )
 def test_shapes_at_every_size(arch, shape):
@@ -311,7 +311,7 @@ def test_bfloat16_computes_near_float32_with_float32_state():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"arch": "resnet19"}, "arch: 'resnet19' is unknown; give one of resnet18, "),
+        ({"arch": "resnet19"}, "arch: 'resnet19' is not known; choose one of resnet18, "),
         ({"num_classes": 1}, "num_classes: 1 is not a whole number of at least 2"),
         ({"image_shape": (7, 8, 1)}, r"image_shape: \(7, 8, 1\) is not"),
         ({"image_shape": (8, 8, 2)}, r"image_shape: \(8, 8, 2\) is not"),

@@ -23,11 +23,10 @@ from quick import current, flags
 from ufm import trained as trained_module
 from ufm._files import Damaged
 from ufm.cli import main
-from ufm.networks import head_matrices, load, normalise, standardise
-from ufm.networks import models as models_module
+from ufm.networks import BACKBONES, head_matrices, load, normalise, standardise
 from ufm.networks import step as step_module
 from ufm.networks import train as train_module
-from ufm.networks.config import ARCHITECTURES, LOSSES, Config, read_config
+from ufm.networks.config import LOSSES, Config, read_config
 from ufm.networks.step import supcon
 from ufm.networks.train import read_log, train
 from ufm.trained import run as run_and_report
@@ -41,10 +40,6 @@ DIGITS = Config(arch="resnet20", width=0.25, epochs=14, batch_size=128, learning
 def numbers(history):
     """Everything a log has but nothing that a clock wrote."""
     return [{k: v for k, v in line.items() if k != "seconds"} for line in history]
-
-
-def test_names_are_those_of_the_models():
-    assert tuple(models_module._PLANS) == ARCHITECTURES
 
 
 def test_supcon_is_the_loss_of_the_problem():
@@ -116,7 +111,7 @@ QUICK = ("mlp", "resnet20")  # the others take minutes to compile; test_networks
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("arch", [pytest.param(a, marks=[] if a in QUICK else pytest.mark.slow) for a in ARCHITECTURES])
+@pytest.mark.parametrize("arch", [pytest.param(a, marks=[] if a in QUICK else pytest.mark.slow) for a in BACKBONES])
 def test_every_architecture_learns_under_every_loss(tmp_path, arch):
     for loss in LOSSES:
         config = Config(

@@ -11,8 +11,10 @@ import tomllib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import test_docs
 import ufm
@@ -20,6 +22,8 @@ from ufm import _registry
 from ufm.cli import main
 from ufm.cli.tables import shown_measures
 from ufm.measure import GLOSSARY, MEASURES, NEEDS, ClassSums, measure, register_measure
+from ufm.networks import BACKBONES, make, register_backbone
+from ufm.networks.config import Config, read_config
 from ufm.solve import LBFGS, METHODS, Method, register_method
 from ufm.theory import REGISTRY, Prediction, Reference, oracle, references
 
@@ -27,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
 PACKAGE = PLUGIN / "ufm_example"
 
-LIMITS = {"heavy_ball": 30, "norm_spread": 3, "zero_value": 10}
+LIMITS = {"heavy_ball": 30, "norm_spread": 3, "patches": 20, "zero_value": 10}
 """Lines of each module below its imports, at most."""
 
 
@@ -359,7 +363,91 @@ def test_wrong_methods_are_refused_by_solve():
         ufm.solve(problem, Lame())
 
 
+# ------------------------------------------------------------------ networks
+
+
+def test_an_architecture_is_trained(plugin, tmp_path, capsys):
+    flags = "--width 0.25 --epochs 2 --batch-size 100 --samples 20 --evaluations 1 --no-report"
+    found = of_command(capsys, "train", "--arch", "patches", "--out", str(tmp_path / "run"), *flags.split())
+    first, last = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()[1:])
+    assert last["objective"] < first["objective"]
+    assert found["train"]["norm_spread"] > 0
+    assert read_config(tmp_path / "run").arch == "patches"
+    help_ = " ".join(command(capsys, "train", "--help")[0].replace("│", " ").split())
+    assert "--arch {resnet18,resnet34,resnet50,resnet20,mlp,convnext-tiny,patches} the network." in help_
+    del BACKBONES["patches"]  # as where the package is not installed
+    with pytest.raises(ValueError, match=r"^arch: 'patches' is not known; choose one of resnet18, "):
+        read_config(tmp_path / "run")
+
+
+def test_what_an_architecture_is_given():
+    seen = []
+
+    @register_backbone("probe", nonnegative=True)
+    class Probe(nnx.Module):
+        def __init__(self, shape, options, rngs):
+            seen.append((shape, options))
+            self.layer = nnx.Linear(shape[2], options.channels(10), rngs=rngs)
+
+        def __call__(self, x, train):
+            seen.append(train)
+            return -self.layer(x.mean((1, 2))).astype(jnp.bfloat16)
+
+    network = make("probe", num_classes=3, image_shape=(8, 9, 3), width=0.5, zero_init=True)
+    (shape, options), train = seen
+    assert (shape, train, network.feature_dim) == ((8, 9, 3), False, 5)
+    assert (options.width, options.nonnegative, options.zero_init, options.drop_path) == (0.5, True, True, 0.0)
+    outputs = network(jnp.ones((2, 8, 9, 3)), train=True)
+    assert seen[-1] is True
+    assert outputs.features.dtype == jnp.float32
+    assert outputs.features.min() == 0.0 < outputs.features.max()
+    free = make("probe", num_classes=3, image_shape=(8, 9, 3), width=0.5, relu_features=False)
+    assert free(jnp.ones((2, 8, 9, 3))).features.min() < 0
+    assert make("probe", num_classes=3, image_shape=(8, 8, 1), feature_dim=4).feature_dim == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "message"),
+    [
+        ("mlp", nnx.Linear, "arch: 'mlp' is taken; choose another name"),
+        ("a,b", nnx.Linear, "arch: 'a,b' is not a name; give a word of letters, digits, _ and -"),
+        ("mine", 3, "mine: 3 cannot be called; give a function"),
+    ],
+)
+def test_wrong_architectures_are_refused(name, build, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        register_backbone(name)(build)
+    assert "mine" not in BACKBONES
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda shape, options, rngs: 3, "builds 3; give a Flax NNX module that maps images to features"),
+        (
+            lambda shape, options, rngs: nnx.Linear(3, 4, rngs=rngs),
+            "maps images (2, H, W, C) to shape (2, 8, 8, 4); give features (2, d)",
+        ),
+    ],
+)
+def test_an_architecture_maps_images_to_features(build, message):
+    register_backbone("mine")(build)
+    with pytest.raises(ValueError, match="^arch: mine " + re.escape(message)):
+        make("mine", num_classes=3, image_shape=(8, 8, 3))
+
+
+def test_wrong_words_of_an_architecture():
+    with pytest.raises(ValueError, match=r"^nonnegative: 1 is not True or False; give one of the two$"):
+        register_backbone("mine", nonnegative=1)
+    with pytest.raises(ValueError, match=r"^arch: 'mine' is not known; choose one of resnet18, "):
+        make("mine", num_classes=3, image_shape=(8, 8, 3))
+    with pytest.raises(ValueError, match=r"^arch: 'mine' is not known; choose one of resnet18, "):
+        Config(arch="mine")
+
+
 def test_nothing_is_left_of_the_example():
     assert "value_at_zero" not in REGISTRY
     assert "doe2026nothing" not in references.REFERENCES
+    for registry, name in ((MEASURES, "norm_spread"), (METHODS, "heavy-ball"), (BACKBONES, "patches")):
+        assert name not in registry
     assert isinstance(REGISTRY["ce_simplex_etf"](ufm.shallow([3, 3])), Prediction)

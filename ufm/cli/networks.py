@@ -10,11 +10,26 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 from rich.table import Table
 
+from ..networks.backbones import BACKBONES
 from ..networks.config import LOSSES, Config, read_config
 from . import signals
 from .screen import Screen, bold, line, warn
 from .tables import print_report, shown, shown_measures
 from .words import progress_bar, stated
+
+
+def _architectures() -> Any:
+    """The type of --arch: one of the names that are registered now."""
+    return Literal[tuple(BACKBONES)]  # type: ignore[valid-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(Config):
+    """A configuration whose networks are those that are registered now."""
+
+    arch: Annotated[
+        str, tyro.conf.arg(constructor_factory=_architectures, help_behavior_hint=f"(default: {Config.arch})")
+    ] = Config.arch
 
 
 @dataclasses.dataclass
@@ -25,7 +40,7 @@ class Train:
     scikit-learn), a folder or file of MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100, an .npz file, or hf:NAME.
     """
 
-    config: Config = dataclasses.field(default_factory=Config)
+    config: Flags = dataclasses.field(default_factory=Flags)
     """What is trained, and how."""
     out: Path | None = None
     """Folder of the run: log, checkpoints, features, report and figures."""
@@ -40,12 +55,12 @@ class Train:
 
     def run(self) -> int:
         """Train, report and print."""
-        config, out = self.config, self.out
+        config, out = Config(**dataclasses.asdict(self.config)), self.out
         if (self.out is None) == (self.resume is None):
             said = "neither is given" if self.out is None else "both are given"
             raise ValueError(f"out: {said}, --out and --resume; give one of them")
         if self.resume is not None:
-            if self.config != Config():
+            if config != Config():
                 raise ValueError("resume: a run goes on as it was begun; drop the other flags")
             config, out = read_config(self.resume), self.resume
         assert out is not None

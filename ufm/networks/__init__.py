@@ -5,7 +5,7 @@ Data need NumPy and JAX only; a network needs Flax, which is imported when one i
 
 from typing import TYPE_CHECKING, Any
 
-from .config import ARCHITECTURES
+from .backbones import BACKBONES, Backbone, Options, register_backbone
 from .data import (
     Images,
     augment,
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 _NEED_FLAX = ("Network", "Outputs", "count_parameters", "head_matrices", "make")
 
 __all__ = [
-    "ARCHITECTURES",
+    "BACKBONES",
+    "Backbone",
     "Images",
     "Network",
+    "Options",
     "Outputs",
     "augment",
     "bound_batches",
@@ -44,6 +46,7 @@ __all__ = [
     "make",
     "normalise",
     "per_class",
+    "register_backbone",
     "standardise",
 ]
 

@@ -6,18 +6,14 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from .. import _files
 from .._checks import show, whole_number
 from .._files import Damaged
-
-Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet20", "mlp", "convnext-tiny"]
-
-ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
-"""Names of the networks, see :mod:`ufm.networks.models`."""
+from .backbones import BACKBONES
 
 LOSSES = ("ce", "mse", "supcon")
 
@@ -72,7 +68,7 @@ class Config:
 
     data: str = "digits"
     download: bool = False
-    arch: Architecture = "resnet18"
+    arch: str = "resnet18"
     loss: Literal["ce", "mse", "supcon"] = "ce"
     epochs: int = 100
     batch_size: int = 128
@@ -111,7 +107,7 @@ class Config:
 
     def __post_init__(self) -> None:
         choices = {
-            "arch": ARCHITECTURES,
+            "arch": tuple(BACKBONES),
             "loss": LOSSES,
             "optimizer": ("sgd", "adam"),
             "schedule": ("cosine", "step", "constant"),

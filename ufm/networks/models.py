@@ -16,6 +16,8 @@ are those of the whole batch.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable
@@ -26,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .._checks import show, whole_number
-from .config import ARCHITECTURES
+from .._checks import one_of, show, whole_number
+from .backbones import BACKBONES, Options, Precision
 from .convolution import convolve
 
 SMALLEST_SIDE = 8
@@ -119,13 +121,6 @@ class BatchNorm(nnx.Module):
             mean, var = batch_mean, batch_var
         slope = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
         return ((wide - mean.reshape(row)) * slope.reshape(row) + self.bias[...].reshape(row)).astype(x.dtype)
-
-
-class Precision(NamedTuple):
-    """Types of computation and of state."""
-
-    dtype: Any
-    param_dtype: Any
 
 
 def _conv(
@@ -395,7 +390,7 @@ class Network(nnx.Module):
         self.head = nnx.List(head)
         self.projection = None if projection is None else nnx.List(projection)
         self.nonnegative, self.head_activation = nonnegative, head_activation
-        self.image_shape, self.dtype = image_shape, dtype
+        self.image_shape, self.dtype, self.takes_train = image_shape, dtype, _takes_train(backbone)
         self.num_classes, self.feature_dim = head[-1].out_features, head[0].in_features
 
     def __call__(self, x: jax.Array, train: bool = False) -> Outputs:
@@ -412,7 +407,8 @@ class Network(nnx.Module):
             raise ValueError(
                 f"x: shape {x.shape} does not fit a network for images {self.image_shape}; give (B, H, W, C)"
             )
-        h = self.backbone(x.astype(self.dtype), train)
+        h = self.backbone(x.astype(self.dtype), **({"train": train} if self.takes_train else {}))
+        h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         if self.feature_map is not None:
             h = self.feature_map(h)
         features = nnx.relu(h) if self.nonnegative else h
@@ -430,62 +426,22 @@ class Network(nnx.Module):
         return Outputs(features, logits, tuple(hidden), projected)
 
 
-class _Plan(NamedTuple):
-    """How an architecture is built, and whether its features are nonnegative by themselves."""
-
-    build: Callable[..., Any]
-    nonnegative: bool
+def _takes_train(module: Any) -> bool:
+    """Whether the call of a module takes ``train``."""
+    return "train" in inspect.signature(type(module).__call__).parameters
 
 
-def _residual(kind: Literal["basic", "bottleneck", "cifar"], blocks: tuple[int, ...], first: int) -> _Plan:
-    def build(
-        shape: tuple[int, int, int],
-        width: float,
-        nonnegative: bool,
-        zero_init: bool,
-        drop_path: float,
-        precision: Precision,
-        rngs: nnx.Rngs,
-    ) -> ResNet:
-        channels = tuple(max(1, round(width * first * 2**stage)) for stage in range(len(blocks)))
-        return ResNet(shape[2], kind, blocks, channels, zero_init, nonnegative, precision, rngs)
-
-    return _Plan(build, True)
-
-
-def _perceptron(
-    shape: tuple[int, int, int],
-    width: float,
-    nonnegative: bool,
-    zero_init: bool,
-    drop_path: float,
-    precision: Precision,
-    rngs: nnx.Rngs,
-) -> Perceptron:
-    return Perceptron(math.prod(shape), max(1, round(512 * width)), 3, nonnegative, precision, rngs)
-
-
-def _convnext_tiny(
-    shape: tuple[int, int, int],
-    width: float,
-    nonnegative: bool,
-    zero_init: bool,
-    drop_path: float,
-    precision: Precision,
-    rngs: nnx.Rngs,
-) -> ConvNeXt:
-    channels = tuple(max(1, round(width * 96 * 2**stage)) for stage in range(4))
-    return ConvNeXt(shape[2], (3, 3, 9, 3), channels, drop_path, precision, rngs)
-
-
-_PLANS = {
-    "resnet18": _residual("basic", (2, 2, 2, 2), 64),
-    "resnet34": _residual("basic", (3, 4, 6, 3), 64),
-    "resnet50": _residual("bottleneck", (3, 4, 6, 3), 64),
-    "resnet20": _residual("cifar", (3, 3, 3), 16),
-    "mlp": _Plan(_perceptron, True),
-    "convnext-tiny": _Plan(_convnext_tiny, False),
-}
+def _outputs(arch: str, backbone: Any, shape: tuple[int, int, int], dtype: Any) -> int:
+    """d of the features of a backbone: as it states in ``outputs``, or seen on an image of no values."""
+    if not callable(backbone):
+        raise ValueError(f"arch: {arch} builds {show(backbone)}; give a Flax NNX module that maps images to features")
+    if (stated := getattr(backbone, "outputs", None)) is not None:
+        return int(stated)
+    call = functools.partial(backbone, train=False) if _takes_train(backbone) else backbone
+    features = jax.eval_shape(lambda x: jnp.asarray(call(x)), jax.ShapeDtypeStruct((2, *shape), dtype))
+    if features.ndim != 2 or len(features) != 2:
+        raise ValueError(f"arch: {arch} maps images (2, H, W, C) to shape {features.shape}; give features (2, d)")
+    return features.shape[1]
 
 
 def make(
@@ -514,7 +470,7 @@ def make(
     without parameters, ``mlp`` has three layers of 512, ``convnext-tiny`` follows Liu et al. 2022 but for its stem.
 
     Args:
-        arch: one of :data:`ufm.networks.config.ARCHITECTURES`.
+        arch: one of :data:`ufm.networks.BACKBONES`.
         num_classes: K.
         image_shape: (H, W, C) with sides of at least 8 and C = 1 or 3.
         width: factor on the number of channels.
@@ -542,8 +498,7 @@ def make(
     >>> outputs.features.shape, outputs.hidden[0].shape, outputs.logits.shape
     ((3, 51), (3, 51), (3, 10))
     """
-    if arch not in _PLANS:
-        raise ValueError(f"arch: {show(arch)} is unknown; give one of {', '.join(ARCHITECTURES)}")
+    entry = BACKBONES[one_of("arch", arch, tuple(BACKBONES))]
     num_classes = whole_number("num_classes", num_classes, 2)
     if len(image_shape) != 3 or min(image_shape[:2]) < SMALLEST_SIDE or image_shape[2] not in (1, 3):
         raise ValueError(
@@ -564,12 +519,13 @@ def make(
     if projection is not None and len(projection) != 2:
         raise ValueError(f"projection: {show(projection)} is not a pair; give its hidden and its output size")
     rngs = nnx.Rngs(whole_number("seed", seed, 0)) if rngs is None else rngs
-    plan, precision = _PLANS[arch], Precision(dtype, param_dtype)
-    own = plan.nonnegative if feature_dim is None else False
+    own = entry.nonnegative if feature_dim is None else False
     nonnegative = own if relu_features is None else bool(relu_features)
-    backbone = plan.build(
-        shape, width, nonnegative if feature_dim is None else True, zero_init, drop_path, precision, rngs
+    options = Options(
+        width, nonnegative if feature_dim is None else True, zero_init, drop_path, Precision(dtype, param_dtype)
     )
+    backbone = entry.build(shape, options, rngs)
+    outputs = _outputs(arch, backbone, shape, dtype)
 
     def linear(inputs: int, outputs: int, init: Any, use_bias: bool) -> nnx.Linear:
         return nnx.Linear(
@@ -583,8 +539,8 @@ def make(
             rngs=rngs,
         )
 
-    d = backbone.outputs if feature_dim is None else int(feature_dim)
-    feature_map = None if feature_dim is None else linear(backbone.outputs, d, FAN_IN, False)
+    d = outputs if feature_dim is None else int(feature_dim)
+    feature_map = None if feature_dim is None else linear(outputs, d, FAN_IN, False)
     widths = [d] + [d if head_width is None else int(head_width)] * (head_depth - 1)
     inner = HE_FAN_IN if head_activation == "relu" else FAN_IN
     head = [linear(i, o, inner, False) for i, o in itertools.pairwise(widths)]

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from .backbones import BACKBONES, Backbone
 from .config import Config
 from .data import Images, augment, normalise, standardise
 from .models import Network, make
@@ -38,11 +39,16 @@ class Structure:
         config: the configuration; what is a number, or names data, has its default.
         image_shape: (H, W, C).
         num_classes: K.
+        backbone: what the name of the architecture means now: a cell of a notebook may register another.
     """
 
     config: Config
     image_shape: tuple[int, int, int]
     num_classes: int
+    backbone: Backbone = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone", BACKBONES[self.config.arch])
 
     @classmethod
     def of(cls, config: Config, images: Images) -> Structure:

@@ -2,4 +2,5 @@
 
 from . import heavy_ball as heavy_ball
 from . import norm_spread as norm_spread
+from . import patches as patches
 from . import zero_value as zero_value
