@@ -378,7 +378,6 @@ STRANGERS = ([10, 10], None, "x", 3.5, np.zeros((2, 2)), {"a": 1}, object(), 1j,
         (lambda x: ufm.solve(ufm.shallow([3, 3]), reduce=x if x is not None else 1), "reduce"),
         (lambda x: ufm.solve(ufm.shallow([3, 3]), restarts=x), "restarts"),
         (lambda x: ufm.answer(ufm.shallow([3, 3]), gap=x), "gap"),
-        (ufm.labels.class_mean_matrix, "labels"),
     ],
 )
 def test_things_of_another_kind_end_in_one_sentence(door, name):

@@ -14,10 +14,11 @@ import numpy as np
 
 from . import plot
 from ._files import make_folder
-from .answer import certified_many, class_logits, class_means
+from .answer import certified_many
 from .certify import is_proven
 from .measure import gram_distance, norms, numerical_rank, simplex_etf_gram
 from .problem import Labels, Problem, labels, shallow, stack
+from .problem.classes import class_logits, class_means
 from .sweep import CONTRADICTION, axes_in_view, collapse_diagram, save_dataset, tally
 
 LONG_TAILS = tuple(

@@ -29,7 +29,7 @@ from ._files import make_folder, whole
 from ._json import as_json, plain
 from ._memory import check_bytes
 from ._version import versions
-from .answer import answer, certified_many, class_logits, class_means, describe
+from .answer import answer, certified_many, describe
 from .certify import certify
 from .measure import (
     LabelledFeatures,
@@ -51,7 +51,7 @@ from .measure import (
     singular_values,
 )
 from .measure.stream import Agreement
-from .problem import Params, Problem, state
+from .problem import Params, Problem, class_logits, class_means, state
 from .problem.words import NAMED_LOSSES, WORDS, check_words, model_of, unknown
 from .theory import Prediction, predict
 from .theory.frames import seli_grams

@@ -6,8 +6,9 @@ witnesses (solver, certificate, theory) meet; :mod:`~ufm.answer.readings` what i
 """
 
 from .._version import versions
+from ..problem import class_logits, class_means
 from .answer import ATTAINED, Answer, Comparison, answer, describe
-from .readings import Groups, class_logits, class_means
+from .readings import Groups
 from .routes import (
     FACTORED,
     ROUTES,

@@ -15,15 +15,25 @@ from .._numerics import placed
 from .._version import versions
 from ..certify import Certificate
 from ..measure import Layers, forward, gram_distance, measure, measure_layers, numerical_rank
-from ..problem import Params, Problem, check_problem, check_tolerance, group_of_classes, why_not_gram, why_not_groups
+from ..problem import (
+    Params,
+    Problem,
+    check_problem,
+    check_tolerance,
+    class_logits,
+    class_means,
+    class_outputs,
+    class_spectrum,
+    group_of_classes,
+    why_not_gram,
+    why_not_groups,
+)
 from ..search import Search
 from ..solve import History, Result
 from ..theory import Prediction, predict
 from .readings import (
     ZERO_LOGITS,
     Groups,
-    class_logits,
-    class_means,
     groups_of_gram,
     groups_of_logits,
     groups_of_means,
@@ -119,20 +129,15 @@ class Answer:
     @property
     def singular_values(self) -> np.ndarray:
         """Singular values of Z D^{1/2}, whose sum the decay penalises (of M D^{1/2} in contrastive problems)."""
-        if self.problem.model.readout == "pairs":
-            means = self.class_means * np.sqrt(np.asarray(self.problem.labels.counts))
-            return np.linalg.svd(means, compute_uv=False)
-        return np.linalg.svd(self.logits * np.sqrt(np.asarray(self.problem.labels.counts)), compute_uv=False)
+        return class_spectrum(self.problem, self.result.params)
 
     @property
     def rank(self) -> int:
         """Number of singular values above 1e-6 of the largest; 0 where all logits (class means) are below 1e-6."""
         if self.groups is not None and not self.has_features:
             return self.groups.rank
-        if self.problem.model.readout == "pairs":
-            means = self.class_means
-            return numerical_rank(means, rtol=1e-6) if np.max(np.abs(means)) > ZERO_LOGITS else 0
-        return numerical_rank(self.logits, rtol=1e-6) if np.max(np.abs(self.logits)) > ZERO_LOGITS else 0
+        outputs = class_outputs(self.problem, self.result.params)
+        return numerical_rank(outputs, rtol=1e-6) if np.max(np.abs(outputs)) > ZERO_LOGITS else 0
 
     def to_json(self, matrices: bool = False) -> dict[str, Any]:
         """The answer as the command's ``--json`` object (keys are an interface; see docs/command.md).

@@ -1,4 +1,4 @@
-"""What is read off an answer: class means and logits, and the geometry by groups of equal classes."""
+"""What is read off an answer: the geometry by groups of equal classes."""
 
 from __future__ import annotations
 
@@ -9,33 +9,11 @@ import numpy as np
 
 from .._json import plain
 from ..measure import numerical_rank
-from ..problem import GroupGram, LogitGroups, Params, Problem, equal_classes
+from ..problem import GroupGram, LogitGroups, Problem, equal_classes
 from ..solve import GroupsResult
 
 ZERO_LOGITS = 1e-6
 """Logits, or class means, below this are the solver's zero."""
-
-
-def class_means(problem: Problem, params: Params) -> np.ndarray:
-    """Class means of the features, (..., d, K)."""
-    features = np.asarray(params.features)
-    if problem.labels.classes is None:
-        return features
-    classes = np.asarray(problem.labels.classes)
-    onehot = classes[..., :, None] == np.arange(problem.num_classes)
-    weights = np.asarray(problem.labels.weights)[..., :, None] * onehot
-    return features @ (weights / weights.sum(-2, keepdims=True))
-
-
-def class_logits(problem: Problem, params: Params) -> np.ndarray:
-    """Class logits without bias, (..., K, K): s W M, or the outputs of a deep network at the class means."""
-    layer = class_means(problem, params)
-    for weight in params.weights[:-1]:
-        layer = np.asarray(weight) @ layer
-        layer = np.maximum(layer, 0.0) if problem.model.activation == "relu" else layer
-    logits = np.asarray(params.classifier) @ layer
-    scale = problem.model.scale
-    return logits if scale is None else np.asarray(scale)[..., None, None] * logits
 
 
 @dataclasses.dataclass(frozen=True)

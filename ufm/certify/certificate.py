@@ -24,8 +24,8 @@ from ..problem import (
     check_problem,
     check_tolerance,
 )
+from ..problem.classes import class_means
 from ..problem.gram import GramProgram, GroupGram
-from ..problem.losses import own_mask
 from .closed import closed_bound, has_closed_bound
 from .deep import BOUNDS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
@@ -457,11 +457,11 @@ def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) 
     form = class_form(problem)
     lower = jnp.full((), -jnp.inf)
     dual, norm = jnp.zeros((k, k)), jnp.full((), jnp.nan)
-    bound = None
+    bound, averaged = None, dataclasses.replace(params, features=class_means(problem, params))
     if problem.loss_kind in DUAL:
-        bound = best_bound(problem, form, _class_means(problem, params), candidates)
+        bound = best_bound(problem, form, averaged, candidates)
     elif why_no_tangent(problem) is None:
-        bound = tangent_bound(problem, form, _class_means(problem, params), value + error)
+        bound = tangent_bound(problem, form, averaged, value + error)
     if bound is not None:
         lower, dual, norm = bound.value, bound.residual, bound.norm
     if has_closed_bound(problem):
@@ -528,11 +528,3 @@ def _deep_judged(
     nan = jnp.full((), jnp.nan)
     dual, multiplier = (jnp.zeros((classes, classes)), nan), (jnp.zeros(0), nan, nan)
     return jax.vmap(lambda a, b: _judge(a, tolerance, b, dual, multiplier, assumes, constraints))(bounds, violation)
-
-
-def _class_means(problem: Problem, params: Params) -> Params:
-    if problem.labels.classes is None:
-        return params
-    labels = problem.labels
-    weights = jnp.where(own_mask(labels), jnp.asarray(labels.weights)[None, :], 0.0)
-    return Params(params.weights, params.features @ (weights / jnp.sum(weights, axis=1)[:, None]).T, params.bias)

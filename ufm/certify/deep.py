@@ -20,7 +20,6 @@ import numpy as np
 
 from .._programs import compiled
 from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Params, Problem
-from ..problem.losses import own_mask
 from ..problem.problem import Decay
 from .dual import Setting, _data_ce, _data_mse, _repair_ce, _shift, _snapped_points, _zero_data
 from .form import class_form
@@ -159,8 +158,7 @@ def _directions(problem: Problem, params: Params) -> Any:
     k, counts = problem.num_classes, setting.form.counts
     logits = problem.model.logits_without_bias(params)
     if problem.labels.classes is not None:
-        weights = jnp.where(own_mask(problem.labels), jnp.asarray(problem.labels.weights)[None, :], 0.0)
-        logits = logits @ (weights / jnp.sum(weights, axis=1)[:, None]).T
+        logits = logits @ problem.labels.averages
     simplex = jnp.eye(k) - 1.0 / k
     found = jnp.stack([logits, simplex]) * jnp.sqrt(counts)[None, None, :]
     found = jnp.where(jnp.isfinite(found), found, 0.0)

@@ -17,7 +17,6 @@ import numpy as np
 from .._numerics import record
 from ..problem import BatchedSupCon, Params, Problem, Sigmoid, Spread, SupCon
 from ..problem.gram import GramProgram, GroupGram, class_program
-from ..problem.losses import own_mask
 from .enclosure import Ball, NoRule, enclose, radius_of, why_not
 from .gram import (
     DATA,
@@ -181,8 +180,7 @@ def _trial_gram(problem: Problem, features: Any) -> GroupGram:
     """Gram matrix of the class means; on spheres and balls of their directions."""
     labels = problem.labels
     if labels.classes is not None:
-        weights = jnp.where(own_mask(labels), jnp.asarray(labels.weights)[None, :], 0.0)
-        features = features @ (weights / jnp.sum(weights, axis=1, keepdims=True)).T
+        features = features @ labels.averages
     product = features.T @ features
     diagonal = jnp.diagonal(product)
     if _is_held(problem):

@@ -2,6 +2,7 @@
 
 from . import batches, labels, losses, models
 from .checks import check_kind, check_problem, check_tolerance, project
+from .classes import class_logits, class_means, class_outputs, class_spectrum
 from .contrastive import BatchedSupCon, Sigmoid, Spread, SupCon, convert
 from .gram import (
     GramProgram,
@@ -45,7 +46,11 @@ __all__ = [
     "check_kind",
     "check_problem",
     "check_tolerance",
+    "class_logits",
+    "class_means",
+    "class_outputs",
     "class_program",
+    "class_spectrum",
     "contrastive",
     "convert",
     "deep",

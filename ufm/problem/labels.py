@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from .. import _checks as door
@@ -65,6 +64,14 @@ class Labels:
         classes = self.column_classes[..., :, None]
         onehot = classes == np.arange(self.num_classes).reshape((1,) * (classes.ndim - 1) + (-1,))
         return (self.weights[..., :, None] * onehot).sum(-2)
+
+    @property
+    def averages(self) -> Any:
+        """S with H S = M, the class means, shape (*batch, n, K): w_i / n_k for column i of class k, else 0."""
+        classes = self.column_classes[..., :, None]
+        inside = classes == np.arange(self.num_classes).reshape((1,) * (classes.ndim - 1) + (-1,))
+        weights = self.weights[..., :, None] * inside
+        return weights / weights.sum(-2, keepdims=True)
 
     @property
     def is_balanced(self) -> bool:
@@ -326,12 +333,3 @@ def _samples_and_ratio(samples: Any, ratio: Any) -> tuple[Any, Any]:
     except ValueError:
         raise ValueError(f"imbalance: shape {r.shape} does not fit samples of shape {n.shape}; give one size") from None
     return n[..., None], r[..., None]
-
-
-@door.checked(labels=LABELS)
-def class_mean_matrix(labels: Labels) -> Any:
-    """The n x K matrix S with H S = class means: S_ik = w_i [y_i = k] / n_k."""
-    if type(labels) is not Labels:
-        raise ValueError(f"labels: {show(labels)} is not a Labels; make one with ufm.labels.from_labels or from_counts")
-    onehot = labels.column_classes[:, None] == jnp.arange(labels.num_classes)[None, :]
-    return jnp.where(onehot, labels.weights[:, None] / labels.counts[None, :], 0.0)

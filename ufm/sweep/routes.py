@@ -27,7 +27,18 @@ from .._numerics import float64, in_float64, processors
 from ..answer import certified_groups, certified_many, solve_and_certify_groups
 from ..certify import certify, certify_gram
 from ..measure import collapse_phase, phase_of_modes
-from ..problem import Params, Problem, group_program, grouped, labels, state, why_not_gram
+from ..problem import (
+    Params,
+    Problem,
+    class_logits,
+    class_means,
+    class_spectrum,
+    group_program,
+    grouped,
+    labels,
+    state,
+    why_not_gram,
+)
 from ..problem.state import groups_of
 from ..problem.words import NAMED_LOSSES, WORDS
 from ..solve import Status, descend, solve, solve_gram, solve_many
@@ -667,36 +678,14 @@ def _shapes(problem: Problem, params: Params) -> dict[str, Any]:
     """Spectrum, and the class logits of problems small enough to read phases from."""
     found = _spectrum(problem, params)
     if problem.model.readout == "linear" and problem.model.depth <= 1 and problem.num_classes <= _PHASE_CLASSES:
-        found["logits"] = _class_outputs(problem, params)
+        found["logits"] = class_logits(problem, params)
     return found
 
 
-def _class_means(problem: Problem, params: Params) -> Any:
-    """M, (cells, d, K)."""
-    if problem.labels.classes is None:
-        return params.features
-    inside = problem.labels.classes[:, None, :] == jnp.arange(problem.num_classes)[None, :, None]
-    weights = jnp.where(inside, problem.labels.weights[:, None, :], 0.0)
-    weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
-    return jnp.einsum("bdn,bkn->bdk", params.features, weights)
-
-
-def _class_outputs(problem: Problem, params: Params) -> Any:
-    """Class logits s W M, (cells, K, K)."""
-    layer = _class_means(problem, params)
-    for weight in params.weights[:-1]:
-        layer = weight @ layer
-        layer = jnp.maximum(layer, 0.0) if problem.model.activation == "relu" else layer
-    logits = params.weights[-1] @ layer if params.weights else layer
-    scale = problem.model.scale
-    return logits if scale is None or not params.weights else scale[:, None, None] * logits
-
-
 def _spectrum(problem: Problem, params: Params) -> dict[str, Any]:
-    matrix = _class_outputs(problem, params) * jnp.sqrt(problem.labels.counts)[:, None, :]
-    values = jnp.linalg.svd(matrix, compute_uv=False)
+    values = class_spectrum(problem, params)
     alive = values > 1e-6 * jnp.maximum(values[:, :1], 1e-8)
-    means = _class_means(problem, params)
+    means = class_means(problem, params)
     gram = jnp.swapaxes(means, 1, 2) @ means
     k, size = problem.num_classes, jnp.sqrt(jnp.sum(gram**2, axis=(1, 2)))
     squares = jnp.trace(gram, axis1=1, axis2=2)
