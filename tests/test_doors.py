@@ -28,7 +28,7 @@ from ufm.problem import (
     gram_program,
     logit_groups,
 )
-from ufm.problem.losses import LOSSES, REGISTERED, known_loss, own_mask
+from ufm.problem.losses import LOSSES, known_loss, own_mask
 from ufm.search import random_starts
 from ufm.solve import solve_gram, solve_groups
 from ufm.sweep import tally
@@ -117,7 +117,7 @@ DOORS = {
 
 
 def test_every_loss_is_tried_here():
-    assert set(LOSSES) - set(REGISTERED.values()) == {*WITH_CLASSIFIER, *OF_PAIRS}
+    assert {cls for cls in LOSSES if cls.__module__.startswith("ufm.problem.")} == {*WITH_CLASSIFIER, *OF_PAIRS}
 
 
 @pytest.mark.parametrize("kind", [*WITH_CLASSIFIER, *OF_PAIRS], ids=lambda kind: kind.__name__)

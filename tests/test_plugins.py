@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
 PACKAGE = PLUGIN / "ufm_example"
 
-LIMITS = {"heavy_ball": 30, "norm_spread": 3, "patches": 20, "zero_value": 10}
+LIMITS = {"heavy_ball": 30, "norm_spread": 3, "one_vs_all": 10, "patches": 20, "zero_value": 10}
 """Lines of each module below its imports, at most."""
 
 
@@ -154,6 +154,21 @@ def test_the_command_shows_what_the_example_adds(plugin, capsys):
     shown = command(capsys, *words)[0]
     assert "value_at_zero (published)" in shown
     assert [line.split()[0] for line in shown.splitlines() if line.startswith(("nc", "norm_"))] == shown_measures()
+
+
+def test_the_command_takes_the_loss_of_the_example(plugin, capsys, tmp_path):
+    found = of_command(capsys, "solve", "--counts", "9,9,3", "--loss", "one-vs-all")
+    assert (found["status"], found["verdict"], found["problem"]["loss"]) == ("CONVERGED", "global", "one-vs-all")
+    assert 0 <= found["relative_gap"] <= 1e-9
+    assert "one-vs-all" in command(capsys, "solve", "--help")[0]
+    declared = "problem: {counts: [9, 9, 3], loss: one-vs-all}\naxes: {weight_decay: {log: [0.001, 0.1, 3]}}\n"
+    (tmp_path / "sweep.yaml").write_text(declared, encoding="utf-8")
+    done = of_command(capsys, "sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"))
+    assert (done["cells"], done["statuses"]) == (3, {"CONVERGED": 3}), done
+    assert 0 <= done["largest_gap"] <= 1e-8
+    with pytest.raises(SystemExit):
+        main(["solve", "--counts", "9,9,3", "--loss", "one-vs-al"])
+    assert "one-vs-all" in capsys.readouterr().err
 
 
 def test_a_cell_of_a_notebook_may_run_again():

@@ -28,10 +28,6 @@ LOSSES: list[type] = []
 """The classes of all losses, those of pairs (:mod:`ufm.problem.contrastive`) and registered ones among them."""
 
 
-REGISTERED: dict[str, type] = {}
-"""The classes given a name by :func:`register_loss`."""
-
-
 @record
 class Loss:
     """The base of every loss: derive a class from it anywhere, and give it a name with :func:`register_loss`.
@@ -124,7 +120,6 @@ def register_loss(name: str) -> Callable[[T], T]:
             LOSSES.remove(taken)
             NAMED_LOSSES.pop(name, None)
         LOSSES.append(made)
-        REGISTERED[name] = made
         builder = lambda labels, **numbers: made(**numbers)  # noqa: E731
         name_loss(name, builder, _words_of(made), reads=made.reads, sampled=made.reads == "pairs")
         return made  # type: ignore[return-value]
