@@ -23,24 +23,7 @@ def print_answer(j: dict[str, Any], convention: str) -> None:
     out = Screen()
     p = j["problem"]
     pairs, depth = p["kind"] == "contrastive", p.get("depth", 1)
-    words = [f"K = {p['classes']}", f"N = {p['samples']:g}", f"d = {p['dim']}"]
-    if depth > 1:
-        words = [f"L = {depth}", p["activation"], *words, f"widths {_alike(p['widths'])}"]
-    numbers = {
-        "lambda_W": None if pairs or depth > 1 else p["weight_decay"],
-        "lambda_H": p["feature_decay"],
-        "lambda_b": p["bias_decay"],
-        "temperature": None if p["scale"] is None else 1 / p["scale"],
-        **{name: value for name, value in p["loss_parameters"].items() if isinstance(value, (int, float))},
-    }
-    words += [] if pairs else [f"bias {p['bias']}"]
-    words += [f"features: {p['constraint']}"]
-    words += [f"classifier: {p['classifier_constraint']}"] if p["kind"] == "shallow" else []
-    words += [f"lambda_W = {_alike(p['weight_decay'])}"] if depth > 1 else []
-    words += [f"{name} = {value:g}" for name, value in numbers.items() if value is not None]
-    words += [f"{name} per class" for name, value in p["loss_parameters"].items() if isinstance(value, list)]
-    words += [f"{name}: {value}" for name, value in p["loss_parameters"].items() if isinstance(value, str)]
-    out.print(line(bold(p["loss"]), ", " + ", ".join(words)))
+    out.print(line(bold(p["loss"]), ", " + ", ".join(_asked(p))))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     from ..solve import Status
 
@@ -85,6 +68,29 @@ def print_answer(j: dict[str, Any], convention: str) -> None:
         if name in j["measures"]:
             measures.add_row(name, shown(j["measures"][name], 6))
     out.print(measures)
+
+
+def _asked(p: dict[str, Any]) -> list[str]:
+    """The problem in words, from its JSON."""
+    pairs, depth = p["kind"] == "contrastive", p.get("depth", 1)
+    words = [f"K = {p['classes']}", f"N = {p['samples']:g}", f"d = {p['dim']}"]
+    if depth > 1:
+        words = [f"L = {depth}", p["activation"], *words, f"widths {_alike(p['widths'])}"]
+    numbers = {
+        "lambda_W": None if pairs or depth > 1 else p["weight_decay"],
+        "lambda_H": p["feature_decay"],
+        "lambda_b": p["bias_decay"],
+        "temperature": None if p["scale"] is None else 1 / p["scale"],
+        **{name: value for name, value in p["loss_parameters"].items() if isinstance(value, (int, float))},
+    }
+    words += [] if pairs else [f"bias {p['bias']}"]
+    words += [f"features: {p['constraint']}"]
+    words += [f"classifier: {p['classifier_constraint']}"] if p["kind"] == "shallow" else []
+    words += [f"lambda_W = {_alike(p['weight_decay'])}"] if depth > 1 else []
+    words += [f"{name} = {value:g}" for name, value in numbers.items() if value is not None]
+    words += [f"{name} per class" for name, value in p["loss_parameters"].items() if isinstance(value, list)]
+    words += [f"{name}: {value}" for name, value in p["loss_parameters"].items() if isinstance(value, str)]
+    return words
 
 
 def print_report(j: dict[str, Any], files: list[str]) -> None:

@@ -128,18 +128,82 @@ def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
     """
     if is_envelope(problem):
         return _minimize_envelope(problem, gtol, max_steps)
-    weight = problem.lambda_z
-    root_counts = jnp.sqrt(problem.labels.weights)
-    total = jnp.sum(problem.labels.weights)
-    k = problem.num_classes
-    eliminated = problem.loss_kind.name == "mse"
-    has_b = problem.model.bias != "none" and not eliminated
-
     if problem.loss_kind.curvature is None:
         raise ValueError(
             f"method: the {problem.loss_kind.name} loss states no bound of its curvature, which 'logits' needs; "
             "give its class a method curvature(labels), or drop method"
         )
+    split = _split(problem)
+    end = _one_threshold(split) if is_explicit(problem) else _proximal(split, gtol, max_steps)
+    bias = None
+    if problem.model.bias != "none":
+        bias = mse_bias(problem, end.x / split.root_counts[None, :]) if split.eliminated else end.b / split.root_m
+    return _as_result(problem, end.x, bias, end.status, end.steps, gtol)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """The program as a smooth function of (X, b) and a multiple of the nuclear norm of X = Z D^{1/2}.
+
+    Attributes:
+        problem: class-mean problem.
+        root_counts: sqrt(n_k).
+        root_m: unit of b.
+        first: step length 1 / (bound of the curvature of the smooth part).
+        eliminated: whether the best bias is a function of X and b is empty.
+        has_b: whether b is a block of variables.
+    """
+
+    problem: Problem
+    root_counts: Any
+    root_m: Any
+    first: Any
+    eliminated: bool
+    has_b: bool
+
+    def smooth(self, point: tuple[Any, Any]) -> Any:
+        """The data term with the cost of the bias."""
+        x, b = point
+        problem = self.problem
+        z = x / self.root_counts[None, :]
+        if self.eliminated:
+            z = z + mse_bias(problem, z)[:, None]
+        bias = b / self.root_m
+        decay = problem.decay.bias if problem.model.bias == "decay" else 0.0
+        if self.eliminated and problem.model.bias != "none":
+            bias = mse_bias(problem, x / self.root_counts[None, :])
+        elif self.has_b:
+            z = z + bias[:, None]
+        return problem.data_term(z) + 0.5 * decay * jnp.sum(bias**2)
+
+    def threshold(self, x: Any, level: Any) -> tuple[Any, Any]:
+        """X with its singular values lowered by a level, and their sum then."""
+        u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+        s = jnp.maximum(s - level, 0.0)
+        s = jnp.where(jnp.arange(self.problem.num_classes) < self.problem.model.dim, s, 0.0)
+        return (u * s[None, :]) @ vt, jnp.sum(s)
+
+    def advance(self, point: tuple[Any, Any], gradient: tuple[Any, Any], size: Any) -> tuple[tuple[Any, Any], Any, Any]:
+        """One proximal step: the new point, its value and the gradient of the smooth part there."""
+        weight = self.problem.lambda_z
+        x, nuclear = self.threshold(point[0] - size * gradient[0], size * weight)
+        new = x, point[1] - size * gradient[1]
+        value, new_gradient = jax.value_and_grad(self.smooth)(new)
+        return new, value + weight * nuclear, new_gradient
+
+    def start(self) -> _State:
+        """The state at zero logits."""
+        k = self.problem.num_classes
+        x, b = jnp.zeros((k, k)), jnp.zeros(k if self.has_b else 0)
+        value, gradient = jax.value_and_grad(self.smooth)((x, b))
+        zero, inf = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf)
+        return _State(x, b, value, gradient, self.first, jnp.full(8, value), inf, inf, zero, zero, zero)
+
+
+def _split(problem: Problem) -> _Split:
+    total = jnp.sum(problem.labels.weights)
+    eliminated = problem.loss_kind.name == "mse"
+    has_b = problem.model.bias != "none" and not eliminated
     # Curvature bound of the data term in X: 1/N for MSE; half of it, with the squared scales, for cross-entropy.
     bound = jnp.max(problem.loss.curvature(problem.labels))
     root_m = jnp.ones(())
@@ -149,36 +213,29 @@ def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
         curvature = problem.metric().bias - problem.decay.bias
         root_m = jnp.sqrt(total * (1.0 + problem.decay.bias / jnp.minimum(curvature, bound)))
         bound = 2.0 * bound
-    first = total / bound
+    return _Split(problem, jnp.sqrt(problem.labels.weights), root_m, total / bound, eliminated, has_b)
 
-    def smooth(point: tuple[Any, Any]) -> Any:
-        x, b = point
-        z = x / root_counts[None, :]
-        if eliminated:
-            z = z + mse_bias(problem, z)[:, None]
-        bias = b / root_m
-        decay = problem.decay.bias if problem.model.bias == "decay" else 0.0
-        if eliminated and problem.model.bias != "none":
-            bias = mse_bias(problem, x / root_counts[None, :])
-        elif has_b:
-            z = z + bias[:, None]
-        return problem.data_term(z) + 0.5 * decay * jnp.sum(bias**2)
 
-    def threshold(x: Any, level: Any) -> tuple[Any, Any]:
-        u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-        s = jnp.maximum(s - level, 0.0)
-        s = jnp.where(jnp.arange(k) < problem.model.dim, s, 0.0)
-        return (u * s[None, :]) @ vt, jnp.sum(s)
+def _one_threshold(split: _Split) -> _State:
+    """MSE without class weights: one step from zero is exact.
 
-    def advance(point: tuple[Any, Any], gradient: tuple[Any, Any], size: Any) -> tuple[tuple[Any, Any], Any, Any]:
-        x, nuclear = threshold(point[0] - size * gradient[0], size * weight)
-        new = x, point[1] - size * gradient[1]
-        value, new_gradient = jax.value_and_grad(smooth)(new)
-        return new, value + weight * nuclear, new_gradient
+    A free bias removes the component along v = sqrt(n/N): the target is centred.
+    """
+    start = split.start()
+    total = jnp.sum(split.problem.labels.weights)
+    (x, _), value, _ = split.advance((start.x, start.b), start.gradient, total)
+    status = jnp.where(jnp.isfinite(value), Status.CONVERGED, Status.NONFINITE)
+    zero = start.steps
+    return dataclasses.replace(start, x=x, value=value, residual=zero, steps=zero + 1, status=status.astype(jnp.int32))
+
+
+def _proximal(split: _Split, gtol: Any, max_steps: Any) -> _State:
+    """Proximal gradient with Barzilai-Borwein steps and a non-monotone rule."""
+    weight, first = split.problem.lambda_z, split.first
 
     def body(state: _State) -> _State:
         old = state.x, state.b
-        new, value, gradient = advance(old, state.gradient, state.size)
+        new, value, gradient = split.advance(old, state.gradient, state.size)
         s = jax.tree.map(jnp.subtract, new, old)
         square = tree_dot(s, s)
         reference = jnp.max(state.recent)
@@ -211,21 +268,7 @@ def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
             status.astype(jnp.int32),
         )
 
-    x0, b0 = jnp.zeros((k, k)), jnp.zeros(k if has_b else 0)
-    value0, gradient0 = jax.value_and_grad(smooth)((x0, b0))
-    zero, inf = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf)
-    start = _State(x0, b0, value0, gradient0, first, jnp.full(8, value0), inf, inf, zero, zero, zero)
-    if is_explicit(problem):
-        # The free bias removes the component along v = sqrt(n/N); the target is centred and one threshold is exact.
-        (x, _), value, _ = advance((x0, b0), gradient0, total)
-        status = jnp.where(jnp.isfinite(value), Status.CONVERGED, Status.NONFINITE)
-        end = _State(x, b0, value, gradient0, first, start.recent, zero, inf, zero, zero + 1, status.astype(jnp.int32))
-    else:
-        end = jax.lax.while_loop(lambda s: s.status == Status.RUNNING, body, start)
-    bias = None
-    if problem.model.bias != "none":
-        bias = mse_bias(problem, end.x / root_counts[None, :]) if eliminated else end.b / root_m
-    return _as_result(problem, end.x, bias, end.status, end.steps, gtol)
+    return jax.lax.while_loop(lambda s: s.status == Status.RUNNING, body, split.start())
 
 
 def mse_bias(problem: Problem, z: Any) -> Any:
