@@ -16,7 +16,7 @@ from ball import exact
 from quick import QUICK
 from ufm.certify import UNKNOWN, bound_known, certify, why_unknown
 from ufm.certify import deep as planes_room
-from ufm.certify import layers as rules
+from ufm.certify import spectra as rules
 from ufm.problem import Params
 
 # ------------------------------------------------------------------ the arithmetic, against many digits

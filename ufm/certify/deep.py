@@ -1,6 +1,6 @@
 """Lower bounds for several weight matrices (docs/certificates.md, section 12).
 
-Mean-squared error with free features: numbers decide (:mod:`ufm.certify.layers`).  Every convex loss: the nuclear norm
+Mean-squared error with free features: numbers decide (:mod:`ufm.certify.spectra`).  Every convex loss: the nuclear norm
 of the logits, Z D^{1/2} with columns weighted by sqrt(n_k), costs at least
 
     c(S) = ((L+1)/2) (lambda_H lambda_1 ... lambda_L S^2)^{1/(L+1)},     S = ||Z D^{1/2}||_*,
@@ -23,7 +23,7 @@ from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Para
 from ..problem.problem import Decay
 from .dual import Setting, _data_ce, _data_mse, _repair_ce, _shift, _snapped_points, _zero_data
 from .form import class_form
-from .layers import (
+from .spectra import (
     Numbers,
     chain_below,
     channel_below,

@@ -96,10 +96,7 @@ def scalar_below(log_strength: float, depth: int) -> float:
             middle = 0.5 * (low + high)
             if not low < middle < high:
                 break
-            if is_below(middle):
-                low = middle
-            else:
-                high = middle
+            low, high = (middle, high) if is_below(middle) else (low, middle)
     return min(0.5, (low * low / 2 + (depth + 1) / 2 * (1 - low) * low) * (1 - gamma(8)))
 
 
