@@ -23,6 +23,8 @@ from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Para
 from ..problem.problem import Decay
 from .dual import Setting, _data_ce, _data_mse, _repair_ce, _shift, _snapped_points, _zero_data
 from .form import class_form
+from .norm import basis
+from .rounding import ELEMENTARY, gamma, powers_of_two
 from .spectra import (
     Numbers,
     chain_below,
@@ -33,8 +35,6 @@ from .spectra import (
     squares_below,
     two_layer_below,
 )
-from .norm import basis
-from .rounding import ELEMENTARY, gamma, powers_of_two
 
 BOUNDS = ("nuclear-norm bound", "singular-value bound", "channel bound", "two-layer bound", "chain bound")
 """Names of the bounds for several weight matrices, by number; -1 stands for none of them."""
