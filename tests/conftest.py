@@ -62,6 +62,7 @@ import numpy as np  # noqa: E402
 from quick import QUICK, current  # noqa: E402
 from ufm import _registry, networks, theory  # noqa: E402, F401  # every registry is there before the first test
 from ufm.certify import CONTRADICTION, Certificate  # noqa: E402
+from ufm.problem import losses  # noqa: E402
 
 collect_ignore = ["plugin"]
 
@@ -165,11 +166,12 @@ def _no_contradiction(request):
 @pytest.fixture(autouse=True)
 def _forget_registrations():
     """Put every registry back as it was before the test."""
-    before = [(registry, dict(registry)) for registry in _registry.REGISTRIES]
+    tables = [*_registry.REGISTRIES, losses.LOSSES]
+    before = [table.copy() for table in tables]
     yield
-    for registry, entries in before:
-        registry.clear()
-        registry.update(entries)
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        (table.extend if isinstance(table, list) else table.update)(entries)
 
 
 @pytest.fixture(autouse=True)

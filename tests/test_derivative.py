@@ -100,14 +100,13 @@ def test_reverse_mode_stacks_jit_and_counts():
 
 
 def test_a_number_of_a_loss_of_ones_own():
-    from test_own_losses import SquaredHinge, registries_restored
+    from test_own_losses import SquaredHinge
 
-    with registries_restored():
-        ufm.register_loss("own-hinge")(SquaredHinge)
-        make = shallow(loss="own-hinge")
-        with ufm.float64():
-            slope = jax.grad(lambda margin: ufm.solve(make(margin=margin)).value)(1.0)
-        assert float(slope) == pytest.approx(float(differences(make, "margin", 1.0)[0]), rel=1e-7)
+    ufm.register_loss("own-hinge")(SquaredHinge)
+    make = shallow(loss="own-hinge")
+    with ufm.float64():
+        slope = jax.grad(lambda margin: ufm.solve(make(margin=margin)).value)(1.0)
+    assert float(slope) == pytest.approx(float(differences(make, "margin", 1.0)[0]), rel=1e-7)
 
 
 def test_at_a_threshold_the_value_has_a_derivative_and_the_point_has_none():

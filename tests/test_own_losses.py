@@ -3,8 +3,6 @@
 The bound of such a loss is audited in ball arithmetic against formulas written here a second time.
 """
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,26 +16,12 @@ from ufm.certify.enclosure import Ball, enclose, radius_of, why_not
 from ufm.certify.tangent import _slope_of
 from ufm.problem import losses
 from ufm.problem.losses import LOSSES, own_mask
-from ufm.problem.words import NAMED_LOSSES, WORDS
-
-
-@contextlib.contextmanager
-def registries_restored():
-    kept = [(table, table.copy()) for table in (LOSSES, NAMED_LOSSES, WORDS)]
-    try:
-        yield
-    finally:
-        for table, copy in kept:
-            table.clear()
-            (table.extend if isinstance(table, list) else table.update)(copy)
 
 
 @pytest.fixture(autouse=True)
 def _registries():
-    with registries_restored():
-        for name, cls in OWN.items():
-            ufm.register_loss(name)(cls)
-        yield
+    for name, cls in OWN.items():
+        ufm.register_loss(name)(cls)
 
 
 class OneVsAll(ufm.Loss):

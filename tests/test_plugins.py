@@ -5,7 +5,9 @@ Each module of the example stands in docs/extending.md to the letter, and is no 
 
 import ast
 import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -24,6 +26,7 @@ from ufm.cli.tables import shown_measures
 from ufm.measure import GLOSSARY, MEASURES, NEEDS, ClassSums, measure, register_measure
 from ufm.networks import BACKBONES, make, register_backbone
 from ufm.networks.config import Config, read_config
+from ufm.problem import losses
 from ufm.solve import LBFGS, METHODS, Method, register_method
 from ufm.theory import REGISTRY, Prediction, Reference, oracle, references
 
@@ -128,6 +131,22 @@ def test_a_broken_plugin_is_named_in_one_line_and_harms_nobody(plugin, capsys, n
     with pytest.warns(UserWarning, match="plugin: other") as caught:
         assert ufm.load_plugins() == ("example",)
     assert [str(warning.message) for warning in caught] == [line]
+
+
+def test_a_new_process_has_the_names_in_its_help(plugin):
+    path = os.pathsep.join([str(plugin), str(PLUGIN), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "ufm", "solve", "--help"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    shown = " ".join(done.stdout.replace("│", " ").split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--method {lbfgs,spectral,newton,gd,adam,heavy-ball,logits,gram,smoothed}" in shown
+    assert re.search("--loss NAME Loss. With a classifier: [a-z, -]* one-vs-all; without one:", shown)
 
 
 def test_names_of_registries():
@@ -465,4 +484,5 @@ def test_nothing_is_left_of_the_example():
     assert "doe2026nothing" not in references.REFERENCES
     for registry, name in ((MEASURES, "norm_spread"), (METHODS, "heavy-ball"), (BACKBONES, "patches")):
         assert name not in registry
+    assert "one-vs-all" not in [loss.name for loss in losses.LOSSES]
     assert isinstance(REGISTRY["ce_simplex_etf"](ufm.shallow([3, 3])), Prediction)
