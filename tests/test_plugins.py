@@ -133,6 +133,7 @@ def test_a_broken_plugin_is_named_in_one_line_and_harms_nobody(plugin, capsys, n
     assert [str(warning.message) for warning in caught] == [line]
 
 
+@pytest.mark.slow
 def test_a_new_process_has_the_names_in_its_help(plugin):
     path = os.pathsep.join([str(plugin), str(PLUGIN), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

@@ -85,8 +85,7 @@ def load_plugins(complain: Callable[[str], None] = warnings.warn) -> tuple[str, 
     Raises:
         ValueError: ``complain`` cannot be called.
 
-    >>> load_plugins()
-    ()
+    >>> names = load_plugins()
     """
     if not callable(complain):
         raise ValueError(f"complain: {type(complain).__name__} cannot be called; give a function of a sentence")
