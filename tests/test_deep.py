@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,10 +60,7 @@ def test_collapsed_samples_and_class_means_agree():
 def test_one_matrix_is_the_shallow_model():
     shallow = ufm.shallow([5, 3], loss="mse", weight_decay=0.01, feature_decay=0.02)
     deep = ufm.deep([5, 3], depth=1, weight_decay=0.01, feature_decay=0.02)
-    assert jax.tree.structure(shallow) == jax.tree.structure(deep)
-    assert [np.asarray(a).tolist() for a in jax.tree.leaves(shallow)] == [
-        np.asarray(a).tolist() for a in jax.tree.leaves(deep)
-    ]
+    chex.assert_trees_all_equal(shallow, deep)
 
 
 def test_start_is_balanced():

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_starts_are_as_said():
         assert np.asarray(entries).std() == pytest.approx(math.sqrt(2 / columns), rel=0.03)
         assert abs(np.asarray(entries).mean()) < 0.02
     other = random_starts(experiment.problem_of(Setting(5, width=60, depth=3, decay=0.1)), 8, 3, experiment.SIZE)
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(other), strict=True))
+    chex.assert_trees_all_equal(start, other)
 
 
 def by_hand(problem, start, rate, steps):
@@ -169,10 +170,6 @@ def test_rows_by_hand_and_reproduced():
     assert len({e["value"] for e in first["ends"]}) == 3
 
 
-def bits_equal(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-
 @pytest.fixture
 def blocks_of_four(monkeypatch):
     """As if the cache were tiny: ten starts are three blocks."""
@@ -191,10 +188,10 @@ def test_blocks_change_nothing(blocks_of_four, monkeypatch):
     end, order = run(np.arange(10)), np.random.default_rng(0).permutation(10)
     assert (end.history.shape, end.value.shape) == ((10, 21), (10,))
     before = descent._program._cache_size()
-    assert bits_equal(run(order), jax.tree.map(lambda leaf: leaf[order], end))
-    assert bits_equal(run(np.arange(3, 8)), jax.tree.map(lambda leaf: leaf[3:8], end))
+    chex.assert_trees_all_equal(run(order), jax.tree.map(lambda leaf: leaf[order], end))
+    chex.assert_trees_all_equal(run(np.arange(3, 8)), jax.tree.map(lambda leaf: leaf[3:8], end))
     monkeypatch.setattr(descent, "cores", lambda: 1)
-    assert bits_equal(run(np.arange(10)), end)
+    chex.assert_trees_all_equal(run(np.arange(10)), end)
     assert descent._program._cache_size() == before
     for lane in (0, 3, 4, 9):
         point = jax.tree.map(lambda leaf, lane=lane: leaf[lane], start)
@@ -241,8 +238,7 @@ def test_own_backward_pass(given):
             value, slope = jax.value_and_grad(lambda x: descent._objective(problem, x))(start)
             known, right = jax.value_and_grad(problem.objective)(start)
         assert float(value) == pytest.approx(float(known), rel=1e-15)
-        for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(right), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-16)
+        chex.assert_trees_all_close(slope, right, rtol=1e-13, atol=1e-16)
 
 
 def test_one_program_for_all_numbers():

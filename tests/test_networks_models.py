@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,11 +189,12 @@ def test_projection_has_length_one_also_at_zero():
 def test_first_weights_have_the_stated_spread_and_follow_the_seed():
     def weights(seed):
         model = make("resnet20", num_classes=10, image_shape=(8, 8, 1), head_depth=2, seed=seed)
-        return model, jax.tree.leaves(nnx.state(model, nnx.Param))
+        return model, nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
     (model, first), (_, again), (_, other) = weights(0), weights(0), weights(1)
-    assert all(bool((a == b).all()) for a, b in zip(first, again, strict=True))
-    assert any(bool((a != b).any()) for a, b in zip(first, other, strict=True))
+    chex.assert_trees_all_equal(first, again)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(first, other)
     kernel = np.asarray(model.backbone.blocks[8].convolutions[1].kernel[...])  # 3 × 3, 64 to 64
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.02)
     np.testing.assert_allclose(np.std(head_matrices(model)[0][0]), np.sqrt(2 / 64), rtol=0.05)
@@ -200,8 +202,7 @@ def test_first_weights_have_the_stated_spread_and_follow_the_seed():
     assert bool((kernels[0] != kernels[1]).any())
     compiled = nnx.jit(lambda: make("mlp", num_classes=3, image_shape=(8, 8, 1), width=0.05, seed=2))()
     plain = make("mlp", num_classes=3, image_shape=(8, 8, 1), width=0.05, seed=2)
-    for a, b in zip(jax.tree.leaves(nnx.state(compiled)), jax.tree.leaves(nnx.state(plain)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(*(nnx.to_pure_dict(nnx.state(model)) for model in (compiled, plain)))
 
 
 def test_zero_init_starts_every_block_as_its_shortcut():
@@ -247,7 +248,7 @@ def test_batch_norm_against_numpy():
 
 def test_a_batch_cut_over_devices_has_the_statistics_of_the_whole():
     program = textwrap.dedent("""
-        import jax, jax.numpy as jnp, numpy as np
+        import chex, jax, jax.numpy as jnp, numpy as np
         from flax import nnx
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
         from ufm.networks.models import BatchNorm
@@ -270,8 +271,7 @@ def test_a_batch_cut_over_devices_has_the_statistics_of_the_whole():
         cut, parts = step(jax.device_put(state, everywhere), jax.device_put(x, in_parts))
         assert len(cut.sharding.device_set) == 8
         np.testing.assert_allclose(cut, one, rtol=1e-5, atol=1e-6)
-        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)
+        chex.assert_trees_all_close(nnx.to_pure_dict(whole), nnx.to_pure_dict(parts), rtol=1e-6, atol=0)
         assert abs(float(norm.mean[...][0])) == 0 and float(whole["mean"][...][0]) > 0.5
     """)
     environment = {

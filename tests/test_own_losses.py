@@ -369,6 +369,9 @@ def test_what_is_refused():
         make(convex=True, per_column=lambda self, logits, labels: jnp.sum(jnp.abs(jnp.sin(logits)), axis=0))
     with pytest.raises(ValueError, match=r"^nonnegative: own-new takes negative values"):
         make(convex=True, per_column=lambda self, logits, labels: jnp.sum(logits, axis=0))
+    wrong = r"^own-new: its formula fails at a 3 x 4 matrix of logits \(.*has shape \(\) but expected \(4\)"
+    with pytest.raises(ValueError, match=wrong):  # the mean of all columns: equal weights would hide it
+        make(per_column=lambda self, logits, labels: jnp.mean(jnp.sum(logits**2, axis=0)))
     with pytest.raises(ValueError, match=r"^own-new: its formula fails at a 3 x 4 matrix of logits"):
         make(per_column=lambda self, logits, labels: logits @ logits)
     with pytest.raises(ValueError, match=r"^margin: -1 must be positive"):

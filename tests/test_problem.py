@@ -5,6 +5,7 @@ import itertools
 import json
 from fractions import Fraction
 
+import chex
 import flint
 import hypothesis
 import hypothesis.strategies as st
@@ -343,8 +344,7 @@ def test_objective_and_gradient_against_a_naive_loop(name, form):
     value, gradient = in_double(jax.value_and_grad(lambda p: problem.objective(p)), params)
     assert value == pytest.approx(naive(params), rel=1e-14)
     expected = complex_step(naive, params)
-    for found, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-15)
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_named_losses_are_members_of_the_family():

@@ -152,7 +152,7 @@ def _try_facts(cls: type, trials: int = 64) -> None:
 
         def total(x: Any) -> Any:
             x = jnp.asarray(x)
-            return jnp.sum(loss.per_column(x, labels)) if cls.reads == "logits" else loss.mean(x, labels)
+            return jnp.sum(column_losses(loss, x, labels)) if cls.reads == "logits" else loss.mean(x, labels)
 
         try:
             if jnp.shape(total(np.zeros((size, labels.num_columns)))) != ():
@@ -165,7 +165,7 @@ def _try_facts(cls: type, trials: int = 64) -> None:
             if cls.reads == "pairs":
                 ends = 0.5 * (ends + np.swapaxes(ends, -1, -2))
             low, high, middle = (np.asarray(values(x)) for x in (ends[0], ends[1], 0.5 * (ends[0] + ends[1])))
-        except (TypeError, IndexError, AttributeError, ValueError) as error:
+        except (TypeError, IndexError, AttributeError, ValueError, AssertionError) as error:
             said = str(error).split("\n")[0]
             raise ValueError(f"{cls.name}: its formula fails at a 3 x 4 matrix of logits ({said}); mend it") from None
     slack = 1e-9 * (np.abs(low) + np.abs(high))
@@ -173,6 +173,20 @@ def _try_facts(cls: type, trials: int = 64) -> None:
         raise ValueError(f"convex: {cls.name} is not convex, as a random segment shows; say convex = False")
     if cls.nonnegative and min(low.min(), high.min()) < 0:
         raise ValueError(f"nonnegative: {cls.name} takes negative values; say nonnegative = False, or add a constant")
+
+
+def column_losses(loss: Any, logits: Any, labels: Labels) -> Any:
+    """Returns the loss of each column, shape (n,), at a K x n matrix of logits.
+
+    Raises:
+        AssertionError: the formula of the loss gives another shape, found when a program is traced; by broadcasting it
+            would be another loss.
+    """
+    import chex  # only here: it would be a twentieth of the time to import ufm
+
+    found = loss.per_column(logits, labels)
+    chex.assert_shape(found, (labels.num_columns,))
+    return found
 
 
 def known_loss(loss: Any) -> type:

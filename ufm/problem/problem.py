@@ -20,7 +20,7 @@ from .._checks import checked, of_type
 from .._numerics import in_float64, record, static
 from .._programs import compiled
 from .labels import Labels
-from .losses import known_loss
+from .losses import column_losses, known_loss
 from .models import Model, Params
 from .params import as_params
 
@@ -55,7 +55,8 @@ class Problem:
         """(1/N) sum_i n_i loss(z_i, y_i) at a K x n matrix of logits, or the loss at an n x n one of similarities."""
         if self.model.readout == "pairs":
             return self.loss.mean(logits, self.labels)
-        return jnp.sum(self.labels.weights * self.loss.per_column(logits, self.labels)) / jnp.sum(self.labels.weights)
+        losses = column_losses(self.loss, logits, self.labels)
+        return jnp.sum(self.labels.weights * losses) / jnp.sum(self.labels.weights)
 
     def penalty(self, params: Params) -> Any:
         """The decay terms."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..problem import Params, Problem, SupCon
 from ..problem.contrastive import same_class
+from ..problem.losses import column_losses
 
 MOST_STARTS = 8
 """Largest number of starts; sets of living classes beyond it are left out evenly."""
@@ -96,7 +97,7 @@ def _class_data(problem: Problem, margin: Any, own: Any) -> Any:
     """Data term of each class at the logits t (e_k - 1/K), (K,)."""
     logits = margin * (jnp.where(own, 1.0, 0.0) - 1.0 / problem.num_classes)
     weights = jnp.asarray(problem.labels.weights)
-    losses = weights * problem.loss.per_column(logits, problem.labels) / jnp.sum(weights)
+    losses = weights * column_losses(problem.loss, logits, problem.labels) / jnp.sum(weights)
     return jnp.sum(jnp.where(own, losses[None, :], 0.0), axis=1)
 
 
