@@ -21,7 +21,7 @@ import jax
 
 from ufm import plot
 from ufm.answer import versions
-from ufm.sweep import axes_in_view, collapse_diagram
+from ufm.atlas import axes_in_view, collapse_diagram
 
 GAP = 1e-10
 SETTING = {"classes": 10, "minority": 0.5, "minority_samples": 100.0}

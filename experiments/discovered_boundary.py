@@ -33,10 +33,10 @@ from scipy.optimize import brentq
 
 from ufm import certified_many, shallow, solve
 from ufm.answer import class_logits, versions
+from ufm.atlas.minority import group_margins
 from ufm.plot import save_figure
 from ufm.problem import Problem
 from ufm.sweep.boundary import Boundary, blockwise, trace
-from ufm.sweep.collapse import group_margins
 
 SIZES = (3, 3, 3)  # classes of each group, the largest first
 SMALLEST = 100.0  # samples of a class of the smallest group

@@ -153,7 +153,7 @@ def _no_contradiction(request):
     Certificates are watched wherever they leave a compiled program; grids whose programs keep theirs inside, by what
     they counted.
     """
-    for room, name in (("ufm.sweep", "Summary"), ("ufm.phase", "PhaseRun"), ("ufm.quickstart", "Quickstart")):
+    for room, name in (("ufm.sweep", "Summary"), ("ufm.atlas", "PhaseRun"), ("ufm.atlas", "Quickstart")):
         found = getattr(sys.modules.get(room), name, None)
         if found is not None and not hasattr(found, "watched"):
             _watch(found, lambda summary: bool(summary.contradictions))

@@ -41,7 +41,7 @@ ROOMS = (
     "ufm.search",
     "ufm.hunt",
     "ufm.report",
-    "ufm.phase",
+    "ufm.atlas",
     "ufm.theory",
 )
 """Modules whose public functions are doors: those of ``__all__``, or all without an underscore."""
@@ -276,7 +276,9 @@ SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
     "check_loss": {"loss": ufm.losses.CrossEntropy},
     "settings_of": {"name": lambda: "ce-minority"},
     "check_settings": {"name": lambda: "ce-minority"},
-    "ufm.phase.run": {"name": lambda: "ce-minority"},
+    "ufm.atlas.run": {"name": lambda: "ce-minority"},
+    "ufm.atlas.dataset": {"name": lambda: "ce-minority"},
+    "diagram": {"name": lambda: "mine"},
 }
 """Valid values of single doors, where the common one does not fit."""
 

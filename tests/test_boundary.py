@@ -7,9 +7,8 @@ import pytest
 
 from experiments import discovered_boundary
 from ufm import certified_many, shallow
+from ufm.atlas.minority import group_margins, two_group_codes, two_group_counts
 from ufm.sweep.boundary import bisect, blockwise, trace
-from ufm.sweep.collapse import group_margins, two_group_codes
-from ufm.sweep.diagram import two_group_counts
 from ufm.theory.imbalance import two_group_thresholds
 
 SQUARE = ((-2.0, 2.0, "linear"), (-2.0, 2.0, "linear"))

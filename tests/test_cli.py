@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm import cli, quickstart
+from ufm import cli
+from ufm.atlas import minority
 from ufm.cli import tables
 from ufm.measure import LAYER_GLOSSARY, load_npz
 from ufm.networks import BACKBONES
@@ -281,7 +282,7 @@ def test_flags_of_the_solver_reach_the_solver(capsys):
 
 
 def test_quickstart_writes_figure_and_dataset(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, "LONG_TAILS", ())
+    monkeypatch.setattr(minority, "LONG_TAILS", ())
     (tmp_path / "mine.csv").write_text("60\n20\n7\n")
     out = tmp_path / "new" / "folder"
     words = ["quickstart", "--cells", "4", "--out", str(out), "--counts-file", str(tmp_path / "mine.csv"), "--json"]
@@ -302,7 +303,7 @@ def test_quickstart_writes_figure_and_dataset(capsys, tmp_path, monkeypatch):
 def test_quickstart_table_with_the_real_long_tails(capsys, tmp_path):
     said = run(capsys, ["quickstart", "--cells", "5", "--out", str(tmp_path)])
     assert "25 cells: 100.00 % proven optimal" in " ".join(said.out.split())
-    for name, *_ in quickstart.LONG_TAILS:
+    for name, *_ in minority.LONG_TAILS:
         assert name in " ".join(said.out.split())
 
 

@@ -5,12 +5,14 @@ import importlib
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ufm
 from ufm._numerics import record, to_host
+from ufm.atlas import Axis, Plane, diagram
 from ufm.certify import bound_known, certificate, certify, curvature, is_proven, saddle_escape, why_unknown
 from ufm.cli import main
 from ufm.landscape import critical_points, explore
@@ -32,7 +34,6 @@ from ufm.problem.losses import LOSSES, known_loss, own_mask
 from ufm.search import random_starts
 from ufm.solve import solve_gram, solve_groups
 from ufm.sweep import tally
-from ufm.sweep._blocks import judge_again
 from ufm.theory import REGISTRY, structures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -280,12 +281,15 @@ def test_no_second_pass_hides_a_contradiction(monkeypatch):
     seen.clear()
     many = ufm.stack([ufm.shallow([3, 3])] * 2)
     assert ufm.certified_many(many)[1].words.tolist() == ["contradiction"] * 2
-    found = {"status": np.array([1, 1]), "relative_gap": np.array([-0.5, 1e-12])}
-    kept = judge_again(found, many, lambda piece, seed: found | {"relative_gap": np.array([1e-12, 1e-12])}, 1e-8, 2)
-    assert kept["relative_gap"].tolist() == [-0.5, 1e-12]
-    assert tally(kept["status"], kept["relative_gap"]) == {"CONVERGED": 2, "CONTRADICTION": 1}
-    assert tally(kept["status"], np.abs(kept["relative_gap"])) == {"CONVERGED": 2}
-    assert is_proven(kept["relative_gap"], 1e-8).tolist() == [False, True]
+    right = ufm.certified_many(many)[1]
+    first = lambda wrong, fine: np.concatenate([wrong[:1], fine[1:]])  # noqa: E731
+    found = jax.tree.map(first, contradicting(right), right)
+    again = lambda rows: jax.tree.map(lambda leaf: leaf[rows], right)  # noqa: E731
+    kept = routes.second_pass(found, again, 1e-16, unknown=True).relative_gap
+    assert kept[0] < 0 <= kept[1]
+    assert tally([1, 1], kept) == {"CONVERGED": 2, "CONTRADICTION": 1}
+    assert tally([1, 1], np.abs(kept)) == {"CONVERGED": 2}
+    assert is_proven(kept, 1e-8).tolist() == [False, True]
 
 
 @pytest.mark.contradiction
@@ -307,11 +311,9 @@ def test_the_command_ends_with_its_own_code(monkeypatch, capsys, tmp_path):
         )
         assert len(err.splitlines()) == 1
         assert '"verdict": "contradiction"' in out if flags else "verdict: contradiction" in out
-    phase = importlib.import_module("ufm.phase")
-    dataset = diagram_with([[1e-12, -0.5], [np.nan, 1e-3]])
-    monkeypatch.setitem(phase.NAMED, "vanishing", lambda cells=2, progress=None: dataset)
+    diagram("contradicting")(lambda cells=2: plane_with([1e-12, -0.5, np.nan, 1e-3]))
     with pytest.raises(SystemExit) as stop:
-        main(["phase", "vanishing", "--out", str(tmp_path)])
+        main(["phase", "contradicting", "--out", str(tmp_path)])
     assert stop.value.code == 3
     out, err = capsys.readouterr()
     assert "25.00 % proven optimal" in " ".join(out.split())
@@ -319,25 +321,22 @@ def test_the_command_ends_with_its_own_code(monkeypatch, capsys, tmp_path):
     assert err.splitlines()[-1].startswith("ufm: contradiction: a proven lower bound lies above the value of 1 point")
 
 
-def diagram_with(gaps):
+def plane_with(gaps):
     """A small diagram of 2 x 2 cells."""
-    from ufm.sweep._pieces import dataset
 
-    axes, dims = {"x": np.array([1.0, 2.0]), "y": np.array([1.0, 2.0])}, ("y", "x")
-    data = {"relative_gap": gaps, "status": np.ones((2, 2), int), "phase": [[0, 1], [0, 1]], "value": np.ones((2, 2))}
-    data = {name: (dims, np.asarray(values)) for name, values in data.items()}
-    data |= {"threshold": (("x",), np.full(2, 1.5))}
-    data |= {"phase_theory": data["phase"], "value_theory": data["value"]}
-    drawn = {
-        "x": ["x", "x", "linear"],
-        "y": ["y", "y", "linear"],
-        "colour": ["value", "F"],
-        "boundaries": {"threshold": "boundary"},
-    }
-    return dataset(
-        data, axes, phases=["one", "two"], title="", drawn=drawn, theory={"value": "value_theory"}, gap=1e-8,
-        source="derived", configuration={},
-    )  # fmt: skip
+    def answer(x, y):
+        del y
+        return {"value": np.ones(len(x)), "relative_gap": np.array(gaps), "status": np.ones(len(x), np.int8)}
+
+    return Plane(
+        x=Axis("x", "x", np.array([1.0, 2.0]), "linear"),
+        y=Axis("y", "y", np.array([1.0, 2.0]), "linear"),
+        answer=answer,
+        phase=lambda found: found["value"] > 2,
+        phases=("one", "two"),
+        theory=lambda x, y: {"value": np.ones(len(x))},
+        lines={"threshold": ("boundary", np.full(2, 1.5))},
+    )
 
 
 # ------------------------------------------------------------------ wrong words and wrong kinds

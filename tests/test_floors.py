@@ -27,8 +27,7 @@ FLOORS = (
     ("landscape", "sweep", "networks"),
     ("__init__",),
     ("plot",),
-    ("quickstart",),
-    ("phase", "report"),
+    ("atlas", "report"),
     ("trained",),
     ("cli",),
     ("__main__",),
@@ -39,10 +38,10 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 RESERVED = {
     "flax": {"networks"},
     "orbax": set(),  # checkpoints are archives of our own, with their digests
-    "xarray": {"sweep", "cli", "plot"},
-    "zarr": {"sweep", "cli", "plot"},
-    "dask": {"sweep", "cli", "plot"},
-    "distributed": {"sweep", "cli", "plot"},
+    "xarray": {"sweep", "atlas", "cli", "plot"},
+    "zarr": {"sweep", "atlas", "cli", "plot"},
+    "dask": {"sweep", "atlas", "cli", "plot"},
+    "distributed": {"sweep", "atlas", "cli", "plot"},
     "matplotlib": {"plot"},
     "cmcrameri": {"plot"},
 }

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from ufm import phase
+from ufm import atlas
 from ufm.answer import certified_many, class_logits
 from ufm.problem import shallow
 from ufm.solve import solve
-from ufm.sweep import _blocks
 from ufm.theory.ridge import ridge_two_groups, seli_distance, seli_law, seli_offset
 from ufm.theory.spectral import gram_pair
 
@@ -18,7 +17,7 @@ def made(folder, name, promises=3, **settings):
     """The summary of a diagram whose promises are kept, and its dataset."""
     import xarray as xr
 
-    found = phase.run(name, folder, **settings)
+    found = atlas.run(name, folder, **settings)
     stem = folder / name.replace("-", "_")
     said = json.loads(stem.with_suffix(".json").read_text())
     assert len(said["checks"]) == promises
@@ -26,43 +25,6 @@ def made(folder, name, promises=3, **settings):
     assert stem.with_suffix(".png").stat().st_size > 10_000
     with xr.open_dataset(stem.with_suffix(".nc"), engine="h5netcdf") as opened:
         return found, opened.load()
-
-
-# ------------------------------------------------------------------ blocks
-
-
-def test_blocks_are_padded_and_counted():
-    """Seven cells in blocks of three: no cell lost, copied or moved."""
-    decays, seen, sizes = np.linspace(0.01, 0.07, 7), [], []
-
-    def judge(piece):
-        sizes.append(len(piece))
-        return {"decay": np.asarray(piece.decay.weight), "status": np.ones(len(piece), np.int8)}
-
-    problem = shallow([2.0, 1.0], weight_decay=decays, feature_decay=decays)
-    found = _blocks.in_blocks(problem, judge, lambda *told: seen.append((told[0], sum(told[2].values()))), block=3)
-    np.testing.assert_array_equal(found["decay"], decays)
-    assert sizes == [3, 3, 3]
-    assert seen == [(3, 3), (6, 6), (7, 7)]
-
-
-def test_only_unproven_cells_are_judged_again():
-    decays = np.linspace(0.01, 0.05, 5)
-    problem = shallow([2.0, 1.0], weight_decay=decays, feature_decay=decays)
-    first = {"relative_gap": np.array([0.0, 1.0, 0.0, 1.0, np.nan]), "who": np.zeros(5, int)}
-    first["status"], sizes = np.ones(5, np.int8), []
-
-    def judge(piece, seed):
-        index = np.searchsorted(decays, np.asarray(piece.decay.weight))
-        sizes.append(len(piece))
-        gap = np.where(index == 3, 2.0, 0.5 * (seed < 2))
-        return {"relative_gap": gap, "who": 10 * seed + index, "status": np.ones(len(piece), np.int8)}
-
-    again = _blocks.judge_again(first, problem, judge, 1e-8, 3, block=2)
-    assert again["who"].tolist() == [0, 21, 0, 0, 24]  # cell 3 only got worse
-    assert again["relative_gap"].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]
-    assert set(sizes) == {2}
-    assert first["who"].tolist() == [0] * 5
 
 
 # ------------------------------------------------------------------ nonnegative features
@@ -92,7 +54,7 @@ def test_relu_collapse_needs_more_than_one_start():
 )
 def test_relu_collapse_refuses(tmp_path, settings, words):
     with pytest.raises(ValueError, match=f"^{words}"):
-        phase.run("relu-collapse", tmp_path, **settings)
+        atlas.run("relu-collapse", tmp_path, **settings)
 
 
 # ------------------------------------------------------------------ the ridge path
@@ -175,7 +137,7 @@ def test_seli_offset_is_the_constant_of_the_logits():
 )
 def test_seli_refuses(tmp_path, settings, words):
     with pytest.raises(ValueError, match=f"^{words}"):
-        phase.run("seli", tmp_path, **settings)
+        atlas.run("seli", tmp_path, **settings)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +188,7 @@ def test_class_vanishing_thresholds(tmp_path):
 @pytest.mark.parametrize(("settings", "words"), [({"classes": 1}, "classes"), ({"depth": 1}, "depth")])
 def test_class_vanishing_refuses(tmp_path, settings, words):
     with pytest.raises(ValueError, match=f"^{words}"):
-        phase.run("class-vanishing", tmp_path, **settings)
+        atlas.run("class-vanishing", tmp_path, **settings)
 
 
 # ------------------------------------------------------------------ the layer-peeled model
@@ -248,7 +210,7 @@ def test_peeled_collapse(tmp_path):
 def test_peeled_collapse_says_that_the_bracket_is_too_small(tmp_path):
     words = {"cells": 2, "classes": 6, "majority": (2, 4), "feature_budgets": (1.0, 4.0), "largest_ratio": 3.0}
     with pytest.raises(ValueError, match=r"^largest_ratio"):
-        phase.run("peeled-collapse", tmp_path, halvings=4, **words)
+        atlas.run("peeled-collapse", tmp_path, halvings=4, **words)
 
 
 @pytest.mark.parametrize(
@@ -257,4 +219,4 @@ def test_peeled_collapse_says_that_the_bracket_is_too_small(tmp_path):
 )
 def test_peeled_collapse_refuses(tmp_path, settings, words):
     with pytest.raises(ValueError, match=f"^{words}"):
-        phase.run("peeled-collapse", tmp_path, **settings)
+        atlas.run("peeled-collapse", tmp_path, **settings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ufm import phase
+from ufm import atlas
 from ufm.plot import collapse_diagram, phase_diagram
 from ufm.theory.cross_entropy import focal_transition
 from ufm.theory.imbalance import two_group_thresholds
@@ -24,7 +24,7 @@ def runs(tmp_path_factory):
     found = {}
     for name, setting in SMALL.items():
         out = tmp_path_factory.mktemp(name)
-        summary = phase.run(name, out, **setting)
+        summary = atlas.run(name, out, **setting)
         stem = out / name.replace("-", "_")
         assert sorted(path.suffix for path in out.iterdir()) == [".json", ".nc", ".pdf", ".png"]
         with xr.open_dataset(stem.with_suffix(".nc"), engine="h5netcdf") as opened:
@@ -50,7 +50,7 @@ def test_every_promise_is_kept(runs, name):
 def test_a_broken_promise_would_be_noticed(runs, name):
     summary, dataset, _ = runs[name]
     far = json.loads(dataset.attrs["boundary"]) | {"largest_deviation": 1.01e-6}
-    broken = phase.checks(summary, dataset.assign_attrs(boundary=json.dumps(far)))
+    broken = atlas.checks(summary, dataset.assign_attrs(boundary=json.dumps(far)))
     assert [claim for claim, held in broken.items() if not held] == [
         "every traced point of a boundary is within 1e-06 of theory"
     ]
@@ -70,7 +70,7 @@ def test_traced_points_of_the_minority_by_their_own_numbers(runs):
 def test_minority_collapse_of_very_many_classes(tmp_path):
     """K does not enter the cost: a million classes, three tenths of them small."""
     setting = {"classes": 1_000_000, "minority": 0.3, "minority_samples": 50.0}
-    found = phase.run("ce-minority", tmp_path, cells=5, resolution=4, levels=0, **setting)
+    found = atlas.run("ce-minority", tmp_path, cells=5, resolution=4, levels=0, **setting)
     assert found.certified_share == 1.0
     assert found.wrong_phases == 0
     said = json.loads((tmp_path / "ce_minority.json").read_text())
@@ -126,4 +126,4 @@ def test_figures_show_traced_points(runs):
 )
 def test_diagrams_refuse(tmp_path, name, setting, words):
     with pytest.raises(ValueError, match=f"^{words}"):
-        phase.run(name, tmp_path, **setting)
+        atlas.run(name, tmp_path, **setting)

@@ -20,7 +20,7 @@ from flax import nnx
 
 import test_docs
 import ufm
-from ufm import _registry
+from ufm import _registry, atlas
 from ufm.cli import main
 from ufm.cli.tables import shown_measures
 from ufm.measure import GLOSSARY, MEASURES, NEEDS, ClassSums, measure, register_measure
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
 PACKAGE = PLUGIN / "ufm_example"
 
-LIMITS = {"heavy_ball": 30, "norm_spread": 3, "one_vs_all": 10, "patches": 20, "zero_value": 10}
+LIMITS = {"heavy_ball": 30, "norm_spread": 3, "one_vs_all": 10, "patches": 20, "smoothing": 50, "zero_value": 10}
 """Lines of each module below its imports, at most."""
 
 
@@ -480,10 +480,37 @@ def test_wrong_words_of_an_architecture():
         Config(arch="mine")
 
 
+# ------------------------------------------------------------------ diagrams
+
+
+def test_a_diagram_is_drawn_certified_and_traced_from_outside(plugin, capsys, tmp_path):
+    """The command lists it, runs it, and goes on with it; the boundary that it finds by itself is that of theory."""
+    assert of_command(capsys, "phase")["smoothing"] == {
+        **{"classes": 4, "samples": 10.0, "largest": 0.9, "decays": [0.01, 0.4]},
+        "tolerance": 1e-5,
+    }
+    out, _, code = command(capsys, "phase", "--help")
+    assert code == 0
+    assert "smoothing: Margin of balanced cross-entropy over label smoothing and decay." in out
+    out = tmp_path / "new"
+    words = "phase", "smoothing", "--cells", "4", "--set", "classes=3", "--out", str(out)
+    found = of_command(capsys, *words)
+    assert (found["cells"], found["certified_share"], found["wrong_phases"]) == (16, 1.0, 0)
+    assert sorted(path.name for path in out.iterdir()) == [f"smoothing.{x}" for x in ("json", "nc", "pdf", "png")]
+    said = json.loads((out / "smoothing.json").read_text())
+    assert len(said["checks"]) == 4
+    assert all(said["checks"].values()), said["checks"]
+    assert said["experiment"] == "plugin/ufm_example/smoothing.py"
+    _, err, code = command(capsys, *words, "--resume")
+    assert (code, "holds no unfinished smoothing" in err) == (2, True)
+
+
 def test_nothing_is_left_of_the_example():
     assert "value_at_zero" not in REGISTRY
     assert "doe2026nothing" not in references.REFERENCES
     for registry, name in ((MEASURES, "norm_spread"), (METHODS, "heavy-ball"), (BACKBONES, "patches")):
         assert name not in registry
     assert "one-vs-all" not in [loss.name for loss in losses.LOSSES]
+
+    assert "smoothing" not in atlas.DIAGRAMS
     assert isinstance(REGISTRY["ce_simplex_etf"](ufm.shallow([3, 3])), Prediction)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm import _programs, phase
+from ufm import _programs, atlas
 from ufm._numerics import record
 from ufm._programs import compiled, keep_compiled_programs
 from ufm.cli import declared
@@ -56,8 +56,8 @@ def test_what_is_read_from_source_is_what_runs():
     assert list(declared.oracles()) == list(REGISTRY)
     for name, words in declared.oracles().items():
         assert words == {word: getattr(REGISTRY[name], word) for word in ("name", "status", "statement", "citation")}
-    assert declared.diagrams() == {name: phase.settings_of(name) for name in phase.NAMED}
-    assert list(declared.diagrams()) == list(phase.NAMED)
+    assert declared.diagrams() == {name: atlas.settings_of(name) for name in atlas.DIAGRAMS}
+    assert list(declared.diagrams()) == list(atlas.DIAGRAMS)
 
 
 def test_every_public_name_has_its_home():

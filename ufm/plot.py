@@ -130,7 +130,7 @@ def _draw_gap(figure: Figure, axes: Any, dataset: xr.Dataset, x: Any, y: Any, re
     """Gaps in colour, the share of proven cells as the title; cells whose bound lies above their value as crosses."""
     gap = relative_gap.where(relative_gap > 0)
     low, high = float(gap.min()), float(gap.max())
-    norm = LogNorm(low, max(high, 10 * low))
+    norm = LogNorm(low, max(high, 10 * low)) if low > 0 else None  # no gap at all
     cells: Any = {"shading": "nearest", "rasterized": True}
     mesh = axes.pcolormesh(x, y, gap, cmap=_COLOURS["lapaz"], norm=norm, **cells)
     figure.colorbar(mesh, ax=axes, label="proven relative gap (rounding included)")
@@ -185,7 +185,8 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
             left.plot(points[0] * shown, points[1] * shown, color="white", linewidth=3.4)
             left.plot(points[0] * shown, points[1] * shown, **style)
         _traced_points(left, dataset, drawn["x"][0], drawn["y"][0])
-        left.legend(loc="best", framealpha=0.95)
+        if left.get_legend_handles_labels()[0]:
+            left.legend(loc="best", framealpha=0.95)
         left.set_title("found (colour, thin white edge), theory (line)")
         _draw_gap(figure, right, dataset, x, y, dataset.relative_gap.transpose(*dims))
         left.set_yscale(drawn["y"][2])  # before its ticks, which it would undo

@@ -28,15 +28,16 @@ import numpy as np
 import xarray as xr
 
 from .. import _files, plot
-from .._checks import callable_or_none, checked, of_type, path, show, text, whole
+from .._checks import callable_or_none, checked, flag, of_type, path, show, text, whole
+from .._json import plain
 from .._numerics import placed, processor
 from .._registry import Registry
-from ..answer import certified_groups, certified_many, class_logits, class_means, versions
-from ..certify import certify, certify_gram, is_proven
-from ..problem import GramProgram, LogitGroups, Params, Problem
-from ..solve import solve, solve_gram
+from .._version import versions
+from ..answer import FACTORED, ROUTES, Judged, Limits, route_of, second_pass
+from ..certify import certify, is_proven
+from ..problem import GramProgram, LogitGroups, Params, Problem, class_logits, class_means
+from ..solve import solve
 from ..sweep import CONTRADICTION, Store, engine, tally
-from ..sweep._pieces import NAMES
 from ..sweep.boundary import Boundary, trace
 
 Arrays = dict[str, np.ndarray]
@@ -132,7 +133,8 @@ class Plane:
         theory: coordinates -> what theory says. A name that ``read`` gives too is compared with it and kept as
             ``NAME_theory``; others are kept as they are.
         lines: by name of the variable: (label, values along x), or (label, values, name of the axis along which they
-            run). A function takes the values of the axis. Without a label (``None``) the line is not drawn.
+            run). A function takes the values of the axis; where it returns ``None`` there is no line. Without a label
+            (``None``) a line is not drawn.
         colour: quantity in colour and its label; ``log`` as a third entry for a logarithmic scale.
         title: of the figure; terms are defined in it.
         source: the paper and what of it is published, conjectured or derived here.
@@ -188,14 +190,14 @@ class Plane:
         """In the order of the dataset's dimensions."""
         return (*self.panels, self.y, self.x)
 
-    def line(self, name: str) -> tuple[tuple[str, ...], np.ndarray]:
+    def line(self, name: str) -> tuple[tuple[str, ...], Any]:
         """Dimensions and values of a line."""
         _, values, *along = self.lines[name]
         dims = along[0] if along else self.x.name
         dims = (dims,) if isinstance(dims, str) else tuple(dims)
         if callable(values):
             values = values(np.asarray(next(axis for axis in self.axes if axis.name == dims[0]).values))
-        return dims, np.asarray(values)
+        return dims, None if values is None else np.asarray(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,7 +348,7 @@ class Chart:
 
     def to_json(self) -> dict[str, Any]:
         """What a folder of blocks says of itself."""
-        settings = {key: _plain(value) for key, value in self.settings.items()}
+        settings = {key: plain(value) for key, value in self.settings.items()}
         return {"diagram": self.name, "settings": settings, "source_sha256": self.source_sha256}
 
     @classmethod
@@ -399,16 +401,8 @@ class Chart:
         else:
             assert plane.problem is not None
             problem = plane.problem(*coordinates)
-            numbers = _numbers(plane, problem)
-            for seed in range(1, plane.rounds + 1):
-                gap = np.nan_to_num(numbers["relative_gap"], nan=np.inf)
-                left = np.flatnonzero(gap > plane.gap)
-                if not left.size:
-                    break
-                again = _numbers(plane, problem[np.resize(left, len(problem))], seed)
-                better = np.flatnonzero(again["relative_gap"][: left.size] < gap[left])
-                for name, array in numbers.items():
-                    array[left[better]] = again[name][better]
+            answers = judge(plane, problem)
+            numbers = {**answers.numbers(), **plane.read(answers)}
         size = max(np.size(column) for column in coordinates)
         for name, array in numbers.items():
             if np.shape(array) != (size,):
@@ -426,32 +420,39 @@ class Chart:
         return found | {"phase": _codes(self.plane.phase(found))}
 
 
-def _numbers(plane: Plane, problem: Any, seed: int = 0) -> Arrays:
-    answers = judge(plane, problem, seed)
-    return {name: np.array(array) for name, array in {**answers.numbers(), **plane.read(answers)}.items()}
-
-
-def judge(plane: Plane, problem: Any, seed: int = 0) -> Answers:
+def judge(plane: Plane, problem: Any) -> Answers:
     """Solve and certify a stack in the way that the plane asks for."""
     if plane.starts is not None:
-        start = plane.starts(problem)
-        many = len(start.features) // len(problem)
-        ends = solve(problem[np.repeat(np.arange(len(problem)), many)], start=start, **plane.limits)
-        values = np.where(np.isfinite(ends.value), ends.value, np.inf).reshape(len(problem), many)
-        lower = values.min(axis=1) < values[:, 0] * (1 - plane.tie)
-        best = np.where(lower, np.argmin(values, axis=1), 0) + many * np.arange(len(problem))
-        ends = dataclasses.replace(ends, history=None)
-        result = jax.tree.map(lambda leaf: np.asarray(leaf)[best], ends)
-        result = dataclasses.replace(result, value=values.reshape(-1)[best])
-        return Answers(problem, result, certify(problem, result.params, tolerance=plane.gap), values)
+        return _best_of_starts(plane, problem)
     if plane.restarts is not None:
-        result = solve(problem, restarts=plane.restarts, seed=seed, **plane.limits)
-        return Answers(problem, result, certify(problem, result.params, tolerance=plane.gap, candidates=1))
-    if isinstance(problem, GramProgram):
-        gram = solve_gram(problem, **plane.limits)
-        return Answers(problem, gram, certify_gram(problem, gram.gram, tolerance=plane.gap))
-    many = certified_groups if isinstance(problem, LogitGroups) else certified_many
-    return Answers(problem, *many(problem, gap=plane.gap, **plane.limits))
+        found = _random_starts(plane, problem, 0)
+        for seed in range(1, plane.rounds + 1):
+            again = lambda rows, seed=seed: _random_starts(plane, problem[rows], seed)  # noqa: E731
+            found = second_pass(found, again, plane.gap, unknown=True)
+    else:
+        programs = {LogitGroups: "groups", GramProgram: "gram"}
+        route = ROUTES[programs[type(problem)]] if type(problem) in programs else route_of(problem, FACTORED)
+        found = route.judge(problem, Limits(gap=plane.gap, **plane.limits))
+    return Answers(problem, found.result, found.certificate)
+
+
+def _random_starts(plane: Plane, problem: Problem, seed: int) -> Judged:
+    result = solve(problem, restarts=plane.restarts, seed=seed, **plane.limits)
+    return Judged(result, certify(problem, result.params, tolerance=plane.gap, candidates=1))
+
+
+def _best_of_starts(plane: Plane, problem: Problem) -> Answers:
+    """The lowest end of the starts of each cell."""
+    assert plane.starts is not None
+    start, cells = plane.starts(problem), len(problem)
+    many = len(start.features) // cells
+    ends = solve(problem[np.repeat(np.arange(cells), many)], start=start, **plane.limits)
+    values = np.where(np.isfinite(ends.value), ends.value, np.inf).reshape(cells, many)
+    lower = values.min(axis=1) < values[:, 0] * (1 - plane.tie)
+    best = np.where(lower, np.argmin(values, axis=1), 0) + many * np.arange(cells)
+    result = jax.tree.map(lambda leaf: np.asarray(leaf)[best], dataclasses.replace(ends, history=None))
+    result = dataclasses.replace(result, value=values.reshape(-1)[best])
+    return Answers(problem, result, certify(problem, result.params, tolerance=plane.gap), values)
 
 
 # ------------------------------------------------------------------ from blocks to a dataset
@@ -475,9 +476,13 @@ def _computed(chart: Chart, store: Store, options: Mapping[str, Any]) -> xr.Data
         columns = {**found, **{f"{name}_theory" if name in found else name: array for name, array in theory.items()}}
         columns["phase"] = _codes(plane.phase(beside | found))
         if plane.theory is not None:
-            columns["phase_theory"] = _codes(plane.phase(theory))
+            try:
+                columns["phase_theory"] = _codes(plane.phase(theory))
+            except KeyError as error:
+                raise ValueError(f"theory: it gives no {error.args[0]}, which phase reads; add it") from None
         whole.put(part, columns)
-    data = whole.data | {name: plane.line(name) for name in plane.lines} | dict(traced)
+    lines = {name: plane.line(name) for name in plane.lines}
+    data = whole.data | {name: line for name, line in lines.items() if line[1] is not None} | dict(traced)
     made = xr.Dataset(data, {axis.name: np.asarray(axis.values) for axis in plane.axes}, _attributes(chart, data))
     return made if report is None else made.assign_attrs(boundary=json.dumps(report))
 
@@ -508,7 +513,7 @@ def _attributes(chart: Chart, data: Mapping[str, Any]) -> dict[str, Any]:
     drawn: dict[str, Any] = {"figure": plane.figure}
     if plane.figure == "phase_diagram":
         axes = {key: [axis.name, axis.label, axis.scale] for key, axis in (("x", plane.x), ("y", plane.y))}
-        lines = {name: line[0] for name, line in plane.lines.items() if line[0] is not None}
+        lines = {name: line[0] for name, line in plane.lines.items() if line[0] is not None and name in data}
         drawn = {**axes, "colour": list(plane.colour), "boundaries": lines}
     kept = {"certified": True, "phases": plane.theory, "value": "value" in compared, "boundary": plane.trace}
     promises = plane.promises or [name for name, applies in kept.items() if applies]
@@ -519,9 +524,9 @@ def _attributes(chart: Chart, data: Mapping[str, Any]) -> dict[str, Any]:
         "phases": json.dumps(dict(enumerate(plane.phases))),
         "certified_gap": plane.gap,
         "source": plane.source,
-        "configuration": json.dumps({k: _plain(v) for k, v in chart.settings.items() if k != "cells"}),
+        "configuration": json.dumps({k: plain(v) for k, v in chart.settings.items() if k != "cells"}),
         "promises": json.dumps(list(promises)),
-        "statuses": json.dumps(NAMES),
+        "statuses": json.dumps(engine.NAMES),
         "dtype": "float64",
         "device": processor().device_kind,
         "versions": json.dumps(versions()),
@@ -651,7 +656,15 @@ def dataset_of(chart: Chart, **options: Any) -> xr.Dataset:
             return _computed(chart, store, options)
 
 
-@checked(name=text, out=path, cells=whole(0, 10**5), workers=whole(1, 10**6), progress=callable_or_none)
+@checked(
+    name=text,
+    out=path,
+    cells=whole(0, 10**5),
+    resume=flag,
+    workers=whole(1, 10**6),
+    devices=of_type((list, tuple), "give a list of devices such as jax.local_devices()"),
+    progress=callable_or_none,
+)
 def run(
     name: str,
     out: str | Path,
@@ -701,10 +714,15 @@ def _folder(name: str, out: Path) -> Path:
     return out / f"{name.replace('-', '_')}.blocks"
 
 
+def marker(name: str) -> str:
+    """The file in ``out`` that is there as long as there is something to go on with."""
+    return f"{_folder(name, Path()).name}/sweep.json"
+
+
 def _begun(name: str, out: Path, cells: int | None, settings: Mapping[str, Any]) -> Chart:
     """The chart of the unfinished run in a folder."""
     _named(name)
-    if not (_folder(name, out) / "sweep.json").is_file():
+    if not (out / marker(name)).is_file():
         raise ValueError(f"resume: {out} holds no unfinished {name}; begin it without resume")
     begun = Store.open(_folder(name, out), Chart.from_json).sweep
     given = settings if cells is None else {**settings, "cells": cells}
@@ -752,7 +770,7 @@ def provenance(found: PhaseRun, made: xr.Dataset, chart: Chart) -> dict[str, Any
     """What a reader needs to make the figure again and to trust it."""
     assert chart.make is not None
     configuration = json.loads(made.attrs["configuration"])
-    changed = {k: v for k, v in configuration.items() if _plain(settings_of(found.name).get(k)) != v}
+    changed = {k: v for k, v in configuration.items() if plain(settings_of(found.name).get(k)) != v}
     flags = "".join(f" --set {key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items())
     return {
         "experiment": "/".join(source_of(chart.make).parts[-3:]),
@@ -820,10 +838,6 @@ def source_of(make: Callable[..., Any]) -> Path:
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _scalar(value: Any) -> Any:

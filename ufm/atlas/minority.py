@@ -17,12 +17,13 @@ import numpy as np
 import xarray as xr
 
 from .. import plot
-from .._checks import FRACTION, POSITIVE, checked, numbers_of, whole
+from .._checks import FRACTION, POSITIVE, callable_or_none, checked, numbers_of, of_type, path, whole, word
 from .._files import make_folder
-from ..answer import certified_many, class_logits, class_means
+from ..answer import certified_many
 from ..certify import is_proven
 from ..measure import PHASES, collapse_phase, gram_distance, norms, numerical_rank, simplex_etf_gram
-from ..problem import Labels, LogitGroups, Params, Problem, grouped, labels, shallow, stack
+from ..problem import Labels, LogitGroups, Params, Problem, class_logits, class_means, grouped, labels, shallow, stack
+from ..problem.models import BIASES
 from ..sweep import CONTRADICTION, tally
 from ..sweep.boundary import Boundary
 from ..theory.imbalance import phase_of, two_group_thresholds
@@ -202,6 +203,14 @@ def two_group_counts(classes: int, minority: float, minority_samples: Any, ratio
     return np.asarray(labels.step(classes, minority_samples * ratio, ratio, minority).counts)
 
 
+def _groups(classes: int, minority: float) -> tuple[int, int]:
+    """Majority and minority classes."""
+    few = round(minority * classes)
+    if not 0 < few < classes:
+        raise ValueError(f"minority: {minority:g} of {classes} classes leaves an empty group; give another fraction")
+    return classes - few, few
+
+
 @checked(
     cells=whole(2, 10**6),
     classes=whole(2),
@@ -213,10 +222,7 @@ def axes_in_view(
     cells: int, *, classes: int, minority: float, minority_samples: float, largest_ratio: float = 100.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-spaced (ratios, decays) that show every phase: half the smallest threshold to three times the largest."""
-    if not 0 < round(minority * classes) < classes:
-        raise ValueError(f"minority: {minority:g} of {classes} classes leaves an empty group; give another fraction")
-    few = round(minority * classes)
-    groups = (classes - few, few)
+    groups = _groups(classes, minority)
     low = two_group_thresholds(*groups, minority_samples * largest_ratio, minority_samples)
     high = two_group_thresholds(*groups, minority_samples, minority_samples)
     smallest = np.nanmin([low.minority, low.between])
@@ -229,6 +235,7 @@ def axes_in_view(
     classes=whole(2, 10**6),
     minority=FRACTION,
     minority_samples=POSITIVE,
+    bias=word(*BIASES),
     bias_decay=POSITIVE,
     gap=FRACTION,
     block=whole(1, 10**7),
@@ -270,6 +277,7 @@ def collapse_diagram(
         Dataset over (lambda_Z, imbalance): value, lower_bound, relative_gap, status, steps, phase (read off the
         solution), phase_theory, and the three thresholds over imbalance.
     """
+    _groups(classes, minority)
     settings = {"classes": classes, "minority": minority, "minority_samples": minority_samples, "bias": bias}
     settings |= {"bias_decay": bias_decay, "gap": gap, "block": block, "width": width}
     make = functools.partial(_free_factors, np.asarray(ratios, float), np.asarray(decays, float))
@@ -289,8 +297,7 @@ def _free_factors(
     width: int,
 ) -> Plane:
     """The plane of :func:`collapse_diagram`."""
-    few = round(minority * classes)
-    sizes = (classes - few, few)
+    sizes = _groups(classes, minority)
     words: dict[str, Any] = {"bias": bias, "bias_decay": bias_decay}
     exact = two_group_thresholds(*sizes, minority_samples * ratios, minority_samples, bias, bias_decay or 0.0)
 
@@ -318,13 +325,13 @@ def _free_factors(
         title="phases of imbalanced cross-entropy",
         source="Hong & Ling 2023, arXiv 2309.09725 (a sharp minority threshold exists); thresholds derived",
         gap=gap,
-        limits={"gtol": _PHASE_GRADIENT, "width": width},
+        limits={"gtol": _PHASE_GRADIENT, "max_steps": 5000, "lanes": width},
         block=block,
         fixed=True,
         figure="collapse_diagram",
         attributes={
             "classes": classes,
-            "minority_classes": few,
+            "minority_classes": sizes[1],
             "minority_samples": minority_samples,
             "bias": bias,
             "bias_decay": np.nan if bias_decay is None else bias_decay,
@@ -419,8 +426,20 @@ class Quickstart:
         return self.statuses.get(CONTRADICTION, 0) + sum(row.relative_gap < 0 for row in self.long_tails)
 
 
+@checked(
+    out=path,
+    cells=whole(2, 10**5),
+    classes=whole(2, 10**6),
+    minority=FRACTION,
+    minority_samples=POSITIVE,
+    bias=word(*BIASES),
+    bias_decay=POSITIVE,
+    gap=FRACTION,
+    extra=of_type(dict, "give a dict of names and labels"),
+    progress=callable_or_none,
+)
 def quickstart(
-    out: Path,
+    out: str | Path,
     *,
     cells: int = 96,
     classes: int = 10,
@@ -447,6 +466,7 @@ def quickstart(
         progress: see :func:`collapse_diagram`.
     """
     begin = time.perf_counter()
+    out = Path(out)
     make_folder(out)
     ratios, decays = axes_in_view(cells, classes=classes, minority=minority, minority_samples=minority_samples)
     dataset = collapse_diagram(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -10,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from .._checks import checked, whole
-from ..answer import class_logits
 from ..certify import certify
 from ..measure.phase import group_modes
-from ..problem import Params, Problem, shallow
+from ..problem import Params, Problem, class_logits, shallow
 from ..solve import solve
 from ..sweep.boundary import Boundary, bisect
 from ..theory.cross_entropy import focal_margin, focal_transition, focal_value
@@ -110,7 +110,7 @@ def etf_to_of(
         title=rf"MSE with bias decay, {classes} classes of {samples:g} samples, $c=K\sqrt{{n}}\,\lambda_Z$",
         source="Massion et al. 2026, arXiv 2606.00344 (the transition, abstract level); location and values derived",
         gap=gap,
-        limits={"gtol": 1e-12},
+        limits={"gtol": 1e-12, "max_steps": 5000},
         trace=Trace(resolution, levels, tolerance, deviation),
     )
 
@@ -398,7 +398,8 @@ def seli(
             "distance_law": a / (c - np.log(price)),
         }
 
-    def reached(level: float) -> np.ndarray:
+    def reached(level: float, ratio: np.ndarray) -> np.ndarray:
+        del ratio
         line = [_reach(lambda p, i=i: float(seli_distance(point(i, p).logits())), level) for i in range(cells)]
         return _inside(np.array(line), price)
 
@@ -412,7 +413,10 @@ def seli(
         phases=(f"below {LEVELS[0]:g} from SELI", *_bands(LEVELS), f"above {LEVELS[-1]:g}"),
         theory=theory,
         lines={
-            **{f"threshold_{round(100 * x)}": (f"theory: distance {x:g}", reached(x)) for x in LEVELS},
+            **{
+                f"threshold_{round(100 * x)}": (f"theory: distance {x:g}", functools.partial(reached, x))
+                for x in LEVELS
+            },
             "threshold_law": (rf"law $a/(\log(1/N\lambda_Z)+c)={LEVELS[1]:g}$", law),
             "law_factor": (None, laws[:, 0]),
             "law_constant": (None, laws[:, 1]),
@@ -532,11 +536,12 @@ def peeled_collapse(
         ratios = [log_collapse_ratio((number, classes - number), e, classifier_budget) for number, e in given]
         return {"log_ratio": np.array(ratios), "_switches": np.full(len(group), True)}
 
-    lines = {}
-    for level in COLLAPSE_RATIOS:
-        line = [_budget_of((number, classes - number), level, classifier_budget, budget) for number in majority]
-        if np.any(np.isfinite(line)):
-            lines[f"threshold_{level:g}"] = f"theory: $R^*={level:g}$", np.array(line)
+    def line(level: float, majority: np.ndarray) -> np.ndarray | None:
+        """Budgets at which R* is the level, where any is in view."""
+        sizes = [(number, classes - number) for number in majority.tolist()]
+        found = np.array([_budget_of(s, level, classifier_budget, budget) for s in sizes])
+        return found if np.any(np.isfinite(found)) else None
+
     return Plane(
         x=Axis("majority", "number of majority classes $K_A$", np.asarray(majority), "linear"),
         y=Axis("feature_budget", "budget of the features $E_H$", budget),
@@ -548,7 +553,7 @@ def peeled_collapse(
             f"R* above {COLLAPSE_RATIOS[-1]:g}",
         ),
         theory=theory,
-        lines=lines,
+        lines={f"threshold_{x:g}": (f"theory: $R^*={x:g}$", functools.partial(line, x)) for x in COLLAPSE_RATIOS},
         colour=("ratio", "imbalance ratio $R^*$ of minority collapse", "log"),
         title=f"minority collapse of the layer-peeled model, {classes} classes, $E_W={classifier_budget:g}$",
         source="Fang et al. 2021 (the limit R -> infinity); the finite ratio derived",

@@ -150,7 +150,11 @@ def _class_of(command: str, arguments: Sequence[str]) -> Any:
         kind.__doc__ = declared.docstring(f"cli/{module}.py", name)
     import tyro  # late: until the signals are ours, little is imported
 
-    marks = (tyro.conf.subcommand(command), *(() if command == "train" else (tyro.conf.FlagCreatePairsOff,)))
+    described = {"description": kind.description()} if hasattr(kind, "description") else {}
+    marks = (
+        tyro.conf.subcommand(command, **described),
+        *(() if command == "train" else (tyro.conf.FlagCreatePairsOff,)),
+    )
     return Annotated[(kind, *marks)]  # type: ignore[return-value]
 
 

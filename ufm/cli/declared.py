@@ -42,19 +42,29 @@ def docstring(place: str, name: str) -> str:
 
 def diagrams() -> dict[str, dict[str, Any]]:
     """Settings of every named phase diagram beside its number of cells, with their defaults."""
-    found = {}
-    for module in _imported("sweep/__init__.py"):
-        if "MAKERS" not in _text(f"sweep/{module}.py"):
-            continue
-        body: list[Any] = _body(f"sweep/{module}.py")
-        functions = {node.name: node.args for node in body if isinstance(node, ast.FunctionDef)}
-        for node in body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-            if getattr(target, "id", None) == "MAKERS":
-                made: Any = node.value
-                for key, maker in zip(made.keys, made.values, strict=True):
-                    found[ast.literal_eval(key)] = _settings(functions[maker.id])
-    return found
+    found = {name: _settings(function.args) for name, function in _diagram_functions()}
+    return found | {name: atlas.settings_of(name) for atlas in _running("ufm.atlas") for name in atlas.DIAGRAMS}
+
+
+def diagram_summaries() -> dict[str, str]:
+    """The first sentence of every named phase diagram."""
+    found = {name: ast.get_docstring(function) for name, function in _diagram_functions()}
+    found |= {name: make.__doc__ for atlas in _running("ufm.atlas") for name, make in atlas.DIAGRAMS.items()}
+    return {name: inspect.cleandoc(text or "").partition("\n")[0] for name, text in found.items()}
+
+
+def _diagram_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Functions of the atlas that are decorated with ``@diagram``, in the order of the registry."""
+    for module in _imported("atlas/__init__.py"):
+        for node in _body(f"atlas/{module}.py"):
+            for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+                if isinstance(mark, ast.Call) and getattr(mark.func, "id", None) == "diagram":
+                    yield ast.literal_eval(mark.args[0]), node
+
+
+def _running(module: str) -> list[Any]:
+    """A module, where the program has imported it: a plugin may have added to its registry."""
+    return [sys.modules[module]] if module in sys.modules else []
 
 
 def _settings(given: ast.arguments) -> dict[str, Any]:
@@ -63,7 +73,7 @@ def _settings(given: ast.arguments) -> dict[str, Any]:
     return {
         name: None if default is None else ast.literal_eval(default)
         for name, default in zip(names, defaults, strict=True)
-        if name not in ("cells", "progress")
+        if name != "cells"
     }
 
 
@@ -77,9 +87,9 @@ def oracles() -> dict[str, dict[str, str]]:
             words = {word: _value(given[word], module) for word in ("status", "statement", "citation")}
             name = ast.literal_eval(call.args[0])
             found[name] = {"name": name, **words}
-    running = sys.modules.get("ufm.theory.oracle")
-    for name, entry in {} if running is None else running.REGISTRY.items():
-        found.setdefault(name, {word: getattr(entry, word) for word in ("name", "status", "statement", "citation")})
+    for running in _running("ufm.theory.oracle"):
+        for name, entry in running.REGISTRY.items():
+            found.setdefault(name, {word: getattr(entry, word) for word in ("name", "status", "statement", "citation")})
     return found
 
 

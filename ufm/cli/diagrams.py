@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,7 +49,7 @@ class Quickstart:
 
     def run(self) -> int:
         """Compute, draw, save and print."""
-        from .. import quickstart
+        from .. import atlas
         from ..problem import state
 
         if self.cells < 2:
@@ -67,12 +69,7 @@ class Quickstart:
                 notes += said
         make_folder(self.out)
         with progress_bar() as (bar, task):
-
-            def report(done: int, total: int, tally: dict[str, int]) -> None:
-                words = ", ".join(f"{n} {name}" for name, n in tally.items())
-                bar.update(task, completed=done, total=total, statuses=words)
-
-            found = quickstart.run(
+            found = atlas.quickstart(
                 self.out,
                 cells=self.cells,
                 classes=self.classes,
@@ -81,7 +78,7 @@ class Quickstart:
                 bias=self.bias,
                 bias_decay=self.bias_decay,
                 extra=extra,
-                progress=report,
+                progress=_shown_on(bar, task),
             )
         if self.json:
             print(json.dumps({**dataclasses.asdict(found), "notes": notes}))
@@ -94,10 +91,7 @@ class Quickstart:
 class Phase:
     """Draw a named phase diagram: every cell solved and certified, theory overlaid.
 
-    Diagrams: class-collapse (temperature x alpha), supcon-minority (imbalance ratio x temperature), sigmoid (instances
-    x offset), deep-structure (classes x decay for each depth), ce-minority (imbalance ratio x decay), etf-to-of (bias
-    decay x decay), focal (gamma x decay), relu-collapse, seli and class-vanishing (imbalance ratio x decay),
-    peeled-collapse (majority classes x feature budget). Writes the figure, the dataset and the provenance.
+    Writes the figure, the dataset and the provenance. A run that was stopped goes on with --resume.
     """
 
     name: tyro.conf.Positional[str | None] = None
@@ -108,8 +102,20 @@ class Phase:
     """Grid points along each axis."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A setting of the diagram, such as classes=3 or temperatures=[0.1,1]; may be repeated."""
+    resume: bool = False
+    """Go on with the unfinished run in --out, with the settings of its beginning."""
+    workers: int | None = None
+    """Blocks at work at a time; one per core by default."""
+    scheduler: str | None = None
+    """Address of a dask scheduler (tcp://host:8786), or local:N for N processes of this machine."""
     json: bool = False
     """Print one JSON object."""
+
+    @classmethod
+    def description(cls) -> str:
+        """What help says: also the diagrams that there are now."""
+        named = "\n\n".join(f"{name}: {summary}" for name, summary in declared.diagram_summaries().items())
+        return f"{inspect.cleandoc(cls.__doc__ or '')}\n\n{named}"
 
     @property
     def compiles(self) -> bool:
@@ -128,17 +134,19 @@ class Phase:
                 out.print(bold(name))
                 out.print("    " + ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()))
             return 0
-        from .. import phase
+        from .. import atlas
+        from ..atlas.diagram import marker
+        from ..sweep import connect
 
         settings = dict(read_setting(text) for text in self.set)
-        phase.check_settings(self.name, settings)
-        with progress_bar() as (bar, task):
-
-            def report(done: int, total: int, tally: dict[str, int]) -> None:
-                words = ", ".join(f"{n} {name}" for name, n in tally.items())
-                bar.update(task, completed=done, total=total, statuses=words)
-
-            found = phase.run(self.name, self.out, cells=self.cells, progress=report, **settings)
+        atlas.check_settings(self.name, settings)
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(connect(self.scheduler)) if self.scheduler else None
+            options: dict[str, Any] = {"executor": client, "workers": self.workers, "resume": self.resume}
+            bar, task = stack.enter_context(progress_bar())
+            signals.resume_with(f"ufm phase {self.name} --resume --out", self.out, marker(self.name))
+            report = _shown_on(bar, task)
+            found = atlas.run(self.name, self.out, cells=self.cells, progress=report, **options, **settings)
         if self.json:
             print(json.dumps(dataclasses.asdict(found)))
             return found.contradictions
@@ -153,6 +161,16 @@ class Phase:
             out.print(f"largest difference of {name} to theory: {value:.2g}")
         out.print(f"{found.seconds:.1f} s; wrote {', '.join(found.files)}", soft_wrap=True)
         return found.contradictions
+
+
+def _shown_on(bar: Any, task: Any) -> Callable[[int, int, dict[str, int]], None]:
+    """Shows on a bar how many cells are done."""
+
+    def report(done: int, total: int, tally: dict[str, int]) -> None:
+        words = ", ".join(f"{n} {name}" for name, n in tally.items())
+        bar.update(task, completed=done, total=total, statuses=words)
+
+    return report
 
 
 @dataclasses.dataclass

@@ -8,7 +8,7 @@ How well a boundary can be located is decided by the reader.  A mode of strength
 a distance of order e from where it should if it is judged by a cut on x.  Near the boundary read the sign of one
 proximal step in place of that:  alive  <=>  sigma(X - tau grad f(X)) > tau lambda.  It needs no cut, and where the mode
 is dead it is the subgradient condition: the singular value of the dual point is strictly below lambda
-(see :func:`ufm.sweep.collapse.group_margins`).
+(see :func:`ufm.atlas.minority.group_margins`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ._pieces import Progress, tally
+from .engine import Progress, tally
 
 Range = tuple[float, float, str]
 """Ends of an axis, low < high, and its scale: ``linear`` or ``log``."""

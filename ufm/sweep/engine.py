@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,6 @@ from ..certify import is_proven
 from ..measure import PHASES
 from ..problem.words import WORDS, check_words
 from ..solve import Status
-from ._pieces import CONTRADICTION, tally
 from .grid import Axis, Structure, Sweep
 from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of
 from .store import Block, Store
@@ -49,8 +49,24 @@ Answering = Callable[[Any, np.ndarray, Mapping[str, Any], Sequence[Any]], tuple[
 AGAIN = ("bad", "uncertified", "unconverged")
 """Kinds of cells that can be computed again."""
 
-_NAMES = {int(s): s.name for s in Status} | BAD
+NAMES = {int(status): status.name for status in Status}
+"""Names of the statuses, by code."""
+
+CONTRADICTION = "CONTRADICTION"
+"""In a tally: cells whose proven bound lies above their value, an error of the program; they have a status as well."""
+
+_NAMES = NAMES | BAD
 _TRIES = 3
+
+
+def tally(
+    statuses: Any, relative_gap: Any = None, names: Mapping[int, str] = MappingProxyType(NAMES)
+) -> dict[str, int]:
+    """Number of cells by name of their status; and of contradictions, where there are any."""
+    codes, numbers = np.unique(np.asarray(statuses), return_counts=True)
+    counted = {names[int(code)]: int(number) for code, number in zip(codes, numbers, strict=True)}
+    wrong = 0 if relative_gap is None else int(np.sum(np.asarray(relative_gap) < 0))
+    return counted | ({CONTRADICTION: wrong} if wrong else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +204,10 @@ def fill(
         pool = _threads(workers)
         stride, work, tries = len(local), functools.partial(compute, devices=local), 1
     else:
+        if not (hasattr(executor, "submit") or hasattr(executor, "get_executor")):
+            raise ValueError(
+                f"executor: {door.show(executor)} has no submit; give one of concurrent.futures or of dask"
+            )
         if hasattr(executor, "get_executor"):  # a dask client: its executor never takes two tasks for one
             executor = executor.get_executor(pure=False)
         pool, workers, stride, work, tries = contextlib.nullcontext(executor), workers or 64, 1, _remote, _TRIES

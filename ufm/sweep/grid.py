@@ -26,7 +26,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -145,6 +145,8 @@ class Sweep:
     >>> sweep.shape, len(list(sweep.structures()))
     ((3, 2), 2)
     """
+
+    kind: ClassVar[str] = "sweep"
 
     problem: Mapping[str, Any]
     axes: Mapping[str, Any]

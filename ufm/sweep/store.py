@@ -58,8 +58,8 @@ class Block:
 class Store:
     """The folder of a sweep, or of anything else that is declared like one.
 
-    A declaration has ``cells``, ``block``, ``solve``, ``fingerprint``, ``structures()``, ``to_json()``, ``from_json``
-    and ``resume_command(path)``; each of its structures has ``index`` and ``cells``.
+    A declaration has ``kind`` (what it is called), ``cells``, ``block``, ``solve``, ``fingerprint``, ``structures()``,
+    ``to_json()``, ``from_json`` and ``resume_command(path)``; each of its structures has ``index`` and ``cells``.
     """
 
     def __init__(self, path: Path, sweep: Any) -> None:
@@ -91,7 +91,7 @@ class Store:
         store = cls.open(path, type(sweep).from_json)
         if store.sweep.fingerprint != sweep.fingerprint:
             raise ValueError(
-                f"out: {path} holds another sweep ({store.sweep.fingerprint}, not {sweep.fingerprint}: "
+                f"out: {path} holds another {sweep.kind} ({store.sweep.fingerprint}, not {sweep.fingerprint}: "
                 f"{_difference(store.sweep, sweep)}); give another folder"
             )
         if sweep.block is not None and sweep.block != store.sweep.block:
