@@ -57,10 +57,8 @@ class Quickstart:
         if not 0 < self.minority_samples < np.inf:
             raise ValueError(f"minority-samples: {self.minority_samples:g} is not allowed; give a positive number")
         check_minority(self.minority)
-        given = {
-            name: getattr(self, name) for name in ("classes", "minority_samples", "minority", "bias", "bias_decay")
-        }
-        state({"imbalance": 1.0, **given})  # says what is wrong with these
+        names = ("classes", "minority_samples", "minority", "bias", "bias_decay")
+        state({"imbalance": 1.0, **{name: getattr(self, name) for name in names}})  # says what is wrong with these
         extra, notes = {}, []
         given: list[tuple[Path | None, Kind | None]] = [(self.counts_file, None), (self.labels_file, "labels")]
         for path, kind in given:
