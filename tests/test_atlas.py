@@ -16,8 +16,8 @@ import xarray as xr
 
 from ufm import atlas, shallow
 from ufm.answer import Judged
-from ufm.atlas import DIAGRAMS, Axis, Plane, Trace, diagram
-from ufm.atlas.diagram import Chart
+from ufm.atlas import DIAGRAMS, Axis, Plane, Trace, diagram, runner
+from ufm.atlas.runner import Chart
 from ufm.certify import Certificate
 from ufm.cli import main
 from ufm.cli.declared import diagrams
@@ -214,7 +214,7 @@ def test_what_cannot_be_gone_on_with(toy, calls, tmp_path, monkeypatch):
         atlas.run("toy", tmp_path, resume=True, exponent=3.0)
     with pytest.raises(ValueError, match=r"^cells: 5 is not 3, with which"):
         atlas.run("toy", tmp_path, resume=True, cells=5)
-    monkeypatch.setattr(diagram_module, "_sha256", lambda file: "of another text")
+    monkeypatch.setattr(runner, "_sha256", lambda file: "of another text")
     with pytest.raises(ValueError, match=r"^resume: toy is declared in another way than when"):
         atlas.run("toy", tmp_path, resume=True)
 
@@ -228,10 +228,10 @@ def test_on_all_devices_and_on_any_executor(toy, calls):
     chart = Chart.of("toy", 4, {})
     calls.clear()
     devices = jax.local_devices(backend="cpu") * 2
-    xr.testing.assert_identical(diagram_module.dataset_of(chart, devices=devices), alone)
+    xr.testing.assert_identical(runner.dataset_of(chart, devices=devices), alone)
     assert set(calls) == {4}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        xr.testing.assert_identical(diagram_module.dataset_of(chart, executor=pool), alone)
+        xr.testing.assert_identical(runner.dataset_of(chart, executor=pool), alone)
 
 
 @pytest.mark.parametrize("name", DIAGRAMS)

@@ -166,7 +166,7 @@ def supcon_minority(
         source="derived; related: Vock et al. 2026",
         gap=gap,
         limits={"gtol": 1e-11},
-        block=1024,
+        block=9216,
     )
 
 

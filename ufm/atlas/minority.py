@@ -27,7 +27,8 @@ from ..problem.models import BIASES
 from ..sweep import CONTRADICTION, tally
 from ..sweep.boundary import Boundary
 from ..theory.imbalance import phase_of, two_group_thresholds
-from .diagram import Answers, Arrays, Axis, Chart, Plane, Trace, dataset_of, diagram, save_dataset
+from .diagram import Answers, Arrays, Axis, Plane, Trace, diagram
+from .runner import Chart, dataset_of, save_dataset
 
 LAMBDA_Z = r"regularisation $\lambda_Z=\sqrt{\lambda_W\lambda_H}$"
 RATIO = r"imbalance ratio $R=n_A/n_B$"

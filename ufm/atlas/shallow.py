@@ -71,8 +71,8 @@ def etf_to_of(
     bias, lam = np.geomspace(*bias_decays, cells), np.geomspace(*contrasts, cells) / unit
 
     def problem(bias_decay: np.ndarray, decay: np.ndarray) -> Problem:
-        counts, words = np.full((len(decay), classes), samples), {"loss": "mse", "bias": "decay"}
-        return shallow(counts, weight_decay=decay, feature_decay=decay, bias_decay=bias_decay, **words)
+        words: dict[str, Any] = {"loss": "mse", "bias": "decay", "bias_decay": bias_decay}
+        return shallow(np.full((len(decay), classes), samples), weight_decay=decay, feature_decay=decay, **words)
 
     def phase(found: Mapping[str, Any]) -> np.ndarray:
         return np.where(found["_mean"] > 0, 1, np.where(found["_contrast"] > 0, 0, 2))

@@ -60,8 +60,8 @@ class Quickstart:
         names = ("classes", "minority_samples", "minority", "bias", "bias_decay")
         state({"imbalance": 1.0, **{name: getattr(self, name) for name in names}})  # says what is wrong with these
         extra, notes = {}, []
-        given: list[tuple[Path | None, Kind | None]] = [(self.counts_file, None), (self.labels_file, "labels")]
-        for path, kind in given:
+        files: list[tuple[Path | None, Kind | None]] = [(self.counts_file, None), (self.labels_file, "labels")]
+        for path, kind in files:
             if path is not None:
                 extra[path.name], said = read_labels(path, kind)
                 notes += said
@@ -133,7 +133,7 @@ class Phase:
                 out.print("    " + ", ".join(f"{k}={json.dumps(v)}" for k, v in settings.items()))
             return 0
         from .. import atlas
-        from ..atlas.diagram import marker
+        from ..atlas.runner import marker
         from ..sweep import connect
 
         settings = dict(read_setting(text) for text in self.set)
