@@ -294,7 +294,7 @@ def test_no_second_pass_hides_a_contradiction(monkeypatch):
 
 @pytest.mark.contradiction
 def test_the_command_ends_with_its_own_code(monkeypatch, capsys, tmp_path):
-    solve_command, answer = importlib.import_module("ufm.cli.solve"), ufm.answer
+    solve_command, answer = importlib.import_module("ufm.cli.solving"), ufm.answer
 
     def wrong(*given, **options):
         found = answer(*given, **options)

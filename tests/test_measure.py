@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ufm.measure import arrays, collapse, geometry, report
+from ufm.measure import arrays, collapse, geometry, measures
 from ufm.measure.geometry import ROUNDING
 
 m = sys.modules["ufm.measure"]  # the room; the attribute ufm.measure is its function
@@ -838,7 +838,7 @@ def test_functions_refuse_wrong_shapes(call, message):
 
 def test_every_public_function_is_exported():
     internal = {"difference"}
-    for module in (arrays, collapse, geometry, report):
+    for module in (arrays, collapse, geometry, measures):
         items = vars(module).items()
         defined = {n for n, value in items if getattr(value, "__module__", "") == module.__name__}
         public = {name for name in defined if not name.startswith("_")}

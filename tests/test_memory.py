@@ -12,7 +12,7 @@ from ufm import _memory
 from ufm.answer import judge, readings
 from ufm.cli import main
 from ufm.measure.arrays import load_npz
-from ufm.measure.files import read_features
+from ufm.measure.reading import read_features
 from ufm.problem import group_of_classes, labels, logit_groups
 from ufm.problem.size import check_fits
 from ufm.report import read_report
@@ -151,7 +151,7 @@ def test_running_out_of_memory_is_one_sentence(capsys, monkeypatch):
     def fail(self):
         raise MemoryError("std::bad_alloc")
 
-    monkeypatch.setattr(importlib.import_module("ufm.cli.solve").Solve, "run", fail)
+    monkeypatch.setattr(importlib.import_module("ufm.cli.solving").Solve, "run", fail)
     with pytest.raises(SystemExit) as stop:
         main(["solve", "--counts", "3,3"])
     assert stop.value.code == 2

@@ -17,9 +17,9 @@ from flax import nnx
 import ufm
 from quick import QUICK, flags
 from ufm.networks import BACKBONES, count_parameters, head_matrices, make
+from ufm.networks.architectures import BatchNorm, Precision, ResNet
 from ufm.networks.config import LOSSES, Config
 from ufm.networks.convolution import convolve
-from ufm.networks.models import BatchNorm, Precision, ResNet
 from ufm.networks.step import Structure, data_loss
 
 # Parameters at width 1. The ResNets for CIFAR-10: He et al. 2016 state 0.27 M for resnet20, the others are the counts
@@ -251,7 +251,7 @@ def test_a_batch_cut_over_devices_has_the_statistics_of_the_whole():
         import chex, jax, jax.numpy as jnp, numpy as np
         from flax import nnx
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-        from ufm.networks.models import BatchNorm
+        from ufm.networks.architectures import BatchNorm
 
         assert jax.device_count() == 8
         norm = BatchNorm(3, jnp.float32)

@@ -15,7 +15,7 @@ import pytest
 from ufm import cli
 from ufm._json import as_json
 from ufm.measure import measure
-from ufm.measure.files import read_features
+from ufm.measure.reading import read_features
 from ufm.measure.tensors import read_tensors
 from ufm.problem import labels
 from ufm.report import read_report, report

@@ -8,7 +8,7 @@ import pytest
 import ufm
 from ufm import cli
 from ufm.measure import gram_distance, measure, simplex_etf_gram
-from ufm.measure.files import read_features
+from ufm.measure.reading import read_features
 from ufm.report import Geometry, _best_order, compare, read_report, report
 from ufm.theory.frames import simplex_etf
 from ufm.theory.spectral import centering_matrix, factors_from_logits

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._checks import checked, whole
 from ..certify import certify
-from ..measure.phase import group_modes
+from ..measure.modes import group_modes
 from ..problem import Params, Problem, class_logits, shallow
 from ..solve import solve
 from ..sweep.boundary import Boundary, bisect

@@ -26,7 +26,7 @@ from .._version import __version__
 from . import declared, signals
 
 _HOMES = {
-    "solve": ("solve", "Solve"),
+    "solve": ("solving", "Solve"),
     "sweep": ("diagrams", "Sweep"),
     "phase": ("diagrams", "Phase"),
     "train": ("networks", "Train"),
@@ -142,7 +142,7 @@ def _class_of(command: str, arguments: Sequence[str]) -> Any:
     if arguments[:1] == [command]:
         kind = getattr(importlib.import_module(f".{module}", __name__), name)
         if hasattr(kind, "about"):  # its flags are words of the table, as it is now
-            flags = importlib.import_module(".words", __name__).flags_of_words(*kind.about)
+            flags = importlib.import_module(".flags", __name__).flags_of_words(*kind.about)
             asked = [("words", flags, dataclasses.field(default_factory=flags))]
             kind = dataclasses.make_dataclass(name, asked, bases=(kind,), namespace={"__doc__": kind.__doc__})
     else:

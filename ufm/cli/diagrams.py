@@ -17,9 +17,9 @@ import tyro
 from .._columns import Kind
 from .._files import make_folder
 from . import declared, signals
+from .flags import check_minority, progress_bar, read_labels, read_setting
 from .screen import Screen, bold, line
 from .tables import print_quickstart
-from .words import check_minority, progress_bar, read_labels, read_setting
 
 
 @dataclasses.dataclass

@@ -13,9 +13,9 @@ from rich.table import Table
 from ..networks.backbones import BACKBONES
 from ..networks.config import LOSSES, Config, read_config
 from . import signals
+from .flags import progress_bar, stated
 from .screen import Screen, bold, line, warn
 from .tables import print_report, shown, shown_measures
-from .words import progress_bar, stated
 
 
 def _architectures() -> Any:
@@ -147,7 +147,7 @@ class Features:
     def run(self) -> int:
         """Read, measure, solve and print."""
         from .. import report as room
-        from ..measure.files import read_features
+        from ..measure.reading import read_features
 
         words = {"loss": _loss_of(self.file), **stated(self.words)}
         given = read_features(self.file, labels=self.labels, samples=self.samples, names=_names(self.name))
@@ -236,7 +236,7 @@ def _names(given: tuple[str, ...]) -> dict[str, str]:
 def _geometry(path: Path, samples: Any) -> Any:
     """One side of a comparison."""
     from .. import report as room
-    from ..measure.files import read_features
+    from ..measure.reading import read_features
 
     loss = "ce"
     if path.is_dir():

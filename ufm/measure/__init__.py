@@ -33,7 +33,6 @@ from ufm.measure.collapse import (
     nc4_mismatch,
     vci,
 )
-from ufm.measure.files import FeatureFile, read_features
 from ufm.measure.geometry import (
     angles,
     centre,
@@ -55,8 +54,7 @@ from ufm.measure.geometry import (
     unit_columns,
 )
 from ufm.measure.layers import LAYER_GLOSSARY, Layers, forward, measure_layers
-from ufm.measure.phase import PHASES, collapse_phase, group_modes, phase_of_modes
-from ufm.measure.report import (
+from ufm.measure.measures import (
     GLOSSARY,
     MEASURES,
     NEEDS,
@@ -66,6 +64,8 @@ from ufm.measure.report import (
     measure_statistics,
     register_measure,
 )
+from ufm.measure.modes import PHASES, collapse_phase, group_modes, phase_of_modes
+from ufm.measure.reading import FeatureFile, read_features
 from ufm.measure.stream import Agreement, ClassSums
 
 __all__ = [

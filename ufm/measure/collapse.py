@@ -10,7 +10,7 @@ weights n_c = samples of class c, N = sum_c n_c,
 
 Covariances are kept as factors F with Sigma = F F^T, formed in float64 after the means (two passes), so
 nothing is squared before it must be. Checking of input is the job of `arrays`; spectra, cosines and distances
-come from `geometry`; `report` puts all scalars in one dictionary.
+come from `geometry`; `measures` puts all scalars in one dictionary.
 
 References: Papyan, Han & Donoho 2020; Han, Papyan & Donoho 2022; Zhu et al. 2021; Tirer, Huang & Niles-Weed
 2023; Galanti, Gyorgy & Hutter 2022; Xu & Liu 2023; Dang et al. 2023.

@@ -19,7 +19,7 @@ from ufm.measure import collapse
 from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
 from ufm.measure.collapse import ClassStatistics
 from ufm.measure.geometry import ROUNDING
-from ufm.measure.report import measure_statistics
+from ufm.measure.measures import measure_statistics
 
 
 class ClassSums:

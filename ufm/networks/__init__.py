@@ -22,7 +22,7 @@ from .data import (
 )
 
 if TYPE_CHECKING:
-    from .models import Network, Outputs, count_parameters, head_matrices, make
+    from .architectures import Network, Outputs, count_parameters, head_matrices, make
 
 _NEED_FLAX = ("Network", "Outputs", "count_parameters", "head_matrices", "make")
 
@@ -55,9 +55,9 @@ def __getattr__(name: str) -> Any:
     if name not in _NEED_FLAX:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from . import models
+        from . import architectures
     except ModuleNotFoundError as error:
         if error.name != "flax":
             raise
         raise ValueError("networks: flax is not installed; pip install 'ufm[networks]'") from None
-    return getattr(models, name)
+    return getattr(architectures, name)

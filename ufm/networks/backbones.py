@@ -92,7 +92,7 @@ def register_backbone(name: str, *, nonnegative: bool = False) -> Callable[[B], 
 
 def _residual(kind: Literal["basic", "bottleneck", "cifar"], blocks: tuple[int, ...], first: int) -> Build:
     def build(shape: Shape, options: Options, rngs: Any) -> Any:
-        from .models import ResNet
+        from .architectures import ResNet
 
         channels = tuple(options.channels(first * 2**stage) for stage in range(len(blocks)))
         return ResNet(shape[2], kind, blocks, channels, options.zero_init, options.nonnegative, options.precision, rngs)
@@ -108,14 +108,14 @@ register_backbone("resnet20", nonnegative=True)(_residual("cifar", (3, 3, 3), 16
 
 @register_backbone("mlp", nonnegative=True)
 def _perceptron(shape: Shape, options: Options, rngs: Any) -> Any:
-    from .models import Perceptron
+    from .architectures import Perceptron
 
     return Perceptron(math.prod(shape), options.channels(512), 3, options.nonnegative, options.precision, rngs)
 
 
 @register_backbone("convnext-tiny")
 def _convnext_tiny(shape: Shape, options: Options, rngs: Any) -> Any:
-    from .models import ConvNeXt
+    from .architectures import ConvNeXt
 
     channels = tuple(options.channels(96 * 2**stage) for stage in range(4))
     return ConvNeXt(shape[2], (3, 3, 9, 3), channels, options.drop_path, options.precision, rngs)

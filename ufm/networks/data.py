@@ -1,7 +1,7 @@
 """Images with labels: loaded, cut to class counts, put on the device, shuffled and augmented.
 
 Images are bytes (N, H, W, C) until they stand on the device; augmentation and normalisation are pure functions of a
-batch of bytes there. How files are read is `files`' business, what is trained on them `models`' and `train`'s.
+batch of bytes there. How files are read is `files`' business, what is trained on them `architectures`' and `train`'s.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+from .architectures import Network, make
 from .backbones import BACKBONES, Backbone
 from .config import Config
 from .data import Images, augment, normalise, standardise
-from .models import Network, make
 
 STEPS_PER_CALL = 64
 

@@ -30,9 +30,9 @@ from .._files import Damaged
 from .._version import versions
 from ..measure import numerical_rank
 from ..measure.stream import Agreement, ClassSums
+from .architectures import Network, head_matrices
 from .config import FORMAT, Config, read_config
 from .data import Images, bound_batches, coarse, epoch_order, imbalanced, limited, load, per_class
-from .models import Network, head_matrices
 from .step import (
     STEPS_PER_CALL,
     Structure,

@@ -25,7 +25,7 @@ from .. import _checks as door
 from .._checks import show, whole_number
 from .._numerics import in_float64, number, record
 from .._programs import compiled
-from ..measure.phase import phase_of_modes
+from ..measure.modes import phase_of_modes
 from ..problem import Params, Problem, check_kind
 from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
 from ..problem.problem import A_PROBLEM

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..measure.phase import PHASES
+from ..measure.modes import PHASES
 from ..problem import Problem
 from ._conditions import counts_of, number, plain_loss, smoothing_of, wide
 from ._roots import root, widen

@@ -16,8 +16,8 @@ from ..problem import BatchedSupCon, Problem, SupCon, convert, state
 from ..problem.contrastive import CONVENTIONS
 from ..problem.words import WORDS, check_words
 from ..solve.methods import METHODS, PROGRAMS, methods_with
+from .flags import read_labels, stated
 from .tables import print_answer
-from .words import read_labels, stated
 
 
 def _methods() -> Any:

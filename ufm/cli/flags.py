@@ -1,4 +1,4 @@
-"""From words to values, and the bar that shows how far a command is."""
+"""Flags of the command: from words to values, and the bar that shows how far a command is."""
 
 from __future__ import annotations
 
