@@ -356,7 +356,7 @@ def test_module_prints_one_json_object():
 def test_module_fails_with_one_line():
     done = module("solve", "--counts", "7,x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "ufm: counts: '7,x' is not a list of numbers; give such as 100,100,10\n"
+    assert done.stderr == "ufm: counts: 'x' is not a number; give one, or several as a,b,c\n"
 
 
 # ------------------------------------------------------------------ bad input
