@@ -16,19 +16,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .. import plot
 from .._checks import FRACTION, POSITIVE, callable_or_none, checked, numbers_of, of_type, path, whole, word
 from .._files import make_folder
 from ..answer import certified_many
-from ..certify import is_proven
 from ..measure import PHASES, collapse_phase, gram_distance, norms, numerical_rank, simplex_etf_gram
 from ..problem import Labels, LogitGroups, Params, Problem, class_logits, class_means, grouped, labels, shallow, stack
 from ..problem.models import BIASES
-from ..sweep import CONTRADICTION, tally
+from ..sweep import CONTRADICTION
 from ..sweep.boundary import Boundary
 from ..theory.imbalance import phase_of, two_group_thresholds
 from .diagram import Answers, Arrays, Axis, Plane, Trace, diagram
-from .runner import Chart, dataset_of, save_dataset
+from .runner import Chart, dataset_of, save, summary
 
 LAMBDA_Z = r"regularisation $\lambda_Z=\sqrt{\lambda_W\lambda_H}$"
 RATIO = r"imbalance ratio $R=n_A/n_B$"
@@ -481,19 +479,8 @@ def quickstart(
         gap=gap,
         progress=progress,
     )
-    stem = out / "collapse_diagram"
-    files = plot.save_figure(plot.collapse_diagram(dataset), stem)
-    save_dataset(dataset, stem.with_suffix(".nc"))
+    files = save(dataset, out / "collapse_diagram")
     rows = long_tails(extra)
-    relative_gap = dataset.relative_gap.values
-    return Quickstart(
-        relative_gap.size,
-        float(np.mean(is_proven(relative_gap, gap))),
-        gap,
-        float(np.max(relative_gap)),
-        int((dataset.phase != dataset.phase_theory).sum()),
-        tally(dataset.status, relative_gap),
-        rows,
-        time.perf_counter() - begin,
-        [str(path) for path in [*files, stem.with_suffix(".nc")]],
-    )
+    found = dataclasses.asdict(summary("quickstart", dataset, time.perf_counter() - begin, files))
+    shown = {field.name: found[field.name] for field in dataclasses.fields(Quickstart) if field.name in found}
+    return Quickstart(**shown, long_tails=rows)

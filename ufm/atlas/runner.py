@@ -433,7 +433,11 @@ def run(
     with store.alone():
         options = {"executor": executor, "workers": workers, "devices": devices, "progress": progress}
         made = _computed(chart, store, options)
-        found = _finished(chart, made, out, begin)
+        stem = out / name.replace("-", "_")
+        files = [*save(made, stem), stem.with_suffix(".json")]
+        found = summary(name, made, time.perf_counter() - begin, files)
+        with _files.whole(files[-1]) as part:
+            part.write_text(json.dumps(provenance(found, made, chart), indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(store.path, ignore_errors=True)
     return found
 
@@ -465,34 +469,35 @@ def _begun(name: str, out: Path, cells: int | None, settings: Mapping[str, Any])
     return chart
 
 
-def _finished(chart: Chart, made: xr.Dataset, out: Path, begin: float) -> PhaseRun:
-    """Files, numbers and checks of a dataset."""
-    stem = out / chart.name.replace("-", "_")
-    drawn = json.loads(made.attrs["drawn"]).get("figure", "phase_diagram")
-    files = [*plot.save_figure(getattr(plot, drawn)(made), stem), stem.with_suffix(".nc")]
+def save(made: xr.Dataset, stem: Path) -> list[Path]:
+    """Draw a dataset as it says itself, and write figures and dataset; returns their paths."""
+    draw = getattr(plot, json.loads(made.attrs["drawn"]).get("figure", "phase_diagram"))
+    files = [*plot.save_figure(draw(made), stem), stem.with_suffix(".nc")]
     save_dataset(made, files[-1])
+    return files
+
+
+def summary(name: str, made: xr.Dataset, seconds: float, files: Sequence[Path]) -> PhaseRun:
+    """The numbers by which a dataset is judged."""
     gap = made.relative_gap.values
     difference = {}
     for found, theory in json.loads(made.attrs["theory"]).items():
         size = np.abs(made[theory]) if found == "value" else 1.0
         difference[found] = float((np.abs(made[found] - made[theory]) / size).max())  # nan: undefined in both
-    statuses = {int(code): name for code, name in json.loads(made.attrs["statuses"]).items()}
-    summary = PhaseRun(
-        chart.name,
+    phases = json.loads(made.attrs["phases"]).items()
+    return PhaseRun(
+        name,
         int(gap.size),
         float(np.mean(is_proven(gap, made.attrs["certified_gap"]))),
         made.attrs["certified_gap"],
         float(np.max(gap)),
-        tally(made.status, gap, statuses),
-        {name: int((made.phase == int(code)).sum()) for code, name in json.loads(made.attrs["phases"]).items()},
+        tally(made.status, gap),
+        {phase: int((made.phase == int(code)).sum()) for code, phase in phases},
         int((made.phase != made.get("phase_theory", made.phase)).sum()),
         difference,
-        time.perf_counter() - begin,
-        [str(file) for file in [*files, stem.with_suffix(".json")]],
+        seconds,
+        [str(file) for file in files],
     )
-    with _files.whole(stem.with_suffix(".json")) as part:
-        part.write_text(json.dumps(provenance(summary, made, chart), indent=1) + "\n", encoding="utf-8")
-    return summary
 
 
 def provenance(found: PhaseRun, made: xr.Dataset, chart: Chart) -> dict[str, Any]:
