@@ -1,5 +1,6 @@
 """The table of routes: one second pass, reasons that say why not, and one value whichever way a problem goes."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -7,6 +8,7 @@ import ufm
 from catalogue import GOLDEN_CASES
 from ufm._numerics import record
 from ufm.answer import ROUTES, Limits, judge, route_of, second_pass
+from ufm.problem import gram_program, logit_groups, state
 
 SAMPLES = ufm.labels.balanced(3, 4).by_sample()
 PROBLEMS = {  # a problem of each kind, the route that is taken, and the routes that serve it
@@ -129,3 +131,69 @@ def test_every_exact_route_gives_the_same_value_within_its_gap(name):
         assert float(certificate.lower_bound) <= least, route
         if golden is not None:
             assert value == pytest.approx(golden.value, rel=10.0 ** (1 - golden.digits)), route
+
+
+# ------------------------------------------------------------------ equal classes stated by their number
+
+
+def test_copies_are_laid_out_and_merged_again():
+    words = {"classes": 5, "minority": 0.4, "minority_samples": 10.0, "imbalance": np.array([2.0, 7.0]), "loss": "vs"}
+    merged, whole = state(words, merged=True), state(words)
+    assert merged.labels.copies == (3, 2)
+    assert merged.labels.counts.shape == (2, 2)
+    np.testing.assert_array_equal(merged.labels.total, whole.labels.total)
+    for left, right in ((merged.laid_out(), whole), (whole.merged()[0], merged)):
+        assert jax.tree.structure(left) == jax.tree.structure(right)
+        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-15)
+    for left, right in zip(*map(jax.tree.leaves, (logit_groups(merged), logit_groups(whole))), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-15)
+    assert state(words | {"profile": "exponential", "minority": None}, merged=True).labels.copies is None
+
+
+def test_a_million_classes_are_never_laid_out():
+    labels = ufm.labels.kinds([1000, 10], [500_000, 500_000])
+    problem = ufm.shallow(labels=labels, weight_decay=1e-8, feature_decay=1e-8)
+    assert max(np.size(leaf) for leaf in jax.tree.leaves(problem)) == 2
+    assert judge(problem).certificate.words == "global"
+    pairs = ufm.contrastive(labels=labels, temperature=0.1)
+    assert gram_program(pairs)[0].classes.tolist() == [500_000, 500_000]
+    assert logit_groups(problem).counts.tolist() == [1000, 10]
+
+
+def test_an_answer_takes_copies():
+    labels = ufm.labels.kinds([40, 4], [2, 1])
+    words = {"weight_decay": 1e-2, "feature_decay": 1e-3}
+    found = ufm.answer(ufm.shallow(labels=labels, **words))
+    assert found.problem.labels.copies is None
+    assert found.logits.shape == (3, 3)
+    assert float(found.result.value) == float(ufm.answer(ufm.shallow([40, 40, 4], **words)).result.value)
+
+
+def test_who_needs_a_column_for_each_class_refuses_copies():
+    problem = ufm.shallow(labels=ufm.labels.kinds([40, 4], [2, 1]))
+    params = problem.laid_out().init(jax.random.key(0))
+    for call in (
+        lambda: ufm.solve(problem),
+        lambda: ufm.certify(problem, params),
+        lambda: ufm.predict(problem),
+        lambda: problem.objective(params),
+        lambda: problem.init(jax.random.key(0)),
+    ):
+        with pytest.raises(ValueError, match=r"^labels: equal classes are stated by their number, and here each needs"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("counts", "copies", "message"),
+    [
+        ([5, 5], [1], "copies: 1 numbers do not fit 2 counts"),
+        ([5], [1], "copies: one class alone"),
+        ([5, 5], [1, 0], "copies: 0.0 is not a whole number"),
+        ([5, 0], [1, 1], "counts: class 1 has count 0"),
+        ([5, 5], "many", "copies: 'many' is not a list of whole numbers"),
+    ],
+)
+def test_kinds_that_are_none(counts, copies, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ufm.labels.kinds(counts, copies)

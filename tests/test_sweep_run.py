@@ -1,6 +1,7 @@
 """Declared sweeps: what a file may say, that no number depends on how it was run, and that nothing is lost."""
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,13 +21,13 @@ import xarray as xr
 
 import ufm
 from quick import current, flags
+from ufm.answer import MERGED, ROUTES
 from ufm.cli import main
 from ufm.measure import gram_distance, simplex_etf_gram
 from ufm.problem import state
-from ufm.problem.state import groups_of
 from ufm.solve import Status
 from ufm.sweep import Store, Sweep, engine, load, read_file, run, status
-from ufm.sweep import routes as routes_module
+from ufm.sweep.cells import cells_of
 from ufm.sweep.grid import cell_seeds
 
 CE = {"loss": "ce", "classes": 6, "minority": 1 / 3, "minority_samples": 10}
@@ -190,9 +191,9 @@ def test_words_state_what_the_constructors_state():
     one = ufm.shallow([70] * 4 + [10] * 2, weight_decay=0.2, scale=2.0)
     for found, expected in zip(jax.tree.leaves(stack[1]), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-15)
-    classes, counts = groups_of(words)
-    assert classes.tolist() == [4.0, 2.0]
-    assert counts.tolist() == [[20.0, 10.0], [70.0, 10.0]]
+    kinds = state(words, merged=True).labels
+    assert kinds.copies == (4, 2)
+    assert kinds.counts.tolist() == [[20.0, 10.0], [70.0, 10.0]]
     deep = state({"classes": 3, "loss": "mse", "depth": 3, "width": [5, 4], "weight_decay": [0.1, 0.2, 0.3]})
     assert deep.model.widths == (5, 4)
     assert state({"loss": "sigmoid", "classes": 4, "samples": 2, "offset": np.ones(2)}).batch_shape == (2,)
@@ -205,7 +206,7 @@ def test_words_state_what_the_constructors_state():
     ("problem", "axes", "solve"),
     [
         pytest.param(CE, PLANE, {}, id="groups"),
-        pytest.param(CE, PLANE, {"route": "convex"}, id="convex", marks=pytest.mark.slow),
+        pytest.param(CE, PLANE, {"route": "classes"}, id="classes", marks=pytest.mark.slow),
         pytest.param(
             {"loss": "supcon", "classes": 8, "samples": 5},
             {"temperature": [0.05, 0.3, 1.0], "imbalance": [1, 2, 4]},
@@ -236,9 +237,9 @@ def test_block_sizes_do_not_matter(tmp_path, problem, axes, solve):
 
 
 def test_groups_and_the_full_problem_agree(tmp_path):
-    for route in ("groups", "convex"):
+    for route in ("groups", "classes"):
         run(Sweep(CE, PLANE, {"route": route, "gtol": 1e-11}), tmp_path / route)  # dead modes fall with the gradient
-    a, b = (load(tmp_path / route).load() for route in ("groups", "convex"))
+    a, b = (load(tmp_path / route).load() for route in ("groups", "classes"))
     np.testing.assert_allclose(a.value, b.value, rtol=1e-12)
     np.testing.assert_array_equal(a.phase, b.phase)
     np.testing.assert_array_equal(a["rank"], b["rank"])
@@ -283,19 +284,17 @@ def test_a_million_classes_cost_as_many_steps_as_ten(tmp_path):
     assert steps[1_000_000] < 3 * steps[10]
 
 
-def test_one_program_serves_all_numbers_of_a_structure(tmp_path):
-    counted = []
+def test_one_program_serves_all_numbers_of_a_structure(tmp_path, monkeypatch):
+    counted, real = [], ROUTES["groups"]
 
-    def kernel(tree, *limits):
+    def kernel(program, limits):
         counted.append(1)
-        return original(tree, *limits)
+        return real.kernel(program, limits)
 
-    original = routes_module._groups_kernel(routes_module._GROUP_LANES)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routes_module, "_groups_kernel", lambda lanes: kernel)
-        wide = Sweep(CE | {"classes": 300}, {"weight_decay": [1e-3] * 4, "imbalance": [2, 3, 4]}, block=4)
-        for name, sweep in (("a", Sweep(CE, PLANE, block=4)), ("b", wide)):
-            run(sweep, tmp_path / name, workers=1)  # two that begin at once may both trace it
+    monkeypatch.setitem(ROUTES, "groups", dataclasses.replace(real, kernel=kernel))
+    wide = Sweep(CE | {"classes": 300}, {"weight_decay": [1e-3] * 4, "imbalance": [2, 3, 4]}, block=4)
+    for name, sweep in (("a", Sweep(CE, PLANE, block=4)), ("b", wide)):
+        run(sweep, tmp_path / name, workers=1)  # two that begin at once may both trace it
     assert len(counted) == 1
 
 
@@ -356,19 +355,18 @@ def test_bad_cells_are_marked_listed_and_computed_again(tmp_path, monkeypatch):
 
 def test_a_block_that_fails_is_marked_and_again_mends_it(tmp_path, monkeypatch):
     sweep = Sweep(CE, PLANE, block=10)
-    broken = routes_module.Route("groups", 10, routes_module._groups, None)
-    real = routes_module.ROUTES["groups"]
+    real = ROUTES["groups"]
 
-    def finish(found, words, cells, settings):
-        if np.min(words["weight_decay"]) > 5e-3:
+    def complete(problem, program, found, limits):
+        if np.min(problem.decay.weight) > 5e-3:
             raise RuntimeError("a fault of the machine")
-        return real.finish(found, words, cells, settings)
+        return real.complete(problem, program, found, limits)
 
-    monkeypatch.setitem(routes_module.ROUTES, "groups", routes_module.dataclasses.replace(broken, finish=finish))
+    monkeypatch.setitem(ROUTES, "groups", dataclasses.replace(real, complete=complete))
     found = run(sweep, tmp_path / "out")
     assert found.statuses == {"CONVERGED": 10, "ERROR": 10}
     assert "a fault of the machine" in found.bad[0]["reason"]
-    monkeypatch.setitem(routes_module.ROUTES, "groups", real)
+    monkeypatch.setitem(ROUTES, "groups", real)
     assert run(sweep, tmp_path / "out").computed == 0
     found = run(sweep, tmp_path / "out", again="bad")
     assert found.statuses == {"CONVERGED": 20}
@@ -389,21 +387,16 @@ def test_cells_that_did_not_converge_are_computed_again_with_other_settings(tmp_
 
 
 def test_memory_that_does_not_suffice_halves_the_block(tmp_path, monkeypatch):
-    real = routes_module.ROUTES["groups"]
+    real = ROUTES["groups"]
     asked = []
 
-    def prepare(words, cells, settings):
-        ready = real.prepare(words, cells, settings)
+    def kernel(program, limits):
+        asked.append(len(program))
+        if len(program) > 6:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+        return real.kernel(program, limits)
 
-        def kernel(tree, *limits):
-            asked.append(cells)
-            if cells > 6:
-                raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
-            return ready.kernel(tree, *limits)
-
-        return ready._replace(kernel=kernel)
-
-    monkeypatch.setitem(routes_module.ROUTES, "groups", routes_module.dataclasses.replace(real, prepare=prepare))
+    monkeypatch.setitem(ROUTES, "groups", dataclasses.replace(real, kernel=kernel))
     found = run(Sweep(CE, PLANE, block=20), tmp_path / "out")
     assert found.statuses == {"CONVERGED": 20}
     assert max(asked) == 20
@@ -414,12 +407,61 @@ def test_memory_that_does_not_suffice_halves_the_block(tmp_path, monkeypatch):
 
 
 def test_blocks_are_made_to_fit_memory():
-    route = routes_module.ROUTES["groups"]
     words = {"classes": 40, "imbalance": 3.0, "weight_decay": np.array([1e-3])}
-    settings = Sweep({"classes": 40}, {"weight_decay": [1.0]}).solve
-    assert route.fitting_block(words, settings, 1 << 40) == route.block
-    assert 1 <= route.fitting_block(words, settings, 1 << 20) < route.block
-    assert route.fitting_block(words, settings, 1) == 1
+    cells = cells_of(words, 1, Sweep({"classes": 40}, {"weight_decay": [1.0]}).solve)
+    assert cells.fitting_block(1 << 40) == cells.route.block == 16_384
+    assert 1 <= cells.fitting_block(1 << 20) < cells.route.block
+    assert cells.fitting_block(1) == 1
+
+
+# ------------------------------------------------------------------ which route
+
+
+@pytest.mark.parametrize(
+    ("words", "route"),
+    [
+        ({}, "groups"),
+        ({"imbalance": 3.0}, "groups"),
+        ({"loss": "vs", "imbalance": 3.0, "bias": "free"}, "groups"),
+        ({"imbalance": 3.0, "samples": 90, "profile": "exponential"}, "classes"),
+        ({"class_weight": [1.0, 1.0, 2.0, 1.0]}, "classes"),
+        ({"counts": [9, 3, 9, 3], "classes": None}, "groups"),
+        ({"counts": list(range(1, 21)), "classes": None}, "classes"),
+        ({"dim": 2}, "starts"),
+        ({"loss": "mse", "imbalance": 3.0}, "logits"),
+        ({"loss": "wce-targets"}, "classes"),
+        ({"loss": "focal"}, "starts"),
+        ({"constraint": "sphere"}, "starts"),
+        ({"loss": "mse", "depth": 2}, "starts"),
+        ({"loss": "supcon", "samples": 4}, "gram"),
+        ({"loss": "wsupcon", "samples": 4, "imbalance": 2.0}, "gram"),
+        ({"loss": "supcon", "samples": 4, "constraint": "nonnegative-sphere"}, "starts"),
+        ({"loss": "supcon", "samples": 4, "form": "samples"}, "classes"),
+        ({"loss": "supcon", "samples": 4, "mix": 0.5, "views": 2}, "starts"),
+    ],
+)
+def test_the_route_of_words(words, route):
+    words = {name: value for name, value in ({"classes": 4} | words).items() if value is not None}
+    settings = Sweep({"classes": 4}, {"weight_decay": [1.0]}).solve
+    assert cells_of(words, 2, settings).route.name == route
+    for name in ROUTES:
+        reason = ROUTES[name].why_not(cells_of(words, 2, settings).problem)
+        merged = words.get("profile") != "exponential" and "class_weight" not in words and "form" not in words
+        if reason is None and (merged or name not in MERGED):
+            assert cells_of(words, 2, settings | {"route": name}).route.name == name
+        else:
+            with pytest.raises(ValueError, match=f"^solve.route: '{name}' does not serve this problem"):
+                cells_of(words, 2, settings | {"route": name})
+
+
+def test_weighted_supcon_is_swept_on_its_grouped_program(tmp_path):
+    words = {"loss": "wsupcon", "classes": 4, "samples": 20, "imbalance": 5.0}
+    found = run(Sweep(words, {"temperature": [0.3, 1.0], "exponent": [0.5, 1.0]}), tmp_path / "out")
+    assert found.certified == 4
+    data = load(tmp_path / "out").load()
+    one = ufm.answer(ufm.contrastive([20, 20, 4, 4], loss="wsupcon", temperature=0.3, exponent=1.0))
+    assert float(data.value[0, 1]) == pytest.approx(float(one.result.value), rel=1e-12)
+    np.testing.assert_allclose(data.cosine_between[0, 1, 0, 1], one.groups.cosines[0, 1], atol=1e-7)
 
 
 # ------------------------------------------------------------------ nothing is lost
@@ -548,7 +590,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> None:
         axes:
           decay: {log: [1e-3, 1e-1, 30], sets: [weight_decay, feature_decay]}
           imbalance: {log: [1, 30, 20]}
-        solve: {route: convex}
+        solve: {route: classes}
         block: 5
     """)
     (folder / "sweep.yaml").write_text(text)
@@ -640,7 +682,7 @@ def test_a_dask_worker_killed_in_the_middle_loses_nothing(tmp_path):
     from ufm.sweep import connect
 
     axes = {"weight_decay": {"log": [1e-3, 1e-1, 40]}, "imbalance": {"log": [1.0, 9.0, 10]}}
-    sweep = Sweep(CE, axes, {"route": "convex"}, 10)
+    sweep = Sweep(CE, axes, {"route": "classes"}, 10)
     run(sweep, tmp_path / "threads")
     killed = []
 
@@ -702,8 +744,8 @@ def test_mistyped_commands_end_with_one_line(arguments, said, tmp_path, capsys, 
 
 
 def test_statuses_of_cells_without_an_answer_are_not_those_of_the_solver():
-    assert not set(routes_module.BAD) & {int(s) for s in Status}
-    assert engine._PENDING not in routes_module.BAD
+    assert not set(engine.BAD) & {int(s) for s in Status}
+    assert engine._PENDING not in engine.BAD
 
 
 def test_decays_of_cells_are_not_taken_for_decays_of_layers():

@@ -2,15 +2,17 @@
 
 :mod:`~ufm.answer.routes` holds the table of routes from problems to judged answers, which is where the independent
 witnesses (solver, certificate, theory) meet; :mod:`~ufm.answer.readings` what is read off an answer;
-:mod:`~ufm.answer.answer` the whole answer to one problem.
+:mod:`~ufm.answer.answer` the whole answer to one problem; :mod:`~ufm.answer.cells` many problems in one compiled call.
 """
 
 from .._version import versions
 from ..problem import class_logits, class_means
 from .answer import ATTAINED, Answer, Comparison, answer, describe
-from .readings import Groups
+from .cells import Cells
+from .readings import EXTRA, UNITS, Groups
 from .routes import (
     FACTORED,
+    MERGED,
     ROUTES,
     Judged,
     Limits,
@@ -23,18 +25,24 @@ from .routes import (
     second_pass,
     solve_and_certify_groups,
 )
+from .walks import Walks
 
 __all__ = [
     "ATTAINED",
+    "EXTRA",
     "FACTORED",
+    "MERGED",
     "ROUTES",
+    "UNITS",
     "Answer",
+    "Cells",
     "Comparison",
     "Groups",
     "Judged",
     "Limits",
     "Pass",
     "Route",
+    "Walks",
     "answer",
     "certified_groups",
     "certified_many",

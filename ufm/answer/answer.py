@@ -24,7 +24,6 @@ from ..problem import (
     class_means,
     class_outputs,
     class_spectrum,
-    group_of_classes,
     why_not_gram,
     why_not_groups,
 )
@@ -38,7 +37,7 @@ from .readings import (
     groups_of_logits,
     groups_of_means,
 )
-from .routes import ROUTES, Judged, Limits, Route, route_of, walks_once
+from .routes import MERGED, ROUTES, Judged, Limits, Route, route_of, walks_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,30 +242,37 @@ def answer(problem: Problem, gap: float = 1e-8, *, device: Any = None, **options
         >>> ufm.answer(ufm.shallow([40, 40, 4], weight_decay=1e-2, feature_decay=1e-3)).certificate.words
         'global'
     """
-    check_problem(problem)
+    check_problem(problem, copies=True)
     check_tolerance("gap", gap)
     if problem.batch_shape:
         raise ValueError("problem: answer takes one problem; use ufm.certified_many for a stack")
     begin = time.perf_counter()
-    route = _route(problem, options)
+    merged, kind = _merged(problem)
+    route = _route(merged, options)
     stop = {name: options[name] for name in ("gtol", "max_steps") if options.get(name) is not None}
     others = {name: value for name, value in options.items() if name not in ("gtol", "max_steps")}
     limits = Limits(gap, **stop, options=others)
-    program = route.reduce(problem)
+    whole = problem if problem.labels.copies is None else problem.laid_out()
+    program = route.reduce(merged if route.name in MERGED else whole)
     found = route.judge(program, limits)
     seconds = time.perf_counter() - begin
     if route.name in MERGED:
-        return _by_groups(problem, program, found, seconds)
-    return _by_factors(problem, found, seconds)
+        return _by_groups(whole, kind, program, found, seconds)
+    return _by_factors(whole, found, seconds)
 
-
-MERGED = ("groups", "gram")
-"""Routes that lay out no class by itself."""
 
 _LAID_OUT_CLASSES = 1000
 """Classes above which a problem is answered by groups of equal classes, where it can be, without a K x K matrix."""
-_FEW_GROUPS = 16
-"""Groups up to which cross-entropy is answered so: its general method has a Hessian of the size of their square."""
+
+
+def _merged(problem: Problem) -> tuple[Problem, np.ndarray]:
+    """The problem with equal classes stated once, where that may be of use, and the kind of each class."""
+    if problem.labels.copies is not None:
+        return problem, problem.labels.kind_of_class
+    few = problem.num_classes <= _LAID_OUT_CLASSES
+    if few or (why_not_gram(problem) is not None and why_not_groups(problem) is not None):
+        return problem, problem.labels.kind_of_class
+    return problem.merged()
 
 
 def _route(problem: Problem, options: dict[str, Any]) -> Route:
@@ -275,20 +281,16 @@ def _route(problem: Problem, options: dict[str, Any]) -> Route:
     if walks_once(options) or options.get("method") is not None:
         names.remove("search")
     if problem.num_classes > _LAID_OUT_CLASSES:
-        if why_not_gram(problem) is None:
+        if ROUTES["gram"].why_not(problem) is None:
             if options.get("restarts", 1) != 1 or options.get("method") not in (None, "gram"):
                 raise ValueError(
                     f"method: above {_LAID_OUT_CLASSES} classes a contrastive problem is solved as its Gram program; "
                     "drop method and restarts"
                 )
             return ROUTES["gram"]
-        if why_not_groups(problem) is None and not _asks_for_factors(options) and _has_few_groups(problem):
-            return ROUTES["groups"]
+        if not _asks_for_factors(options):
+            names.insert(0, "groups")
     return route_of(problem, names)
-
-
-def _has_few_groups(problem: Problem) -> bool:
-    return len(np.unique(group_of_classes(problem))) <= _FEW_GROUPS
 
 
 def _asks_for_factors(options: dict[str, Any]) -> bool:
@@ -298,7 +300,7 @@ def _asks_for_factors(options: dict[str, Any]) -> bool:
     )
 
 
-def _by_groups(problem: Problem, program: Any, found: Judged, seconds: float) -> Answer:
+def _by_groups(problem: Problem, kind: np.ndarray, program: Any, found: Judged, seconds: float) -> Answer:
     """The answer where equal classes are merged: cost and memory by groups, not by classes."""
     seen, bias, gradient = found.result, None, np.float64(np.nan)
     empty = np.full(1, np.nan)
@@ -307,7 +309,7 @@ def _by_groups(problem: Problem, program: Any, found: Judged, seconds: float) ->
         groups, gradient, history = groups_of_gram(program, seen.gram), seen.gradient_norm, seen.history
     else:
         groups = groups_of_logits(problem, program, seen)
-        bias = None if problem.model.bias == "none" else np.asarray(seen.bias)[group_of_classes(problem)]
+        bias = None if problem.model.bias == "none" else np.asarray(seen.bias)[kind]
     result = Result(
         Params((), None, bias), seen.value, gradient, seen.relative_gradient, seen.status, seen.steps, history
     )
@@ -334,9 +336,7 @@ def _by_factors(problem: Problem, found: Judged, seconds: float) -> Answer:
     comparisons = tuple(_compare(p, float(found.result.value), means.T @ means) for p in predict(problem))
     groups = groups_of_means(problem, means) if pairs else None
     layers = _layers(problem, jax.tree.map(lambda leaf: alive * np.asarray(leaf), params)) if deep else None
-    return Answer(
-        problem, found.result, found.certificate, comparisons, measures, seconds, groups, layers, found.search
-    )
+    return Answer(problem, found.result, found.certificate, comparisons, measures, seconds, groups, layers, found.more)
 
 
 def _layers(problem: Problem, params: Params) -> Layers:

@@ -4,8 +4,9 @@
     gram     supervised contrastive losses, equal classes merged likewise
     logits   MSE with free factors: the convex program in the class logits
     classes  the class-mean problem where its relaxation is tight: one deterministic start
-    starts   everything else: random starts, the best is kept; bounds from below where they are known
     search   deep models: many kinds of starts, after the network that theory knows
+    starts   everything else: random starts, the best is kept; bounds from below where they are known
+    descent  plain gradient descent for a fixed number of steps from one random start: where the dynamics go
 
 A route reduces a problem, or a stack of problems, to the smallest program of equal value, and solves and certifies
 that.  :func:`judge` runs one, and answers the rows whose gap is still open once more, with more effort.  This is where
@@ -58,6 +59,17 @@ from ..solve import (
     solve_many,
 )
 from ..solve.groups import default_steps, solve_group_lanes
+from .readings import (
+    Arrays,
+    class_geometry,
+    complete_factors,
+    complete_gram,
+    complete_groups,
+    read_factors,
+    read_gram,
+    read_groups,
+)
+from .walks import Walks, best_of_starts, descent, read_descent
 
 T = TypeVar("T")
 
@@ -69,13 +81,14 @@ class Judged:
     Attributes:
         result: a :class:`~ufm.solve.Result` with parameters, or the outcome of a program: a
             :class:`~ufm.solve.GroupsResult` or a :class:`~ufm.solve.GramResult`.
-        certificate: how far it is from a global minimum.
-        search: what a search over starts saw; ``None`` on routes without one.
+        certificate: how far it is from a global minimum. ``None`` inside of a compiled call where the bound is
+            computed on the host.
+        more: what else a route saw: a :class:`~ufm.search.Search`, or arrays by name; ``None`` on most routes.
     """
 
     result: Any
-    certificate: Certificate
-    search: Any = None
+    certificate: Any
+    more: Any = None
 
     @property
     def gap(self) -> Any:
@@ -102,6 +115,7 @@ class Limits:
         max_steps: limit of evaluations; ``None``: the solver's own.
         lanes: problems side by side, route ``classes``.
         group_lanes: programs side by side, route ``groups``.
+        steps: steps of gradient descent, route ``descent``.
         options: further options of :func:`ufm.solve`, for one problem.
     """
 
@@ -110,6 +124,7 @@ class Limits:
     max_steps: Any = None
     lanes: int = 32
     group_lanes: int = 256
+    steps: int = 10_000
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -143,6 +158,10 @@ class Route:
         reduce: the smallest program of equal value, of one problem or of a stack.
         kernel: solves and certifies a program, or a stack; a pure function of arrays inside of a compiled call.
         again: the further passes for a program, in order.
+        read: what a dataset keeps of a stack of answers, by name; pure arrays, read inside of the compiled call.
+        complete: (problem, program, numbers read, limits) to all variables of the dataset, on the host.
+        block: problems of one compiled call, at most.
+        walks: whether it takes random starts of its own for each problem of a stack.
     """
 
     name: str
@@ -151,6 +170,10 @@ class Route:
     reduce: Callable[[Problem], Any]
     kernel: Callable[[Any, Limits], Judged]
     again: Callable[[Any, Limits], Sequence[Pass]]
+    read: Callable[[Any, Judged], dict[str, Any]]
+    complete: Callable[[Problem, Any, Arrays, Limits], Arrays]
+    block: int
+    walks: bool = False
 
     def judge(self, program: Any, limits: Limits) -> Judged:
         """Answers of a program that the route made: the first pass, and the further ones where a gap is open."""
@@ -162,7 +185,7 @@ class Route:
                 return run(program, before, limits) if single else run(program[rows], before[rows], limits)
 
             found = second_pass(found, again, limits.gap, lower if single else closer, attempt.unknown)
-        return found
+        return _agreed(found) if isinstance(found.result, Result) else found
 
 
 def route_of(problem: Problem, names: Sequence[str] = ()) -> Route:
@@ -194,7 +217,7 @@ def judge(problem: Problem, route: str | None = None, limits: Limits | None = No
         >>> judge(ufm.shallow([40, 40, 4], weight_decay=1e-2, feature_decay=1e-3), "groups").certificate.words
         'global'
     """
-    check_problem(problem)
+    check_problem(problem, copies=True)
     chosen = route_of(problem) if route is None else ROUTES[door.one_of("route", route, tuple(ROUTES))]
     reason = chosen.why_not(problem)
     if reason is not None:
@@ -299,8 +322,11 @@ def _groups_kernel(program: LogitGroups, limits: Limits) -> Judged:
 
 
 def _groups_again(program: LogitGroups, limits: Limits) -> Sequence[Pass]:
-    """The method for any number of groups, also for two."""
-    del program, limits
+    """With as many steps as the method needs; and by the method for any number of groups, also for two."""
+
+    def longer(program: LogitGroups, found: Judged, limits: Limits) -> Judged:
+        del found
+        return _groups_kernel(program, dataclasses.replace(limits, max_steps=None))
 
     def general(program: LogitGroups, found: Judged, limits: Limits) -> Judged:
         del found
@@ -308,7 +334,18 @@ def _groups_again(program: LogitGroups, limits: Limits) -> Sequence[Pass]:
         result = solve_groups(program, gtol=_tighter(limits, 1e-3), width=width, general=True)
         return Judged(result, certify_groups(program, result, tolerance=limits.gap, width=width))
 
-    return (Pass(general),)
+    short = limits.max_steps is not None and limits.max_steps < default_steps(program)
+    return (Pass(longer), Pass(general)) if short else (Pass(general),)
+
+
+_LARGEST_GROUPS = 16
+"""Above this many groups of classes the full problem is no slower."""
+
+
+def _why_not_by_groups(problem: Problem) -> str | None:
+    if problem.labels.copies is not None and problem.labels.kinds > _LARGEST_GROUPS:
+        return f"{problem.labels.kinds} groups of classes are too many"
+    return why_not_groups(problem)
 
 
 # ------------------------------------------------------------------ gram: contrastive, equal classes merged
@@ -327,7 +364,7 @@ def _factors_kernel(problem: Problem, limits: Limits) -> Judged:
     if not problem.batch_shape:
         return _solved(problem, limits, **({"gtol": 1e-6} if _starts_loose(problem, limits) else {}))
     result = solve_many(problem, **limits.stop, width=limits.lanes)
-    return _agreed(Judged(result, certify(problem, result.params, tolerance=limits.gap, candidates=1)))
+    return Judged(result, certify(problem, result.params, tolerance=limits.gap, candidates=1))
 
 
 def _classes_kernel(problem: Problem, limits: Limits) -> Judged:
@@ -344,7 +381,7 @@ def _solved(problem: Problem, limits: Limits, **others: Any) -> Judged:
 
 
 def _judged(problem: Problem, result: Result, limits: Limits) -> Judged:
-    return _agreed(Judged(result, certify(problem, result.params, tolerance=limits.gap)))
+    return Judged(result, certify(problem, result.params, tolerance=limits.gap))
 
 
 _MANY_CLASSES = 200
@@ -469,11 +506,55 @@ def _search_kernel(problem: Problem, limits: Limits) -> Judged:
     return Judged(found.result, certify(problem, found.result.params, tolerance=limits.gap), found)
 
 
+# ------------------------------------------------------------------ starts and descent: walks of a whole stack
+
+
+def _starts_kernel(program: Problem | Walks, limits: Limits) -> Judged:
+    if isinstance(program, Problem):
+        return _factors_kernel(program, limits)
+    return Judged(*best_of_starts(program, limits.gtol, limits.max_steps, limits.gap))
+
+
+def _starts_again(program: Problem | Walks, limits: Limits) -> Sequence[Pass]:
+    return _factors_again(program, limits, exact=False) if isinstance(program, Problem) else ()
+
+
+def _read_starts(program: Walks, found: Judged) -> dict[str, Any]:
+    problem, result = program.problem, found.result
+    names = ("value", "relative_gradient", "status", "steps")
+    seen = {name: getattr(result, name) for name in names} | class_geometry(problem, result.params) | found.more
+    if found.certificate is None:
+        return seen | {"params": result.params}
+    bounds = {name: getattr(found.certificate, name) for name in ("lower_bound", "relative_gap")}
+    return seen | bounds
+
+
+def _why_not_by_descent(problem: Problem) -> str | None:
+    if not problem.model.is_free:
+        return "plain gradient descent is for free factors"
+    return None if problem.batch_shape else "plain gradient descent takes a stack of problems"
+
+
+def _descent_kernel(program: Walks, limits: Limits) -> Judged:
+    return Judged(descent(program, limits.steps), None)
+
+
+def _complete_walks(problem: Problem, program: Walks, found: Arrays, limits: Limits) -> Arrays:
+    """With the bounds that are computed on the host."""
+    del problem
+    params: Any = found.pop("params", None)
+    if params is not None:
+        certificate = certify(program.problem, params, tolerance=limits.gap)
+        for name in ("lower_bound", "relative_gap"):
+            found[name] = np.array(getattr(certificate, name), dtype=np.float64)
+    return found
+
+
 # ------------------------------------------------------------------ the table
 
 
-def _itself(problem: Problem) -> Problem:
-    return problem
+def _laid_out(problem: Problem) -> Problem:
+    return problem.laid_out()
 
 
 def _only_once(program: Any, limits: Limits) -> Sequence[Pass]:
@@ -481,23 +562,58 @@ def _only_once(program: Any, limits: Limits) -> Sequence[Pass]:
     return ()
 
 
+def _read_factors(problem: Problem, found: Judged) -> dict[str, Any]:
+    return read_factors(problem, found.result, found.certificate)
+
+
+def _complete_factors(problem: Problem, program: Problem, found: Arrays, limits: Limits) -> Arrays:
+    del program, limits
+    return complete_factors(problem, found)
+
+
 _exact_again = functools.partial(_factors_again, exact=True)
 
 ROUTES = {
     route.name: route
     for route in (
-        Route("groups", why_not_groups, True, logit_groups, _groups_kernel, _groups_again),
-        Route("gram", why_not_gram, True, lambda problem: gram_program(problem)[0], _gram_kernel, _only_once),
-        Route("logits", _why_not_by_logits, True, _itself, _factors_kernel, _exact_again),
-        Route("classes", _why_not_by_classes, True, _itself, _classes_kernel, _exact_again),
-        Route("search", _why_not_by_search, False, _itself, _search_kernel, _only_once),
         Route(
-            "starts", lambda problem: None, False, _itself, _factors_kernel,
-            functools.partial(_factors_again, exact=False),
+            "groups", _why_not_by_groups, True, logit_groups, _groups_kernel, _groups_again,
+            lambda program, found: read_groups(found.result, found.certificate),
+            lambda problem, program, found, limits: complete_groups(problem, program, found),
+            block=16_384,
+        ),
+        Route(
+            "gram", why_not_gram, True, lambda problem: gram_program(problem)[0], _gram_kernel, _only_once,
+            lambda program, found: read_gram(program, found.result, found.certificate),
+            lambda problem, program, found, limits: complete_gram(program, found),
+            block=1024,
+        ),
+        Route(
+            "logits", _why_not_by_logits, True, _laid_out, _factors_kernel, _exact_again, _read_factors,
+            _complete_factors, block=256,
+        ),
+        Route(
+            "classes", _why_not_by_classes, True, _laid_out, _classes_kernel, _exact_again, _read_factors,
+            _complete_factors, block=256,
+        ),
+        Route(
+            "search", _why_not_by_search, False, _laid_out, _search_kernel, _only_once, _read_factors,
+            _complete_factors, block=1,
+        ),
+        Route(
+            "starts", lambda problem: None, False, _laid_out, _starts_kernel, _starts_again, _read_starts,
+            _complete_walks, block=64, walks=True,
+        ),
+        Route(
+            "descent", _why_not_by_descent, False, _laid_out, _descent_kernel, _only_once,
+            lambda program, found: read_descent(program, found.result), _complete_walks, block=64, walks=True,
         ),
     )
 }  # fmt: skip
 """The routes by name; of the exact ones that serve a problem the first is taken, else the first that serves."""
+
+MERGED = ("groups", "gram")
+"""Routes that lay out no class by itself."""
 
 FACTORED = ("logits", "classes", "starts")
 """Routes whose answers have parameters W, H and b, for a stack."""
@@ -531,13 +647,13 @@ def certified_many(
     Returns:
         (result, certificate), stacked.
     """
-    check_problem(problem)
+    check_problem(problem, copies=True)
     check_tolerance("gap", gap)
     if not problem.batch_shape:
         raise ValueError("problem: certified_many needs a stacked problem; use ufm.answer for one, or ufm.stack")
     width = door.whole_number("width", width, 1)
     route = route_of(problem, FACTORED)
-    found = route.judge(problem, Limits(gap, gtol, max_steps, lanes=width))
+    found = route.judge(route.reduce(problem), Limits(gap, gtol, max_steps, lanes=width))
     return found.result, found.certificate
 
 

@@ -8,7 +8,6 @@ from .gram import (
     GramProgram,
     GroupGram,
     class_program,
-    equal_classes,
     gram_program,
     group_program,
     why_no_gram_program,
@@ -19,7 +18,7 @@ from .labels import Labels
 from .losses import CrossEntropy, Focal, Loss, MeanSquaredError, WeightedTargets, register_loss
 from .models import Model, Params
 from .params import as_params
-from .problem import Decay, Problem, Reduction, is_explicit, why_not_convex, why_not_logits
+from .problem import Decay, Problem, Reduction, equal_classes, is_explicit, why_not_convex, why_not_logits
 from .state import contrastive, deep, shallow, stack, state
 
 __all__ = [

@@ -15,16 +15,20 @@ from .groups import LogitGroups
 from .labels import Labels
 from .losses import check_ranges
 from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, READOUTS, Model, Params
-from .params import as_params
+from .params import as_params, check_laid_out
 from .problem import Decay, Problem
 
 
-def check_problem(problem: Any) -> None:
+def check_problem(problem: Any, copies: bool = False) -> None:
     """Raise a ValueError unless this is a problem of ufm with a loss of ufm and numbers in their ranges.
 
     Problems are usually stated by ``ufm.shallow``, ``ufm.deep`` and ``ufm.contrastive``, which check more; this is for
     one that was put together or changed by hand.  Subclasses do not pass: another formula for F has no proof here.
     A problem of a stack may hold NaN or infinity: it ends NONFINITE and unknown, and harms no other.
+
+    Args:
+        problem: what was given.
+        copies: whether equal classes may be stated by their number.
     """
     if type(problem) is not Problem:
         raise ValueError(
@@ -34,6 +38,8 @@ def check_problem(problem: Any) -> None:
     for name, part, kind in (("labels", labels, Labels), ("model", model, Model), ("decay", decay, Decay)):
         if type(part) is not kind:
             raise ValueError(f"{name}: {show(part)} is not a {kind.__name__}; state the problem with ufm.shallow")
+    if not copies:
+        check_laid_out(problem)
     pairs = problem.loss_kind.reads == "pairs"
     if pairs != (model.readout == "pairs"):
         raise ValueError(

@@ -270,7 +270,7 @@ def _simclr(labels: Labels, **others: Any) -> SupCon:
 
 
 def _weighted(labels: Labels, exponent: Any = 1.0, **others: Any) -> SupCon:
-    return SupCon(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
+    return SupCon(class_weight=inverse_frequency_weight(labels, exponent), **others)
 
 
 def _supcon(labels: Labels, batches: Any = None, **others: Any) -> SupCon | BatchedSupCon:
@@ -279,9 +279,9 @@ def _supcon(labels: Labels, batches: Any = None, **others: Any) -> SupCon | Batc
 
 
 _FAMILY = ("batches", "batch_size", "epochs", "bind")
-name_loss("supcon", _supcon, ("class_weight", "mix", "views", "self_included", *_FAMILY), reads="pairs")
-name_loss("wsupcon", _weighted, ("exponent", "self_included"), reads="pairs")
-name_loss("simclr", _simclr, ("class_weight", "self_included"), reads="pairs")
+name_loss("supcon", _supcon, ("class_weight", "mix", "views", "self_included", *_FAMILY), reads="pairs", merges=True)
+name_loss("wsupcon", _weighted, ("exponent", "self_included"), reads="pairs", merges=True)
+name_loss("simclr", _simclr, ("class_weight", "self_included"), reads="pairs", merges=True)
 name_loss("sigmoid", lambda labels, **kw: Sigmoid(**kw), ("offset",), reads="pairs", sampled=True)
 name_loss("spread", lambda labels, **kw: Spread(**kw), ("mix",), reads="pairs", sampled=True)
 
@@ -296,7 +296,7 @@ def check_contrastive(loss: Loss, labels: Labels) -> None:
         odd = (counts < 1) | ((counts > 1) & (counts < 2))
         if odd.any():
             raise ValueError(f"counts: {counts[odd].ravel()[0]:g} samples have no meaning here; give 1, or 2 or more")
-    check_loss(loss, labels.num_classes)
+    check_loss(loss, labels.kinds)
     mix = getattr(loss, "mix", None)
     if isinstance(loss, SupCon) and mix is None and loss.views != 1:
         raise ValueError(f"views: {loss.views} has no effect without mix; drop it, or give mix")

@@ -19,7 +19,6 @@ semidefinite Q of this symmetry has such a factor, so a sphere problem stays one
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ import numpy as np
 from .. import _checks as door
 from .._numerics import in_float64, record, static
 from .contrastive import SupCon
-from .problem import A_PROBLEM, Problem, why_not_convex
+from .problem import A_PROBLEM, Problem, loss_parameter, why_not_convex
 
 
 @record
@@ -189,13 +188,9 @@ def class_program(problem: Problem) -> GramProgram:
     reason = why_no_gram_program(problem)
     if reason:
         raise ValueError(f"problem: no Gram program, {reason}")
-    counts, model = jnp.asarray(problem.labels.counts), problem.model
-    scale = jnp.ones(()) if model.scale is None else jnp.asarray(model.scale)
-    held = model.features != "free"
-    if held and model.feature_radius is not None:
-        scale = scale * jnp.asarray(model.feature_radius) ** 2
+    counts = jnp.asarray(problem.labels.counts)
+    scale, decay = _scale_and_decay(problem)
     weight = 1.0 if problem.loss.class_weight is None else jnp.asarray(problem.loss.class_weight)
-    decay = None if held else jnp.asarray(problem.decay.feature)
     return group_program(jnp.ones_like(counts), counts, scale, decay, weight, problem.loss.self_included)
 
 
@@ -233,43 +228,41 @@ def group_program(
 
 
 @door.checked(problem=A_PROBLEM)
-def equal_classes(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Classes with the same count and class weight: (first class of each group, group of each class, group sizes).
-
-    Groups are in the order in which they first appear.
-    """
-    counts = np.asarray(problem.labels.counts, dtype=np.float64)
-    weight = getattr(problem.loss, "class_weight", None)
-    weight = np.broadcast_to(np.asarray(1.0 if weight is None else weight, dtype=np.float64), counts.shape)
-    _, first, group, sizes = np.unique(
-        np.stack([counts, weight], axis=1), axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.argsort(first)
-    return first[order], np.argsort(order)[np.ravel(group)], sizes[order].astype(np.float64)
-
-
-@door.checked(problem=A_PROBLEM)
 def gram_program(problem: Problem) -> tuple[GramProgram, np.ndarray]:
-    """The convex program of one supervised contrastive problem, equal classes merged.
+    """The convex program of a supervised contrastive problem, or of a stack, equal classes merged.
 
     Exact: the program is convex and equal classes (same count, same weight) may be exchanged, so an optimum is
     constant on groups of them.
 
     Args:
-        problem: SupCon with free (decayed), sphere or ball features; concrete, not stacked.
+        problem: SupCon with free (decayed), sphere or ball features; concrete. Where labels state equal classes by
+            their number, each kind is a group.
 
     Returns:
-        (program, group of each class); groups are in the order in which they first appear.
+        (program, group of each class, or of each kind); groups are in the order in which they first appear.
 
     Raises:
         ValueError: the problem has no such program.
     """
-    if problem.batch_shape:
-        raise ValueError("problem: gram_program takes one problem; index the stack first")
-    every = class_program(problem)
-    first, group, sizes = equal_classes(problem)
-    pick = lambda leaf: np.asarray(leaf)[first]  # noqa: E731
-    program = dataclasses.replace(
-        every, classes=sizes, counts=pick(every.counts), share=pick(every.share), own=pick(every.own)
-    )
-    return program, group
+    reason = why_no_gram_program(problem)
+    if reason:
+        raise ValueError(f"problem: no Gram program, {reason}")
+    if problem.labels.copies is None:
+        small, group = problem.merged()
+    else:
+        small, group = problem, np.arange(problem.labels.kinds)
+    counts = np.asarray(small.labels.weights, dtype=np.float64)
+    classes = np.broadcast_to(np.array(small.labels.copies, dtype=np.float64), counts.shape)
+    omega = loss_parameter(small, "class_weight")
+    weight = 1.0 if omega is None else omega
+    scale, decay = _scale_and_decay(problem)
+    return group_program(classes, counts, scale, decay, weight, small.loss.self_included), group
+
+
+def _scale_and_decay(problem: Problem) -> tuple[Any, Any]:
+    """(s rho^2, lambda of the ridge or ``None``)."""
+    model, batch = problem.model, problem.batch_shape
+    scale = np.ones(batch) if model.scale is None else model.scale
+    if model.features == "free":
+        return scale, problem.decay.feature
+    return scale if model.feature_radius is None else scale * model.feature_radius**2, None

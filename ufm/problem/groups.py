@@ -29,7 +29,7 @@ from .._numerics import in_float64, is_traced, record, static
 from .._text import nearest_word
 from .losses import CrossEntropy, check_loss
 from .models import BIASES
-from .problem import A_PROBLEM, Problem, why_not_convex
+from .problem import A_PROBLEM, Problem, equal_classes, loss_parameter, why_not_convex
 
 PARAMETERS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
 """Loss parameters with one number per group."""
@@ -236,7 +236,8 @@ def logit_groups(problem: Problem) -> LogitGroups:
     """The grouped logit program of a cross-entropy problem, or of a stack.
 
     Classes are in one group when they have the same count and the same loss parameters in every problem of the stack.
-    Groups are in the order in which they first appear.
+    Groups are in the order in which they first appear; where labels state equal classes by their number, each kind is
+    a group.
 
     Args:
         problem: cross-entropy with free decayed factors and d >= K - 1; concrete.
@@ -258,22 +259,21 @@ def logit_groups(problem: Problem) -> LogitGroups:
         raise ValueError(f"problem: no grouped logit program, {reason}")
     if is_traced(problem):
         raise ValueError("problem: it is traced, and groups are found on the host; call logit_groups outside of jit")
-    first, _, sizes = _pattern(problem)
-    batch = problem.batch_shape
-    pick = lambda value: np.broadcast_to(np.asarray(value, dtype=np.float64), (*batch, problem.num_classes))[..., first]  # noqa: E731
-    loss = problem.loss
-    values = {name: None if getattr(loss, name) is None else pick(_per_class(problem, name)) for name in PARAMETERS}
-    root = np.sqrt(np.asarray(problem.decay.weight)) * np.sqrt(np.asarray(problem.decay.feature))
+    small = problem if problem.labels.copies is not None else problem.merged()[0]
+    batch, loss, shape = problem.batch_shape, small.loss, np.shape(small.labels.weights)
+    weight, feature = (np.asarray(decay, dtype=np.float64) for decay in (problem.decay.weight, problem.decay.feature))
+    product = weight * feature
+    root = np.where(product > np.finfo(np.float64).tiny, np.sqrt(product), np.sqrt(weight) * np.sqrt(feature))
     if problem.model.scale is not None:
         root = root / np.asarray(problem.model.scale)
     flat = lambda value: np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), batch))  # noqa: E731
     return LogitGroups(
-        np.array(np.broadcast_to(sizes, (*batch, len(first)))),
-        pick(problem.labels.counts),
+        np.array(np.broadcast_to(np.asarray(small.labels.copies, dtype=np.float64), shape)),
+        np.array(small.labels.weights, dtype=np.float64),
         flat(root),
         flat(problem.decay.bias) if problem.model.bias == "decay" else None,
         None if loss.smoothing is None else flat(loss.smoothing),
-        **values,
+        **{name: loss_parameter(small, name) for name in PARAMETERS},
         bias=problem.model.bias,
     )
 
@@ -284,28 +284,7 @@ def group_of_classes(problem: Problem) -> np.ndarray:
     reason = why_not_groups(problem)
     if reason:
         raise ValueError(f"problem: no grouped logit program, {reason}")
-    return _pattern(problem)[1]
-
-
-def _per_class(problem: Problem, name: str) -> np.ndarray:
-    """A loss parameter as (*batch, K) or (*batch, 1)."""
-    value = np.asarray(getattr(problem.loss, name), dtype=np.float64)
-    per_class = value.ndim > len(problem.batch_shape)
-    return value if per_class else value[..., None]
-
-
-def _pattern(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(first class of each group, group of each class, group sizes), common to a stack."""
-    k = problem.num_classes
-    rows = [np.asarray(problem.labels.counts, dtype=np.float64).reshape(-1, k)]
-    for name in PARAMETERS:
-        if getattr(problem.loss, name) is not None:
-            value = _per_class(problem, name)
-            rows.append(np.broadcast_to(value, (*problem.batch_shape, k)).reshape(-1, k))
-    table = np.concatenate(rows).T
-    _, first, group, sizes = np.unique(table, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    order = np.argsort(first)
-    return first[order], np.argsort(order)[np.ravel(group)], sizes[order].astype(np.float64)
+    return equal_classes(problem)[1] if problem.labels.copies is None else problem.labels.kind_of_class
 
 
 def grouped(

@@ -2,7 +2,8 @@
 
 A set of labels is a list of *columns*.  Column i carries a class and a weight, the number of samples it stands
 for.  The class-mean form has one column per class with weight n_k; the sample form has N columns with weight 1.
-One formula serves both:  N = sum of weights,  n_k = sum of the weights of class k.
+One formula serves both:  N = sum of weights,  n_k = sum of the weights of class k.  A third form states equal classes
+once: g *kinds* of classes, m_a copies of kind a with n_a samples each, so that a million classes are never laid out.
 
 Class counts are array leaves: a sweep over imbalance is one compiled program.
 """
@@ -26,15 +27,18 @@ class Labels:
     """Columns with classes and weights.
 
     Attributes:
-        weights: number of samples that each column stands for, shape (*batch, n).
+        weights: number of samples that each column stands for, shape (*batch, n); n_a with ``copies``, (*batch, g).
         classes: class of each column, shape (n,), in a stack (batch, n); ``None`` is the class-mean form, column k is
             class k.
         num_classes: K.
+        copies: number m_a of classes of each kind, g numbers; ``None`` where every class is stated by itself. Make such
+            labels with :func:`kinds`.
     """
 
     weights: Any
     classes: Any
     num_classes: int = static()
+    copies: tuple[int, ...] | None = static(default=None)
 
     @property
     def num_columns(self) -> int:
@@ -44,7 +48,17 @@ class Labels:
     @property
     def total(self) -> Any:
         """N, the number of samples."""
-        return self.weights.sum(-1)
+        return (self.weights if self.copies is None else np.asarray(self.copies) * self.weights).sum(-1)
+
+    @property
+    def kinds(self) -> int:
+        """Number of classes that are told apart: g with ``copies``, else K."""
+        return self.num_classes if self.copies is None else len(self.copies)
+
+    @property
+    def kind_of_class(self) -> np.ndarray:
+        """The kind of each class, K numbers: copies lie side by side."""
+        return np.repeat(np.arange(self.kinds), 1 if self.copies is None else self.copies)
 
     @property
     def column_classes(self) -> Any:
@@ -53,7 +67,7 @@ class Labels:
 
     @property
     def counts(self) -> Any:
-        """Samples per class n_k, shape (*batch, K)."""
+        """Samples per class n_k, shape (*batch, K); of each kind, (*batch, g), with ``copies``."""
         if self.classes is None:
             return self.weights
         if isinstance(self.weights, np.ndarray) and isinstance(self.classes, np.ndarray):  # without an n x K matrix
@@ -80,12 +94,13 @@ class Labels:
         return bool(np.all(counts == counts[..., :1]))
 
     def by_class(self) -> Labels:
-        """The class-mean form: one column per class with weight n_k."""
-        return Labels(self.counts, None, self.num_classes)
+        """The class-mean form: one column per class with weight n_k; copies lie side by side."""
+        counts = self.counts if self.copies is None else self.counts[..., self.kind_of_class]
+        return Labels(counts, None, self.num_classes)
 
     def by_sample(self) -> Labels:
         """The sample form: n_k columns of weight 1 for class k, in class order. Needs whole counts."""
-        counts = np.asarray(self.counts)
+        counts = np.asarray(self.by_class().counts)
         if counts.ndim != 1:
             raise ValueError("labels: by_sample() works on one set of labels, not on a batch; index the batch first")
         if not np.all(counts == np.round(counts)):
@@ -113,8 +128,39 @@ def from_counts(counts: Any) -> Labels:
     """
     if is_traced(counts):
         return Labels(counts, None, counts.shape[-1])
+    array = _checked_counts(counts)
+    if array.shape[-1] < 2:
+        raise ValueError(f"counts: {show(counts)} has fewer than two classes; give at least two counts")
+    return Labels(array, None, array.shape[-1])
+
+
+def kinds(counts: Any, copies: Any) -> Labels:
+    """Labels of equal classes stated by their number: m_a classes of n_a samples each, for g kinds of classes.
+
+    Args:
+        counts: samples n_a of one class of each kind, shape (g,) or (batch, g); positive.
+        copies: number m_a of classes of each kind, g whole numbers.
+
+    Raises:
+        ValueError: a count is not a finite positive number, or there are fewer than two classes.
+
+    >>> million = kinds([1000, 10], [500_000, 500_000])
+    >>> million.num_classes, million.total
+    (1000000, np.float64(505000000.0))
+    """
+    array = counts if is_traced(counts) else _checked_counts(counts)
+    given = np.ravel(real_array("copies", copies, "a list of whole numbers; give the number of classes of each kind"))
+    sizes = tuple(whole_number("copies", float(size), 1) for size in given)
+    if len(sizes) != array.shape[-1]:
+        raise ValueError(f"copies: {len(sizes)} numbers do not fit {array.shape[-1]} counts; give one for each kind")
+    if sum(sizes) < 2:
+        raise ValueError("copies: one class alone; give at least two classes")
+    return Labels(array, None, sum(sizes), sizes)
+
+
+def _checked_counts(counts: Any) -> np.ndarray:
     array = real_array("counts", counts, "a list of numbers; give one number per class")
-    if array.ndim == 0 or array.shape[-1] < 2:
+    if array.ndim == 0 or not array.shape[-1]:
         raise ValueError(f"counts: {show(counts)} has fewer than two classes; give at least two counts")
     if array.ndim > 2:
         raise ValueError(f"counts: shape {array.shape} has too many axes; give (K,), or (batch, K) for a stack")
@@ -126,7 +172,7 @@ def from_counts(counts: Any) -> Labels:
             f"counts: class {where} has count {value:g}; every class needs a finite positive count (drop empty classes)"
         )
     check_range("counts", array)
-    return Labels(array, None, array.shape[-1])
+    return array
 
 
 def from_labels(labels: Any, num_classes: int | None = None) -> Labels:

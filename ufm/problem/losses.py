@@ -121,7 +121,7 @@ def register_loss(name: str) -> Callable[[T], T]:
             NAMED_LOSSES.pop(name, None)
         LOSSES.append(made)
         builder = lambda labels, **numbers: made(**numbers)  # noqa: E731
-        name_loss(name, builder, _words_of(made), reads=made.reads, sampled=made.reads == "pairs")
+        name_loss(name, builder, _words_of(made), reads=made.reads, sampled=made.reads == "pairs", merges=True)
         return made  # type: ignore[return-value]
 
     return register
@@ -454,8 +454,7 @@ def _by_column(per_class: Any, labels: Labels) -> Any:
 def logit_adjusted(labels: Labels, tau: Any = 1.0, **others: Any) -> CrossEntropy:
     """LA: logits shifted by tau log(n_c / N) in training (Menon et al. 2021)."""
     xp = _arrays(labels, tau)
-    counts = xp.asarray(labels.counts)
-    prior = xp.log(counts / counts.sum(-1, keepdims=True))
+    prior = xp.log(xp.asarray(labels.counts) / xp.asarray(labels.total)[..., None])
     return CrossEntropy(logit_shift=xp.asarray(tau)[..., None] * prior, **others)
 
 
@@ -494,12 +493,12 @@ def vs(labels: Labels, exponent: Any = 0.3, tau: Any = 1.0, **others: Any) -> Cr
 
 def inverse_frequency(labels: Labels, exponent: Any = 1.0, **others: Any) -> CrossEntropy:
     """Class weights omega_k proportional to n_k^{-exponent}, scaled so that sum n_k omega_k = N."""
-    return CrossEntropy(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
+    return CrossEntropy(class_weight=inverse_frequency_weight(labels, exponent), **others)
 
 
 def inverse_frequency_targets(labels: Labels, exponent: Any = 1.0, **others: Any) -> WeightedTargets:
     """The class weights of :func:`inverse_frequency` on each entry of the smoothed target, as in PyTorch."""
-    return WeightedTargets(class_weight=inverse_frequency_weight(labels.counts, exponent), **others)
+    return WeightedTargets(class_weight=inverse_frequency_weight(labels, exponent), **others)
 
 
 def _arrays(*values: Any) -> Any:
@@ -507,12 +506,13 @@ def _arrays(*values: Any) -> Any:
     return jnp if is_traced(values) else np
 
 
-def inverse_frequency_weight(counts: Any, exponent: Any) -> Any:
+def inverse_frequency_weight(labels: Labels, exponent: Any) -> Any:
     """omega_k proportional to n_k^{-exponent} with sum n_k omega_k = N."""
-    xp = _arrays(counts, exponent)
-    counts = xp.asarray(counts)
+    xp = _arrays(labels, exponent)
+    counts = xp.asarray(labels.counts)
+    samples = counts if labels.copies is None else np.asarray(labels.copies) * counts
     raw = counts ** -xp.asarray(exponent)[..., None]
-    return raw * counts.sum(-1, keepdims=True) / (counts * raw).sum(-1, keepdims=True)
+    return raw * samples.sum(-1, keepdims=True) / (samples * raw).sum(-1, keepdims=True)
 
 
 _SHIFTS = ("class_weight", "logit_scale", "sample_scale", "own_margin")
@@ -528,7 +528,7 @@ for _name, _builder, _words in (
     ("wce", inverse_frequency, ("smoothing", "exponent", *_SHIFTS[1:], "logit_shift")),
     ("wce-targets", inverse_frequency_targets, ("smoothing", "exponent")),
 ):
-    name_loss(_name, _builder, _words)
+    name_loss(_name, _builder, _words, merges=True)
 
 RANGES = {name: word.range for name, word in WORDS.items() if word.range is not None}
 """Numbers of all losses: what is valid, as a test of finite values and in words."""

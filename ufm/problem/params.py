@@ -12,6 +12,15 @@ from .._numerics import is_traced
 from .models import Params
 
 
+def check_laid_out(problem: Any) -> None:
+    """Raise a ValueError where equal classes are stated by their number, so that there is no column for each."""
+    if problem.labels.copies is not None:
+        raise ValueError(
+            "labels: equal classes are stated by their number, and here each needs a column; give problem.laid_out(), "
+            "or ask ufm.answer"
+        )
+
+
 def as_params(problem: Any, given: Any, name: str = "params", many: bool = False) -> Params:
     """Parameters of a problem from what a caller gave, or a ValueError that says what does not fit.
 
@@ -31,6 +40,7 @@ def as_params(problem: Any, given: Any, name: str = "params", many: bool = False
         raise ValueError(
             f"{name}: {show(given)} is not a ufm.Params; give the params of a result, or ufm.Params((W,), H, b)"
         )
+    check_laid_out(problem)
     labels, model = problem.labels, problem.model
     k, n, d = problem.num_classes, labels.num_columns, model.dim
     if given.features is None:

@@ -20,9 +20,9 @@ from .._checks import checked, of_type
 from .._numerics import in_float64, record, static
 from .._programs import compiled
 from .labels import Labels
-from .losses import column_losses, known_loss
+from .losses import PER_CLASS, column_losses, known_loss
 from .models import Model, Params
-from .params import as_params
+from .params import as_params, check_laid_out
 
 
 @record
@@ -79,6 +79,7 @@ class Problem:
     @in_float64
     def init(self, key: Any, size: Any = None) -> Params:
         """Random feasible start (see :meth:`Model.init`); by default W and H start with balanced decay terms."""
+        check_laid_out(self)
         params = self.model.init(key, self.labels, 1.0 if size is None else size)
         if size is not None or not self.model.is_free or self.model.readout == "pairs":
             return params
@@ -168,10 +169,10 @@ class Problem:
         contrastive losses K - 1 where classes collapse (K with nonnegative features) and the number of columns where
         they do not.
         """
-        if self.model.readout == "pairs" and not self.collapses:
-            return self.labels.num_columns
-        if self.model.readout == "pairs" and self.model.features.startswith("nonnegative"):
-            return self.num_classes
+        if self.model.readout == "pairs":
+            if not self.collapses:
+                return self.labels.num_columns
+            return self.num_classes - (0 if self.model.features.startswith("nonnegative") else 1)
         return self.num_classes - (1 if self.loss_kind.shift_invariant or self.model.bias == "free" else 0)
 
     @property
@@ -189,6 +190,23 @@ class Problem:
         if not self.batch_shape:
             raise TypeError("a single problem cannot be indexed; stack problems with ufm.stack")
         return jax.tree.map(lambda leaf: leaf[index], self)
+
+    # -------------------------------------------------------------- equal classes
+
+    def merged(self) -> tuple[Problem, np.ndarray]:
+        """The same problem with equal classes stated once, and the kind of each class; see :func:`equal_classes`."""
+        first, kind, copies = equal_classes(self)
+        by_class = dataclasses.replace(self, labels=self.labels.by_class())
+        return _with_classes(by_class, first, tuple(copies.astype(int).tolist())), kind
+
+    def laid_out(self) -> Problem:
+        """The same problem with a column for every class, where equal classes were stated by their number."""
+        return self if self.labels.copies is None else _with_classes(self, self.labels.kind_of_class, None)
+
+    def halved(self) -> Problem:
+        """The same problem with classes of one kind stated as two halves, so that it has the phases of two groups."""
+        half = self.num_classes // 2
+        return _with_classes(self, np.zeros(2, int), (self.num_classes - half, half))
 
     # -------------------------------------------------------------- reductions
 
@@ -256,8 +274,49 @@ def _values_of_one(problem: Problem, params: Params) -> Any:
     return jax.vmap(lambda each: _value(problem, each))(params)
 
 
+def _with_classes(problem: Problem, source: np.ndarray, copies: tuple[int, ...] | None) -> Problem:
+    """The problem with its classes, or kinds of classes, taken from those that it states now."""
+    labels = Labels(problem.labels.counts[..., source], None, problem.num_classes, copies)
+    given = {name: v for name, v in _per_class(problem).items() if np.shape(v)[-1] == problem.labels.kinds}
+    numbers = {name: value[..., source] for name, value in given.items()}
+    return dataclasses.replace(problem, labels=labels, loss=dataclasses.replace(problem.loss, **numbers))
+
+
+def _per_class(problem: Problem) -> dict[str, Any]:
+    """Parameters of the loss that have one number per class."""
+    names = dict.fromkeys((*PER_CLASS, *problem.loss_kind.per_class))
+    found = {name: value for name in names if (value := getattr(problem.loss, name, None)) is not None}
+    return {name: value for name, value in found.items() if np.ndim(value) > len(problem.batch_shape)}
+
+
+def loss_parameter(problem: Problem, name: str) -> np.ndarray | None:
+    """A parameter of the loss, (*batch, K), or (*batch, g) where equal classes are stated by their number."""
+    value = getattr(problem.loss, name)
+    if value is None:
+        return None
+    value, batch = np.asarray(value, dtype=np.float64), problem.batch_shape
+    value = value if value.ndim > len(batch) else value[..., None]
+    return np.array(np.broadcast_to(value, (*batch, problem.labels.kinds)))
+
+
 A_PROBLEM = of_type(Problem, "state one with ufm.shallow, ufm.deep or ufm.contrastive")
 """Reader of a problem at a door."""
+
+
+@checked(problem=A_PROBLEM)
+def equal_classes(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classes with the same count and the same parameters of the loss, in every problem of a stack.
+
+    Returns:
+        (first class of each kind, kind of each class, number of classes of each kind); kinds are in the order in which
+        they first appear.
+    """
+    k, batch = problem.num_classes, problem.batch_shape
+    rows = [np.asarray(problem.labels.counts), *(np.asarray(value) for value in _per_class(problem).values())]
+    table = np.concatenate([np.broadcast_to(row, (*batch, k)).reshape(-1, k) for row in rows]).T
+    _, first, kind, sizes = np.unique(table, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[np.ravel(kind)], sizes[order].astype(np.float64)
 
 
 # ------------------------------------------------------------------ convex programs of equal value

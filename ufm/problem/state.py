@@ -38,12 +38,14 @@ from .problem import Decay, Problem
 from .words import NAMED_LOSSES, WORDS, check_words, is_given, model_of
 
 
-def state(words: Mapping[str, Any]) -> Problem:
+def state(words: Mapping[str, Any], merged: bool = False) -> Problem:
     """State a problem by words.
 
     Args:
         words: values by name, see :data:`ufm.problem.words.WORDS`; ``None`` is as if a word was not given. Words about
             the answer, such as ``learning_rate``, are left alone.
+        merged: state equal classes by their number (:func:`ufm.labels.kinds`), where the words leave classes equal; no
+            number of theirs is then laid out for each class.
 
     Returns:
         A :class:`Problem`; stacked if any of the values is an array with a first axis.
@@ -61,7 +63,7 @@ def state(words: Mapping[str, Any]) -> Problem:
         raise ValueError(f"words: {show(words)} is not a table of words; give such as {{'counts': [10, 10]}}")
     check_words(words)
     words = {name: _read(name, value) for name, value in words.items() if value is not None}
-    labels = _labels(words)
+    labels = _labels(words, merged)
     loss = _loss(words, labels)
     if model_of(words) == "contrastive":
         return _of_pairs(words, labels, loss)
@@ -360,9 +362,11 @@ def _inverse(value: Any) -> Any:
 # ------------------------------------------------------------------ parts of a problem
 
 
-def _labels(words: Mapping[str, Any]) -> Labels:
+def _labels(words: Mapping[str, Any], merged: bool) -> Labels:
     """The labels that words state, one column for each sample where the loss or a word speaks of samples."""
     loss = words.get("loss", "ce")
+    if merged and not _sampled(words) and (kinds := _kinds(words)) is not None:
+        return kinds
     if "labels" in words:
         found = words["labels"]
         if not isinstance(found, Labels):
@@ -376,16 +380,23 @@ def _labels(words: Mapping[str, Any]) -> Labels:
         found = labels_module.from_counts(counts)
     else:
         found = _profile(words, 2.0 if loss == "sigmoid" else 1.0)
-    if model_of(words) != "contrastive" or found.classes is not None:
-        return found
-    named = NAMED_LOSSES.get(loss if isinstance(loss, str) else known_loss(loss).name)
-    asked = words.get("form") == "samples" or (named is not None and named.sampled)
-    if not (asked or any(WORDS[name].sampled and is_given(name, words) for name in words)):
+    if found.classes is not None or not _sampled(words):
         return found
     counts = np.asarray(found.counts)
     if counts.ndim > 1 and np.any(counts != counts[0]):
         raise ValueError("samples: they change along an axis, but with one column per sample they are structure")
     return labels_module.from_counts(counts[0] if counts.ndim > 1 else counts).by_sample()
+
+
+def _sampled(words: Mapping[str, Any]) -> bool:
+    """Whether the problem needs a column for each sample."""
+    if model_of(words) != "contrastive":
+        return False
+    loss = words.get("loss", "ce")
+    named = NAMED_LOSSES.get(loss if isinstance(loss, str) else known_loss(loss).name)
+    if words.get("form") == "samples" or (named is not None and named.sampled):
+        return True
+    return any(WORDS[name].sampled and is_given(name, words) for name in words)
 
 
 def _profile(words: Mapping[str, Any], samples: float) -> Labels:
@@ -401,36 +412,32 @@ def _profile(words: Mapping[str, Any], samples: float) -> Labels:
     return labels_module.step(classes, largest, words["imbalance"], words.get("minority", 0.5))
 
 
-def groups_of(words: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of equal classes that words state: (classes K_a, samples n_a of one class), each (g,) or (cells, g).
+def _kinds(words: Mapping[str, Any]) -> Labels | None:
+    """The labels that words state with equal classes stated by their number; ``None`` where no classes are equal.
 
-    Balanced counts are one group of all classes; ``counts`` are grouped by their values, in the order of appearance.
-
-    Raises:
-        ValueError: the counts have no groups (an exponential profile), or are not allowed.
-
-    >>> classes, counts = groups_of({"classes": 10, "samples": 100, "imbalance": 10, "minority": 0.3})
-    >>> classes.tolist(), counts.tolist()
-    ([7.0, 3.0], [100.0, 10.0])
+    Counts are of one kind where they are equal, in the order of appearance.
     """
+    loss, numbers = words.get("loss", "ce"), words.keys() & {"counts", "samples", "minority_samples", "imbalance"}
+    if not isinstance(loss, str) or not NAMED_LOSSES[loss].merges or "labels" in words:
+        return None
+    if words.get("profile") == "exponential" or any(WORDS[name].kind == "per class" for name in words):
+        return None
     if "counts" in words:
         counts = np.asarray(labels_module.from_counts(words["counts"]).counts)
+        if counts.ndim > 1:
+            return None
         values, first, sizes = np.unique(counts, return_index=True, return_counts=True)
         order = np.argsort(first)
-        return sizes[order].astype(np.float64), values[order]
-    if words.get("profile", "step") != "step":
-        raise ValueError(f"profile: {words['profile']!r} has no groups of equal classes; use step")
-    classes = whole_number("classes", words.get("classes"), 2)
-    two = {name: _read(name, words[name]) for name in ("samples", "minority_samples", "imbalance") if name in words}
-    if "imbalance" not in words:
-        return np.array([float(classes)]), np.asarray(_profile({"classes": 2, **two}, 1.0).counts)[..., :1]
-    minority = words.get("minority", 0.5)
-    few = round(minority * classes) if isinstance(minority, (int, float)) and 0 < minority < 1 else 0
-    if not 0 < few < classes:
-        labels_module.step(classes, 1.0, 1.0, minority)  # says what is wrong
+        return labels_module.kinds(values[order], sizes[order])
     # Two classes stand for the two groups: the checks are those of the whole list.
-    pair = np.asarray(_profile({"classes": 2, **two}, 1.0).counts)
-    return np.array([float(classes - few), float(few)]), pair
+    pair, classes = _profile({name: words[name] for name in numbers} | {"classes": 2}, 1.0).counts, words["classes"]
+    if "imbalance" not in words:
+        return labels_module.kinds(pair[..., :1], (classes,))
+    minority = words.get("minority", 0.5)
+    few = round(minority * classes)
+    if not 0 < few < classes:
+        labels_module.step(classes, 1.0, 1.0, minority)  # raises: a group is empty
+    return labels_module.kinds(pair, (classes - few, few))
 
 
 def _loss(words: Mapping[str, Any], labels: Labels) -> Any:
@@ -461,7 +468,7 @@ def _checked(loss: Any, labels: Labels) -> Any:
     numbers = [f.name for f in dataclasses.fields(loss) if not f.metadata.get("static") and f.name != "batches"]
     loss = dataclasses.replace(loss, **{name: _array(getattr(loss, name), name) for name in numbers})
     if known_loss(loss).reads == "logits":
-        check_loss(loss, labels.num_classes)
+        check_loss(loss, labels.kinds)
         return loss
     if not loss.collapses:
         n = labels.num_columns

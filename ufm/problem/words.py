@@ -320,12 +320,14 @@ class NamedLoss(NamedTuple):
         words: names of these words.
         reads: ``logits`` of a classifier, or ``pairs`` of features.
         sampled: whether it needs a column for each sample.
+        merges: whether its builder takes labels whose equal classes are stated by their number.
     """
 
     builder: Callable[..., Any]
     words: tuple[str, ...]
     reads: str
     sampled: bool
+    merges: bool
 
 
 NAMED_LOSSES: Registry[NamedLoss] = Registry("loss")
@@ -339,6 +341,7 @@ def name_loss(
     *,
     reads: Literal["logits", "pairs"] = "logits",
     sampled: bool = False,
+    merges: bool = False,
 ) -> None:
     """Give a loss a name, by which Python, the command, sweep files and reports know it.
 
@@ -349,6 +352,8 @@ def name_loss(
             enters words of the loss's own into the table.
         reads: what the loss reads: ``logits`` of a classifier, or ``pairs``: similarities of features, without one.
         sampled: whether the problem needs a column for each sample.
+        merges: whether the builder takes labels whose equal classes are stated by their number
+            (:func:`ufm.labels.kinds`): then numbers per class are numbers per kind.
 
     Raises:
         ValueError: the name is taken, a word has another meaning already, or a word is in no table.
@@ -360,7 +365,7 @@ def name_loss(
             raise ValueError(f"words: {show(word)} {unknown(word)}")
         if WORDS[word].about != "loss":
             raise ValueError(f"words: {word!r} is a word of every problem ({WORDS[word].help}); choose another name")
-    NAMED_LOSSES.register(name, NamedLoss(builder, tuple(words), reads, sampled))
+    NAMED_LOSSES.register(name, NamedLoss(builder, tuple(words), reads, sampled, merges))
 
 
 def losses_with(word: str) -> tuple[str, ...]:

@@ -32,12 +32,13 @@ from .._json import plain
 from .._memory import limit as memory_limit
 from .._numerics import cores, out_of_memory, processor, processors
 from .._version import versions
+from ..answer import EXTRA, UNITS, Cells
 from ..certify import is_proven
 from ..measure import PHASES
 from ..problem.words import WORDS, check_words
 from ..solve import Status
+from .cells import cells_of
 from .grid import Axis, Structure, Sweep
-from .routes import BAD, EXTRA, UNITS, Prepared, Route, route_of
 from .store import Block, Store
 
 Progress = Callable[[int, int, dict[str, int]], None] | None
@@ -51,6 +52,9 @@ AGAIN = ("bad", "uncertified", "unconverged")
 
 NAMES = {int(status): status.name for status in Status}
 """Names of the statuses, by code."""
+
+BAD = {-1: "INVALID", -2: "ERROR"}
+"""Codes of cells without an answer: the problem cannot be stated, or its computation failed; reasons are stored."""
 
 CONTRADICTION = "CONTRADICTION"
 """In a tally: cells whose proven bound lies above their value, an error of the program; they have a status as well."""
@@ -250,13 +254,12 @@ def check(sweep: Sweep) -> None:
         row = int(cell - (ends[index - 1] if index else 0))
         words = structures[index].words_of(np.array([row]))
         try:
-            route = route_of(words, sweep.solve)
-            route.prepare(words, 1, sweep.solve)
+            route = cells_of(words, 1, sweep.solve).route
         except ValueError as error:
             first = first or error
             continue
         for word in words:
-            if WORDS[word].about == "answer" and word != "seed" and route.name not in ("starts", "descent"):
+            if WORDS[word].about == "answer" and word != "seed" and not route.walks:
                 raise ValueError(f"{word}: it has no effect with route {route.name}; drop it, or say route: starts")
         return
     assert first is not None
@@ -385,8 +388,7 @@ def _answer(
     words = structure.words_of(rows)
     reasons: dict[int, str] = {}
     try:
-        route = route_of(words, settings)
-        ready = route.prepare(words, len(rows), settings)
+        cells = cells_of(words, len(rows), settings)
     except ValueError:
         reasons = {i: why for i, row in enumerate(rows) if (why := _why_not(structure, row, settings)) is not None}
         good = [i for i in range(len(rows)) if i not in reasons]
@@ -394,11 +396,9 @@ def _answer(
             return {"status": np.full(len(rows), -1, dtype=np.int8)}, reasons
         stand_in = rows.copy()
         stand_in[list(reasons)] = rows[good[0]]
-        words = structure.words_of(stand_in)
-        route = route_of(words, settings)
-        ready = None
+        cells = cells_of(structure.words_of(stand_in), len(rows), settings)
     try:
-        arrays = _fitting(route, words, len(rows), settings, devices, ready)
+        arrays = _fitting(cells, devices)
     except Exception as error:  # one block that fails must not end a sweep of thousands
         text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         return {"status": np.full(len(rows), -2, dtype=np.int8)}, dict.fromkeys(range(len(rows)), text) | reasons
@@ -409,33 +409,24 @@ def _answer(
 
 def _why_not(structure: Structure, row: int, settings: Mapping[str, Any]) -> str | None:
     try:
-        words = structure.words_of(np.array([row]))
-        route_of(words, settings).prepare(words, 1, settings)
+        cells_of(structure.words_of(np.array([row])), 1, settings)
     except ValueError as error:
         return str(error)
     return None
 
 
-def _fitting(
-    route: Route,
-    words: Mapping[str, Any],
-    cells: int,
-    settings: Mapping[str, Any],
-    devices: Sequence[Any],
-    ready: Prepared | None = None,
-) -> dict[str, np.ndarray]:
+def _fitting(cells: Cells, devices: Sequence[Any]) -> dict[str, np.ndarray]:
     """Answer all cells at once; where memory does not suffice, in halves, and so on."""
+    number = len(cells)
     try:
-        return route.compute(words, cells, settings, devices, ready)
+        return cells.arrays(devices)
     except Exception as error:
-        if not out_of_memory(error) or cells <= max(1, len(devices)):
+        if not out_of_memory(error) or number <= max(1, len(devices)):
             raise
-    half, parts = cells // 2, []
-    for rows in (slice(0, half), slice(half, cells)):
-        piece = {name: v[rows] if isinstance(v, np.ndarray) and v.ndim == 1 else v for name, v in words.items()}
-        number = len(range(cells)[rows])
-        used = devices if number % max(1, len(devices)) == 0 else devices[:1]
-        parts.append(_fitting(route, piece, number, settings, used))
+    parts = []
+    for rows in (slice(0, number // 2), slice(number // 2, number)):
+        piece = cells[rows]
+        parts.append(_fitting(piece, devices if len(piece) % max(1, len(devices)) == 0 else devices[:1]))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -451,8 +442,7 @@ def _fitting_block(structure: Structure, settings: Mapping[str, Any]) -> int:
     """Cells of one block of a sweep, by their memory."""
     for row in (0, structure.cells - 1):
         with contextlib.suppress(ValueError):
-            words = structure.words_of(np.array([row]))
-            return route_of(words, settings).fitting_block(words, settings, _room())
+            return cells_of(structure.words_of(np.array([row])), 1, settings).fitting_block(_room())
     return 64
 
 
