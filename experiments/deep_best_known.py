@@ -36,7 +36,6 @@ import numpy as np
 
 import ufm
 from ufm.hunt import hunt
-from ufm.theory.best_known import ranks, read, sets_of_classes, trim
 from ufm.theory.deep import channels, collapse_zero_threshold
 from ufm.theory.deep_structures import (
     Directions,
@@ -44,8 +43,12 @@ from ufm.theory.deep_structures import (
     compose,
     kneser,
     kneser_blocks,
+    ranks,
+    read,
+    sets_of_classes,
     single,
     small_decay_ratio,
+    trim,
 )
 
 TABLE = Path(ufm.__file__).parent / "theory" / "best_known.npz"

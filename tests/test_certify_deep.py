@@ -666,7 +666,7 @@ def test_best_known_networks_are_above_the_bound():
 def test_table_of_networks_is_above_the_chain_bound(lam):
     """Every tabulated structure and the fan, at its best scale."""
     theory = ufm.theory
-    structures = [theory.best_known.best_known(k, depth) for k in range(3, 11) for depth in range(3, 7)]
+    structures = [theory.deep_structures.best_known(k, depth) for k in range(3, 11) for depth in range(3, 7)]
     structures = [found for found in structures if found is not None]
     assert len(structures) >= 4
     structures += [theory.deep_structures.kneser(5, 3), theory.deep_structures.kneser(6, 5)]

@@ -9,8 +9,8 @@ from ufm import atlas
 from ufm.answer import certified_many, class_logits
 from ufm.problem import shallow
 from ufm.solve import solve
-from ufm.theory.ridge import ridge_two_groups, seli_distance, seli_law, seli_offset
-from ufm.theory.spectral import gram_pair
+from ufm.theory.frames import gram_pair
+from ufm.theory.seli import ridge_two_groups, seli_distance, seli_law, seli_offset
 
 
 def made(folder, name, promises=3, **settings):

@@ -10,8 +10,7 @@ from ufm import cli
 from ufm.measure import gram_distance, measure, simplex_etf_gram
 from ufm.measure.reading import read_features
 from ufm.report import Geometry, _best_order, compare, read_report, report
-from ufm.theory.frames import simplex_etf
-from ufm.theory.spectral import centering_matrix, factors_from_logits
+from ufm.theory.frames import centering_matrix, factors_from_logits, simplex_etf
 
 COUNTS = (40, 40, 4, 4)
 DECAYS = {"weight_decay": 4e-3, "feature_decay": 1e-3}

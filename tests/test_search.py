@@ -10,7 +10,7 @@ import ufm
 from experiments import deep_best_known
 from ufm.hunt import hunt
 from ufm.search import random_starts
-from ufm.theory import best_known, structures
+from ufm.theory import deep_structures, structures
 from ufm.theory.deep import channels, collapse_zero_threshold, deep_collapse
 from ufm.theory.deep_structures import (
     Directions,
@@ -126,7 +126,7 @@ def test_hunt_starts_near_a_network_and_never_worsens_it():
 # ------------------------------------------------------------------ the table
 
 
-ENTRIES = best_known.entries()
+ENTRIES = deep_structures.entries()
 
 
 def test_table_is_there():
@@ -138,7 +138,7 @@ def test_table_is_there():
 @pytest.mark.parametrize(("num_classes", "depth"), ENTRIES)
 def test_entries_are_what_they_say(num_classes, depth):
     """The matrices of an entry, as a network at small decays, have the stated share of the value of collapse."""
-    directions = best_known.best_known(num_classes, depth)
+    directions = deep_structures.best_known(num_classes, depth)
     assert directions is not None
     assert len(directions.hidden) == depth - 1
     ratio = small_decay_ratio(directions)
@@ -159,7 +159,7 @@ def test_entries_at_a_decay_are_what_they_say():
     The value is that of its matrices by plain NumPy; the others are collapse, Kneser structures and the entries for
     vanishing decays, composed.
     """
-    table = best_known.read(Path(best_known.__file__).with_name("best_known.npz"))
+    table = deep_structures.read(Path(deep_structures.__file__).with_name("best_known.npz"))
     found = {cell: directions for cell, (directions, _) in table.items() if cell[2]}
     assert len(found) >= 51
     for (k, depth, x), directions in found.items():
@@ -191,7 +191,7 @@ def test_table_is_no_worse_than_before():
     }  # fmt: skip
     for (k, depth), ratio in known.items():
         given = k, 1.0, (1e-9,) * depth, 1e-9
-        blocks = best_known.best_blocks(*given)
+        blocks = deep_structures.best_blocks(*given)
         network = compose(blocks.blocks, *given[1:])
         assert network.value / deep_collapse(*given).value <= ratio, (k, depth)
 
@@ -204,7 +204,7 @@ def test_values_known_at_larger_decays():
         (8, 3, 1, 0.008, 0.12337112), (8, 4, 2, 0.008, 0.15562664), (9, 3, 1, 0.007, 0.11768267),
     ]  # fmt: skip
     for k, depth, n, decay, value in known:
-        blocks = best_known.best_blocks(k, n, (decay,) * depth, decay)
+        blocks = deep_structures.best_blocks(k, n, (decay,) * depth, decay)
         assert compose(blocks.blocks, n, [decay] * depth, decay).value <= value * (1 + 1e-3)
 
 
@@ -231,7 +231,7 @@ def test_trim_keeps_the_network():
             np.pad(directions.hidden[2], ((0, 2), (0, 1))),
         ),
     )
-    trimmed = best_known.trim(padded)
+    trimmed = deep_structures.trim(padded)
     np.testing.assert_allclose(trimmed.gram, directions.gram, rtol=0, atol=1e-12)
     assert [len(w) for w in trimmed.hidden] == [5, 5, 10]
 
@@ -340,7 +340,7 @@ LOWER_AT_A_DECAY = [
 @pytest.mark.parametrize(("num_classes", "depth", "decay", "lowest", "others"), LOWER_AT_A_DECAY)
 def test_lower_ends_of_descents_are_in_the_table(num_classes, depth, decay, lowest, others):
     given = 1.0, [decay] * depth, decay
-    found = best_known.best_blocks(num_classes, *given)
+    found = deep_structures.best_blocks(num_classes, *given)
     network = compose(found.blocks, *given)
     value = loss(network.weights, network.features, 1.0, decay)
     assert value == pytest.approx(network.value, rel=1e-10)
@@ -355,9 +355,9 @@ def test_search_at_a_decay_feeds_the_table(tmp_path, monkeypatch):
     path, x = tmp_path / "table.npz", 0.5
     words = ["deep_best_known", "--classes", "3", "--depths", "4", "--at", str(x), "--starts", "4", "--out", str(path)]
     monkeypatch.setattr("sys.argv", words)
-    deep_best_known.save({(3, 4, 0.0): (best_known.best_known(3, 4), "the shipped table")}, path)
+    deep_best_known.save({(3, 4, 0.0): (deep_structures.best_known(3, 4), "the shipped table")}, path)
     deep_best_known.main()
-    table = best_known.read(path)
+    table = deep_structures.read(path)
     assert set(table) == {(3, 4, 0.0), (3, 4, x)}
     decay = x * collapse_zero_threshold(3, 4) ** (1 / 5)
     values = []
@@ -366,5 +366,5 @@ def test_search_at_a_decay_feeds_the_table(tmp_path, monkeypatch):
         values.append(loss(network.weights, network.features, 1.0, decay))
     assert values[1] < values[0] * (1 - 1e-4)
     deep_best_known.main()  # an entry only ever improves
-    again, _ = best_known.read(path)[3, 4, x]
+    again, _ = deep_structures.read(path)[3, 4, x]
     assert compose([again], 1.0, [decay] * 4, decay).value <= values[1] * (1 + 1e-12)

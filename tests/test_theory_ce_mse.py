@@ -15,7 +15,7 @@ import pytest
 from scipy.optimize import brentq, minimize, minimize_scalar
 
 import ufm
-from ufm.theory import REGISTRY, cross_entropy, frames, imbalance, mse, predict, spectral
+from ufm.theory import REGISTRY, cross_entropy, frames, imbalance, mse, predict
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_shallow.json").read_text(encoding="utf-8"))
 
@@ -241,7 +241,7 @@ def test_frames_refuse_a_small_dimension():
     with pytest.raises(ValueError, match=r"dim: 3 is too small .* at least 4"):
         frames.simplex_etf(5, 3)
     with pytest.raises(ValueError, match="rank 2"):
-        spectral.factors_from_logits(np.diag([1.0, 1.0]), [1, 1], dim=1)
+        frames.factors_from_logits(np.diag([1.0, 1.0]), [1, 1], dim=1)
 
 
 def test_seli_closed_form_of_two_groups():
@@ -264,7 +264,7 @@ def test_seli_closed_form_of_two_groups():
 
 def test_seli_factors_the_simplex_encoding():
     counts = [6, 3, 1]
-    w, m = spectral.factors_from_logits(spectral.centering_matrix(3), counts, dim=4)
+    w, m = frames.factors_from_logits(frames.centering_matrix(3), counts, dim=4)
     assert w.shape == (3, 4)
     sel = np.repeat(np.eye(3) - 1 / 3, counts, axis=1)
     np.testing.assert_allclose(w @ np.repeat(m, counts, axis=1), sel, atol=1e-14)
@@ -277,9 +277,9 @@ def test_gram_pair_and_factors_are_the_cheapest():
     rng = np.random.default_rng(3)
     counts, lam_w, lam_h, scale = np.array([7.0, 2.0, 4.0, 1.0]), 0.03, 0.002, 1.7
     logits = rng.normal(size=(4, 3)) @ rng.normal(size=(3, 4))
-    w, m = spectral.factors_from_logits(logits, counts, lam_w, lam_h, dim=6, scale=scale)
+    w, m = frames.factors_from_logits(logits, counts, lam_w, lam_h, dim=6, scale=scale)
     np.testing.assert_allclose(scale * w @ m, logits, atol=1e-13)
-    classifier, means = spectral.gram_pair(logits, counts, math.sqrt(lam_h / lam_w), scale)
+    classifier, means = frames.gram_pair(logits, counts, math.sqrt(lam_h / lam_w), scale)
     np.testing.assert_allclose(w @ w.T, classifier, atol=1e-13)
     np.testing.assert_allclose(m.T @ m, means, atol=1e-13)
     cost = 0.5 * lam_w * (w**2).sum() + 0.5 * lam_h * (counts * (m**2).sum(0)).sum()
@@ -293,7 +293,7 @@ def test_gram_pair_and_factors_are_the_cheapest():
 
 
 def test_gram_of_zero_logits_is_zero():
-    classifier, means = spectral.gram_pair(np.zeros((3, 3)), [1, 2, 3])
+    classifier, means = frames.gram_pair(np.zeros((3, 3)), [1, 2, 3])
     assert not classifier.any()
     assert not means.any()
 
@@ -493,7 +493,7 @@ def test_focal_landscape_has_other_minima():
     assert cross_entropy.focal_value(k, c0, gamma) == pytest.approx(2.568439, abs=5e-7)
     # a local minimum in which only 15 classes are separated lies between the global minimum and zero
     full = Full([1] * k, c0, c0, loss="focal", gamma=gamma)
-    w, m = spectral.factors_from_logits(0.3 * np.pad(spectral.centering_matrix(15), (0, 5)), np.ones(k), c0, c0, k)
+    w, m = frames.factors_from_logits(0.3 * np.pad(frames.centering_matrix(15), (0, 5)), np.ones(k), c0, c0, k)
     start = np.concatenate([w.ravel(), m.ravel()]) + 1e-3 * np.random.default_rng(0).normal(size=2 * k * k)
     run = minimize(full, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-11, "ftol": 0.0})
     assert run.fun == pytest.approx(2.568462, abs=6e-7)
@@ -505,7 +505,7 @@ def test_focal_with_a_bias_can_go_below_the_etf():
     k, gamma, half = 100, 2.0, 50
     c0 = cross_entropy.focal_transition(k, gamma).global_c0
     lam_z = c0  # n = 1
-    logits = 2.365 * np.pad(spectral.centering_matrix(half), (0, half))
+    logits = 2.365 * np.pad(frames.centering_matrix(half), (0, half))
     bias = 1.658 * np.repeat([1 / half, -1 / half], half)
     own = np.diag(softmax(logits + bias[:, None]))
     value = np.mean((1 - own) ** gamma * -np.log(own)) + lam_z * np.linalg.svd(logits, compute_uv=False).sum()
@@ -1167,7 +1167,7 @@ def test_predictions_agree_with_the_objective_of_the_package():
         assert predictions
         for prediction in predictions:
             scale = 1.0 if problem.model.scale is None else float(problem.model.scale)
-            w, m = spectral.factors_from_logits(
+            w, m = frames.factors_from_logits(
                 prediction.logits,
                 problem.labels.counts,
                 float(problem.decay.weight),

@@ -14,19 +14,7 @@ import pytest
 from scipy.optimize import brentq, minimize
 
 import ufm
-from ufm.theory import (
-    REGISTRY,
-    codes,
-    hard_margin,
-    mse,
-    multilabel,
-    nonnegative,
-    peeled,
-    predict,
-    references,
-    regression,
-    sphere,
-)
+from ufm.theory import REGISTRY, cross_entropy, mse, nonnegative, peeled, predict, references, seli, sphere
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = json.loads((ROOT / "tests" / "golden_shallow.json").read_text(encoding="utf-8"))
@@ -58,23 +46,23 @@ def golden_result(entry):
         return prediction.value if quantity == "value" else prediction.quantities[quantity]
     if family == "multilabel":
         sets = {int(m): n for m, n in p["samples_per_set"].items()}
-        found = multilabel.pick_all_labels(p["K"], sets, p["lam_W"], p["lam_H"])._asdict()
+        found = cross_entropy.pick_all_labels(p["K"], sets, p["lam_W"], p["lam_H"])._asdict()
         return list(found["margins"].values()) if quantity == "margins" else found[quantity]
     if family == "regression":
-        return regression.regression(p["targets"], p["lam_W"], p["lam_H"]).value
+        return mse.regression(p["targets"], p["lam_W"], p["lam_H"]).value
     if family == "layer_peeled":
         found = peeled.two_groups(tuple(p["group_sizes"]), p["R"], p["E_H"], p["E_W"])
         names = {"sum_loss_over_R": "sum_loss_over_ratio", "weight_norm_ratio_BA": "weight_norm_ratio"}
         return getattr(found, names.get(quantity, quantity))
     if family == "seli":
-        found = hard_margin.seli_step(p["K"], p["imbalance"], p["minority_fraction"], p["n_min"])
+        found = seli.seli_step(p["K"], p["imbalance"], p["minority_fraction"], p["n_min"])
         names = {"norm_ratio_w": "weight_norm_ratio", "cos_w": "weight_cosines"}
         return getattr(found, names.get(quantity, quantity))
     if family == "cs_svm" and quantity == "nuclear_norm":
-        return hard_margin.hard_margin_norm(p["nk"], p["logit_scale"])
+        return seli.hard_margin_norm(p["nk"], p["logit_scale"])
     if family == "cs_svm":
-        return np.diag(hard_margin.hard_margin_grams(p["nk"], p["logit_scale"])[0])
-    return codes.softmax_code_margin(p["dim"], p["K"])
+        return np.diag(seli.hard_margin_grams(p["nk"], p["logit_scale"])[0])
+    return sphere.softmax_code_margin(p["dim"], p["K"])
 
 
 FAMILIES = [
@@ -588,7 +576,7 @@ def test_margin_is_the_distance_to_a_hull():
     random = np.random.default_rng(0)
     w = random.standard_normal((6, 3))
     w[5] = w[:5].mean(axis=0)  # inside the hull of the others
-    found = codes.one_vs_rest_margins(w)
+    found = sphere.one_vs_rest_margins(w)
     assert found[5] < 1e-12
     for k in range(5):
         x = cvxpy.Variable(5, nonneg=True)
@@ -603,16 +591,16 @@ def test_margin_is_the_distance_to_a_hull():
     ("dim", "k"), [(1, 2), (2, 3), (2, 5), (2, 9), (3, 4), (3, 5), (3, 6), (4, 7), (5, 7), (5, 10), (6, 3)]
 )
 def test_closed_form_codes(dim, k):
-    code, margin = codes.closed_form_code(dim, k), codes.softmax_code_margin(dim, k)
+    code, margin = sphere.closed_form_code(dim, k), sphere.softmax_code_margin(dim, k)
     assert code.shape == (k, dim)
     np.testing.assert_allclose(np.linalg.norm(code, axis=1), 1, rtol=1e-14)
-    np.testing.assert_allclose(codes.one_vs_rest_margin(code), margin, rtol=1e-12)
+    np.testing.assert_allclose(sphere.one_vs_rest_margin(code), margin, rtol=1e-12)
     random = np.random.default_rng(0)
     for _ in range(20):  # nothing random, nor anything near, does better
         w = random.standard_normal((k, dim)) * random.choice([1.0, 0.1]) + code
         w /= np.linalg.norm(w, axis=1, keepdims=True)
-        assert codes.one_vs_rest_margin(w) <= margin + 1e-9
-        assert codes.tammes_bound(w) <= codes.one_vs_rest_margin(w) + 1e-9
+        assert sphere.one_vs_rest_margin(w) <= margin + 1e-9
+        assert sphere.tammes_bound(w) <= sphere.one_vs_rest_margin(w) + 1e-9
 
 
 def test_symmetric_solids_have_the_tabulated_margins():
@@ -624,25 +612,25 @@ def test_symmetric_solids_have_the_tabulated_margins():
     cell24 = np.array([v for v in itertools.product([-1, 0, 1], repeat=4) if np.abs(v).sum() == 2])
     for vectors, key in ((icosahedron, (3, 12)), (cell24, (4, 24))):
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        np.testing.assert_allclose(codes.one_vs_rest_margin(unit), codes.BEST_KNOWN_MARGINS[key], rtol=1e-12)
+        np.testing.assert_allclose(sphere.one_vs_rest_margin(unit), sphere.BEST_KNOWN_MARGINS[key], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("dim", "k"), [(3, 8), (3, 13), (3, 14), (4, 9), (5, 16)])
 def test_search_finds_the_best_known_codes(dim, k):
-    code = codes.softmax_code(dim, k, starts=9, seed=1)
+    code = sphere.softmax_code(dim, k, starts=9, seed=1)
     np.testing.assert_allclose(np.linalg.norm(code, axis=1), 1, rtol=1e-12)
-    found = codes.one_vs_rest_margin(code)
-    assert codes.BEST_KNOWN_MARGINS[dim, k] - 1e-4 <= found <= codes.BEST_KNOWN_MARGINS[dim, k] + 1e-9
+    found = sphere.one_vs_rest_margin(code)
+    assert sphere.BEST_KNOWN_MARGINS[dim, k] - 1e-4 <= found <= sphere.BEST_KNOWN_MARGINS[dim, k] + 1e-9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dim", "k", "starts"),
-    [(d, k, 90 if (d, k) in ((4, 16), (4, 24)) else 15) for d, k in codes.BEST_KNOWN_MARGINS if k < 100],
+    [(d, k, 90 if (d, k) in ((4, 16), (4, 24)) else 15) for d, k in sphere.BEST_KNOWN_MARGINS if k < 100],
 )
 def test_search_finds_every_best_known_code(dim, k, starts):
-    found = codes.one_vs_rest_margin(codes.softmax_code(dim, k, starts=starts, seed=1))
-    assert codes.BEST_KNOWN_MARGINS[dim, k] - 1e-4 <= found <= codes.BEST_KNOWN_MARGINS[dim, k] + 1e-9
+    found = sphere.one_vs_rest_margin(sphere.softmax_code(dim, k, starts=starts, seed=1))
+    assert sphere.BEST_KNOWN_MARGINS[dim, k] - 1e-4 <= found <= sphere.BEST_KNOWN_MARGINS[dim, k] + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -676,8 +664,8 @@ def test_hard_margin_program(counts, delta, required):
     constraints = [d[y] * z[y, y] - d[c] * z[c, y] >= r[y] for y, c in itertools.permutations(range(k), 2)]
     program = cvxpy.Problem(cvxpy.Minimize(cvxpy.normNuc(z @ np.diag(np.sqrt(n)))), constraints)
     value = program.solve(solver="CLARABEL")
-    np.testing.assert_allclose(hard_margin.hard_margin_norm(counts, delta, required), value, rtol=1e-6)
-    np.testing.assert_allclose(hard_margin.hard_margin_logits(k, delta, required), z.value, atol=1e-4)
+    np.testing.assert_allclose(seli.hard_margin_norm(counts, delta, required), value, rtol=1e-6)
+    np.testing.assert_allclose(seli.hard_margin_logits(k, delta, required), z.value, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -686,8 +674,8 @@ def test_hard_margin_program(counts, delta, required):
 def test_step_closed_form_agrees_with_the_spectral_one(k, ratio, minority, samples):
     few = round(minority * k)
     counts = np.repeat([ratio * samples, samples], [k - few, few])
-    step = hard_margin.seli_step(k, ratio, minority, samples)
-    w, m = hard_margin.hard_margin_grams(counts)
+    step = seli.seli_step(k, ratio, minority, samples)
+    w, m = seli.hard_margin_grams(counts)
     for gram, square, product in (
         (w, step.weight_norm_sq, step.weight_products),
         (m, step.feature_norm_sq, step.feature_products),
@@ -698,16 +686,16 @@ def test_step_closed_form_agrees_with_the_spectral_one(k, ratio, minority, sampl
             np.testing.assert_allclose(gram[-2, -1], product[1], rtol=1e-11)
         else:
             assert math.isnan(product[1])
-    np.testing.assert_allclose(step.nuclear_norm, hard_margin.hard_margin_norm(counts), rtol=1e-12)
+    np.testing.assert_allclose(step.nuclear_norm, seli.hard_margin_norm(counts), rtol=1e-12)
 
 
 def test_tuned_margins_make_the_classifier_an_etf():
     counts = np.array([40.0, 7.0, 3.0, 1.0])
-    w, m = hard_margin.hard_margin_grams(counts, margins=counts**-0.5, ratio=2.0)
+    w, m = seli.hard_margin_grams(counts, margins=counts**-0.5, ratio=2.0)
     np.testing.assert_allclose(w / w[0, 0], (np.eye(4) - 0.25) / 0.75, atol=1e-12)
     lengths = np.sqrt(np.diag(m))
     np.testing.assert_allclose(lengths / lengths[0], (counts / counts[0]) ** -0.5, rtol=1e-12)
-    np.testing.assert_allclose(hard_margin.hard_margin_norm(counts, counts**0.5), 3, rtol=1e-12)
+    np.testing.assert_allclose(seli.hard_margin_norm(counts, counts**0.5), 3, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -802,7 +790,7 @@ def pick_all_labels_directly(k, sets, lam_w, lam_h, bias_decay, starts=3):
     ],
 )
 def test_multilabel(k, sets, lam_w, lam_h, bias_decay):
-    found = multilabel.pick_all_labels(k, sets, lam_w, lam_h)
+    found = cross_entropy.pick_all_labels(k, sets, lam_w, lam_h)
     value, w, h, tags = pick_all_labels_directly(k, sets, lam_w, lam_h, bias_decay)
     np.testing.assert_allclose(found.value, value, rtol=1e-10)
     etf = found.weight_norm_sq * (np.eye(k) - (1 - np.eye(k)) / (k - 1))
@@ -815,15 +803,15 @@ def test_multilabel(k, sets, lam_w, lam_h, bias_decay):
 
 def test_multilabel_zero_solution():
     k, sets = 5, {1: 2, 2: 1}
-    threshold = multilabel.pick_all_labels(k, sets, 1e-4, 1e-4).zero_threshold
+    threshold = cross_entropy.pick_all_labels(k, sets, 1e-4, 1e-4).zero_threshold
     for factor, dead in ((0.98, False), (1.02, True)):
         lam = factor * threshold
-        found = multilabel.pick_all_labels(k, sets, 2 * lam, lam / 2)
+        found = cross_entropy.pick_all_labels(k, sets, 2 * lam, lam / 2)
         value, w, _, _ = pick_all_labels_directly(k, sets, 2 * lam, lam / 2, 0.0)
         assert (found.weight_norm_sq == 0) == dead
         assert (np.linalg.norm(w) < 1e-3) == dead
         np.testing.assert_allclose(found.value, value, rtol=1e-10)
-    single = multilabel.pick_all_labels(k, {1: 3}, 0.02, 0.005)
+    single = cross_entropy.pick_all_labels(k, {1: 3}, 0.02, 0.005)
     assert single.zero_threshold == pytest.approx(math.sqrt(3) / 15, rel=1e-14)
     balanced = ufm.shallow([3] * k, weight_decay=0.02, feature_decay=0.005)
     assert single.value == pytest.approx(answer("ce_simplex_etf", balanced).value, rel=1e-13)
@@ -831,9 +819,9 @@ def test_multilabel_zero_solution():
 
 def test_multilabel_errors():
     with pytest.raises(ValueError, match="sizes from 1 to 3"):
-        multilabel.pick_all_labels(3, {4: 1}, 0.1, 0.1)
+        cross_entropy.pick_all_labels(3, {4: 1}, 0.1, 0.1)
     with pytest.raises(ValueError, match="fewer than K"):
-        multilabel.pick_all_labels(3, {3: 1}, 0.1, 0.1)
+        cross_entropy.pick_all_labels(3, {3: 1}, 0.1, 0.1)
 
 
 # ------------------------------------------------------------------ regression
@@ -876,7 +864,7 @@ def test_regression(rows, dim, factor):
         0.05,
         factor * smallest / (12 * 0.05),
     )  # c = factor * l_min: below, between, above the spectrum
-    found = regression.regression(y, lam_w, lam_h, dim)
+    found = mse.regression(y, lam_w, lam_h, dim)
     value, predictions, gram = regression_directly(y, lam_w, lam_h, dim)
     np.testing.assert_allclose(found.value, value, rtol=1e-10)
     np.testing.assert_allclose(found.predictions, predictions, atol=1e-4)
@@ -892,7 +880,7 @@ def test_regression_as_published_below_the_spectrum():
     root_c = math.sqrt(9 * lam_w * lam_h)
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(values)) @ vectors.T
-    found = regression.regression(y, lam_w, lam_h)
+    found = mse.regression(y, lam_w, lam_h)
     assert root_c**2 < values[0]
     np.testing.assert_allclose(
         found.value, 2 * root_c**2 / 2 + root_c * np.trace(root - root_c * np.eye(2)), rtol=1e-12
@@ -903,14 +891,14 @@ def test_regression_as_published_below_the_spectrum():
     residual = -root_c * np.linalg.inv(root) @ (y - y.mean(axis=1, keepdims=True))
     np.testing.assert_allclose(found.predictions - y, residual, atol=1e-12)
     with pytest.raises(ValueError, match="positive"):
-        regression.regression(y, 0.0, 0.1)
+        mse.regression(y, 0.0, 0.1)
 
 
 def test_regression_on_one_hot_targets_is_mse_with_a_free_bias():
     counts, lam_w, lam_h = np.array([9, 4, 2]), 0.01, 0.004
     y = np.repeat(np.eye(3), counts, axis=1)
     other = mse.imbalanced_mse(counts, math.sqrt(lam_w * lam_h), "free")
-    found = regression.regression(y, lam_w, lam_h)
+    found = mse.regression(y, lam_w, lam_h)
     np.testing.assert_allclose(found.value, other.value, rtol=1e-12)
     first = np.cumsum(counts) - counts
     np.testing.assert_allclose(found.predictions[:, first], other.logits + other.bias[:, None], atol=1e-12)

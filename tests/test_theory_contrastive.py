@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize, minimize_scalar
 
 import ufm
-from ufm.theory import REGISTRY, batches, class_collapse, contrastive, predict, two_tower
+from ufm.theory import REGISTRY, batches, contrastive, predict
+from ufm.theory import views as towers
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = json.loads((ROOT / "tests" / "golden_contrastive.json").read_text(encoding="utf-8"))
@@ -466,7 +467,7 @@ def test_golden_sigmoid(entry):
     n, t, b = p["N"], p["t"], p["b"]
     problem = ufm.contrastive(n, loss="sigmoid", temperature=1 / t, offset=b, dim=n)
     found = answer("sigmoid_double_constant", problem)
-    scalar = minimize_scalar(lambda x: two_tower.sigmoid_value(x, n, t, b), bounds=(0, 1), options={"xatol": 1e-13})
+    scalar = minimize_scalar(lambda x: towers.sigmoid_value(x, n, t, b), bounds=(0, 1), options={"xatol": 1e-13})
     assert scalar.fun == pytest.approx(found.value, rel=1e-8)
     direct, h = descend(sigmoid_loss(b), 2 * n, n, 1 / t, starts=1)
     assert direct == pytest.approx(found.value, rel=1e-10)
@@ -490,10 +491,10 @@ def test_golden_sigmoid_thresholds(entry):
     n = entry["params"]["N"]
     if "bs" in entry["id"]:
         t = entry["params"]["t"]
-        close(two_tower.simplex_offset(n, t), entry)
+        close(towers.simplex_offset(n, t), entry)
         close(brentq(lambda b: sigmoid_slope(0.0, n, t, b), -20, 20, xtol=1e-14), entry)
         return
-    antipodal, simplex = two_tower.tied_thresholds(n)
+    antipodal, simplex = towers.tied_thresholds(n)
     end = 0.0 if "simplex" in entry["id"] else 1.0
     close(simplex if end == 0 else antipodal, entry)
     close(brentq(lambda t: sigmoid_slope(end, n, t, t), 0.1, 10, xtol=1e-14), entry)
@@ -510,7 +511,7 @@ def block_gram(m, n, p, s1, s2, s3):
 def mixed_slope(m, n, p, tau, alpha, inside, x=0.0, y=0.0, direction="x"):
     """Derivative of the mixed loss over all samples along x or y, by a complex step."""
     h = 1e-30j
-    s = class_collapse.three_scalars(x + h * (direction == "x"), y + h * (direction == "y"), m, n, p)
+    s = towers.three_scalars(x + h * (direction == "x"), y + h * (direction == "y"), m, n, p)
     return mixed_loss(m, n, p, alpha, inside)(block_gram(m, n, p, *s) / tau)[0].imag / 1e-30
 
 
@@ -521,15 +522,15 @@ def test_golden_class_collapse_thresholds(entry):
     inside, views = "selfin" in entry["id"], p.get("p", 1)
     view = "aview" in entry["id"]
     if view:
-        close(class_collapse.view_threshold(m, n, tau, views), entry)
+        close(towers.view_threshold(m, n, tau, views), entry)
     else:
-        close(class_collapse.collapse_threshold(m, n, tau, views, inside), entry)
+        close(towers.collapse_threshold(m, n, tau, views, inside), entry)
     direction = "y" if view else "x"
     # the slope is linear in alpha
     low, high = (mixed_slope(m, n, views, tau, a, inside, direction=direction) for a in (0.0, 1.0))
     close(low / (low - high), entry)
     if inside:
-        assert class_collapse.collapse_threshold(m, n, tau, 3, True) == class_collapse.collapse_threshold(m, n, tau)
+        assert towers.collapse_threshold(m, n, tau, 3, True) == towers.collapse_threshold(m, n, tau)
 
 
 @golden("ssem-loss", "ssem-var")
@@ -557,7 +558,7 @@ def spread_gram(m, n, s2, s3):
 def test_golden_spread(entry):
     p = entry["params"]
     m, n, tau = p["m"], p["n"], p["tau"]
-    close(two_tower.spread_threshold(m, n, tau), entry)
+    close(towers.spread_threshold(m, n, tau), entry)
     x = 1e-30j
     gram = spread_gram(m, n, 1 - x * n / (n - 1), -(1 - x) / (m - 1))
     low, high = (spread_loss(m, n, a)(gram / tau)[0].imag for a in (0.0, 1.0))
@@ -737,17 +738,17 @@ def test_nonnegative_ridge_thresholds_are_where_classes_vanish():
 def test_class_collapse_by_descent(alpha, inside):
     """Also below the view threshold (alpha = 0.02 at this temperature), where the views of an instance repel."""
     m, n, p, tau = 3, 2, 3, 0.5
-    found = class_collapse.class_collapse_optimum(m, n, tau, alpha, p, inside)
+    found = towers.class_collapse_optimum(m, n, tau, alpha, p, inside)
     direct, h = descend(mixed_loss(m, n, p, alpha, inside), m * n * p, m * n * p, tau)
     assert direct == pytest.approx(found.value, rel=1e-8)
     expected = block_gram(m, n, p, found.same_instance, found.same_class, found.other_class)
     np.testing.assert_allclose(h.T @ h, expected, atol=3e-3)
     if not inside:
-        repels = alpha < class_collapse.view_threshold(m, n, tau, p)
+        repels = alpha < towers.view_threshold(m, n, tau, p)
         assert (found.view_variance > 0) is bool(repels)
     else:
         assert found.view_variance == 0
-    collapsed = alpha <= class_collapse.collapse_threshold(m, n, tau, p, inside)
+    collapsed = alpha <= towers.collapse_threshold(m, n, tau, p, inside)
     assert (found.instance_variance == 0) is bool(collapsed)
 
 
@@ -762,13 +763,13 @@ def test_class_collapse_by_descent(alpha, inside):
     seed=st.integers(0, 9),
 )
 def test_class_collapse_is_least_over_its_scalars(m, n, p, tau, alpha, inside, seed):
-    found = class_collapse.class_collapse_optimum(m, n, tau, alpha, p, inside)
-    s = class_collapse.three_scalars(found.instance_variance, found.view_variance, m, n, p)
+    found = towers.class_collapse_optimum(m, n, tau, alpha, p, inside)
+    s = towers.three_scalars(found.instance_variance, found.view_variance, m, n, p)
     gram = block_gram(m, n, p, *s)
     assert np.linalg.eigvalsh(gram)[0] > -1e-12
     assert mixed_loss(m, n, p, alpha, inside)(gram / tau)[0] == pytest.approx(found.value, rel=1e-11)
     x, y = np.random.default_rng(seed).dirichlet([1, 1, 1], size=200)[:, :2].T
-    others = class_collapse.mixed_value(x, y, m, n, tau, alpha, p, inside)
+    others = towers.mixed_value(x, y, m, n, tau, alpha, p, inside)
     assert np.all(others >= found.value - 1e-12)
 
 
@@ -776,48 +777,48 @@ def test_class_collapse_is_least_over_its_scalars(m, n, p, tau, alpha, inside, s
 def test_the_mixed_loss_is_its_definition(inside):
     m, n, p, tau, alpha = 3, 2, 3, 0.4, 0.3
     for x, y in ((0.0, 0.0), (0.3, 0.1), (0.2, 0.8), (1.0, 0.0)):
-        gram = block_gram(m, n, p, *class_collapse.three_scalars(x, y, m, n, p))
+        gram = block_gram(m, n, p, *towers.three_scalars(x, y, m, n, p))
         expected = mixed_loss(m, n, p, alpha, inside)(gram / tau)[0]
-        found = class_collapse.mixed_value(x, y, m, n, tau, alpha, p, inside)
+        found = towers.mixed_value(x, y, m, n, tau, alpha, p, inside)
         assert float(found) == pytest.approx(expected, rel=1e-13)
 
 
 def test_class_collapse_thresholds_are_where_the_optimum_moves():
     m, n, p, tau = 4, 3, 2, 0.2
     for inside in (True, False):
-        edge = class_collapse.collapse_threshold(m, n, tau, p, inside)
-        assert class_collapse.class_collapse_optimum(m, n, tau, edge - 1e-7, p, inside).instance_variance == 0
-        assert class_collapse.class_collapse_optimum(m, n, tau, edge + 1e-7, p, inside).instance_variance > 0
-    edge = class_collapse.view_threshold(m, n, tau, p)
+        edge = towers.collapse_threshold(m, n, tau, p, inside)
+        assert towers.class_collapse_optimum(m, n, tau, edge - 1e-7, p, inside).instance_variance == 0
+        assert towers.class_collapse_optimum(m, n, tau, edge + 1e-7, p, inside).instance_variance > 0
+    edge = towers.view_threshold(m, n, tau, p)
     plain = (p - 1) / (n * p - 1)
-    assert edge < plain < class_collapse.collapse_threshold(m, n, tau, p, False)
-    assert class_collapse.class_collapse_optimum(m, n, tau, edge - 1e-7, p, False).view_variance > 0
-    assert class_collapse.class_collapse_optimum(m, n, tau, plain, p, False).within_variance == 0
+    assert edge < plain < towers.collapse_threshold(m, n, tau, p, False)
+    assert towers.class_collapse_optimum(m, n, tau, edge - 1e-7, p, False).view_variance > 0
+    assert towers.class_collapse_optimum(m, n, tau, plain, p, False).within_variance == 0
     etf = contrastive.balanced_optimum(m, n * p, tau).value
-    assert class_collapse.class_collapse_optimum(m, n, tau, plain, p, False).value == pytest.approx(etf, rel=1e-13)
+    assert towers.class_collapse_optimum(m, n, tau, plain, p, False).value == pytest.approx(etf, rel=1e-13)
 
 
 def test_thresholds_over_arrays():
     n, tau = np.array([[2], [5], [50]]), np.array([[0.1, 0.5, 1.0, 2.0]])
-    inside = class_collapse.collapse_threshold(10, n, tau)
+    inside = towers.collapse_threshold(10, n, tau)
     assert inside.shape == (3, 4)
-    assert inside[2, 1] == class_collapse.collapse_threshold(10, 50, 0.5)
-    assert class_collapse.view_threshold(10, n, tau, 2)[1, 0] == class_collapse.view_threshold(10, 5, 0.1)
-    assert two_tower.spread_threshold(10, n, tau)[2, 1] == two_tower.spread_threshold(10, 50, 0.5)
-    offsets = two_tower.simplex_offset(n + 3, tau)
+    assert inside[2, 1] == towers.collapse_threshold(10, 50, 0.5)
+    assert towers.view_threshold(10, n, tau, 2)[1, 0] == towers.view_threshold(10, 5, 0.1)
+    assert towers.spread_threshold(10, n, tau)[2, 1] == towers.spread_threshold(10, 50, 0.5)
+    offsets = towers.simplex_offset(n + 3, tau)
     assert offsets.shape == (3, 4)
     assert np.all(np.diff(offsets) > 0)
-    assert np.all(np.diff(two_tower.antipodal_offset(n + 3, tau)) < 0)
-    assert two_tower.simplex_offset(4, 1e4) == pytest.approx(math.log(0.25) + math.log(16) / 2 + 1e4 * (2 / 3 - 1 / 3))
+    assert np.all(np.diff(towers.antipodal_offset(n + 3, tau)) < 0)
+    assert towers.simplex_offset(4, 1e4) == pytest.approx(math.log(0.25) + math.log(16) / 2 + 1e4 * (2 / 3 - 1 / 3))
 
 
 @pytest.mark.parametrize(("n", "t", "b"), [(3, 2.0, 0.2), (4, 1.0, 0.1), (6, 5.0, -1.0), (6, 3.0, -4.0), (5, 0.3, 3.0)])
 @pytest.mark.parametrize("kind", ["sphere", "ball"])
 def test_sigmoid_by_descent(n, t, b, kind):
-    found = two_tower.sigmoid_optimum(n, t, b)
+    found = towers.sigmoid_optimum(n, t, b)
     direct, _ = descend(sigmoid_loss(b), 2 * n, n, 1 / t, kind, starts=3)
     assert direct == pytest.approx(found.value, rel=1e-9)
-    simplex, antipodal = b >= two_tower.simplex_offset(n, t), b <= two_tower.antipodal_offset(n, t)
+    simplex, antipodal = b >= towers.simplex_offset(n, t), b <= towers.antipodal_offset(n, t)
     assert found.phase == ("simplex" if simplex else "antipodal" if antipodal else "between")
 
 
@@ -833,7 +834,7 @@ def test_spread_by_descent(a, kind):
     assert (x == 0) is (a >= found.quantities["collapse_mix"])
     cross = spread_gram(m, n, found.quantities["cosine_same_class"], found.quantities["cosine_other_class"])
     assert spread_loss(m, n, a)(cross / tau)[0] == pytest.approx(found.value, rel=1e-12)
-    grid = two_tower.spread_value(np.linspace(0, 1, 1001), m, n, tau, a)
+    grid = towers.spread_value(np.linspace(0, 1, 1001), m, n, tau, a)
     assert np.all(grid >= found.value - 1e-13)
     if a > 0 and kind == "sphere":
         means = h.reshape(h.shape[0], m, -1).mean(axis=2)
@@ -1193,14 +1194,14 @@ def test_collapse_needs_little_room():
             lambda: batches.batch_graph([[0, 9]], Y6),
             "batches: 9 is no column; give numbers 0..5, and -1 for an empty place",
         ),
-        (lambda: two_tower.sigmoid_optimum(2, 1.0, 0.0), "instances: 2 is not allowed; give 3 or more"),
-        (lambda: two_tower.tied_thresholds([5, 3]), "instances: 3 is not allowed; give 4 or more"),
-        (lambda: two_tower.spread_optimum(2, 3, 1.0, 1.5), "mix: 1.5 must lie in [0, 1]"),
+        (lambda: towers.sigmoid_optimum(2, 1.0, 0.0), "instances: 2 is not allowed; give 3 or more"),
+        (lambda: towers.tied_thresholds([5, 3]), "instances: 3 is not allowed; give 4 or more"),
+        (lambda: towers.spread_optimum(2, 3, 1.0, 1.5), "mix: 1.5 must lie in [0, 1]"),
         (
-            lambda: class_collapse.view_threshold(2, 3, 1.0, 1),
+            lambda: towers.view_threshold(2, 3, 1.0, 1),
             "views: 1 is not allowed; give 2 or more, an anchor needs a positive",
         ),
-        (lambda: class_collapse.class_collapse_optimum(2, 3, 1.0, -0.1), "alpha: -0.1 must lie in [0, 1]"),
+        (lambda: towers.class_collapse_optimum(2, 3, 1.0, -0.1), "alpha: -0.1 must lie in [0, 1]"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

@@ -14,7 +14,7 @@ import pytest
 from scipy.optimize import differential_evolution, minimize, minimize_scalar
 
 from ufm.theory import deep, deep_ce, deep_structures, sphere
-from ufm.theory._minima import lowest
+from ufm.theory._roots import lowest
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_deep.json").read_text(encoding="utf-8"))
 

@@ -28,8 +28,7 @@ from ._programs import compiled
 from .solve.loop import walk
 from .solve.methods import LBFGS
 from .solve.smoothed import STAGES
-from .theory.best_known import trim
-from .theory.deep_structures import Directions, small_decay_ratio
+from .theory.deep_structures import Directions, small_decay_ratio, trim
 
 _GTOL = 1e-7
 

@@ -9,9 +9,15 @@ import numpy as np
 
 from .._checks import FRACTION, POSITIVE, checked, flag, pair_of, whole, whole_number, whole_numbers
 from ..problem import GramProgram, Problem, contrastive, group_program, labels
-from ..theory.class_collapse import class_collapse_optimum, collapse_threshold, view_threshold
 from ..theory.contrastive import minority_collapse_ratio, step_optimum
-from ..theory.two_tower import antipodal_offset, sigmoid_optimum, simplex_offset
+from ..theory.views import (
+    antipodal_offset,
+    class_collapse_optimum,
+    collapse_threshold,
+    sigmoid_optimum,
+    simplex_offset,
+    view_threshold,
+)
 from .diagram import Answers, Arrays, Axis, Plane, diagram
 
 _MERGED = 1e-6

@@ -12,7 +12,6 @@ import numpy as np
 from .._checks import FRACTION, POSITIVE, SEED, STEPS, checked, pair_of, whole, whole_number, whole_numbers
 from ..problem import Params, Problem, deep, stack
 from ..search import random_starts
-from ..theory.best_known import best_blocks
 from ..theory.deep import (
     certified_zero_threshold,
     collapse_zero_threshold,
@@ -20,7 +19,7 @@ from ..theory.deep import (
     linear_optimum,
     zero_constant,
 )
-from ..theory.deep_structures import Composition, compose
+from ..theory.deep_structures import Composition, best_blocks, compose
 from .diagram import Answers, Arrays, Axis, Plane, diagram
 
 _SAME = 1e-6

@@ -22,7 +22,7 @@ from ..theory.imbalance import group_collapse_threshold
 from ..theory.mse import balanced_mse, etf_to_of_bias_decay
 from ..theory.nonnegative import nonnegative_ce
 from ..theory.peeled import log_collapse_ratio, two_groups
-from ..theory.ridge import RidgePoint, ridge_two_groups, seli_distance, seli_law
+from ..theory.seli import RidgePoint, ridge_two_groups, seli_distance, seli_law
 from .diagram import Answers, Arrays, Axis, Plane, Trace, diagram
 from .minority import LAMBDA_Z, RATIO, group_margins, two_group_counts
 
@@ -360,7 +360,7 @@ def seli(
 
     As the decay vanishes the logits turn into the SELI geometry (Thrampoulidis et al. 2022), but like 1/log(1/λ_Z):
     most decays in use are far from it.  The bands of distance are those of the two-group solution of
-    :mod:`ufm.theory.ridge`, beside its law for vanishing decay.  The minority has one sample per class, so that it
+    :mod:`ufm.theory.seli`, beside its law for vanishing decay.  The minority has one sample per class, so that it
     merges at N λ_Z = 1, the end of the default range.
 
     Args:

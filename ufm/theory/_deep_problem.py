@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..problem import Params, Problem
-from ._conditions import balanced, counts_of, number, plain_loss
 from .deep_structures import Network
-from .oracle import Answer, Hypothesis
+from .oracle import Answer, Hypothesis, balanced, counts_of, number, plain_loss
 
 
 def concerns(loss: str, activation: str | None = None) -> Any:

@@ -23,9 +23,8 @@ import numpy as np
 from .._checks import show, whole_number
 from ..problem import Labels, Problem
 from ..problem.contrastive import BatchedSupCon, check_contrastive
-from ._conditions import balanced, check_positive, counts_of, wide
 from .contrastive import etf_gram, radius_squared, unit_temperature
-from .oracle import LARGEST_GRAM, Answer, Hypothesis, oracle
+from .oracle import LARGEST_GRAM, Answer, Hypothesis, balanced, check_positive, counts_of, oracle, wide
 
 FAMILIES = ("multisets", "subsets")
 

@@ -24,9 +24,19 @@ import numpy as np
 
 from ..problem import Problem
 from ..problem.contrastive import SupCon
-from ._conditions import balanced, check_at_least, check_positive, counts_of, number, wide
 from ._roots import root, widen
-from .oracle import LARGEST_GRAM, Answer, Hypothesis, oracle
+from .oracle import (
+    LARGEST_GRAM,
+    Answer,
+    Hypothesis,
+    balanced,
+    check_at_least,
+    check_positive,
+    counts_of,
+    number,
+    oracle,
+    wide,
+)
 
 LARGEST_GROUPS = 10
 """Number of groups of classes up to which :func:`group_optimum` is asked by an oracle."""

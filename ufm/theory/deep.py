@@ -25,9 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._conditions import check_at_least, check_positive
-from ._minima import lowest
-from ._roots import root
+from ._roots import lowest, root
+from .oracle import check_at_least, check_positive
 
 # ------------------------------------------------------------------ the scalar problem
 

@@ -24,11 +24,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._conditions import check_at_least, check_positive
-from ._minima import lowest
-from ._roots import root, widen
+from ._roots import lowest, root, widen
 from .deep import log_decay_product
 from .deep_structures import Network, balanced_factors, factored, split
+from .oracle import check_at_least, check_positive
 
 _LARGEST_SCALE = math.log(2000.0)
 """log β from which on the fit is below every float."""

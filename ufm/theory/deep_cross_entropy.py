@@ -14,7 +14,6 @@ import math
 
 from ..problem import Problem
 from . import deep_ce
-from ._conditions import counts_of, number
 from ._deep_problem import (
     at_least,
     balanced_given,
@@ -30,7 +29,7 @@ from .deep import log_decay_product
 from .deep_ce import Scaled, Structure
 from .deep_structures import Network, zero_network
 from .imbalance import loss_parameters, zero_point
-from .oracle import Answer, Hypothesis, oracle
+from .oracle import Answer, Hypothesis, counts_of, number, oracle
 
 PERSISTENCE = "Garrod & Keating 2025 (arXiv 2410.23169)"
 

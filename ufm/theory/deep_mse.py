@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..problem import Problem
-from . import best_known, deep, deep_structures
-from ._conditions import balanced, counts_of, no_bias, number
+from . import deep, deep_structures
 from ._deep_problem import (
     at_least,
     balanced_given,
@@ -35,7 +34,7 @@ from ._deep_problem import (
 )
 from .deep_structures import Composition, Directions, Network
 from .mse import mse_zero_point
-from .oracle import Answer, Hypothesis, oracle
+from .oracle import Answer, Hypothesis, balanced, counts_of, no_bias, number, oracle
 
 LINEAR = "related: Dang et al. 2023 (arXiv 2301.00437)"
 RELU = "related: Súkeník et al. 2023 (arXiv 2305.13165), Súkeník et al. 2024 (arXiv 2405.14468)"
@@ -375,15 +374,15 @@ def deep_composed(problem: Problem) -> Answer:
     statement="ReLU, L >= 3: the lowest network found by the shipped search, composed of collapsed classes, Kneser "
     "blocks and tabulated structures; an upper bound.",
     concerns=concerns("mse", "relu"),
-    hypotheses=lambda problem: _when(_relu_balanced(problem), lambda: (_fits(problem, best_known.best_blocks),)),
+    hypotheses=lambda problem: _when(_relu_balanced(problem), lambda: (_fits(problem, deep_structures.best_blocks),)),
     about="deep",
 )
 def deep_best_known(problem: Problem) -> Answer:
-    """The network of :func:`ufm.theory.best_known.best_blocks`: lowest found by the shipped search, and no more.
+    """The network of :func:`ufm.theory.deep_structures.best_blocks`: lowest found by the shipped search, and no more.
 
     ``found_K`` is the table's entry for K classes and vanishing decays, ``found_K_at_x`` that found at one decay.
     """
-    return _composed(problem, best_known.best_blocks)
+    return _composed(problem, deep_structures.best_blocks)
 
 
 @oracle(

@@ -2,6 +2,15 @@
 
 A frame here is a d x K matrix whose columns are the vectors; its Gram matrix is F^T F.  Every frame comes as a
 matrix in standard position; any rotation of R^d serves as well.
+
+The spectral side of the logit program: from class logits to Gram matrices and factors.
+
+Without constraints on W and H only the logits matter: at given class logits Z (K x K, scale s)
+
+    min { (λ_W/2)||W||² + (λ_H/2) Σ_k n_k ||m_k||² : s W M = Z } = λ_Z ||Z D^{1/2}||_*,   λ_Z = √(λ_W λ_H)/s,
+
+and every minimiser (W, M) has the same two Gram matrices.  They come from one singular value decomposition, which
+is cut where singular values are rounding noise.  Nothing here is meant to be differentiated.
 """
 
 from __future__ import annotations
@@ -10,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .spectral import centering_matrix, gram_pair
+from ..problem import Problem
+from .oracle import Answer, Hypothesis, oracle
 
 
 def contrast_basis(num_classes: int) -> np.ndarray:
@@ -106,3 +116,133 @@ def _pad(frame: np.ndarray, dim: int | None) -> np.ndarray:
     if dim < rows:
         raise ValueError(f"dim: {dim} is too small for this frame of {columns} vectors; give at least {rows}")
     return np.vstack([frame, np.zeros((dim - rows, columns))])
+
+
+# ------------------------------------------------------------------ from class logits to Gram matrices and factors
+
+
+def centering_matrix(num_classes: int) -> np.ndarray:
+    """Π = I - J/K, the projector onto the contrasts; K/(K-1) Π is the Gram matrix of a simplex ETF."""
+    return np.eye(num_classes) - 1.0 / num_classes
+
+
+def truncated_svd(matrix: np.ndarray, cut: float = 1e-12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thin singular value decomposition (U, s, V^T) without the singular values below cut * ||matrix||_2."""
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    kept = s > cut * s[0] if s[0] > 0 else np.zeros(s.shape, bool)
+    return u[:, kept], s[kept], vt[kept]
+
+
+def gram_pair(logits: np.ndarray, counts: Any, ratio: float = 1.0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Gram matrices of the cheapest factors of given class logits.
+
+        Z D^{1/2} / s = U S V^T,   W W^T = ratio U S U^T,   M^T M = ratio^{-1} D^{-1/2} V S V^T D^{-1/2}.
+
+    Args:
+        logits: Z, K x K, without bias; column k belongs to a sample of class k.
+        counts: n_k, shape (K,).
+        ratio: √(λ_H/λ_W).
+        scale: s, the factor of the logits in Z = s W M.
+
+    Returns:
+        (W W^T, M^T M), both K x K.
+
+    Status: derived (standard).
+
+    >>> gram_pair(np.diag([2.0, 4.0]), [4, 1])[0]
+    array([[4., 0.],
+           [0., 4.]])
+    """
+    root = np.sqrt(np.asarray(counts, dtype=np.float64))
+    u, s, vt = truncated_svd(np.asarray(logits, dtype=np.float64) * root / scale)
+    means = (vt / root).T
+    return ratio * (u * s) @ u.T, (means * s) @ means.T / ratio
+
+
+def factors_from_logits(
+    logits: np.ndarray,
+    counts: Any,
+    weight_decay: float = 1.0,
+    feature_decay: float = 1.0,
+    dim: int | None = None,
+    scale: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cheapest classifier and class means with given class logits.
+
+        Z D^{1/2} / s = U S V^T,   W = (λ_H/λ_W)^{1/4} U S^{1/2} R^T,   M = (λ_W/λ_H)^{1/4} R S^{1/2} V^T D^{-1/2},
+
+    with R the first columns of the identity; any other orthonormal R serves as well.
+
+    Args:
+        logits: Z, K x K, without bias.
+        counts: n_k, shape (K,).
+        weight_decay: λ_W.
+        feature_decay: λ_H.
+        dim: feature dimension d; rank Z by default.
+        scale: s, the factor of the logits in Z = s W M.
+
+    Returns:
+        (W, M) with shapes K x d and d x K.
+
+    Raises:
+        ValueError: d is below the rank of Z.
+
+    Status: derived (standard).
+
+    >>> w, m = factors_from_logits(centering_matrix(3), [5, 5, 5])
+    >>> bool(np.allclose(w @ m, centering_matrix(3)))
+    True
+    """
+    root = np.sqrt(np.asarray(counts, dtype=np.float64))
+    u, s, vt = truncated_svd(np.asarray(logits, dtype=np.float64) * root / scale)
+    dim = max(1, len(s)) if dim is None else dim
+    if dim < len(s):
+        raise ValueError(f"dim: {dim} is below the rank {len(s)} of the logits")
+    balance = (feature_decay / weight_decay) ** 0.25
+    frame = np.eye(dim, len(s))
+    return balance * (u * np.sqrt(s)) @ frame.T, frame @ (vt * np.sqrt(s)[:, None]) / root / balance
+
+
+def gram_answer(problem: Problem, logits: np.ndarray) -> Answer:
+    """The fields of a prediction that follow from the class logits of an unconstrained problem."""
+    ratio = float(np.sqrt(problem.decay.feature / problem.decay.weight))
+    scale = 1.0 if problem.model.scale is None else float(problem.model.scale)
+    classifier, means = gram_pair(logits, problem.labels.counts, ratio, scale)
+    return {"logits": logits, "classifier_gram": classifier, "class_means_gram": means}
+
+
+def _room_for_descent(problem: Problem) -> tuple[Hypothesis, ...]:
+    rank = problem.sufficient_dim
+    return (
+        Hypothesis(
+            "d exceeds the largest rank of W at a critical point",
+            problem.model.dim > rank,
+            f"d = {problem.model.dim}, rank at most {rank}",
+        ),
+    )
+
+
+@oracle(
+    "strict_saddles",
+    status="derived",
+    citation=(
+        "related: Zhu et al. 2021 (arXiv 2105.02375), Zhou et al. 2022 (arXiv 2203.01238), "
+        "Shen & Gu 2024 (arXiv 2407.10702)"
+    ),
+    statement="Every critical point is a global minimiser or a strict saddle (with a direction of negative curvature).",
+    concerns=lambda problem: problem.loss.convex and problem.model.is_free,
+    hypotheses=_room_for_descent,
+)
+def strict_saddles(problem: Problem) -> Answer:
+    """Rank argument: a critical point leaves a direction q of R^d unused; if ||Γ||_2 > λ_Z it descends along q.
+
+    At a critical point rank W <= K - 1 for the cross-entropy family (with logit scales δ the vector 1/δ is a left
+    null vector of W) and for MSE with a free bias; rank W <= K for MSE otherwise.  If ||Γ||_2 <= λ_Z the point is
+    a global minimiser, for every d.  Otherwise, with top singular pair (u, v) of Γ and q orthogonal to the rows of
+    W and the columns of H, the direction
+
+        dW = (λ_H/λ_W)^{1/4} u q^T,   dM = -(λ_W/λ_H)^{1/4} q v^T D^{-1/2}
+
+    has second derivative 2 (s λ_Z - s ||Γ||_2) < 0.
+    """
+    return {"quantities": {"local_minima_are_global": True}}

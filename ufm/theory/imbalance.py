@@ -26,11 +26,10 @@ import numpy as np
 
 from ..measure.modes import PHASES
 from ..problem import Problem
-from ._conditions import counts_of, number, plain_loss, smoothing_of, wide
 from ._roots import root, widen
+from .frames import gram_answer
 from .mse import mse_zero_point
-from .oracle import Answer, Hypothesis, oracle
-from .spectral import gram_answer
+from .oracle import Answer, Hypothesis, counts_of, number, oracle, plain_loss, smoothing_of, wide
 
 HONG_LING = "Hong & Ling 2023 (arXiv 2309.09725)"
 

@@ -25,17 +25,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..problem import Problem
-from ._conditions import (
-    balanced,
-    counts_of,
-    decays_of,
-    no_bias,
-    number,
-    plain_loss,
-    smoothing_of,
-    wide,
-    zero_bias,
-)
 from .cross_entropy import (
     focal_margin,
     focal_transition,
@@ -45,7 +34,20 @@ from .cross_entropy import (
     zero_threshold_c0,
 )
 from .mse import imbalanced_mse
-from .oracle import Answer, Hypothesis, oracle
+from .oracle import (
+    Answer,
+    Hypothesis,
+    balanced,
+    counts_of,
+    decays_of,
+    no_bias,
+    number,
+    oracle,
+    plain_loss,
+    smoothing_of,
+    wide,
+    zero_bias,
+)
 
 
 class NonnegativeOptimum(NamedTuple):

@@ -34,10 +34,21 @@ from typing import Any
 import numpy as np
 
 from ..problem import Problem
-from ._conditions import balanced, counts_of, no_bias, number, plain_loss, smoothing_of, wide, zero_bias
 from ._roots import root, widen
-from .oracle import Answer, Hypothesis, oracle
-from .spectral import gram_pair
+from .frames import gram_pair
+from .oracle import (
+    Answer,
+    Hypothesis,
+    balanced,
+    counts_of,
+    no_bias,
+    number,
+    oracle,
+    plain_loss,
+    smoothing_of,
+    wide,
+    zero_bias,
+)
 from .sphere import equal_gap_loss, equal_gap_peak, log_equal_gap_loss
 
 # ------------------------------------------------------------------ balanced
