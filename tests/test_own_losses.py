@@ -216,7 +216,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "counts", "others"), CASES)
+LONG = (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "others"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (i in LONG)) for i, case in enumerate(CASES)],
+)
 def test_answers_are_global(name, counts, others):
     decay = 0.01 * len(counts) / np.mean(counts)
     problem = ufm.shallow(counts, loss=name, weight_decay=0.01, feature_decay=decay, **others)
@@ -275,7 +281,7 @@ HELD = [
 ]
 
 
-@pytest.mark.parametrize("model", HELD)
+@pytest.mark.parametrize("model", [*HELD[1:3], *(pytest.param(model, marks=pytest.mark.slow) for model in HELD[::3])])
 def test_constrained_factors(model):
     """Equal counts: the relaxation of one-vs-all is tight for a budget; nowhere is a bound above what is found."""
     problem = ufm.shallow([10, 10, 10], loss="own-ova", **model)
