@@ -172,7 +172,7 @@ def supcon_minority(
         source="derived; related: Vock et al. 2026",
         gap=gap,
         limits={"gtol": 1e-11},
-        block=9216,
+        block=9216,  # the grid of the defaults in one call: last bits depend on the size of a call
     )
 
 

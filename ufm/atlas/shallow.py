@@ -558,7 +558,7 @@ def peeled_collapse(
         title=f"minority collapse of the layer-peeled model, {classes} classes, $E_W={classifier_budget:g}$",
         source="Fang et al. 2021 (the limit R -> infinity); the finite ratio derived",
         gap=gap,
-        block=len(majority),
+        block=84,  # the grid of the defaults in one call: last bits depend on the size of a call
     )
 
 
