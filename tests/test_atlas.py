@@ -234,6 +234,18 @@ def test_on_all_devices_and_on_any_executor(toy, calls):
         xr.testing.assert_identical(runner.dataset_of(chart, executor=pool), alone)
 
 
+@pytest.mark.slow
+def test_on_a_cluster(toy, tmp_path):
+    """Workers of dask get the function itself where its module is not theirs to import."""
+    from ufm.sweep import connect
+
+    with connect("local:1") as client:
+        found = atlas.run("toy", tmp_path, cells=4, executor=client)
+    assert (found.cells, found.wrong_phases) == (16, 0)
+    with xr.open_dataset(tmp_path / "toy.nc", engine="h5netcdf") as opened:
+        xr.testing.assert_identical(opened.load(), atlas.dataset("toy", cells=4))
+
+
 @pytest.mark.parametrize("name", DIAGRAMS)
 def test_charts_go_to_other_processes(name):
     """What a task carries is a name and settings; the other process asks the function again."""

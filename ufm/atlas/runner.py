@@ -8,6 +8,7 @@ stopped it.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import itertools
 import json
 import math
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -559,7 +561,9 @@ def save_dataset(dataset: xr.Dataset, path: Path) -> None:
 
     The file is made in memory: HDF5 ends the process when it cannot write to a disk.
     """
-    content = dataset.to_netcdf(engine="h5netcdf", encoding={name: {"zlib": True} for name in dataset.data_vars})
+    dask = sys.modules.get("dask")  # with a client of a cluster, xarray would ask it for a lock on memory
+    with contextlib.nullcontext() if dask is None else dask.config.set(scheduler="synchronous"):
+        content = dataset.to_netcdf(engine="h5netcdf", encoding={name: {"zlib": True} for name in dataset.data_vars})
     _files.write(path, bytes(content))
 
 
