@@ -29,8 +29,7 @@ from ._files import make_folder, whole
 from ._json import as_json, plain
 from ._memory import check_bytes
 from ._version import versions
-from .answer import answer, certified_many, describe
-from .certify import certify
+from .answer import Judged, answer, certified_many, describe, judge_minima
 from .measure import (
     LabelledFeatures,
     Layers,
@@ -758,12 +757,14 @@ def _optimum(
         notes.append("no model was solved: for several weight matrices give weight_decay and feature_decay")
         return None, None, []
     grid, problems = asked.path(over, points)
-    params, words, gaps = _solved_path(problems, gap)
-    means = class_means(problems, params)
+    judged = _solved_path(problems, gap)
+    solved = [_Solved(problems[i], judged[i].result.params) for i in range(len(grid))]
+    words = [str(word) for word in judged.certificate.words]
+    gaps = np.asarray(judged.relative_gap, dtype=np.float64)
+    means = class_means(problems, judged.result.params)
     distance, centred = np.full(len(grid), np.nan), np.full(len(grid), np.nan)
     for i in range(len(grid)):
-        here = _Solved(problems[i], _at(params, i))
-        if _alive(here):
+        if _alive(solved[i]):
             T = means[i].T @ means[i]
             distance[i] = gram_distance(learned.gram, T)
             centred[i] = gram_distance(_centred(learned.gram), _centred(T))
@@ -782,20 +783,13 @@ def _optimum(
     if best in (0, len(grid) - 1):
         notes.append("the nearest point is at an end of the path")
     path = Path1D(over, grid, distance, centred, tuple(words), gaps, best, best_centred)
-    solved = _Solved(problems[best], _at(params, best))
     targets = []
     for label, i in (("optimum", best), ("optimum_centred", best_centred)):
         if label == "optimum" or i != best:
-            here = _Solved(problems[i], _at(params, i))
-            judged = {"verdict": words[i], "relative_gap": float(gaps[i])}
+            verdict = {"verdict": words[i], "relative_gap": float(gaps[i])}
             T = means[i].T @ means[i]
-            targets.append(learned.held(label, "solved", T, here.classifier_gram, **judged))
-    return solved, path, targets + _oracles(learned, predict(problems[best]))
-
-
-def _at(params: Params, index: int) -> Params:
-    weights = tuple(np.asarray(w)[index] for w in params.weights)
-    return Params(weights, np.asarray(params.features)[index], None if params.bias is None else params.bias[index])
+            targets.append(learned.held(label, "solved", T, solved[i].classifier_gram, **verdict))
+    return solved[best], path, targets + _oracles(learned, predict(problems[best]))
 
 
 def _alive(solved: _Solved) -> bool:
@@ -805,41 +799,10 @@ def _alive(solved: _Solved) -> bool:
     return bool(np.max(np.abs(class_logits(solved.problem, solved.params))) > 1e-6)
 
 
-def _solved_path(problems: Problem, gap: float) -> tuple[Params, list[str], np.ndarray]:
-    """Optima of a stack with verdicts and gaps; where theory knows orthogonal optima, those, proven like the rest."""
-    known = [_from_theory(problems[i]) for i in range(len(problems))]
-    if all(params is not None for params in known):
-        each = [params for params in known if params is not None]
-        biases = [params.bias for params in each]
-        params = Params(
-            (np.stack([params.weights[0] for params in each]),),
-            np.stack([params.features for params in each]),
-            None if biases[0] is None else np.stack(biases),
-        )
-        certificate = certify(problems, params, tolerance=gap)
-    else:
-        result, certificate = certified_many(problems, gap=min(gap, 1e-8))
-        params = result.params
-    return params, [str(word) for word in certificate.words], np.asarray(certificate.relative_gap, dtype=np.float64)
-
-
-def _from_theory(problem: Problem) -> Params | None:
-    """Parameters of a model with nonnegative features from an oracle with orthogonal class means."""
-    if problem.model.features != "nonnegative" or problem.model.readout == "pairs":
-        return None
-    for said in predict(problem):
-        if said.holds and said.claim == "minimum" and said.logits is not None and said.class_means_gram is not None:
-            squares = np.diag(said.class_means_gram)
-            if np.any(said.class_means_gram != np.diag(squares)) or len(squares) > problem.model.dim:
-                continue
-            scale = 1.0 if problem.model.scale is None else float(problem.model.scale)
-            length = np.sqrt(np.maximum(squares, 0.0))
-            inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
-            bias = None if problem.model.bias == "none" else said.bias
-            if problem.model.bias != "none" and bias is None:
-                continue
-            return Params((said.logits * inverse / scale,), np.diag(length), bias)
-    return None
+def _solved_path(problems: Problem, gap: float) -> Judged:
+    """Optima of a stack: with nonnegative features, where local minima are many, those of theory if it has them all."""
+    known = judge_minima(problems, gap) if problems.model.features == "nonnegative" else None
+    return Judged(*certified_many(problems, gap=min(gap, 1e-8))) if known is None else known
 
 
 def _oracles(learned: _Learned, predictions: Sequence[Prediction]) -> list[Target]:

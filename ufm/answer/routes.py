@@ -225,6 +225,18 @@ def judge(problem: Problem, route: str | None = None, limits: Limits | None = No
     return chosen.judge(chosen.reduce(problem), Limits() if limits is None else limits)
 
 
+def judge_minima(problem: Problem, gap: float) -> Judged | None:
+    """The minima that theory knows for each problem of a stack, judged as they stand; ``None`` where one has none."""
+    found = [
+        next((params for prediction, params, _ in known_networks(one) if prediction.claim == "minimum"), None)
+        for one in map(problem.__getitem__, range(len(problem)))
+    ]
+    if any(params is None for params in found):
+        return None
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    return Judged(evaluated(problem, params), certify(problem, params, tolerance=gap))
+
+
 # ------------------------------------------------------------------ the second pass
 
 

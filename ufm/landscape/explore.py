@@ -29,8 +29,9 @@ from .._checks import show, whole_number
 from .._json import plain
 from .._numerics import float64, record
 from .._programs import compiled
-from ..certify import bound_known, certify, curvature
-from ..problem import Params, Problem, SupCon, check_problem, stack
+from ..answer import Limits, judge
+from ..certify import curvature
+from ..problem import Params, Problem, check_problem, stack, why_no_gram_program
 from ..problem.problem import A_PROBLEM
 from ..solve import Status, solve
 
@@ -322,9 +323,9 @@ def _stack_of(problem: Any) -> Problem:
 
 
 def _check(problem: Problem) -> None:
-    supcon = problem.loss_kind is SupCon and problem.collapses
-    if not supcon or problem.model.features not in ("sphere", "ball", "free") or bound_known(problem) is None:
-        raise ValueError("problem: a landscape is known how to judge for SupCon on spheres, in balls or with a decay")
+    reason = why_no_gram_program(problem)
+    if reason is not None:
+        raise ValueError(f"problem: its ends cannot be judged ({reason}); give SupCon on spheres, in balls or decayed")
     if np.any(np.asarray(problem.labels.counts) < 2):
         raise ValueError("counts: a class of one sample has no positive and never collapses; give 2 or more to each")
 
@@ -422,9 +423,9 @@ def _relaxation(problem: Problem, gap: float) -> tuple[np.ndarray, np.ndarray, n
     relaxed = dataclasses.replace(problem, model=model, labels=problem.labels.by_class())
     pieces = []
     for rows, real in _blocks(len(problem), 8):  # of one size, so that every stack of K classes shares a program
-        result = solve(relaxed[rows])
-        lower = certify(relaxed[rows], result.params, tolerance=gap).lower_bound
-        pieces.append([np.asarray(x)[:real] for x in (_grams(np.asarray(result.params.features)), lower, result.value)])
+        found = judge(relaxed[rows], "classes", Limits(gap, gtol=1e-10, max_steps=20_000))
+        grams = _grams(np.asarray(found.result.params.features))
+        pieces.append([np.asarray(x)[:real] for x in (grams, found.certificate.lower_bound, found.result.value)])
     gram, lower_bound, value = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
     classes = np.broadcast_to(problem.labels.column_classes, (len(problem), problem.labels.num_columns))
     full = np.stack([g[np.ix_(c, c)] for g, c in zip(gram, classes, strict=True)])

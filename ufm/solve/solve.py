@@ -167,15 +167,14 @@ def evaluated(problem: Problem, params: Params, gtol: float = 1e-10) -> Result:
     """A point as the result of a walk of no steps: F and its gradient there, CONVERGED where that is at most gtol.
 
     Args:
-        problem: one problem.
+        problem: one problem, or a stack.
         params: a feasible point of it.
         gtol: relative gradient norm at which it counts as CONVERGED; STALLED otherwise, and on kinks of a ReLU.
     """
     return _evaluated(problem, jax.tree.map(jnp.asarray, params), number(gtol))
 
 
-@compiled
-def _evaluated(problem: Problem, params: Params, gtol: Any) -> Result:
+def _evaluate(problem: Problem, params: Params, gtol: Any) -> Result:
     space = make_space(problem, params)
     y = space.from_params(params)
     value, gradient = space.value_and_gradient(y)
@@ -347,6 +346,7 @@ class _Programs:
         return (self.stack if problem.batch_shape else self.one)(problem, *args)
 
 
+_evaluated = _Programs.of(_evaluate, (0, 0, None))
 _run = _Programs.of(_minimize, (0, 0, None, None, None))
 _run_starts = compiled(jax.vmap(_minimize, in_axes=(None, 0, None, None, None)), bulk=True)
 _seed = _Programs.of(_solve_seed, (0, *[None] * 8), static=(6, 7, 8))
