@@ -59,12 +59,15 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+import shapes  # noqa: E402
 from quick import QUICK, current  # noqa: E402
 from ufm import _registry, networks, theory  # noqa: E402, F401  # every registry is there before the first test
 from ufm.certify import CONTRADICTION, Certificate  # noqa: E402
 from ufm.problem import losses  # noqa: E402
 
 collect_ignore = ["plugin"]
+
+shapes.check("ufm.measure")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

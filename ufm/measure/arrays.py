@@ -11,13 +11,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import Float64, Real
 from numpy.typing import NDArray
 
 from ufm import _checks as door
 from ufm._memory import UNREADABLE, BadMember, check_bytes, load_arrays
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+else:
+    ArrayLike = Any  # NumPy, JAX, PyTorch or nested lists; `to_numpy` refuses everything else
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -56,11 +62,11 @@ class LabelledFeatures:
 
 
 def as_arrays(
-    features: Any,
-    labels: Any,
-    W: Any = None,
-    b: Any = None,
-    weights: Any = None,
+    features: Real[ArrayLike, "_ _"],
+    labels: Real[ArrayLike, "..."],
+    W: Real[ArrayLike, "K d"] | None = None,
+    b: Real[ArrayLike, "K"] | None = None,
+    weights: Real[ArrayLike, "N"] | None = None,
     num_classes: int | None = None,
     *,
     samples: Literal["columns", "rows"] = "columns",
@@ -150,7 +156,7 @@ def load_npz(path: str | os.PathLike[str], *, samples: Literal["columns", "rows"
     return as_arrays(**found, samples=samples)
 
 
-def to_numpy(value: Any, name: str) -> NDArray[Any]:
+def to_numpy(value: ArrayLike, name: str) -> NDArray[Any]:
     """Convert a NumPy, JAX or PyTorch array (or nested lists) to NumPy, from any device and precision.
 
     Args:
@@ -164,8 +170,8 @@ def to_numpy(value: Any, name: str) -> NDArray[Any]:
     Raises:
         ValueError: `value` is not an array of real numbers.
     """
-    if hasattr(value, "detach"):
-        tensor = value.detach().cpu()
+    if (detach := getattr(value, "detach", None)) is not None:
+        tensor = detach().cpu()
         value = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
     try:
         array = np.asarray(value)
@@ -183,7 +189,7 @@ def to_numpy(value: Any, name: str) -> NDArray[Any]:
     raise ValueError(f"{name} has dtype {array.dtype}: give an array of real numbers.")
 
 
-def as_matrix(value: Any, name: str) -> FloatArray:
+def as_matrix(value: Real[ArrayLike, "m n"], name: str) -> Float64[np.ndarray, "m n"]:
     """Convert to a finite float64 matrix; `name` is what the error message calls it.
 
     Raises:
@@ -196,7 +202,7 @@ def as_matrix(value: Any, name: str) -> FloatArray:
 
 
 @door.checked(length=door.whole(0))
-def as_vector(value: Any, name: str, length: int, each: str) -> FloatArray:
+def as_vector(value: Real[ArrayLike, "n"], name: str, length: int, each: str) -> Float64[np.ndarray, "n"]:
     """Convert to a finite float64 vector of the given length, one number per `each`.
 
     Raises:
@@ -221,7 +227,7 @@ def _finite(array: NDArray[Any], name: str) -> FloatArray:
     return array
 
 
-def _labels(labels: Any) -> IntArray:
+def _labels(labels: ArrayLike) -> IntArray:
     y = to_numpy(labels, "labels")
     if y.ndim == 2 and 1 in y.shape:  # a column or row of labels
         y = y.reshape(-1)
@@ -235,7 +241,7 @@ def _labels(labels: Any) -> IntArray:
     return whole.astype(np.int64)
 
 
-def _features(features: Any, N: int, samples: str) -> FloatArray:
+def _features(features: ArrayLike, N: int, samples: str) -> FloatArray:
     H = as_matrix(features, "features")
     given = H.shape
     if samples == "rows":
@@ -253,7 +259,7 @@ def _features(features: Any, N: int, samples: str) -> FloatArray:
     )
 
 
-def _classifier(W: Any, d: int) -> FloatArray:
+def _classifier(W: ArrayLike, d: int) -> FloatArray:
     classifier = as_matrix(W, "W")
     if classifier.shape[1] != d:
         remedy = "pass its transpose" if classifier.shape[0] == d else "give one column per feature dimension"
@@ -261,7 +267,7 @@ def _classifier(W: Any, d: int) -> FloatArray:
     return classifier
 
 
-def _num_classes(num_classes: Any, y: IntArray, W: FloatArray | None) -> int:
+def _num_classes(num_classes: object, y: IntArray, W: FloatArray | None) -> int:
     if num_classes is None:
         K = int(y.max()) + 1 if W is None else W.shape[0]
     elif isinstance(num_classes, (int, np.integer)) and not isinstance(num_classes, bool):

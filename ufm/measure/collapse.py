@@ -20,12 +20,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Real
 from numpy.typing import NDArray
 
-from ufm.measure.arrays import FloatArray, LabelledFeatures, as_matrix, as_vector
+from ufm.measure.arrays import ArrayLike, FloatArray, LabelledFeatures, as_matrix, as_vector
 from ufm.measure.geometry import (
     ROUNDING,
     cosine_matrix,
@@ -224,7 +225,7 @@ def vci(statistics: ClassStatistics, rcond: float = RCOND) -> float:
 # row.
 
 
-def equinorm(V: Any) -> float:
+def equinorm(V: Real[ArrayLike, "d K"]) -> float:
     """Equal norms (Papyan et al. 2020): std(norms) / mean(norms) with ddof = 1.
 
     0 for equal norms, nan for V = 0.
@@ -233,7 +234,7 @@ def equinorm(V: Any) -> float:
     return float(np.std(length, ddof=1) / length.mean()) if length.any() else float("nan")
 
 
-def coherence(V: Any) -> float:
+def coherence(V: Real[ArrayLike, "d K"]) -> float:
     """Equal angles (Papyan et al. 2020): mean over c != c' of |cos(v_c, v_c') + 1/(K-1)|.
 
     nan if a vector has no direction. 0 at a simplex ETF, 1/(K-1) at an orthogonal frame.
@@ -245,7 +246,7 @@ def coherence(V: Any) -> float:
     return float(np.abs(_off_diagonal(cosines) + 1.0 / (cosines.shape[0] - 1)).mean())
 
 
-def gram_to_etf(V: Any) -> float:
+def gram_to_etf(V: Real[ArrayLike, "d K"]) -> float:
     """Distance of the Gram matrix to the simplex ETF, || V^T V/||V^T V||_F - E_K ||_F.
 
     E_K = (I - J/K)/sqrt(K-1). Zhu et al. 2021 on W.T (not centred), Tirer et al. 2023 on U.
@@ -254,7 +255,7 @@ def gram_to_etf(V: Any) -> float:
     return gram_distance(G, simplex_etf_gram(G.shape[0]))
 
 
-def gram_to_of(V: Any) -> float:
+def gram_to_of(V: Real[ArrayLike, "d K"]) -> float:
     """Distance of the Gram matrix to the orthogonal frame, || V^T V/||V^T V||_F - I/sqrt(K) ||_F.
 
     Dang et al. 2023 on uncentred M and on W.T; DNC2 on the uncentred means of a layer.
@@ -266,7 +267,7 @@ def gram_to_of(V: Any) -> float:
 # NC3: self-duality.
 
 
-def nc3_papyan(W: Any, U: Any) -> float:
+def nc3_papyan(W: Real[ArrayLike, "K d"], U: Real[ArrayLike, "d K"]) -> float:
     """NC3 of Papyan et al. 2020: || W^T/||W||_F - U/||U||_F ||_F^2, SQUARED.
 
     The square of `nc3_difference` on centred means.
@@ -274,13 +275,15 @@ def nc3_papyan(W: Any, U: Any) -> float:
     return nc3_difference(W, U) ** 2
 
 
-def nc3_zhu(W: Any, U: Any) -> float:
+def nc3_zhu(W: Real[ArrayLike, "K d"], U: Real[ArrayLike, "d K"]) -> float:
     """NC3 of Zhu et al. 2021: || W U/||W U||_F - E_K ||_F with E_K = (I - J/K)/sqrt(K-1), centred means U."""
     W, U = _paired(W, U)
     return gram_distance(W @ U, simplex_etf_gram(W.shape[0]))
 
 
-def nc3_dang(W: Any, M: Any, diagonal: Any = None) -> float:
+def nc3_dang(
+    W: Real[ArrayLike, "K d"], M: Real[ArrayLike, "d K"], diagonal: Real[ArrayLike, "K"] | None = None
+) -> float:
     """NC3 of Dang et al. 2023: || W M/||W M||_F - D/||D||_F ||_F with uncentred means M and D diagonal.
 
     Args:
@@ -294,7 +297,7 @@ def nc3_dang(W: Any, M: Any, diagonal: Any = None) -> float:
     return gram_distance(W @ M, target)
 
 
-def nc3_difference(W: Any, M: Any) -> float:
+def nc3_difference(W: Real[ArrayLike, "K d"], M: Real[ArrayLike, "d K"]) -> float:
     """NC3 difference of Dang et al. 2023: || W/||W||_F - M^T/||M||_F ||_F, NOT squared.
 
     On class means centred or not. The same as `geometry.self_duality`.
@@ -302,7 +305,7 @@ def nc3_difference(W: Any, M: Any) -> float:
     return self_duality(W, M)
 
 
-def dnc3(W: Any, M: Any) -> float:
+def dnc3(W: Real[ArrayLike, "rows d"], M: Real[ArrayLike, "d K"]) -> float:
     """DNC3, alignment of the rows of a layer with the class means it receives (definition of ufm, derived).
 
         1 - sum over rows w of ||w||^2 max_k cos(w, mu_k) / ||W||_F^2,
@@ -326,7 +329,13 @@ def dnc3(W: Any, M: Any) -> float:
 # NC4 and the bias.
 
 
-def nc4_mismatch(features: Any, means: Any, W: Any, b: Any = None, weights: Any = None) -> float:
+def nc4_mismatch(
+    features: Real[ArrayLike, "d N"],
+    means: Real[ArrayLike, "d K"],
+    W: Real[ArrayLike, "K d"],
+    b: Real[ArrayLike, "K"] | None = None,
+    weights: Real[ArrayLike, "N"] | None = None,
+) -> float:
     """NC4 of Papyan et al. 2020: share of samples that classifier and nearest class centre label differently.
 
         mean over samples of [ argmax_c (W h + b)_c != argmin_c ||h - mu_c|| ]
@@ -362,7 +371,9 @@ def nc4_mismatch(features: Any, means: Any, W: Any, b: Any = None, weights: Any 
     return float((multiplicity * differs).sum() / multiplicity.sum())
 
 
-def bias_collapse(W: Any, mean: Any, b: Any = None) -> float:
+def bias_collapse(
+    W: Real[ArrayLike, "K d"], mean: Real[ArrayLike, "d"], b: Real[ArrayLike, "K"] | None = None
+) -> float:
     """Bias collapse of Zhu et al. 2021: ||W mu_G + b||_2.
 
     At a bias-free orthogonal frame with true-class output p it is p/sqrt(K). Some published codes subtract b.
@@ -379,7 +390,7 @@ def _off_diagonal(A: FloatArray) -> FloatArray:
     return A[~np.eye(A.shape[0], dtype=bool)]
 
 
-def _several(V: Any) -> FloatArray:
+def _several(V: Real[ArrayLike, "d K"]) -> FloatArray:
     V = as_matrix(V, "V")
     if V.shape[1] < 2:
         raise ValueError(f"V has shape {V.shape}: give at least 2 vectors, as columns.")
@@ -407,11 +418,11 @@ def _range(F: FloatArray, rcond: float, rank: int) -> tuple[FloatArray, FloatArr
     return basis[:, :keep], eigenvalues[:keep]
 
 
-def _bias(b: Any, W: FloatArray) -> FloatArray:
+def _bias(b: ArrayLike | None, W: FloatArray) -> FloatArray:
     return np.zeros(W.shape[0]) if b is None else as_vector(b, "b", W.shape[0], "class")
 
 
-def _paired(W: Any, V: Any) -> tuple[FloatArray, FloatArray]:
+def _paired(W: ArrayLike, V: ArrayLike) -> tuple[FloatArray, FloatArray]:
     W, V = as_matrix(W, "W"), as_matrix(V, "means")
     if W.shape != V.T.shape:
         raise ValueError(f"W has shape {W.shape} but means has shape {V.shape}: give K x d and d x K.")

@@ -8,12 +8,11 @@ distance is taken modulo what the UFM leaves free: scale, and where stated rotat
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Float64, Real
 
 from ufm import _checks as door
-from ufm.measure.arrays import FloatArray, as_matrix, to_numpy
+from ufm.measure.arrays import ArrayLike, FloatArray, as_matrix, to_numpy
 
 # Two numbers that differ by less than this many rounding errors of their terms are equal.
 ROUNDING = 64 * float(np.finfo(np.float64).eps)
@@ -24,13 +23,13 @@ ZERO_NORM = 1e-12
 RANK_RTOL = 1e-3
 
 
-def singular_values(A: Any) -> FloatArray:
+def singular_values(A: Real[ArrayLike, "m n"]) -> Float64[np.ndarray, "r"]:
     """Singular values of A in descending order, min(m, n) of them."""
     return np.asarray(np.linalg.svd(as_matrix(A, "A"), compute_uv=False), dtype=np.float64)
 
 
 @door.checked(rtol=door.FRACTION)
-def numerical_rank(A: Any, rtol: float = RANK_RTOL) -> int:
+def numerical_rank(A: Real[ArrayLike, "m n"], rtol: float = RANK_RTOL) -> int:
     """Numerical rank: number of singular values with s_i > rtol * s_1. A zero matrix has rank 0.
 
     The default 1e-3 suits solutions of an optimiser and trained networks, whose small singular values are not
@@ -43,7 +42,7 @@ def numerical_rank(A: Any, rtol: float = RANK_RTOL) -> int:
     return int(np.count_nonzero(s > rtol * s[0]))
 
 
-def effective_rank(A: Any) -> float:
+def effective_rank(A: Real[ArrayLike, "m n"]) -> float:
     """Effective rank exp(-sum_i p_i log p_i), p_i = s_i / sum_j s_j (Roy & Vetterli 2007).
 
     nan for a zero matrix.
@@ -59,13 +58,13 @@ def effective_rank(A: Any) -> float:
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
-def stable_rank(A: Any) -> float:
+def stable_rank(A: Real[ArrayLike, "m n"]) -> float:
     """Stable rank ||A||_F^2 / ||A||_2^2. nan for a zero matrix."""
     s = singular_values(A)
     return float(((s / s[0]) ** 2).sum()) if s[0] > 0.0 else float("nan")
 
 
-def condition_number(V: Any) -> float:
+def condition_number(V: Real[ArrayLike, "d K"]) -> float:
     """Condition number s_1 / s_K of the K columns of V.
 
     inf if they are linearly dependent to round-off (always if d < K), nan for a zero matrix.
@@ -79,18 +78,20 @@ def condition_number(V: Any) -> float:
     return float(s[0] / s[-1])
 
 
-def norms(V: Any) -> FloatArray:
+def norms(V: Real[ArrayLike, "d K"]) -> Float64[np.ndarray, "K"]:
     """Euclidean norms of the columns of V, shape (K,)."""
     return np.linalg.norm(as_matrix(V, "V"), axis=0)
 
 
-def gram(V: Any) -> FloatArray:
+def gram(V: Real[ArrayLike, "d K"]) -> Float64[np.ndarray, "K K"]:
     """Gram matrix V^T V of the columns of V, shape (K, K)."""
     V = as_matrix(V, "V")
     return V.T @ V
 
 
-def pairwise_distances(A: Any, B: Any = None) -> FloatArray:
+def pairwise_distances(
+    A: Real[ArrayLike, "d K_A"], B: Real[ArrayLike, "d K_B"] | None = None
+) -> Float64[np.ndarray, "K_A _"]:
     """Distances ||a_i - b_j|| between the columns of A and of B (default A), shape (K_A, K_B).
 
     Differences are formed before squaring: the Gram-matrix shortcut would lose close pairs to cancellation.
@@ -100,7 +101,7 @@ def pairwise_distances(A: Any, B: Any = None) -> FloatArray:
     return np.stack([np.linalg.norm(A - column[:, None], axis=0) for column in B.T], axis=1)
 
 
-def centre(V: Any) -> FloatArray:
+def centre(V: Real[ArrayLike, "d K"]) -> Float64[np.ndarray, "d K"]:
     """Columns of V minus their mean. A column at round-off level becomes exactly zero.
 
     >>> centre(np.full((2, 3), 0.1)).any()
@@ -110,13 +111,13 @@ def centre(V: Any) -> FloatArray:
     return difference(V, V.mean(axis=1, keepdims=True), ROUNDING * norms(V).max())
 
 
-def difference(A: FloatArray, B: FloatArray, rounding: Any) -> FloatArray:
+def difference(A: FloatArray, B: FloatArray, rounding: float | FloatArray) -> FloatArray:
     """A - B with every column of norm at most `rounding` (a number, or one per column) set to zero."""
     columns = A - B
     return np.where(np.linalg.norm(columns, axis=0) > rounding, columns, 0.0)
 
 
-def unit_columns(V: Any) -> FloatArray:
+def unit_columns(V: Real[ArrayLike, "d K"]) -> Float64[np.ndarray, "d K"]:
     """Columns of V divided by their norms.
 
     A column below 1e-12 of the largest norm has no direction and becomes nan.
@@ -127,7 +128,7 @@ def unit_columns(V: Any) -> FloatArray:
     return np.divide(V, length, out=np.full_like(V, np.nan), where=defined)
 
 
-def cosine_matrix(V: Any) -> FloatArray:
+def cosine_matrix(V: Real[ArrayLike, "d K"]) -> Float64[np.ndarray, "K K"]:
     """Cosines v_i . v_j / (||v_i|| ||v_j||) of the columns of V, shape (K, K), diagonal exactly 1.
 
     Rows and columns of vectors without a direction (see `unit_columns`) are nan: 0/0 is not 0.
@@ -147,7 +148,7 @@ def cosine_matrix(V: Any) -> FloatArray:
     return cosines
 
 
-def angles(V: Any) -> FloatArray:
+def angles(V: Real[ArrayLike, "d K"]) -> Float64[np.ndarray, "K K"]:
     """Angles between the columns of V in radians, shape (K, K); nan where a column has no direction.
 
     Uses 2 atan2(||x - y||, ||x + y||) for unit x, y (Kahan), accurate to round-off also near 0 and pi, where
@@ -162,7 +163,7 @@ def angles(V: Any) -> FloatArray:
     return result
 
 
-def group_average(matrix: Any, groups: Any) -> FloatArray:
+def group_average(matrix: Real[ArrayLike, "K K"], groups: Real[ArrayLike, "K"]) -> Float64[np.ndarray, "G G"]:
     """Mean of the off-diagonal entries of a K x K matrix over pairs of groups of classes.
 
     Entry (a, b) averages matrix[i, j] over i in group a, j in group b, i != j.
@@ -203,18 +204,18 @@ def group_average(matrix: Any, groups: Any) -> FloatArray:
 
 
 @door.checked(K=door.whole(2, 10**6))
-def simplex_etf_gram(K: int) -> FloatArray:
+def simplex_etf_gram(K: int) -> Float64[np.ndarray, "K K"]:
     """Gram matrix of the simplex ETF at Frobenius norm 1: E_K = (I - J/K) / sqrt(K - 1)."""
     return (np.eye(K) - 1.0 / K) / np.sqrt(K - 1.0)
 
 
 @door.checked(K=door.whole(2, 10**6))
-def orthogonal_frame_gram(K: int) -> FloatArray:
+def orthogonal_frame_gram(K: int) -> Float64[np.ndarray, "K K"]:
     """Gram matrix of the orthogonal frame at Frobenius norm 1: I / sqrt(K)."""
     return np.eye(K) / np.sqrt(K)
 
 
-def gram_distance(A: Any, B: Any) -> float:
+def gram_distance(A: Real[ArrayLike, "m n"], B: Real[ArrayLike, "m n"]) -> float:
     """Distance of two matrices modulo scale, || A/||A||_F - B/||B||_F ||_F, between 0 and 2.
 
     nan if one of them is zero.
@@ -231,7 +232,7 @@ def gram_distance(A: Any, B: Any) -> float:
     return float(np.linalg.norm(_unit(A) - _unit(B)))
 
 
-def self_duality(W: Any, M: Any) -> float:
+def self_duality(W: Real[ArrayLike, "K d"], M: Real[ArrayLike, "d K"]) -> float:
     """Distance of classifier rows from class means modulo scale, || W/||W||_F - M^T/||M||_F ||_F.
 
     Args:
@@ -241,7 +242,7 @@ def self_duality(W: Any, M: Any) -> float:
     return gram_distance(W, as_matrix(M, "M").T)
 
 
-def configuration_distance(A: Any, B: Any) -> float:
+def configuration_distance(A: Real[ArrayLike, "d_A K"], B: Real[ArrayLike, "d_B K"]) -> float:
     """Distance of two vector configurations modulo scale and rotation (orthogonal Procrustes).
 
         min over orthogonal Q of || A/||A||_F - Q B/||B||_F ||_F,

@@ -26,11 +26,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Real
 
 from ufm import _checks as door
 from ufm._json import plain
 from ufm.measure import collapse, geometry
-from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
+from ufm.measure.arrays import ArrayLike, FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
 
 ACTIVATIONS = ("linear", "relu")
 FINE_RTOL = 1e-6  # of the second rank, for solutions converged to high accuracy
@@ -116,7 +117,9 @@ class Layers:
         return {name: plain(getattr(self, name)) for name in LAYER_GLOSSARY}
 
 
-def forward(weights: Sequence[Any], features: Any, activation: str = "relu") -> tuple[list[FloatArray], ...]:
+def forward(
+    weights: Sequence[ArrayLike], features: Real[ArrayLike, "d N"], activation: str = "relu"
+) -> tuple[list[FloatArray], list[FloatArray]]:
     """(P_1, ..., P_L), (A_0, ..., A_{L-1}) of a network without hidden biases, in float64.
 
     Args:
@@ -147,16 +150,16 @@ def forward(weights: Sequence[Any], features: Any, activation: str = "relu") -> 
 
 
 def measure_layers(
-    weights: Sequence[Any],
-    inputs: Sequence[Any],
-    outputs: Sequence[Any],
-    labels: Any,
-    counts: Any = None,
+    weights: Sequence[ArrayLike],
+    inputs: Sequence[ArrayLike],
+    outputs: Sequence[ArrayLike],
+    labels: Real[ArrayLike, "N"],
+    counts: Real[ArrayLike, "N"] | None = None,
     num_classes: int | None = None,
     activation: str = "relu",
     *,
-    weight_decays: Any = None,
-    feature_decay: Any = None,
+    weight_decays: Real[ArrayLike, "L"] | None = None,
+    feature_decay: float | None = None,
 ) -> Layers:
     """Measure every layer of a deep network: collapse, geometry and rank before and after the activation, and balance.
 
@@ -268,7 +271,7 @@ def _spread(strength: FloatArray) -> float:
     return float(strength.max() / strength.min() - 1.0) if strength.min() > 0 else math.inf
 
 
-def _decays(weight_decays: Any, feature_decay: Any, depth: int) -> FloatArray:
+def _decays(weight_decays: ArrayLike | None, feature_decay: float | None, depth: int) -> FloatArray:
     """(lambda_H, lambda_1, ..., lambda_L), nan where not given."""
     decays = np.full(depth + 1, math.nan)
     if weight_decays is not None:
@@ -281,7 +284,7 @@ def _decays(weight_decays: Any, feature_decay: Any, depth: int) -> FloatArray:
     return decays
 
 
-def _columns(labels: Any, counts: Any, num_classes: int) -> tuple[IntArray, FloatArray, int]:
+def _columns(labels: ArrayLike, counts: ArrayLike | None, num_classes: int) -> tuple[IntArray, FloatArray, int]:
     """Checked labels, multiplicities and K."""
     size = to_numpy(labels, "labels").size
     n = np.ones(size) if counts is None else as_vector(counts, "counts", size, "column")
@@ -296,7 +299,7 @@ def _columns(labels: Any, counts: Any, num_classes: int) -> tuple[IntArray, Floa
     return checked.labels, n, checked.num_classes
 
 
-def _matrices(given: Sequence[Any], name: str) -> list[FloatArray]:
+def _matrices(given: Sequence[ArrayLike], name: str) -> list[FloatArray]:
     if not isinstance(given, (list, tuple)) or not given:
         raise ValueError(f"{name} is not a list of matrices: give one matrix per layer.")
     return [as_matrix(matrix, f"{name}[{index}]") for index, matrix in enumerate(given)]

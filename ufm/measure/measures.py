@@ -20,14 +20,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Real
 
 from ufm import _checks as door
 from ufm._registry import Registry
 from ufm.measure import collapse, geometry
-from ufm.measure.arrays import FloatArray, LabelledFeatures, as_arrays
+from ufm.measure.arrays import ArrayLike, FloatArray, LabelledFeatures, as_arrays
 from ufm.measure.collapse import nc1_papyan, nc1_pinv, nc1_quotient
 
 NEEDS = {
@@ -67,7 +68,7 @@ MEASURES: Registry[Measure] = Registry("measure")
 """Every measure by name."""
 
 
-def _needs(name: str, value: Any) -> tuple[str, ...]:
+def _needs(name: str, value: object) -> tuple[str, ...]:
     needs = value if isinstance(value, tuple) and value else (value,)
     return tuple(door.one_of(name, need, tuple(NEEDS)) for need in needs)
 
@@ -124,7 +125,7 @@ GLOSSARY: Mapping[str, str] = _Glossary()
 # ------------------------------------------------------------------ the measures of ufm
 
 
-def _spread(function: Callable[..., float], *options: Any) -> Callable[..., float]:
+def _spread(function: Callable[..., float], *options: str) -> Callable[..., float]:
     """A measure of the spread inside classes; undefined where each class has one sample, which does not tell it."""
     return lambda found: math.nan if (found.counts == 1).all() else function(found, *options)
 
@@ -246,11 +247,11 @@ for _name, (_of, _function, _formula) in _OURS.items():
 
 
 def measure(
-    features: Any,
-    labels: Any,
-    W: Any = None,
-    b: Any = None,
-    weights: Any = None,
+    features: Real[ArrayLike, "_ _"],
+    labels: Real[ArrayLike, "..."],
+    W: Real[ArrayLike, "K d"] | None = None,
+    b: Real[ArrayLike, "K"] | None = None,
+    weights: Real[ArrayLike, "N"] | None = None,
     num_classes: int | None = None,
     *,
     samples: Literal["columns", "rows"] = "columns",
@@ -319,7 +320,7 @@ def measure_statistics(
     Raises:
         ValueError: the function of a measure gives no number.
     """
-    given: dict[str, Any] = {
+    given: dict[str, object] = {
         "statistics": statistics if covariance else None,
         "traces": statistics,
         "means": statistics.means,

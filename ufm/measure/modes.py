@@ -11,17 +11,19 @@ collapse, complete collapse.  The measurement knows no threshold; theory does, a
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Float64, Int, Real
 
 from ufm import _checks as door
+from ufm.measure.arrays import ArrayLike
 
 PHASES = ("no collapse", "minority collapse", "between-cluster collapse", "complete collapse")
 """Phases of two groups, by code 0..3; code -1 is *unclassified*."""
 
 
-def group_modes(logits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def group_modes(
+    logits: Real[ArrayLike, "*batch K K"], counts: Real[ArrayLike, "..."]
+) -> tuple[Float64[np.ndarray, "*batch"], Float64[np.ndarray, "*batch"], Float64[np.ndarray, "*batch"]]:
     """Strengths (alpha_A, alpha_B, between) of the three modes of two-group class logits.
 
     alpha_a is the mean over the group of z_own minus the mean of the other logits of the same group; ``between`` is
@@ -70,7 +72,9 @@ def group_modes(logits: Any, counts: Any) -> tuple[np.ndarray, np.ndarray, np.nd
     return inside(in_a), np.where(in_b.sum(-1) > 1, inside(in_b), np.nan), between
 
 
-def collapse_phase(logits: Any, counts: Any, tolerance: float = 1e-6) -> np.ndarray:
+def collapse_phase(
+    logits: Real[ArrayLike, "*batch K K"], counts: Real[ArrayLike, "..."], tolerance: float = 1e-6
+) -> Int[np.ndarray, "*batch"]:
     """The phase code of each set of class logits: 0..3 as in :data:`PHASES`, -1 where it is none of them.
 
     A mode counts as dead when its strength is at most ``tolerance`` (in logits).  A solution at relative gradient g has
@@ -87,7 +91,12 @@ def collapse_phase(logits: Any, counts: Any, tolerance: float = 1e-6) -> np.ndar
     return np.where(finite, code, -1)
 
 
-def phase_of_modes(majority: Any, minority: Any, between: Any, tolerance: float = 1e-6) -> np.ndarray:
+def phase_of_modes(
+    majority: Real[ArrayLike, "..."],
+    minority: Real[ArrayLike, "..."],
+    between: Real[ArrayLike, "..."],
+    tolerance: float = 1e-6,
+) -> Int[np.ndarray, "..."]:
     """The phase code of strengths (alpha_A, alpha_B, between) as in :func:`group_modes`; NaN: no such mode.
 
     >>> phase_of_modes([3.0, 3.0, 0.0], [2.0, 0.0, 0.0], [1.0, 1.0, 0.0]).tolist()

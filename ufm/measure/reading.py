@@ -13,7 +13,7 @@ import dataclasses
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -243,7 +243,7 @@ class _File:
         shown = [f"{key} {what}" for key, what in sorted(shapes.items())]
         return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "") or "nothing"
 
-    def _read(self, wanted: Any) -> dict[str, NDArray[Any]]:
+    def _read(self, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
         place, ending = self.place, self.place.suffix.lower()
         if place.is_dir():
             found = {entry.stem: _single(entry, entry.stem) for entry in sorted(place.glob("*.npy"))}
@@ -316,7 +316,7 @@ class _File:
         return found
 
 
-def _what(value: Any) -> str:
+def _what(value: object) -> str:
     """Something that is no array, in words."""
     if isinstance(value, Foreign):
         return f"an object of {value.origin}"
@@ -325,8 +325,9 @@ def _what(value: Any) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
-def _shape(archive: Any, key: str) -> str:
+def _shape(archive: np.lib.npyio.NpzFile, key: str) -> str:
     """The shape of an array of an archive, from its header."""
+    assert archive.zip is not None  # it is open
     try:
         with archive.zip.open(key + ".npy") as stream:
             version = np.lib.format.read_magic(stream)

@@ -11,12 +11,11 @@ NC4 compares samples with class means, which are known after the pass only: `Agr
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Real
 
 from ufm.measure import collapse
-from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
+from ufm.measure.arrays import ArrayLike, FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
 from ufm.measure.collapse import ClassStatistics
 from ufm.measure.geometry import ROUNDING
 from ufm.measure.measures import measure_statistics
@@ -73,7 +72,12 @@ class ClassSums:
             raise ValueError("features: none were given yet; call update with a batch first.")
         return self._rows.T.copy()
 
-    def update(self, features: Any, labels: Any, weights: Any = None) -> ClassSums:
+    def update(
+        self,
+        features: Real[ArrayLike, "B d"],
+        labels: Real[ArrayLike, "B"],
+        weights: Real[ArrayLike, "B"] | None = None,
+    ) -> ClassSums:
         """Add a batch.
 
         Args:
@@ -153,7 +157,12 @@ class ClassSums:
             raise ValueError("covariance is False: the statistics need it; make ClassSums with covariance=True.")
         return self._statistics()
 
-    def measures(self, W: Any = None, b: Any = None, mismatch: float | None = None) -> dict[str, float]:
+    def measures(
+        self,
+        W: Real[ArrayLike, "K d"] | None = None,
+        b: Real[ArrayLike, "K"] | None = None,
+        mismatch: float | None = None,
+    ) -> dict[str, float]:
         """The scalars of :func:`ufm.measure.measure`, under the same keys, without those of single samples.
 
         Args:
@@ -165,10 +174,10 @@ class ClassSums:
             ValueError: a class has no sample, or W does not fit.
         """
         found = self._statistics()
-        if W is not None:  # through the door, for its messages
-            data = as_arrays(found.means, np.arange(self.num_classes), W, b, num_classes=self.num_classes)
-            W, b = data.W, data.b
-        return measure_statistics(found, W, b, mismatch, covariance=self.covariance)
+        if W is None:
+            return measure_statistics(found, mismatch=mismatch, covariance=self.covariance)
+        data = as_arrays(found.means, np.arange(self.num_classes), W, b, num_classes=self.num_classes)
+        return measure_statistics(found, data.W, data.b, mismatch, covariance=self.covariance)
 
     def _statistics(self) -> ClassStatistics:
         if self._rows is None or (self.counts == 0).any():
@@ -215,7 +224,12 @@ class Agreement:
     (0.0, 0.5)
     """
 
-    def __init__(self, means: Any, W: Any = None, b: Any = None) -> None:
+    def __init__(
+        self,
+        means: Real[ArrayLike, "d K"],
+        W: Real[ArrayLike, "K d"] | None = None,
+        b: Real[ArrayLike, "K"] | None = None,
+    ) -> None:
         self._means = as_matrix(means, "means")
         self._W, self._b = None, np.zeros(self._means.shape[1])
         if W is not None:
@@ -223,7 +237,14 @@ class Agreement:
             self._W, self._b = data.W, self._b if data.b is None else data.b
         self.total = self.differ = self.classifier_right = self.nearest_right = 0.0
 
-    def update(self, features: Any, labels: Any = None, *, logits: Any = None, weights: Any = None) -> Agreement:
+    def update(
+        self,
+        features: Real[ArrayLike, "B d"],
+        labels: Real[ArrayLike, "B"] | None = None,
+        *,
+        logits: Real[ArrayLike, "B K"] | None = None,
+        weights: Real[ArrayLike, "B"] | None = None,
+    ) -> Agreement:
         """Count a batch; returns itself.
 
         Args:
@@ -285,7 +306,9 @@ def _rounding(squares: FloatArray, counts: FloatArray) -> FloatArray:
     return ROUNDING * np.sqrt(squares / counts)
 
 
-def _batch(features: Any, labels: Any, weights: Any, K: int) -> tuple[FloatArray, IntArray, FloatArray]:
+def _batch(
+    features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, K: int
+) -> tuple[FloatArray, IntArray, FloatArray]:
     """A checked batch: rows, classes and weights."""
     X = as_matrix(features, "features")
     y = to_numpy(labels, "labels")

@@ -37,19 +37,19 @@ class Foreign:
 
     origin = "an object"
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Foreign:  # noqa: D102
+    def __new__(cls, *args: object, **kwargs: object) -> Foreign:  # noqa: D102
         return super().__new__(cls)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         pass
 
-    def _nothing(self, *args: Any) -> None:
+    def _nothing(self, *args: object) -> None:
         pass
 
     append = extend = add = update = _nothing
@@ -58,12 +58,12 @@ class Foreign:
 class _DType(Foreign):
     """A NumPy type as a pickle states it: its code, and the byte order afterwards."""
 
-    def __init__(self, code: str, *args: Any) -> None:
+    def __init__(self, code: str, *args: object) -> None:
         self.dtype = np.dtype(str(code))
         if self.dtype.kind not in "biuf":
             raise ValueError(f"entries of type {code!r}")
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] == ">":
             self.dtype = self.dtype.newbyteorder(">")
 
@@ -73,21 +73,21 @@ class _Array(Foreign):
 
     array: np.ndarray
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, data = state
         flat = np.frombuffer(_bytes(data), dtype=kind.dtype)
         self.array = flat.reshape(shape, order="F" if fortran else "C")
 
 
-def _bytes(data: Any) -> bytes:
+def _bytes(data: object) -> bytes:
     return data if isinstance(data, bytes) else str(data).encode("latin1")
 
 
-def _scalar(kind: _DType, data: Any = b"") -> np.ndarray:
+def _scalar(kind: _DType, data: object = b"") -> np.ndarray:
     return np.frombuffer(_bytes(data), dtype=kind.dtype)[0]
 
 
-def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *rest: Any) -> np.ndarray:
+def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *rest: object) -> np.ndarray:
     """``torch._utils._rebuild_tensor_v2``; with a dtype in the rest, ``_rebuild_tensor_v3``."""
     kind = next((entry for entry in rest if isinstance(entry, np.dtype)), None)
     storage = storage if kind is None else storage.view(kind)
@@ -134,7 +134,7 @@ class _Reader(pickle.Unpickler):
             return _MEANINGS[full]
         return type("Foreign", (Foreign,), {"origin": full})
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
+    def persistent_load(self, pid: tuple[Any, ...]) -> np.ndarray:
         _, kind, key, *_ = pid
         if not isinstance(kind, np.dtype):
             raise ValueError(f"numbers of the type {getattr(kind, 'origin', kind)}")
@@ -163,7 +163,7 @@ def read_tensors(path: Path) -> Any:
     return _arrays(found)
 
 
-def _arrays(value: Any) -> Any:
+def _arrays(value: object) -> object:
     """NumPy's own arrays out of their stand-ins, at the top and one level down."""
     if isinstance(value, _Array):
         return value.array

@@ -1,0 +1,32 @@
+"""The check of stated shapes: it hears a wrong result, dimensions that disagree, and nothing else."""
+
+import numpy as np
+import pytest
+from jaxtyping import Float64, Real
+
+from shapes import with_shapes
+from ufm.measure import gram, norms
+from ufm.measure.arrays import ArrayLike
+
+
+def test_a_wrong_result_and_dimensions_that_disagree_are_heard():
+    def transposed(
+        V: Real[ArrayLike, "d K"], weights: Real[ArrayLike, " K"] | None = None
+    ) -> Float64[np.ndarray, "K d"]:
+        return V if weights is not None and len(weights) == 9 else np.asarray(V).T * 1.0
+
+    checked = with_shapes(transposed)
+    assert checked(np.ones((2, 3)), np.ones(3)).shape == (3, 2)
+    assert checked([[1.0, 2.0]]).shape == (2, 1)  # lists have no shape
+    with pytest.raises(AssertionError, match=r"transposed: weights of shape \(2,\) is no"):
+        checked(np.ones((2, 3)), np.ones(2))
+    with pytest.raises(AssertionError, match=r"transposed: return of shape \(2, 9\) is no"):
+        checked(np.ones((2, 9)), np.ones(9))
+    with pytest.raises(AssertionError, match=r"transposed: V of shape \(2,\) is no"):
+        checked(np.ones(2))
+
+
+def test_public_functions_are_checked_here_and_states_of_no_shape_are_left_alone():
+    assert all(hasattr(function, "__wrapped__") for function in (gram, norms))
+    plain = lambda x: x  # noqa: E731
+    assert with_shapes(plain) is plain
