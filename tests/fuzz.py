@@ -272,6 +272,7 @@ SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
     "solve_many": {"problem": lambda: ufm.stack(VALID["problems"]())},
     "search": {"problem": lambda: ufm.deep([2, 2], depth=2)},
     "from_labels": {"labels": lambda: [0, 1, 1]},
+    "kinds": {"counts": lambda: [5, 2], "copies": lambda: [2, 1]},
     "check_tolerance": {"value": lambda: 0.1},
     "check_loss": {"loss": ufm.losses.CrossEntropy},
     "settings_of": {"name": lambda: "ce-minority"},

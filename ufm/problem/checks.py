@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import LARGEST, one_of, positive_array, real_array, show
+from .._checks import LARGEST, flag, one_of, positive_array, real_array, show
 from .._numerics import in_float64, is_traced
 from .._programs import compiled
 from .gram import GramProgram
@@ -38,7 +38,7 @@ def check_problem(problem: Any, copies: bool = False) -> None:
     for name, part, kind in (("labels", labels, Labels), ("model", model, Model), ("decay", decay, Decay)):
         if type(part) is not kind:
             raise ValueError(f"{name}: {show(part)} is not a {kind.__name__}; state the problem with ufm.shallow")
-    if not copies:
+    if not flag("copies", copies):
         check_laid_out(problem)
     pairs = problem.loss_kind.reads == "pairs"
     if pairs != (model.readout == "pairs"):

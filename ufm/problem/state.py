@@ -63,7 +63,7 @@ def state(words: Mapping[str, Any], merged: bool = False) -> Problem:
         raise ValueError(f"words: {show(words)} is not a table of words; give such as {{'counts': [10, 10]}}")
     check_words(words)
     words = {name: _read(name, value) for name, value in words.items() if value is not None}
-    labels = _labels(words, merged)
+    labels = _labels(words, flag("merged", merged))
     loss = _loss(words, labels)
     if model_of(words) == "contrastive":
         return _of_pairs(words, labels, loss)

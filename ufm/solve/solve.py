@@ -24,6 +24,7 @@ from ..problem import (
     why_not_gram,
     why_not_logits,
 )
+from ..problem.problem import A_PROBLEM
 from ..problem.size import check_fits
 from .derivative import differentiable
 from .gram import solve_by_gram
@@ -161,7 +162,7 @@ def _solve(
     return _from_seed(problem, method, seed, gtol, max_steps, init_size, **options)
 
 
-@door.checked(params=door.of_type(Params, "give the params of a result"), gtol=door.FRACTION)
+@door.checked(problem=A_PROBLEM, params=door.of_type(Params, "give the params of a result"), gtol=door.FRACTION)
 @in_float64
 def evaluated(problem: Problem, params: Params, gtol: float = 1e-10) -> Result:
     """A point as the result of a walk of no steps: F and its gradient there, CONVERGED where that is at most gtol.
