@@ -15,7 +15,8 @@ import xarray as xr
 
 from ufm import _files
 from ufm._files import Damaged
-from ufm.sweep import Store, Sweep, engine, load, run, status
+from ufm.sweep import Store, Sweep, load, run, status
+from ufm.sweep.assembly import assemble
 from ufm.sweep.store import Block
 
 SWEEP = Sweep({"classes": 4}, {"weight_decay": [1e-3, 1e-2, 1e-1]}, block=3)
@@ -43,7 +44,7 @@ def store(tmp_path):
     """A finished sweep of three cells."""
     made = Store.create(tmp_path / "out", SWEEP)
     made.put(block())
-    made.save_dataset(*engine.assemble(made))
+    made.save_dataset(*assemble(made))
     return made
 
 
@@ -186,7 +187,7 @@ def test_missing_and_foreign_files_of_the_dataset_are_told(store):
     with pytest.raises(ValueError, match="value/c/1 differs"):
         load(store.path)
     assert status(store.path).set_aside == [str(store.data)]
-    store.save_dataset(*engine.assemble(store))
+    store.save_dataset(*assemble(store))
     assert load(store.path).value.values[1] == 0.2
 
 
@@ -261,12 +262,12 @@ def test_a_kill_while_blocks_and_dataset_are_written_loses_nothing(tmp_path, mon
     out = tmp_path / "out"
     store = Store.create(out, SWEEP)
     store.put(block())
-    store.save_dataset(*engine.assemble(store))
+    store.save_dataset(*assemble(store))
     more = Block(0, 1, np.arange(3), block().arrays, {}, dict(SAID))
 
     def act():
         store.put(more)
-        store.save_dataset(*engine.assemble(store))
+        store.save_dataset(*assemble(store))
 
     made = snapshots(out, tmp_path / "kept", monkeypatch, act)
     assert len(made) > 30
@@ -276,7 +277,7 @@ def test_a_kill_while_blocks_and_dataset_are_written_loses_nothing(tmp_path, mon
             again.get(path)
         assert load(copy).value.values[1] == 0.2
         with again.alone():
-            again.save_dataset(*engine.assemble(again))
+            again.save_dataset(*assemble(again))
         assert load(copy).value.values[1] == 0.2
         assert not list(copy.rglob("*.part"))
 

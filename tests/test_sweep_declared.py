@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufm.problem.words import check_words
-from ufm.sweep import Sweep, engine, load, read_file, run
+from ufm.sweep import Sweep, assembly, load, read_file, run
 from ufm.sweep.grid import MOST_CELLS, words
 
 WORDS = tuple(words())
@@ -179,7 +179,7 @@ def declare(said) -> bool:
         except ValueError:
             continue
     for axis in sweep.grid:
-        assert len(engine._coordinate(axis)) == len(axis)
+        assert len(assembly._coordinate(axis)) == len(axis)
     return True
 
 

@@ -26,7 +26,7 @@ from ufm.cli import main
 from ufm.measure import gram_distance, simplex_etf_gram
 from ufm.problem import state
 from ufm.solve import Status
-from ufm.sweep import Store, Sweep, engine, load, read_file, run, status
+from ufm.sweep import Store, Sweep, assembly, load, read_file, run, status
 from ufm.sweep.cells import cells_of
 from ufm.sweep.grid import cell_seeds
 
@@ -744,8 +744,8 @@ def test_mistyped_commands_end_with_one_line(arguments, said, tmp_path, capsys, 
 
 
 def test_statuses_of_cells_without_an_answer_are_not_those_of_the_solver():
-    assert not set(engine.BAD) & {int(s) for s in Status}
-    assert engine._PENDING not in engine.BAD
+    assert not set(assembly.BAD) & {int(s) for s in Status}
+    assert assembly.PENDING not in assembly.BAD
 
 
 def test_decays_of_cells_are_not_taken_for_decays_of_layers():

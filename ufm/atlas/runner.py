@@ -34,6 +34,7 @@ from .._numerics import placed, processor
 from .._version import versions
 from ..certify import is_proven
 from ..sweep import CONTRADICTION, Store, engine, tally
+from ..sweep.assembly import NAMES, merged
 from .diagram import DIAGRAMS, Arrays, Plane, judge
 
 
@@ -195,7 +196,7 @@ def _computed(chart: Chart, store: Store, options: Mapping[str, Any]) -> xr.Data
     store.sweep = chart  # not a copy read back from the folder, which has no plane
     engine.fill(store, chart.answer, lambda part, settings: plane.block, **options)
     damaged: list[str] = []
-    blocks = engine.merged(store, damaged)
+    blocks = merged(store, damaged)
     if damaged:
         raise ValueError(f"out: {damaged[0]} was damaged while the diagram ran; give the command once more")
     traced, report = ({}, None) if plane.trace is None else plane.trace(plane, _Readings(chart, store))
@@ -257,7 +258,7 @@ def _attributes(chart: Chart, data: Mapping[str, Any]) -> dict[str, Any]:
         "source": plane.source,
         "configuration": json.dumps({k: plain(v) for k, v in chart.settings.items() if k != "cells"}),
         "promises": json.dumps(list(promises)),
-        "statuses": json.dumps(engine.NAMES),
+        "statuses": json.dumps(NAMES),
         "dtype": "float64",
         "device": processor().device_kind,
         "versions": json.dumps(versions()),

@@ -1,7 +1,8 @@
 """Many problems at once: grids of problems, solved and certified block by block, as labelled datasets."""
 
+from .assembly import CONTRADICTION, tally
 from .cluster import connect
-from .engine import CONTRADICTION, Summary, load, run, status, tally
+from .engine import Summary, load, run, status
 from .grid import Sweep, read_file
 from .store import Store
 

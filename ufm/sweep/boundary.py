@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Progress, tally
+from .assembly import tally
+from .engine import Progress
 
 Range = tuple[float, float, str]
 """Ends of an axis, low < high, and its scale: ``linear`` or ``log``."""
