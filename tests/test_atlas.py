@@ -167,7 +167,7 @@ def test_only_unproven_cells_are_solved_again(monkeypatch):
     stack = shallow([2.0, 1.0], weight_decay=decays, feature_decay=decays)
     axis = Axis("x", "x", decays)
     words = {"phase": len, "phases": (), "problem": lambda *given: stack, "restarts": 1, "rounds": 3}
-    found = diagram_module.judge(Plane(x=axis, y=axis, **words), stack)
+    found = diagram_module.answers_of(Plane(x=axis, y=axis, **words), stack)
     assert asked == [(0, [0, 1, 2, 3]), (1, [1, 3]), (2, [1, 3]), (3, [3])]
     assert found.result["seed"].tolist() == [0, 2, 0, 0]
     assert found.certificate.gap.tolist() == [0.0, 0.0, 0.0, 1.0]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import FRACTION, POSITIVE, checked, flag, pair_of, whole, whole_number, whole_numbers
-from ..problem import GramProgram, Problem, contrastive, group_program, labels
+from ..problem import Problem, contrastive, labels
 from ..theory.contrastive import minority_collapse_ratio, step_optimum
 from ..theory.views import (
     antipodal_offset,
@@ -135,9 +135,9 @@ def supcon_minority(
     """
     tau = np.geomspace(*temperatures, cells)
 
-    def problem(ratio: np.ndarray, tau: np.ndarray) -> GramProgram:
+    def problem(ratio: np.ndarray, tau: np.ndarray) -> Problem:
         counts = np.stack([ratio * minority_samples, np.full(len(ratio), minority_samples)], axis=1)
-        return group_program(np.broadcast_to([float(majority), float(minority)], counts.shape), counts, 1.0 / tau)
+        return contrastive(labels=labels.kinds(counts, (majority, minority)), temperature=tau)
 
     def read(answers: Answers) -> Arrays:
         within, between = np.asarray(answers.result.gram.within), np.asarray(answers.result.gram.between)

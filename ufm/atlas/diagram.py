@@ -18,9 +18,9 @@ import numpy as np
 
 from .._checks import checked, show, text
 from .._registry import Registry
-from ..answer import FACTORED, ROUTES, Judged, Limits, route_of, second_pass
-from ..certify import certify, is_proven
-from ..problem import GramProgram, LogitGroups, Params, Problem, class_logits, class_means
+from ..answer import FACTORED, MERGED, Judged, Limits, judge, route_of, second_pass
+from ..certify import Certificate, certify, is_proven
+from ..problem import Params, Problem, class_logits, class_means
 from ..solve import solve
 from ..sweep.boundary import Boundary, trace
 
@@ -67,9 +67,9 @@ class Answers:
         values: F at the end of each start, shape (cells, starts); ``None`` where there was one.
     """
 
-    problem: Any
+    problem: Problem
     result: Any
-    certificate: Any
+    certificate: Certificate
     values: np.ndarray | None = None
 
     @property
@@ -109,7 +109,8 @@ class Plane:
     Attributes:
         x: axis of the figure.
         y: the other one.
-        problem: coordinates -> a stack of problems, or of grouped programs (:func:`ufm.grouped`).
+        problem: coordinates -> a stack of problems; with equal classes stated by their number
+            (:func:`ufm.labels.kinds`) its cost does not depend on K, and ``result`` is that of the merged program.
         read: :class:`Answers` -> what the dataset shows beside value, bound, gap, status and steps.
         answer: coordinates -> all of that, in place of ``problem`` and ``read`` where the question is no single stack.
         phase: numbers by name -> code of the phase; one function for what was found and for what theory says.
@@ -255,7 +256,7 @@ def diagram(name: str) -> Callable[[F], F]:
 # ------------------------------------------------------------------ how its problems are answered
 
 
-def judge(plane: Plane, problem: Any) -> Answers:
+def answers_of(plane: Plane, problem: Problem) -> Answers:
     """Solve and certify a stack in the way that the plane asks for."""
     if plane.starts is not None:
         return _best_of_starts(plane, problem)
@@ -265,9 +266,8 @@ def judge(plane: Plane, problem: Any) -> Answers:
             again = lambda rows, seed=seed: _random_starts(plane, problem[rows], seed)  # noqa: E731
             found = second_pass(found, again, plane.gap, unknown=True)
     else:
-        programs = {LogitGroups: "groups", GramProgram: "gram"}
-        route = ROUTES[programs[type(problem)]] if type(problem) in programs else route_of(problem, FACTORED)
-        found = route.judge(problem, Limits(gap=plane.gap, **plane.limits))
+        names = FACTORED if problem.labels.copies is None else MERGED
+        found = judge(problem, route_of(problem, names).name, Limits(gap=plane.gap, **plane.limits))
     return Answers(problem, found.result, found.certificate)
 
 

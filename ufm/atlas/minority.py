@@ -20,7 +20,7 @@ from .._checks import FRACTION, POSITIVE, callable_or_none, checked, numbers_of,
 from .._files import make_folder
 from ..answer import certified_many
 from ..measure import PHASES, collapse_phase, gram_distance, norms, numerical_rank, simplex_etf_gram
-from ..problem import Labels, LogitGroups, Params, Problem, class_logits, class_means, grouped, labels, shallow, stack
+from ..problem import Labels, Params, Problem, class_logits, class_means, labels, shallow, stack
 from ..problem.models import BIASES
 from ..sweep import CONTRADICTION
 from ..sweep.boundary import Boundary
@@ -132,8 +132,9 @@ def ce_minority(
     sizes = (classes - few, few)
     thresholds = two_group_thresholds(*sizes, minority_samples * ratios, minority_samples)
 
-    def problem(ratio: np.ndarray, decay: np.ndarray) -> LogitGroups:
-        return grouped(sizes, minority_samples * np.stack([ratio, np.ones_like(ratio)], axis=1), lambda_z=decay)
+    def problem(ratio: np.ndarray, decay: np.ndarray) -> Problem:
+        counts = minority_samples * np.stack([ratio, np.ones_like(ratio)], axis=1)
+        return shallow(labels=labels.kinds(counts, sizes), weight_decay=decay, feature_decay=decay)
 
     def read(answers: Answers) -> Arrays:
         inside, between = np.asarray(answers.result.alpha) > 0, np.asarray(answers.result.between) != 0

@@ -35,7 +35,8 @@ from .._version import versions
 from ..certify import is_proven
 from ..sweep import CONTRADICTION, Store, engine, tally
 from ..sweep.assembly import NAMES, merged
-from .diagram import DIAGRAMS, Arrays, Plane, judge
+from ..sweep.boundary import blockwise
+from .diagram import DIAGRAMS, Arrays, Plane, answers_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Chart:
         else:
             assert plane.problem is not None
             problem = plane.problem(*coordinates)
-            answers = judge(plane, problem)
+            answers = answers_of(plane, problem)
             numbers = {**answers.numbers(), **plane.read(answers)}
         size = max(np.size(column) for column in coordinates)
         for name, array in numbers.items():
@@ -178,12 +179,7 @@ class Chart:
 
     def at(self, *coordinates: np.ndarray) -> Arrays:
         """Results and phases at any points, in blocks of one size."""
-        size, block, pieces = len(coordinates[0]), self.plane.block, []
-        for begin in range(0, size, block):
-            rows = np.minimum(np.arange(begin, begin + block), size - 1)
-            found = self.found(*(column[rows] for column in coordinates))
-            pieces.append({name: array[: size - begin] for name, array in found.items()})
-        found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        found = blockwise(self.found, self.plane.block, *coordinates)
         return found | {"phase": _codes(self.plane.phase(found))}
 
 
