@@ -38,7 +38,7 @@ def refused(capsys, *words):
 def stated(*words):
     """Counts of the problem that a command states, and its notes; nothing is solved."""
     command = cli._parse(["solve", *map(str, words)])
-    return command.problem().labels.counts.tolist(), command.asked_labels[1]
+    return command.problem().labels.counts.tolist(), command.stated()[1]
 
 
 # ------------------------------------------------------------------ labels and counts
@@ -143,7 +143,8 @@ def test_bad_labels_name_their_flag(capsys, tmp_path):
         message = refused(capsys, "solve", "--labels-file", tmp_path / name)
         assert message.startswith("ufm: labels-file: ")
         assert why in message
-    assert "several" in refused(capsys, "solve", "--counts", "3,3", "--labels-file", tmp_path / "gap.npy")
+    message = refused(capsys, "solve", "--counts", "3,3", "--labels-file", tmp_path / "gap.npy")
+    assert message == "ufm: labels-file: given together with --counts; drop one of the two\n"
 
 
 # ------------------------------------------------------------------ features
