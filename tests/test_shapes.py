@@ -5,8 +5,8 @@ import pytest
 from jaxtyping import Float64, Real
 
 from shapes import with_shapes
+from ufm._checks import ArrayLike
 from ufm.measure import gram, norms
-from ufm.measure.arrays import ArrayLike
 
 
 def test_a_wrong_result_and_dimensions_that_disagree_are_heard():

@@ -16,9 +16,17 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+else:
+    ArrayLike = Any  # numbers, nested lists, arrays of NumPy, JAX and PyTorch; readers refuse everything else
+
+Numbers = float | np.ndarray
+"""One number, or an array of them, one for each of several cases."""
 
 LARGEST = 1e300
 """Largest number of a problem; the smallest positive one is its inverse."""

@@ -11,19 +11,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Real
 from numpy.typing import NDArray
 
 from ufm import _checks as door
+from ufm._checks import ArrayLike
 from ufm._memory import UNREADABLE, BadMember, check_bytes, load_arrays
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-else:
-    ArrayLike = Any  # NumPy, JAX, PyTorch or nested lists; `to_numpy` refuses everything else
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

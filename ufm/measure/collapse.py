@@ -26,7 +26,8 @@ import numpy as np
 from jaxtyping import Real
 from numpy.typing import NDArray
 
-from ufm.measure.arrays import ArrayLike, FloatArray, LabelledFeatures, as_matrix, as_vector
+from ufm._checks import ArrayLike
+from ufm.measure.arrays import FloatArray, LabelledFeatures, as_matrix, as_vector
 from ufm.measure.geometry import (
     ROUNDING,
     cosine_matrix,

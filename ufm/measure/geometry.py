@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float64, Real
 
 from ufm import _checks as door
-from ufm.measure.arrays import ArrayLike, FloatArray, as_matrix, to_numpy
+from ufm._checks import ArrayLike
+from ufm.measure.arrays import FloatArray, as_matrix, to_numpy
 
 # Two numbers that differ by less than this many rounding errors of their terms are equal.
 ROUNDING = 64 * float(np.finfo(np.float64).eps)

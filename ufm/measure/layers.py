@@ -29,9 +29,10 @@ import numpy as np
 from jaxtyping import Real
 
 from ufm import _checks as door
+from ufm._checks import ArrayLike
 from ufm._json import plain
 from ufm.measure import collapse, geometry
-from ufm.measure.arrays import ArrayLike, FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
+from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
 
 ACTIVATIONS = ("linear", "relu")
 FINE_RTOL = 1e-6  # of the second rank, for solutions converged to high accuracy

@@ -26,9 +26,10 @@ import numpy as np
 from jaxtyping import Real
 
 from ufm import _checks as door
+from ufm._checks import ArrayLike
 from ufm._registry import Registry
 from ufm.measure import collapse, geometry
-from ufm.measure.arrays import ArrayLike, FloatArray, LabelledFeatures, as_arrays
+from ufm.measure.arrays import FloatArray, LabelledFeatures, as_arrays
 from ufm.measure.collapse import nc1_papyan, nc1_pinv, nc1_quotient
 
 NEEDS = {

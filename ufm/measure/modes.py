@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Real
 
 from ufm import _checks as door
-from ufm.measure.arrays import ArrayLike
+from ufm._checks import ArrayLike
 
 PHASES = ("no collapse", "minority collapse", "between-cluster collapse", "complete collapse")
 """Phases of two groups, by code 0..3; code -1 is *unclassified*."""

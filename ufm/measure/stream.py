@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Real
 
+from ufm._checks import ArrayLike
 from ufm.measure import collapse
-from ufm.measure.arrays import ArrayLike, FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
+from ufm.measure.arrays import FloatArray, IntArray, as_arrays, as_matrix, as_vector, to_numpy
 from ufm.measure.collapse import ClassStatistics
 from ufm.measure.geometry import ROUNDING
 from ufm.measure.measures import measure_statistics
