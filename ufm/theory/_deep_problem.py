@@ -87,7 +87,7 @@ def room(problem: Problem, needed: int | Sequence[int], words: str = "") -> Hypo
     return Hypothesis(text, good, f"d = {have[0]}, widths {', '.join(map(str, have[1:]))}")
 
 
-def network_answer(problem: Problem, network: Network, **quantities: Any) -> Answer:
+def network_answer(problem: Problem, network: Network, **quantities: object) -> Answer:
     """Fields of a prediction that follow from a network.
 
     The columns of H are laid out as those of the problem.  The last weight matrix is divided by the scale of the

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import show, whole_number
+from .._checks import ArrayLike, show, whole_number
 from ..problem import Labels, Problem
 from ..problem.contrastive import BatchedSupCon, check_contrastive
 from .contrastive import etf_gram, radius_squared, unit_temperature
@@ -116,7 +116,7 @@ def _anchor(own: int, size: int, exponent: float, self_included: bool) -> float:
 
 
 def frame_bound(
-    batches: Any, labels: Labels, temperature: float = 1.0, radius: float = 1.0, self_included: bool = False
+    batches: ArrayLike, labels: Labels, temperature: float = 1.0, radius: float = 1.0, self_included: bool = False
 ) -> FamilyBound:
     """Least loss of nonnegative features on a sphere or ball over any family of batches: that of an orthogonal frame.
 
@@ -148,7 +148,7 @@ def frame_bound(
     return FamilyBound(total / anchors, total, anchors)
 
 
-def _checked(batches: Any, labels: Labels) -> np.ndarray:
+def _checked(batches: ArrayLike, labels: Labels) -> np.ndarray:
     if not isinstance(labels, Labels) or labels.classes is None:
         raise ValueError(f"labels: {show(labels)} has no samples to batch; use labels.by_sample() or from_labels")
     index = np.asarray(batches)
@@ -156,7 +156,7 @@ def _checked(batches: Any, labels: Labels) -> np.ndarray:
     return index
 
 
-def _members(batches: Any, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+def _members(batches: ArrayLike, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     """Members of each class in each batch, shape (B, K), and the size of each batch."""
     index = _checked(batches, labels)
     classes = np.asarray(labels.classes)[np.maximum(index, 0)]
@@ -213,7 +213,7 @@ class BatchGraph:
         return None
 
 
-def batch_graph(batches: Any, labels: Labels) -> BatchGraph:
+def batch_graph(batches: ArrayLike, labels: Labels) -> BatchGraph:
     """The conditions under which a family of batches has the orthogonal frame as its only optimum (nonnegative H).
 
     (a) For every class, the graph on its samples with an edge where two share a batch is connected.

@@ -18,10 +18,12 @@ Reference: derived; related: Graf et al. 2021, Behnia & Thrampoulidis 2024, Kini
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import ArrayLike, Numbers
 from ..problem import Problem
 from ..problem.contrastive import SupCon
 from ._roots import root, widen
@@ -46,11 +48,11 @@ LARGEST_GROUPS = 10
 
 
 def collapsed_loss(
-    gram: Any,
-    counts: Any,
+    gram: ArrayLike,
+    counts: ArrayLike,
     temperature: float = 1.0,
     self_included: bool = False,
-    class_weight: Any = 1.0,
+    class_weight: ArrayLike = 1.0,
     feature_decay: float = 0.0,
 ) -> float:
     """F(Q) of collapsed features with class Gram matrix Q, anchors of single samples not counted.
@@ -74,7 +76,9 @@ def collapsed_loss(
     return float(data + feature_decay / 2 * np.sum(n * np.diag(q)))
 
 
-def _classes(gram: Any, counts: Any, temperature: float, self_included: bool, class_weight: Any) -> tuple[Any, ...]:
+def _classes(
+    gram: ArrayLike, counts: ArrayLike, temperature: float, self_included: bool, class_weight: ArrayLike
+) -> tuple[Any, ...]:
     check_positive("temperature", temperature)
     q, n = np.array(gram, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if q.shape != (len(n), len(n)):
@@ -82,7 +86,7 @@ def _classes(gram: Any, counts: Any, temperature: float, self_included: bool, cl
     return q, n, np.broadcast_to(np.asarray(class_weight, dtype=np.float64), n.shape), n if self_included else n - 1.0
 
 
-def _log_log1p_exp(x: Any) -> Any:
+def _log_log1p_exp(x: Numbers) -> Any:
     """log log(1 + e^x), which is x for large negative x."""
     x = np.asarray(x, dtype=np.float64)
     return np.where(x < -36.0, x, np.log(np.logaddexp(0.0, np.maximum(x, -40.0))))
@@ -102,7 +106,7 @@ class Excess(NamedTuple):
     log_excess: float
 
 
-def _excess(shares: Any, own: Any, log_ratios: Any) -> Excess:
+def _excess(shares: ArrayLike, own: ArrayLike, log_ratios: ArrayLike) -> Excess:
     """sum_a p_a (log a_a + log(1 + e^{r_a}))."""
     shares, log_ratios = np.asarray(shares, dtype=np.float64), np.asarray(log_ratios, dtype=np.float64)
     floor = float(np.sum(shares * np.log(own)))
@@ -223,7 +227,7 @@ def step_optimum(
         inner = pull[group] * math.exp(near[group] - top) * spread[group] / (m[group] - 1)
         return inner + b / 2 * sum(pull[i] * math.exp(far[i] - top) for i in (0, 1))
 
-    def best(function: Any, group: int) -> float:
+    def best(function: Callable[..., Any], group: int) -> float:
         """Zero in log(spread) of a slope that changes sign once, from - to +, or the edge."""
         edge = math.log(m[group])
         if function(m[group]) <= 0:
@@ -246,7 +250,7 @@ def step_optimum(
 # ------------------------------------------------------------------ minority collapse
 
 
-def minority_collapse_ratio(majority_classes: Any, minority_classes: Any, temperature: Any) -> Any:
+def minority_collapse_ratio(majority_classes: Numbers, minority_classes: Numbers, temperature: Numbers) -> Any:
     """Imbalance ratio R* = n1/n2 from which the minority classes coincide (c = 1), in the limit of large counts.
 
         dF/dC at C = m2:  (m2 + m1 R E b/2)/Z2 + m1 E b/(2 Z1) = 0,   b = -sqrt(A/m1),  E = e^{(b-1)/tau}
@@ -307,7 +311,7 @@ def minority_collapse_ratio(majority_classes: Any, minority_classes: Any, temper
     return float(ratio) if ratio.ndim == 0 else ratio
 
 
-def minority_collapses(majority_classes: Any, temperature: Any) -> Any:
+def minority_collapses(majority_classes: Numbers, temperature: Numbers) -> Any:
     """Whether the minority classes coincide from a finite imbalance ratio on, for any number m2 >= 2 of them.
 
         E (Z + m1 E)^2 > 4 m1 e_a Z,   E = e^{-1/tau},  e_a = e^{-m1/((m1-1) tau)},  Z = 1 + (m1-1) e_a
@@ -351,7 +355,7 @@ class GroupOptimum(NamedTuple):
     between: np.ndarray
     gap: float
 
-    def matrix(self, group: Any) -> np.ndarray:
+    def matrix(self, group: Numbers) -> np.ndarray:
         """The K x K Gram matrix, given the group of each class."""
         group = np.asarray(group)
         full = self.between[np.ix_(group, group)]
@@ -360,12 +364,12 @@ class GroupOptimum(NamedTuple):
 
 
 def group_optimum(
-    classes: Any,
-    samples: Any,
+    classes: ArrayLike,
+    samples: ArrayLike,
     temperature: float = 1.0,
     feature_decay: float | None = None,
     self_included: bool = False,
-    class_weight: Any = 1.0,
+    class_weight: ArrayLike = 1.0,
 ) -> GroupOptimum:
     """Optimum of groups of m_a classes with n_a samples, on the unit sphere or ball or with a decay of the features.
 
@@ -587,7 +591,7 @@ def ridge_optimum(
 
 
 def orthogonal_frame_optimum(
-    counts: Any, temperature: float = 1.0, self_included: bool = False, class_weight: Any = 1.0
+    counts: ArrayLike, temperature: float = 1.0, self_included: bool = False, class_weight: ArrayLike = 1.0
 ) -> Excess:
     """Optimum with nonnegative features on the unit sphere or ball, for any counts: the orthogonal frame.
 
@@ -627,11 +631,11 @@ class NonnegativeRidge(NamedTuple):
 
 
 def nonnegative_ridge_optimum(
-    counts: Any,
+    counts: ArrayLike,
     feature_decay: float,
     temperature: float = 1.0,
     self_included: bool = False,
-    class_weight: Any = 1.0,
+    class_weight: ArrayLike = 1.0,
 ) -> NonnegativeRidge:
     """Optimum of SupCon + (lambda_H/2) ||H||^2 with nonnegative features, for any counts: one scalar per class.
 
@@ -665,7 +669,9 @@ def nonnegative_ridge_optimum(
     return NonnegativeRidge(value, temperature * s, 2 * weight * limit / (total * temperature))
 
 
-def _nonnegative(counts: Any, temperature: float, self_included: bool, class_weight: Any) -> tuple[Any, Any, Any]:
+def _nonnegative(
+    counts: ArrayLike, temperature: float, self_included: bool, class_weight: ArrayLike
+) -> tuple[Any, Any, Any]:
     check_positive("temperature", temperature)
     check_positive("class_weight", class_weight)
     check_at_least("counts", counts, 2, "2 or more per class, an anchor needs a positive")

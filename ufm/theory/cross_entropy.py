@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import ArrayLike, Numbers
 from ..problem import Problem
 from ._roots import root, widen
 from .frames import centering_matrix, gram_answer
@@ -49,7 +50,7 @@ from .oracle import (
 # ------------------------------------------------------------------ cross-entropy
 
 
-def simplex_etf_margin(num_classes: Any, c0: Any, smoothing: Any = 0.0, own_margin: Any = 0.0) -> Any:
+def simplex_etf_margin(num_classes: Numbers, c0: Numbers, smoothing: Numbers = 0.0, own_margin: ArrayLike = 0.0) -> Any:
     """Margin t* = z_own - z_other of the balanced optimum; 0 where the features vanish.
 
         t* = m + log(1/(c_0 + ε/K) - (K-1))   if that is positive, else 0
@@ -75,7 +76,7 @@ def simplex_etf_margin(num_classes: Any, c0: Any, smoothing: Any = 0.0, own_marg
     return np.maximum(0.0, m + gap)
 
 
-def simplex_etf_value(num_classes: Any, c0: Any, smoothing: Any = 0.0, own_margin: Any = 0.0) -> Any:
+def simplex_etf_value(num_classes: Numbers, c0: Numbers, smoothing: Numbers = 0.0, own_margin: ArrayLike = 0.0) -> Any:
     """Minimum of F for balanced counts.
 
         F* = log(1 + (K-1) e^{-(t*-m)}) + (K-1)(ε/K)(t* - m) + (K-1) c_0 t*,   t* of :func:`simplex_etf_margin`;
@@ -99,7 +100,7 @@ def simplex_etf_value(num_classes: Any, c0: Any, smoothing: Any = 0.0, own_margi
     return np.logaddexp(0.0, np.log(k - 1) - gap) + (k - 1) * (np.asarray(smoothing) / k * gap + c0 * t)
 
 
-def zero_threshold_c0(num_classes: Any, smoothing: Any = 0.0, own_margin: Any = 0.0) -> Any:
+def zero_threshold_c0(num_classes: Numbers, smoothing: Numbers = 0.0, own_margin: ArrayLike = 0.0) -> Any:
     """Smallest c_0 at which W = 0, H = 0 is optimal: 1/(e^{-m} + K - 1) - ε/K, that is (1 - ε)/K without m.
 
     Status: derived. The transition is continuous.
@@ -112,7 +113,12 @@ def zero_threshold_c0(num_classes: Any, smoothing: Any = 0.0, own_margin: Any = 
 
 
 def simplex_etf_norms(
-    num_classes: Any, samples: Any, margin: Any, weight_decay: Any, feature_decay: Any, scale: Any = 1.0
+    num_classes: Numbers,
+    samples: ArrayLike,
+    margin: Numbers,
+    weight_decay: Numbers,
+    feature_decay: Numbers,
+    scale: Numbers = 1.0,
 ) -> tuple[Any, Any]:
     """Squared norms of a row of W and of a class mean, for balanced logits t Π.
 
@@ -202,13 +208,13 @@ class FocalTransition(NamedTuple):
     jump_margin: float
 
 
-def focal_at_equal_gaps(margin: Any, num_classes: int, gamma: float) -> Any:
+def focal_at_equal_gaps(margin: Numbers, num_classes: int, gamma: float) -> Any:
     """phi(t) = (1-p)^γ (-log p), p = 1/(1 + (K-1) e^{-t})."""
     y = math.log(num_classes - 1) - np.asarray(margin, dtype=np.float64)
     return np.exp(-gamma * np.logaddexp(0.0, -y)) * np.logaddexp(0.0, y)
 
 
-def _ratio(y: Any) -> Any:
+def _ratio(y: Numbers) -> Any:
     """log1p(x)/x at x = e^y; decreases from 1 to 0."""
     y = np.asarray(y, dtype=np.float64)
     small = y < -18  # there log1p(x)/x = 1 - x/2 to rounding
@@ -216,7 +222,7 @@ def _ratio(y: Any) -> Any:
     return np.where(small, 1 - 0.5 * np.exp(np.minimum(y, 0.0)), np.logaddexp(0.0, safe) * np.exp(-safe))
 
 
-def _log_slope(y: Any, gamma: float) -> Any:
+def _log_slope(y: Numbers, gamma: float) -> Any:
     """log S at x = e^y, with S = -phi' = (1-p)^{γ+1} (1 + γ log1p(x)/x)."""
     return -(gamma + 1) * np.logaddexp(0.0, -y) + np.log1p(gamma * _ratio(y))
 
@@ -235,7 +241,7 @@ def _focal_peak(gamma: float) -> float:
     return root(sign, 0.0, (2 * gamma + 1 + gamma**2) / gamma + 1)
 
 
-def focal_slope(margin: Any, num_classes: int, gamma: float) -> Any:
+def focal_slope(margin: Numbers, num_classes: int, gamma: float) -> Any:
     """S(t) = -phi'(t) = (1-p)^γ [(1-p) - γ p log p]; at an interior optimum S = (K-1) c_0."""
     return np.exp(_log_slope(math.log(num_classes - 1) - np.asarray(margin, dtype=np.float64), gamma))
 
@@ -337,7 +343,7 @@ def equal_parameters(problem: Problem) -> Hypothesis:
     return Hypothesis("loss parameters equal over the classes", not unequal, ", ".join(unequal))
 
 
-def _etf_answer(problem: Problem, margin: float, value: float, zero_c0: float, **quantities: Any) -> Answer:
+def _etf_answer(problem: Problem, margin: float, value: float, zero_c0: float, **quantities: object) -> Answer:
     """Fields of a simplex ETF with logits t Π; ``zero_c0`` is the threshold in c_0 = √n λ_Z."""
     k, n = problem.num_classes, float(counts_of(problem)[0])
     scale = number(problem.model.scale, 1.0)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import ArrayLike, Numbers
 from ._roots import lowest, root
 from .oracle import check_at_least, check_positive
 
@@ -167,7 +168,7 @@ def deep_collapse(
 
 
 def balanced_sizes(
-    singular_values: Any, weight_decays: Sequence[float], feature_decay: float, samples: Any = 1.0
+    singular_values: ArrayLike, weight_decays: Sequence[float], feature_decay: float, samples: ArrayLike = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cheapest sizes of the factors of a product σ = s_L ... s_1 h.
 
@@ -211,7 +212,7 @@ class LinearOptimum(NamedTuple):
     features: np.ndarray
 
 
-def linear_optimum(counts: Any, weight_decays: Sequence[float], feature_decay: float) -> LinearOptimum:
+def linear_optimum(counts: ArrayLike, weight_decays: Sequence[float], feature_decay: float) -> LinearOptimum:
     """Optimum of a deep linear network without bias, any counts, all widths >= K.
 
         F* = sum_k (n_k/N) φ( (N/n_k) (n_k λ_H λ_1 ... λ_L)^{1/(L+1)}, L )
@@ -251,7 +252,11 @@ class SpectralOptimum(NamedTuple):
 
 
 def spectral_optimum(
-    singular_values: Any, total: float, weight_decays: Sequence[float], feature_decay: float, rank: int | None = None
+    singular_values: ArrayLike,
+    total: float,
+    weight_decays: Sequence[float],
+    feature_decay: float,
+    rank: int | None = None,
 ) -> SpectralOptimum:
     """Optimum of a deep linear network with MSE, any counts, any widths, without bias or with a free one.
 
@@ -293,7 +298,7 @@ def spectral_optimum(
     return SpectralOptimum(math.fsum(s**2 / total * values), p)
 
 
-def class_targets(counts: Any, free_bias: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def class_targets(counts: ArrayLike, free_bias: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Singular value decomposition U S V^T of the targets, one column per class with the weight √n_k.
 
         no bias    Y = D^{1/2}:  a unit vector per class, in the order of falling counts
@@ -437,7 +442,7 @@ def channel_bound(num_classes: int, samples: float, weight_decays: Sequence[floa
     return scalar_optimum(math.exp(log_strength / (depth + 1)), depth).value
 
 
-def imbalanced_channel_bound(counts: Any, weight_decays: Sequence[float], feature_decay: float) -> float:
+def imbalanced_channel_bound(counts: ArrayLike, weight_decays: Sequence[float], feature_decay: float) -> float:
     """:func:`channel_bound` for any counts, as a numerical minimum over two numbers.
 
         min over γ_1 >= γ_2 >= ... >= γ_K >= 0 of
@@ -544,21 +549,21 @@ def two_layer_bound(num_classes: int, samples: float, weight_decays: Sequence[fl
     decay, rest = float(weight_decays[1]), num_classes - 2
     offset, mu = num_classes * decay, math.exp((log_c - math.log(decay)) / 2)
 
-    def single(x: Any) -> Any:
+    def single(x: Numbers) -> Any:
         return decay / 2 / (x + offset) + mu * np.sqrt(x)
 
-    def single_slope(x: Any) -> Any:
+    def single_slope(x: Numbers) -> Any:
         return mu / (2 * np.sqrt(x)) - decay / 2 / (x + offset) ** 2
 
-    def others(y: Any) -> Any:
+    def others(y: Numbers) -> Any:
         return np.clip(np.sqrt(decay * np.sqrt(y) / (2 * mu)) - offset, 0.0, y)
 
-    def value(u: Any) -> Any:
+    def value(u: Numbers) -> Any:
         y = np.exp(u)
         g = others(y)
         return 2 * single(y) + rest * (decay / 2 / (g + offset) + mu * g / np.sqrt(y))
 
-    def slope(u: Any) -> Any:
+    def slope(u: Numbers) -> Any:
         y = np.exp(u)
         g = others(y)
         bound = np.where(g >= y, mu / np.sqrt(y) - decay / 2 / (g + offset) ** 2, 0.0)
@@ -608,7 +613,7 @@ def relu_lower_bound(num_classes: int, samples: float, weight_decays: Sequence[f
     return max(bound, two_layer_bound(*given)) if len(weight_decays) == 2 else bound
 
 
-def relu_may_help(gram: Any, tolerance: float = 1e-9) -> bool:
+def relu_may_help(gram: ArrayLike, tolerance: float = 1e-9) -> bool:
     """Whether a hidden class Gram matrix lets a ReLU network beat deep neural collapse.
 
     A collapsed point with F < F_DNC has a hidden layer l <= max(L-2, 1) whose class Gram matrix A_l^T A_l is singular

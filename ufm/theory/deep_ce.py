@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import Numbers
 from ._roots import lowest, root, widen
 from .deep import log_decay_product
 from .deep_structures import Network, balanced_factors, factored, split
@@ -48,11 +49,11 @@ class Structure(NamedTuple):
     log_size: float
     depth: int
 
-    def fit(self, beta: Any) -> Any:
+    def fit(self, beta: Numbers) -> Any:
         """Cross-entropy at a scale β."""
         return sum(w * np.log1p(sum(a * np.exp(-b * beta) for a, b in parts)) for w, parts in self.terms)
 
-    def fit_slope(self, beta: Any) -> Any:
+    def fit_slope(self, beta: Numbers) -> Any:
         """Its derivative, negative."""
         total = 0.0
         for w, parts in self.terms:
@@ -202,13 +203,13 @@ def optimum(structure: Structure, samples: float, weight_decays: Sequence[float]
     log_cost = math.log((depth + 1) / 2) + structure.log_size + log_c / (depth + 1)
     power = 2 / (depth + 1)
 
-    def regulariser(u: Any) -> Any:
+    def regulariser(u: Numbers) -> Any:
         return np.exp(log_cost + power * u)
 
     def value(u: float) -> float:
         return float(structure.fit(math.exp(u)) + regulariser(u))
 
-    def slope(u: Any) -> Any:
+    def slope(u: Numbers) -> Any:
         return np.exp(u) * structure.fit_slope(np.exp(u)) + power * regulariser(u)
 
     # The regulariser stays below log K, and the fit, which is convex, gains more than the regulariser costs.
@@ -245,7 +246,7 @@ def zero_threshold(structure: Structure) -> float:
     def loss(u: float) -> float:
         return power * u - math.log(zero - structure.fit(math.exp(u)))
 
-    def slope(u: Any) -> Any:
+    def slope(u: Numbers) -> Any:
         beta = np.exp(u)
         return power + beta * structure.fit_slope(beta) / (zero - structure.fit(beta))
 

@@ -322,7 +322,7 @@ def deep_fan(problem: Problem) -> Answer:
 
 
 @functools.lru_cache(maxsize=512)
-def _best_composition(compose: Callable[..., Composition], num_classes: int, *given: Any, **room: Any) -> Any:
+def _best_composition(compose: Callable[..., Composition], num_classes: int, *given: object, **room: object) -> Any:
     try:
         return compose(num_classes, *given, **room)
     except ValueError:  # too narrow

@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import ArrayLike, Numbers
 from ._roots import lowest
 from .deep import (
     LinearOptimum,
@@ -111,7 +112,7 @@ class Profile(NamedTuple):
 
 
 def profile(
-    eigenvalues: Any,
+    eigenvalues: ArrayLike,
     log_size: float,
     samples: float,
     weight_decays: Sequence[float],
@@ -142,7 +143,7 @@ def profile(
     log_cost = log_decay_product(weight_decays, feature_decay, samples) - math.log(decay) + log_size
     zero = len(g) * decay / (2 * offset)
 
-    def strength(u: Any) -> Any:
+    def strength(u: Numbers) -> Any:
         return np.exp((log_cost + u) / depth)
 
     with np.errstate(divide="ignore"):
@@ -151,7 +152,7 @@ def profile(
     def value(u: float) -> float:
         return float(decay / 2 * np.sum(np.exp(-np.logaddexp(log_g + u, log_offset))) + depth / 2 * strength(u))
 
-    def slope(u: Any) -> Any:  # g q/(g q + o)² = 1/(o (e^{w/2} + e^{-w/2})²), e^w = g q/o
+    def slope(u: Numbers) -> Any:  # g q/(g q + o)² = 1/(o (e^{w/2} + e^{-w/2})²), e^w = g q/o
         half = np.add.outer(u, log_g - log_offset) / 2
         shrinks = np.sum(np.exp(-2 * np.logaddexp(half, -half)), axis=-1)
         return strength(u) / 2 - decay / (2 * offset) * shrinks
@@ -284,7 +285,7 @@ def _sized(
     return found, sized, np.linalg.solve(a.T @ a + ridge, a.T)
 
 
-def split(product: Any) -> tuple[np.ndarray, np.ndarray]:
+def split(product: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """(W_1, H) of least ||W_1||² ||H||² with a given product W_1 H: the balanced split of the singular values.
 
     Args:
@@ -390,12 +391,12 @@ _FAN_START = (math.log(0.931132), math.log(0.362179 / (1 - 0.362179)), math.log(
 """Best fan at small decays as (log b, logit s, log u)."""
 
 
-def _fan_at(depth: int, x: Any) -> Directions:
+def _fan_at(depth: int, x: Numbers) -> Directions:
     x = np.clip(x, -30.0, 30.0)
     return fan(depth, math.exp(x[0]), 1 / (1 + math.exp(-x[1])), math.exp(x[2]))
 
 
-def _fan_search(function: Any) -> np.ndarray:
+def _fan_search(function: Callable[..., Any]) -> np.ndarray:
     """Lowest point of a function of (log b, logit s, log u), from the best fan at small decays."""
     from scipy.optimize import minimize
 
@@ -435,7 +436,7 @@ def best_fan(samples: float, weight_decays: Sequence[float], feature_decay: floa
     """
     depth = len(weight_decays)
 
-    def value(x: Any) -> float:
+    def value(x: Numbers) -> float:
         block = _fan_at(depth, x)
         eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
         return profile(eigenvalues, block.log_size, samples, weight_decays, feature_decay, num_classes).value
@@ -487,7 +488,7 @@ def collapsed_network(
 
 
 def orthogonal_network(
-    counts: Any,
+    counts: ArrayLike,
     weight_decays: Sequence[float],
     feature_decay: float,
     widths: Sequence[int] | None = None,
@@ -526,7 +527,7 @@ def _diagonal(layers: np.ndarray, features: np.ndarray, shape: Sequence[int]) ->
 
 
 def spectral_network(
-    counts: Any,
+    counts: ArrayLike,
     weight_decays: Sequence[float],
     feature_decay: float,
     free_bias: bool = False,
@@ -698,7 +699,7 @@ def _on_vectors(
 
 
 def factored(
-    logits: Any,
+    logits: ArrayLike,
     samples: float,
     weight_decays: Sequence[float],
     feature_decay: float,
@@ -951,7 +952,7 @@ def ranks(directions: Directions, rtol: float = 1e-3) -> dict[str, tuple[int, ..
     {'before': (5, 5, 5, 5), 'after': (5, 5, 10)}
     """
 
-    def rank(matrix: Any) -> int:
+    def rank(matrix: np.ndarray) -> int:
         values = np.linalg.svd(matrix, compute_uv=False)
         return int(np.sum(values > rtol * values[0]))
 

@@ -15,10 +15,9 @@ is cut where singular values are rounding noise.  Nothing here is meant to be di
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from .._checks import ArrayLike
 from ..problem import Problem
 from .oracle import Answer, Hypothesis, oracle
 
@@ -66,7 +65,7 @@ def orthogonal_frame(num_classes: int, dim: int | None = None) -> np.ndarray:
     return _pad(np.eye(num_classes), dim)
 
 
-def generalized_orthogonal_frame(lengths: Any, dim: int | None = None) -> np.ndarray:
+def generalized_orthogonal_frame(lengths: ArrayLike, dim: int | None = None) -> np.ndarray:
     """Generalised orthogonal frame (GOF): orthogonal columns of given lengths in R^d, d = K by default.
 
     Reference: Dang et al. 2023 (arXiv 2301.00437).
@@ -84,7 +83,7 @@ def regular_polygon(num_classes: int) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)])
 
 
-def seli_grams(counts: Any, ratio: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def seli_grams(counts: ArrayLike, ratio: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Gram matrices of the SELI geometry: factors of the simplex-encoded labels, with unit margin.
 
         Π D^{1/2} = U S V^T,   W W^T = ratio U S U^T,   M^T M = ratio^{-1} D^{-1/2} V S V^T D^{-1/2}.
@@ -133,7 +132,9 @@ def truncated_svd(matrix: np.ndarray, cut: float = 1e-12) -> tuple[np.ndarray, n
     return u[:, kept], s[kept], vt[kept]
 
 
-def gram_pair(logits: np.ndarray, counts: Any, ratio: float = 1.0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def gram_pair(
+    logits: np.ndarray, counts: ArrayLike, ratio: float = 1.0, scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Gram matrices of the cheapest factors of given class logits.
 
         Z D^{1/2} / s = U S V^T,   W W^T = ratio U S U^T,   M^T M = ratio^{-1} D^{-1/2} V S V^T D^{-1/2}.
@@ -161,7 +162,7 @@ def gram_pair(logits: np.ndarray, counts: Any, ratio: float = 1.0, scale: float 
 
 def factors_from_logits(
     logits: np.ndarray,
-    counts: Any,
+    counts: ArrayLike,
     weight_decay: float = 1.0,
     feature_decay: float = 1.0,
     dim: int | None = None,

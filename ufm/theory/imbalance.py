@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import ArrayLike, Numbers
 from ..measure.modes import PHASES
 from ..problem import Problem
 from ._roots import root, widen
@@ -38,13 +39,13 @@ HONG_LING = "Hong & Ling 2023 (arXiv 2309.09725)"
 
 
 def group_collapse_threshold(
-    count: Any,
-    total: Any,
+    count: Numbers,
+    total: Numbers,
     *,
-    smoothing: Any = 0.0,
-    class_weight: Any = 1.0,
-    logit_scale: Any = 1.0,
-    sample_scale: Any = 1.0,
+    smoothing: ArrayLike = 0.0,
+    class_weight: Numbers = 1.0,
+    logit_scale: Numbers = 1.0,
+    sample_scale: Numbers = 1.0,
 ) -> Any:
     """λ_Z from which the classes of a group have equal classifiers, class means and logits.
 
@@ -71,7 +72,9 @@ def group_collapse_threshold(
     return factor * np.sqrt(np.asarray(count, dtype=np.float64)) / total
 
 
-def minority_collapse_ratio(lam_z: Any, minority_count: Any, majority_classes: Any, minority_classes: Any) -> Any:
+def minority_collapse_ratio(
+    lam_z: Numbers, minority_count: Numbers, majority_classes: Numbers, minority_classes: Numbers
+) -> Any:
     """Imbalance ratio R = n_A/n_B from which the minority collapses, at fixed n_B and λ_Z.
 
         R = (1/(λ_Z √n_B) - K_B)/K_A;  values below 1 mean that it collapses at every imbalance
@@ -102,16 +105,16 @@ class ZeroPoint(NamedTuple):
 
 
 def zero_point(
-    counts: Any,
+    counts: ArrayLike,
     bias: str = "none",
     bias_decay: float = 0.0,
     *,
     smoothing: float = 0.0,
-    class_weight: Any = 1.0,
-    logit_scale: Any = 1.0,
-    sample_scale: Any = 1.0,
-    logit_shift: Any = 0.0,
-    own_margin: Any = 0.0,
+    class_weight: ArrayLike = 1.0,
+    logit_scale: ArrayLike = 1.0,
+    sample_scale: ArrayLike = 1.0,
+    logit_shift: ArrayLike = 0.0,
+    own_margin: ArrayLike = 0.0,
 ) -> ZeroPoint:
     """Cross-entropy family at Z = 0: best bias, value and the threshold of complete collapse.
 
@@ -285,13 +288,13 @@ def _between_one(
 
 
 def two_group_thresholds(
-    majority_classes: Any,
-    minority_classes: Any,
-    majority_count: Any,
-    minority_count: Any,
+    majority_classes: Numbers,
+    minority_classes: Numbers,
+    majority_count: Numbers,
+    minority_count: Numbers,
     bias: str = "none",
-    bias_decay: Any = 0.0,
-    smoothing: Any = 0.0,
+    bias_decay: Numbers = 0.0,
+    smoothing: Numbers = 0.0,
 ) -> TwoGroupThresholds:
     """The three thresholds in λ_Z of cross-entropy with two groups of classes.
 
@@ -338,7 +341,7 @@ def two_group_thresholds(
     return TwoGroupThresholds(minority[()], between[()], complete[()])
 
 
-def phase_of(lam_z: Any, thresholds: TwoGroupThresholds) -> Any:
+def phase_of(lam_z: Numbers, thresholds: TwoGroupThresholds) -> Any:
     """The phase, one of ``PHASES``, at λ_Z; an array of words for arrays.
 
     >>> phase_of(0.005, two_group_thresholds(5, 5, 500, 100))
@@ -354,7 +357,7 @@ def phase_of(lam_z: Any, thresholds: TwoGroupThresholds) -> Any:
 
 
 def boundary_ratio(
-    lam_z: Any,
+    lam_z: Numbers,
     which: str,
     majority_classes: int,
     minority_classes: int,
@@ -390,7 +393,7 @@ def boundary_ratio(
     4.333333333
     """
 
-    def excess(log_ratio: Any, lam: Any) -> Any:
+    def excess(log_ratio: Numbers, lam: Numbers) -> Any:
         ratio = np.exp(log_ratio)
         counts = (samples * ratio, samples) if fixed == "minority" else (samples, samples / ratio)
         found = two_group_thresholds(

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import ArrayLike, Numbers
 from ..problem import Problem
 from .cross_entropy import equal_parameters
 from .frames import centering_matrix, gram_answer
@@ -46,13 +47,13 @@ class BalancedMSE(NamedTuple):
         value: F*.
     """
 
-    contrast: Any
-    constant: Any
-    bias_entry: Any
+    contrast: Numbers
+    constant: Numbers
+    bias_entry: Numbers
     value: Any
 
 
-def balanced_mse(num_classes: Any, c: Any, bias: str = "none", bias_decay: Any = 0.0) -> BalancedMSE:
+def balanced_mse(num_classes: Numbers, c: Numbers, bias: str = "none", bias_decay: Numbers = 0.0) -> BalancedMSE:
     """Optimum of balanced MSE.
 
         a = max(1 - c, 0)
@@ -91,7 +92,7 @@ def balanced_mse(num_classes: Any, c: Any, bias: str = "none", bias_decay: Any =
     return BalancedMSE(contrast + zero, constant, entry, (k - 1) / k * loss + mode)
 
 
-def etf_to_of_bias_decay(c: Any) -> Any:
+def etf_to_of_bias_decay(c: Numbers) -> Any:
     """λ_b = c/(1 - c), below which balanced MSE has an exact ETF; infinite for c >= 1, where the features vanish.
 
     Status: location derived; the transition is published (Massion et al. 2026, arXiv 2606.00344).
@@ -121,7 +122,7 @@ class ImbalancedMSE(NamedTuple):
 
 
 def imbalanced_mse(
-    counts: Any, lam_z: float, bias: str = "none", dim: int | None = None, class_weight: Any = 1.0
+    counts: ArrayLike, lam_z: float, bias: str = "none", dim: int | None = None, class_weight: ArrayLike = 1.0
 ) -> ImbalancedMSE:
     """Optimum of MSE without bias or with a free one.
 
@@ -185,7 +186,7 @@ def _diagonal(n: np.ndarray, lam_z: float, dim: int, weight: np.ndarray) -> Imba
 
 
 def mse_zero_point(
-    counts: Any, bias: str = "none", bias_decay: float = 0.0, class_weight: Any = 1.0
+    counts: ArrayLike, bias: str = "none", bias_decay: float = 0.0, class_weight: ArrayLike = 1.0
 ) -> tuple[np.ndarray, float, float]:
     """MSE at Z = 0: the best bias, the value, and the λ_Z from which Z = 0 is optimal.
 
@@ -382,7 +383,9 @@ class RegressionOptimum(NamedTuple):
     unique: bool
 
 
-def regression(targets: Any, weight_decay: float, feature_decay: float, dim: int | None = None) -> RegressionOptimum:
+def regression(
+    targets: ArrayLike, weight_decay: float, feature_decay: float, dim: int | None = None
+) -> RegressionOptimum:
     """Optimum of multivariate regression with unconstrained features and a free bias.
 
         b = ybar,   W H = (Σ^{1/2} - √c I)_+ Σ^{-1/2} Y_c,   W W^T = √(N λ_H/λ_W) (Σ^{1/2} - √c I)_+

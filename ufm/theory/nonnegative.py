@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import ArrayLike
 from ..problem import Problem
 from .cross_entropy import (
     focal_margin,
@@ -64,7 +65,9 @@ class NonnegativeOptimum(NamedTuple):
     thresholds: np.ndarray
 
 
-def nonnegative_ce(counts: Any, lam_z: float, smoothing: float = 0.0, class_weight: Any = 1.0) -> NonnegativeOptimum:
+def nonnegative_ce(
+    counts: ArrayLike, lam_z: float, smoothing: float = 0.0, class_weight: ArrayLike = 1.0
+) -> NonnegativeOptimum:
     """Optimum of cross-entropy without bias with nonnegative features, for any counts.
 
         a_k = N λ_Z √((K-1)/(K n_k))/ω_k + ε (K-1)/K
@@ -90,7 +93,9 @@ def nonnegative_ce(counts: Any, lam_z: float, smoothing: float = 0.0, class_weig
     return NonnegativeOptimum(value, margins, lam_z * omega * zero_threshold_c0(k, smoothing) / c)
 
 
-def nonnegative_focal(counts: Any, lam_z: float, gamma: float, class_weight: Any = 1.0) -> NonnegativeOptimum:
+def nonnegative_focal(
+    counts: ArrayLike, lam_z: float, gamma: float, class_weight: ArrayLike = 1.0
+) -> NonnegativeOptimum:
     """Optimum of focal loss without bias with nonnegative features, for any counts.
 
     Per class the least of  (ω_k n_k/N) phi(t) + λ_Z √(n_k (K-1)/K) t  over t >= 0, phi = (1-p)^γ (-log p) at equal gaps
@@ -132,7 +137,7 @@ def nonnegative_mse_free(num_classes: int, samples: float, lam_z: float) -> tupl
 
 
 def nonnegative_norms(
-    counts: Any, margins: Any, weight_decay: float, feature_decay: float
+    counts: ArrayLike, margins: ArrayLike, weight_decay: float, feature_decay: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared norms of the class means and the coefficients A_k of W W^T, at given margins (scale s = 1).
 
@@ -153,7 +158,9 @@ def nonnegative_norms(
     return t * balance, t / balance
 
 
-def _class_problems(counts: Any, lam_z: float, class_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _class_problems(
+    counts: ArrayLike, lam_z: float, class_weight: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n_k, ω_k, c_k) with c_k = N λ_Z / √(n_k K (K-1))."""
     n = np.asarray(counts, dtype=np.float64)
     omega = np.broadcast_to(np.asarray(class_weight, dtype=np.float64), n.shape)

@@ -168,7 +168,7 @@ REGISTRY: Registry[Oracle] = Registry("oracle")
 """All oracles by name."""
 
 
-def _kinds(name: str, value: Any) -> tuple[str, ...]:
+def _kinds(name: str, value: object) -> tuple[str, ...]:
     kinds = value if isinstance(value, tuple) and value else (value,)
     return tuple(door.one_of(name, kind, KINDS) for kind in kinds)
 

@@ -50,10 +50,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from .._checks import ArrayLike
 from ..problem import Problem
 from ._roots import root, widen
 from .frames import gram_pair
@@ -63,7 +64,7 @@ from .peeled import _gap, _group, _loss, _probabilities
 # ------------------------------------------------------------------ the program
 
 
-def hard_margin_logits(num_classes: int, logit_scale: Any = 1.0, margins: Any = 1.0) -> np.ndarray:
+def hard_margin_logits(num_classes: int, logit_scale: ArrayLike = 1.0, margins: ArrayLike = 1.0) -> np.ndarray:
     """Optimal class logits of the hard-margin program: Zhat = P_y diag(Δ/δ), y = 1/δ.
 
     Args:
@@ -86,7 +87,7 @@ def hard_margin_logits(num_classes: int, logit_scale: Any = 1.0, margins: Any = 
     return (np.eye(num_classes) - np.outer(y, y) / (y @ y)) * (required / delta)
 
 
-def hard_margin_norm(counts: Any, logit_scale: Any = 1.0, margins: Any = 1.0) -> float:
+def hard_margin_norm(counts: ArrayLike, logit_scale: ArrayLike = 1.0, margins: ArrayLike = 1.0) -> float:
     """Nuclear norm ||Zhat D^{1/2}||_* of the hard-margin program; its value is λ_Z times this.
 
     Args:
@@ -105,7 +106,7 @@ def hard_margin_norm(counts: Any, logit_scale: Any = 1.0, margins: Any = 1.0) ->
 
 
 def hard_margin_grams(
-    counts: Any, logit_scale: Any = 1.0, margins: Any = 1.0, ratio: float = 1.0
+    counts: ArrayLike, logit_scale: ArrayLike = 1.0, margins: ArrayLike = 1.0, ratio: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gram matrices (W W^T, M^T M) of the hard-margin solution.
 
@@ -319,7 +320,7 @@ def ridge_two_groups(sizes: tuple[int, int], counts: tuple[float, float], lam_z:
     return RidgePoint(value, sizes, gaps, shifts)
 
 
-def seli_distance(logits: Any) -> np.ndarray:
+def seli_distance(logits: ArrayLike) -> np.ndarray:
     """|| Z/||Z||_F - Π/||Π||_F ||_F of centred class logits to those of SELI, from 0 to 2; NaN where Z = 0.
 
     Args:
@@ -333,7 +334,7 @@ def seli_distance(logits: Any) -> np.ndarray:
     return np.linalg.norm(np.where(norm > 0, z / np.where(norm > 0, norm, 1.0), np.nan) - seli, axis=(-2, -1))
 
 
-def seli_offset(counts: Any) -> np.ndarray:
+def seli_offset(counts: ArrayLike) -> np.ndarray:
     """C of Z = Π log(1/(N λ_Z)) + C + o(1), K x K.
 
         C = -Π B,   B_cj = log(√n_j/(-O_cj)) for c != j,   B_jj = 0,   O the polar factor of Π D^{1/2}
@@ -354,7 +355,7 @@ def seli_offset(counts: Any) -> np.ndarray:
     return b.mean(0) - b
 
 
-def seli_law(counts: Any) -> tuple[float, float]:
+def seli_law(counts: ArrayLike) -> tuple[float, float]:
     """(a, c) of the distance to SELI, a/(log(1/(N λ_Z)) + c) in the limit λ_Z -> 0.
 
         a = ||C_⊥||_F/√(K-1),   c = tr(C)/(K-1),   C_⊥ = C - c Π

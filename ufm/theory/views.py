@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import Numbers
 from ..problem import Problem
 from ..problem.contrastive import Sigmoid, Spread, SupCon
 from ._roots import root
@@ -74,12 +75,12 @@ class ClassCollapse(NamedTuple):
 # ------------------------------------------------------------------ thresholds
 
 
-def _log_q(m: Any, tau: Any) -> Any:
+def _log_q(m: Numbers, tau: Numbers) -> Any:
     return -m / ((m - 1) * tau)
 
 
 def collapse_threshold(
-    num_classes: Any, instances: Any, temperature: Any, views: Any = 1, self_included: bool = True
+    num_classes: Numbers, instances: Numbers, temperature: Numbers, views: Numbers = 1, self_included: bool = True
 ) -> Any:
     """Weight alpha* of L_self up to which class collapse is optimal.
 
@@ -110,7 +111,7 @@ def collapse_threshold(
     return float(found) if found.ndim == 0 else found
 
 
-def view_threshold(num_classes: Any, instances: Any, temperature: Any, views: Any = 2) -> Any:
+def view_threshold(num_classes: Numbers, instances: Numbers, temperature: Numbers, views: Numbers = 2) -> Any:
     """Weight alpha_view of L_self below which the views of one instance repel each other, without self pairs (ii).
 
         alpha_view = p n (p-1)(1-q)/( n p (1+(m-1)q) - 1 ) - (p-1),   q = e^{-m/((m-1) tau)}
@@ -134,7 +135,7 @@ def view_threshold(num_classes: Any, instances: Any, temperature: Any, views: An
     return float(found) if found.ndim == 0 else found
 
 
-def _arguments(m: Any, n: Any, tau: Any, p: Any, self_included: bool) -> tuple[np.ndarray, ...]:
+def _arguments(m: Numbers, n: Numbers, tau: Numbers, p: Numbers, self_included: bool) -> tuple[np.ndarray, ...]:
     check_at_least("num_classes", m, 2)
     check_at_least("instances", n, 2, "2 or more per class")
     check_positive("temperature", tau)
@@ -148,15 +149,15 @@ def _arguments(m: Any, n: Any, tau: Any, p: Any, self_included: bool) -> tuple[n
 # ------------------------------------------------------------------ the optimum
 
 
-def three_scalars(x: Any, y: Any, num_classes: float, instances: float, views: float) -> tuple[Any, Any, Any]:
+def three_scalars(x: Numbers, y: Numbers, num_classes: float, instances: float, views: float) -> tuple[Any, Any, Any]:
     """(s1, s2, s3) at instance variance x and view variance y; s1 is 1 for one view."""
     s1 = 1 - (y * views / (views - 1) if views > 1 else 0.0)
     return s1, 1 - y - x * instances / (instances - 1), -(1 - x - y) / (num_classes - 1)
 
 
 def mixed_value(
-    x: Any,
-    y: Any,
+    x: Numbers,
+    y: Numbers,
     num_classes: float,
     instances: float,
     temperature: float,
@@ -336,7 +337,7 @@ def class_collapse(problem: Problem) -> Answer:
 # ------------------------------------------------------------------ losses of two towers
 
 
-def _softplus(x: Any) -> Any:
+def _softplus(x: Numbers) -> Any:
     return np.logaddexp(0.0, x)
 
 
@@ -365,7 +366,7 @@ class SigmoidOptimum(NamedTuple):
     phase: str
 
 
-def sigmoid_value(x: Any, instances: float, scale: float, offset: float) -> Any:
+def sigmoid_value(x: Numbers, instances: float, scale: float, offset: float) -> Any:
     """Sigmoid loss of the double-constant model, convex in x.
 
         f(x) = sp(b - t(1-2x)) + (N-1) sp( -t/(N-1) - t x (N-2)/(N-1) - b ),   sp = softplus
@@ -416,7 +417,7 @@ def sigmoid_optimum(instances: int, scale: float, offset: float) -> SigmoidOptim
     return SigmoidOptimum(float(sigmoid_value(x, n, t, b)), x, 1 - 2 * x, negative, phase)
 
 
-def simplex_offset(instances: Any, scale: Any) -> Any:
+def simplex_offset(instances: Numbers, scale: Numbers) -> Any:
     """Offset b_s(t) from which the simplex ETF is optimal for the sigmoid loss; it increases in t for N >= 4.
 
         b_s = log{ [ (N-4) + sqrt( (N-4)^2 + 8 (N-2) e^{t N/(N-1)} ) ]/4 } - t/(N-1)
@@ -440,7 +441,7 @@ def simplex_offset(instances: Any, scale: Any) -> Any:
     return float(found) if found.ndim == 0 else found
 
 
-def antipodal_offset(instances: Any, scale: Any) -> Any:
+def antipodal_offset(instances: Numbers, scale: Numbers) -> Any:
     """Offset b_a(t) = log((N-2)/2) - t up to which the antipodal arrangement is optimal for the sigmoid loss.
 
     Args:
@@ -455,7 +456,7 @@ def antipodal_offset(instances: Any, scale: Any) -> Any:
     return float(found) if found.ndim == 0 else found
 
 
-def tied_thresholds(instances: Any) -> tuple[Any, Any]:
+def tied_thresholds(instances: Numbers) -> tuple[Any, Any]:
     """The case b = t: the scale up to which the antipodal arrangement, and from which the simplex is optimal.
 
         t_a = (1/2) log((N-2)/2),   t_s = ((N-1)/N) log(N-3)
@@ -493,7 +494,7 @@ class SpreadOptimum(NamedTuple):
     other_class: float
 
 
-def spread_threshold(num_classes: Any, instances: Any, temperature: Any) -> Any:
+def spread_threshold(num_classes: Numbers, instances: Numbers, temperature: Numbers) -> Any:
     """Weight a of L_sup from which class collapse is optimal for the spread loss a L_sup + (1-a) L_cNCE.
 
         a >= 1/( 1 + (1-w) m/(m-1) ),   w = 1/( 1 + (m-1) n e^{-m/((m-1) tau)} )
@@ -518,7 +519,7 @@ def spread_threshold(num_classes: Any, instances: Any, temperature: Any) -> Any:
     return float(found) if found.ndim == 0 else found
 
 
-def spread_value(x: Any, num_classes: float, instances: float, temperature: float, mix: float) -> Any:
+def spread_value(x: Numbers, num_classes: float, instances: float, temperature: float, mix: float) -> Any:
     """Spread loss at within-class variance x, convex in x.
 
         a [ sp(B + (s3 - 1)/tau) + (n-1) sp(B + (s3 - s2)/tau) ]/n + (1-a) log( 1 + (n-1) e^{(s2 - 1)/tau} )
