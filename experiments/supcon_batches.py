@@ -116,7 +116,7 @@ def ends(problems: list[Problem], start: Any, starts: int) -> tuple[Any, Any, An
     if start is None:
         one = problems[0]
         points = [np.asarray(one.init(jax.random.key(seed)).features) for seed in range(starts)]
-        if one.model.features != "sphere":
+        if one.model.constraint != "sphere":
             points[0] = np.eye(one.model.dim)[:, np.asarray(one.labels.classes)]
         start = Params((), np.stack(points * len(problems)).astype(np.float64), None)
     found = solve(every, start=start, gtol=GTOL, max_steps=STEPS)
@@ -140,7 +140,7 @@ def rows_of(
     start = None
     shaped = aligned(group)
     for temperature in temperatures:
-        others: dict[str, Any] = {"labels": y, "features": features, "temperature": temperature}
+        others: dict[str, Any] = {"labels": y, "constraint": features, "temperature": temperature}
         others["dim"] = y.num_columns
         if group[0]["family"] == "full batch":
             problems = [contrastive(**others)]

@@ -89,7 +89,7 @@ def decayed(k: int, dims: tuple[int, ...], temperatures: tuple[float, ...]) -> t
                     decay = share * 2 / ((chosen.total - 1) * t)
                     found.append(
                         contrastive(
-                            labels=chosen, dim=max(dims), temperature=t, features="free", feature_decay=float(decay)
+                            labels=chosen, dim=max(dims), temperature=t, constraint="none", feature_decay=float(decay)
                         )
                     )
                     cell = {"K": k, "columns": "samples, decay", "d": d, "profile": profile, "temperature": t}

@@ -93,10 +93,10 @@ class Exact:
         self.scale = fmpq(1) if model.scale is None else exact(model.scale)
         self.decay_w, self.decay_h = exact(problem.decay.weight), exact(problem.decay.feature)
         self.decay_b = exact(problem.decay.bias)
-        self.features, self.classifier = model.features, model.classifier
+        self.features, self.classifier = model.constraint, model.classifier_constraint
         self.radius_h = fmpq(1) if model.feature_radius is None else exact(model.feature_radius)
         self.radius_w = fmpq(1) if model.classifier_radius is None else exact(model.classifier_radius)
-        self.held = self.classifier != "free" or self.features not in ("free", "nonnegative")
+        self.held = self.classifier != "none" or self.features not in ("none", "nonnegative")
         self.flow = [n * o * a for n, o, a in zip(self.counts, self.omega, self.kappa, strict=True)]
 
     @property
@@ -193,13 +193,13 @@ def held_cost(form: Exact, norm: arb) -> arb:
     decay_w = ball(form.decay_w)
     decay_h = ball(form.decay_h) * (ball(min(form.counts)) if form.features == "budget" else 1)
     w_max = {
-        "free": None,
+        "none": None,
         "sphere": ball(fmpq(k)).sqrt() * ball(form.radius_w),
         "ball": ball(fmpq(k)).sqrt() * ball(form.radius_w),
         "budget": (k * ball(form.radius_w)).sqrt(),
     }[form.classifier]
     h_max = {
-        "free": None,
+        "none": None,
         "nonnegative": None,
         "sphere": ball(form.total).sqrt() * ball(form.radius_h),
         "ball": ball(form.total).sqrt() * ball(form.radius_h),

@@ -117,14 +117,19 @@ def golden_problem(params: dict[str, Any]) -> ufm.Problem | None:
     counts = golden_counts(params)
     options: dict[str, Any] = {"bias": params.get("bias", "none")}
     if "E_H" in params:
-        options |= {"features": "budget", "feature_radius": params["E_H"]}
-        options |= {"classifier": "budget", "classifier_radius": params["E_W"]}
+        options |= {"constraint": "budget", "feature_radius": params["E_H"]}
+        options |= {"classifier_constraint": "budget", "classifier_radius": params["E_W"]}
     elif params.get("features") == "unit":
-        options |= {"features": "sphere", "classifier": "sphere", "scale": params["scale"], "dim": params["dim"]}
+        options |= {
+            "constraint": "sphere",
+            "classifier_constraint": "sphere",
+            "scale": params["scale"],
+            "dim": params["dim"],
+        }
     else:
         both = params.get("lam_Z", params.get("N_lam_Z", np.nan) / np.sum(counts))
         options |= {"weight_decay": params.get("lam_W", both), "feature_decay": params.get("lam_H", both)}
-        options |= {"features": params.get("features", "free")}
+        options |= {"constraint": params.get("features", "none")}
     if "lam_b" in params:
         options["bias_decay"] = params["lam_b"]
     for name in ("smoothing", "gamma", "own_margin", "logit_scale"):
@@ -158,7 +163,7 @@ def _golden_cases() -> list[Case]:
             # The sum over the majority samples plus 1/R of that over the minority is N/n_A times the mean loss.
             counts, number = golden_counts(params), quantities["sum_loss_over_R"]
             value = Number(number.value * counts[0] / np.sum(counts), number.digits)
-        restarts = 16 if problem.model.features == "nonnegative" else 1
+        restarts = 16 if problem.model.constraint == "nonnegative" else 1
         name = entries[0]["id"].removeprefix("golden.shallow.")
         groups = tuple(params.get("group_sizes", equal_runs(golden_counts(params))))
         cases.append(Case(name, problem, value, quantities, groups, restarts, params))
@@ -183,10 +188,15 @@ LOSSES: dict[str, Callable[[], Any]] = {
 
 CONSTRAINTS: dict[str, dict[str, Any]] = {
     "free": {"weight_decay": 0.004, "feature_decay": 0.0015},
-    "nonnegative": {"features": "nonnegative", "weight_decay": 0.004, "feature_decay": 0.0015, "dim": 6},
-    "sphere": {"features": "sphere", "classifier": "sphere", "scale": 4.0},
-    "ball": {"features": "ball", "feature_radius": 1.5, "weight_decay": 0.004},
-    "budget": {"features": "budget", "feature_radius": 2.0, "classifier": "budget", "classifier_radius": 1.5},
+    "nonnegative": {"constraint": "nonnegative", "weight_decay": 0.004, "feature_decay": 0.0015, "dim": 6},
+    "sphere": {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 4.0},
+    "ball": {"constraint": "ball", "feature_radius": 1.5, "weight_decay": 0.004},
+    "budget": {
+        "constraint": "budget",
+        "feature_radius": 2.0,
+        "classifier_constraint": "budget",
+        "classifier_radius": 1.5,
+    },
 }
 """Models of the product; d = 5 unless said."""
 
@@ -269,15 +279,15 @@ def feasible(problem: ufm.Problem, params: ufm.Params, slack: float = 1e-14) -> 
     rho_w = 1.0 if model.classifier_radius is None else float(model.classifier_radius)
     return all(
         {
-            "free": True,
+            "none": True,
             "nonnegative": np.all(factor >= 0),
             "sphere": np.allclose(norms, rho, rtol=slack, atol=0),
             "ball": np.all(norms <= rho * (1 + slack)),
             "budget": np.sum(norms**2) / k <= rho * (1 + slack),
         }[kind]
         for kind, factor, norms, rho in (
-            (model.features, h, np.linalg.norm(h, axis=0), rho_h),
-            (model.classifier, w, np.linalg.norm(w, axis=1), rho_w),
+            (model.constraint, h, np.linalg.norm(h, axis=0), rho_h),
+            (model.classifier_constraint, w, np.linalg.norm(w, axis=1), rho_w),
         )
     )
 

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 def random_features(problem, seed):
     """A feasible point in general position, as ``problem.init`` makes one, of its own draw."""
-    kind, radius = problem.model.features, problem.model.feature_radius
+    kind, radius = problem.model.constraint, problem.model.feature_radius
     radius = 1.0 if radius is None else float(radius)
     x = np.random.default_rng(seed).standard_normal((problem.model.dim, problem.labels.num_columns))
     x = x / np.sqrt(problem.model.dim)
@@ -28,7 +28,7 @@ def random_features(problem, seed):
 def _numbers(problem):
     """(counts, p, a, s rho^2, lambda or None on spheres and balls)."""
     counts, model = np.asarray(problem.labels.counts, dtype=np.float64), problem.model
-    held = model.features != "free"
+    held = model.constraint != "none"
     weight = 1.0 if problem.loss.class_weight is None else np.asarray(problem.loss.class_weight)
     share = np.where(counts > 1, counts * weight, 0.0) / np.sum(counts[counts > 1])
     own = counts if problem.loss.self_included else counts - 1.0

@@ -64,14 +64,14 @@ def strict(value):
 
 # Three classes and dimension 3 throughout: problems of one structure share their compiled program.
 DECAY = {"weight_decay": 0.02, "feature_decay": 3e-4}
-HELD = {"features": "sphere", "classifier": "sphere"}
+HELD = {"constraint": "sphere", "classifier_constraint": "sphere"}
 VALUED = {  # problem, oracles that must give its value
     "ce": (ufm.shallow([7, 7, 7], **DECAY), ("ce_simplex_etf",)),
     "ce at zero": (ufm.shallow([9, 9, 2], weight_decay=0.5, feature_decay=0.5), ("complete_collapse",)),
     "mse": (ufm.shallow([7, 7, 7], loss="mse", **DECAY), ("mse_orthogonal_frame",)),
     "mse imbalanced": (ufm.shallow([20, 9, 3], loss="mse", **DECAY), ("mse_imbalanced",)),
     "sphere": (ufm.shallow([7, 7, 7], scale=6.0, **HELD), ("sphere_etf",)),
-    "nonnegative": (ufm.shallow([7, 7, 7], features="nonnegative", **DECAY), ("nonnegative_ce",)),
+    "nonnegative": (ufm.shallow([7, 7, 7], constraint="nonnegative", **DECAY), ("nonnegative_ce",)),
     "focal": (ufm.shallow([9, 9, 2], loss="focal", **DECAY), ()),
 }
 

@@ -25,8 +25,8 @@ def nonnegative(loss):
     rng = np.random.default_rng(LOSSES.index(loss))
     counts, weight, feature = numbers(rng)
     if loss == "supcon":
-        return ufm.contrastive(counts, features="nonnegative", feature_decay=0.1 * feature)
-    words = {"weight_decay": weight, "feature_decay": feature, "features": "nonnegative", "loss": loss}
+        return ufm.contrastive(counts, constraint="nonnegative", feature_decay=0.1 * feature)
+    words = {"weight_decay": weight, "feature_decay": feature, "constraint": "nonnegative", "loss": loss}
     if loss == "mse":
         return ufm.shallow(np.broadcast_to(counts[:, :1], counts.shape), bias="free", **words)
     return ufm.shallow(counts, **words)
@@ -53,16 +53,16 @@ def test_nonnegative_features_reach_the_minimum_of_theory(loss):
 
 
 DECAY = {"weight_decay": 0.01, "feature_decay": 0.002}
-HELD = {"features": "sphere", "classifier": "sphere", "scale": 4.0}
+HELD = {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 4.0}
 KNOWN = {
-    "nonnegative_ce": ufm.shallow([40, 15, 4], features="nonnegative", **DECAY),
-    "nonnegative_focal": ufm.shallow([40, 15, 4], loss="focal", features="nonnegative", **DECAY),
-    "nonnegative_mse_free_bias": ufm.shallow([5] * 3, loss="mse", bias="free", features="nonnegative", **DECAY),
+    "nonnegative_ce": ufm.shallow([40, 15, 4], constraint="nonnegative", **DECAY),
+    "nonnegative_focal": ufm.shallow([40, 15, 4], loss="focal", constraint="nonnegative", **DECAY),
+    "nonnegative_mse_free_bias": ufm.shallow([5] * 3, loss="mse", bias="free", constraint="nonnegative", **DECAY),
     "sphere_etf": ufm.shallow([5] * 3, **HELD),
     "sphere_polygon": ufm.shallow([5] * 5, dim=2, **HELD),
     "mse_imbalanced": ufm.shallow([9, 5, 2], loss="mse", bias="free", **DECAY),
     "ce_simplex_etf": ufm.shallow(labels=ufm.labels.from_labels([0, 1, 2, 2, 1, 0]), scale=3.0, dim=4, **DECAY),
-    "supcon_orthogonal_ridge": ufm.contrastive([6, 4, 3], features="nonnegative", feature_decay=0.01),
+    "supcon_orthogonal_ridge": ufm.contrastive([6, 4, 3], constraint="nonnegative", feature_decay=0.01),
     "supcon_simplex_etf": ufm.contrastive([6, 6, 6], temperature=0.5),
 }
 
@@ -136,21 +136,21 @@ STATED = {  # words of a structure, and whether counts must be equal; K = 4
     "mse bias": ({"loss": "mse", "bias": "free"}, "any", FREE),
     "mse narrow": ({"loss": "mse", "bias": "free", "dim": 2}, "any", FREE),
     "focal": ({"loss": "focal"}, "equal", FREE),
-    "nonnegative ce": ({"loss": "ce", "features": "nonnegative"}, "any", FREE),
-    "nonnegative focal": ({"loss": "focal", "features": "nonnegative"}, "any", FREE),
-    "nonnegative mse": ({"loss": "mse", "features": "nonnegative"}, "any", FREE),
-    "nonnegative mse bias": ({"loss": "mse", "features": "nonnegative", "bias": "free"}, "equal", FREE),
-    "spheres": ({"features": "sphere", "classifier": "sphere"}, "equal", ("scale",)),
-    "balls": ({"features": "ball", "classifier": "ball"}, "equal", ("scale",)),
-    "plane": ({"features": "sphere", "classifier": "sphere", "dim": 2}, "equal", ("scale",)),
-    "sphere": ({"features": "sphere"}, "equal", ("weight_decay",)),
-    "sphere mse": ({"features": "sphere", "loss": "mse"}, "equal", ("weight_decay",)),
-    "peeled": ({"features": "budget", "classifier": "budget"}, "equal", ("scale",)),
+    "nonnegative ce": ({"loss": "ce", "constraint": "nonnegative"}, "any", FREE),
+    "nonnegative focal": ({"loss": "focal", "constraint": "nonnegative"}, "any", FREE),
+    "nonnegative mse": ({"loss": "mse", "constraint": "nonnegative"}, "any", FREE),
+    "nonnegative mse bias": ({"loss": "mse", "constraint": "nonnegative", "bias": "free"}, "equal", FREE),
+    "spheres": ({"constraint": "sphere", "classifier_constraint": "sphere"}, "equal", ("scale",)),
+    "balls": ({"constraint": "ball", "classifier_constraint": "ball"}, "equal", ("scale",)),
+    "plane": ({"constraint": "sphere", "classifier_constraint": "sphere", "dim": 2}, "equal", ("scale",)),
+    "sphere": ({"constraint": "sphere"}, "equal", ("weight_decay",)),
+    "sphere mse": ({"constraint": "sphere", "loss": "mse"}, "equal", ("weight_decay",)),
+    "peeled": ({"constraint": "budget", "classifier_constraint": "budget"}, "equal", ("scale",)),
     "supcon": ({"loss": "supcon"}, "any", ("temperature",)),
-    "supcon ball": ({"loss": "supcon", "features": "ball"}, "equal", ("temperature",)),
-    "supcon ridge": ({"loss": "supcon", "features": "free"}, "any", ("feature_decay",)),
-    "supcon frame": ({"loss": "supcon", "features": "nonnegative-sphere"}, "any", ("temperature",)),
-    "supcon orthogonal ridge": ({"loss": "supcon", "features": "nonnegative"}, "any", ("feature_decay",)),
+    "supcon ball": ({"loss": "supcon", "constraint": "ball"}, "equal", ("temperature",)),
+    "supcon ridge": ({"loss": "supcon", "constraint": "none"}, "any", ("feature_decay",)),
+    "supcon frame": ({"loss": "supcon", "constraint": "nonnegative-sphere"}, "any", ("temperature",)),
+    "supcon orthogonal ridge": ({"loss": "supcon", "constraint": "nonnegative"}, "any", ("feature_decay",)),
     "deep linear": ({"loss": "mse", "depth": 3, "activation": "linear"}, "any", FREE),
     "deep linear bias": ({"loss": "mse", "depth": 3, "activation": "linear", "bias": "free"}, "any", FREE),
 }

@@ -39,15 +39,15 @@ def feasible(problem, params):
     k = problem.num_classes
     one = lambda radius: 1.0 if radius is None else radius  # noqa: E731
     rho_w, rho_h = one(model.classifier_radius), one(model.feature_radius)
-    if model.classifier in ("sphere", "ball"):
+    if model.classifier_constraint in ("sphere", "ball"):
         w = rho_w * w / jnp.linalg.norm(w, axis=1, keepdims=True)
-    elif model.classifier == "budget":
+    elif model.classifier_constraint == "budget":
         w = w * jnp.sqrt(k * rho_w) / jnp.linalg.norm(w)
-    if model.features in ("sphere", "ball"):
+    if model.constraint in ("sphere", "ball"):
         h = rho_h * h / jnp.linalg.norm(h, axis=0, keepdims=True)
-    elif model.features == "budget":
+    elif model.constraint == "budget":
         h = h * jnp.sqrt(k * rho_h) / jnp.linalg.norm(h)
-    elif model.features == "nonnegative":
+    elif model.constraint == "nonnegative":
         h = h**2
     return Params((w,), h, params.bias)
 
@@ -138,23 +138,23 @@ FAMILIES = {
     "mse decay": {"loss": "mse", "bias": "decay", "bias_decay": 0.1},
     "mse weights free": {"loss": "mse", "bias": "free", "class_weight": [1.0, 2, 3, 4, 5]},
     "scaled logits": {"scale": 7.0},
-    "budgets": {"features": "budget", "classifier": "budget", "feature_radius": 4.0},
-    "balls": {"features": "ball", "classifier": "ball", "scale": 3.0, "bias": "free"},
-    "spheres": {"features": "sphere", "classifier": "sphere", "scale": 5.0},
-    "sphere and decay": {"features": "sphere", "weight_decay": 0.01, "loss": "ce"},
-    "budget and decay": {"classifier": "budget", "feature_decay": 0.001, "loss": "mse"},
+    "budgets": {"constraint": "budget", "classifier_constraint": "budget", "feature_radius": 4.0},
+    "balls": {"constraint": "ball", "classifier_constraint": "ball", "scale": 3.0, "bias": "free"},
+    "spheres": {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 5.0},
+    "sphere and decay": {"constraint": "sphere", "weight_decay": 0.01, "loss": "ce"},
+    "budget and decay": {"classifier_constraint": "budget", "feature_decay": 0.001, "loss": "mse"},
     "small dimension": {"dim": 2},
 }
 
 
 def family(name, counts=None, **changes):
     given = dict(FAMILIES[name])
-    held = "features" in given or "classifier" in given
+    held = "constraint" in given or "classifier_constraint" in given
     given = {**({} if held else DECAYS), **given, **changes}
     return ufm.shallow(COUNTS if counts is None else counts, **given)
 
 
-FREE = [name for name in FAMILIES if "features" not in FAMILIES[name] and "classifier" not in FAMILIES[name]]
+FREE = [name for name, given in FAMILIES.items() if not {"constraint", "classifier_constraint"} & given.keys()]
 TIGHT = [name for name in FREE if name != "small dimension"]
 
 
@@ -346,13 +346,13 @@ def test_samples_are_certified_by_their_class_means():
 @pytest.mark.parametrize(
     "given",
     [
-        {"features": "sphere", "classifier": "sphere", "scale": 5.0},
-        {"features": "ball", "classifier": "ball", "scale": 0.5, "feature_radius": 2.0, "bias": "free"},
-        {"features": "ball", "weight_decay": 0.01},
-        {"features": "sphere", "weight_decay": 0.01, "feature_decay": 0.1},
-        {"features": "budget", "classifier": "budget", "feature_radius": 3.0, "classifier_radius": 2.0},
-        {"features": "budget", "weight_decay": 0.01, "loss": "mse"},
-        {"classifier": "ball", "feature_decay": 0.001},
+        {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 5.0},
+        {"constraint": "ball", "classifier_constraint": "ball", "scale": 0.5, "feature_radius": 2.0, "bias": "free"},
+        {"constraint": "ball", "weight_decay": 0.01},
+        {"constraint": "sphere", "weight_decay": 0.01, "feature_decay": 0.1},
+        {"constraint": "budget", "classifier_constraint": "budget", "feature_radius": 3.0, "classifier_radius": 2.0},
+        {"constraint": "budget", "weight_decay": 0.01, "loss": "mse"},
+        {"classifier_constraint": "ball", "feature_decay": 0.001},
     ],
 )
 def test_balanced_constraints_close(given):
@@ -373,7 +373,7 @@ def test_sphere_value():
     """Theory section 14: log(1 + (K-1) exp(-s K/(K-1)))."""
     k, s = 4, 3.0
     frame = np.sqrt(k / (k - 1)) * (np.eye(k) - 1 / k)
-    problem = ufm.shallow([7.0] * k, features="sphere", classifier="sphere", scale=s)
+    problem = ufm.shallow([7.0] * k, constraint="sphere", classifier_constraint="sphere", scale=s)
     certificate = certify(problem, Params((frame,), frame))
     assert certificate.lower_bound == pytest.approx(np.log1p((k - 1) * np.exp(-s * k / (k - 1))), rel=1e-12)
     assert certificate.words == "global"
@@ -392,7 +392,7 @@ def orthant(t, counts, weight_decay, feature_decay):
 )
 def test_nonnegative_features_close(given):
     counts, decays = np.array([40.0, 20, 10, 5]), (0.03, 0.002)
-    problem = ufm.shallow(counts, features="nonnegative", weight_decay=decays[0], feature_decay=decays[1], **given)
+    problem = ufm.shallow(counts, constraint="nonnegative", weight_decay=decays[0], feature_decay=decays[1], **given)
     t = np.ones(4)
     with ufm.float64():
         value = jax.jit(lambda point: problem.objective(point), compiler_options=QUICK)
@@ -414,7 +414,7 @@ def test_nonnegative_golden_formula():
     a = total * lam * np.sqrt((k - 1) / (k * counts))
     t = np.where(a < (k - 1) / k, np.log((k - 1) * (1 / a - 1)), 0.0)
     value = np.sum(counts / total * np.log1p((k - 1) * np.exp(-t)) + lam * np.sqrt(counts * (k - 1) / k) * t)
-    problem = ufm.shallow(counts, features="nonnegative", weight_decay=0.03, feature_decay=0.002)
+    problem = ufm.shallow(counts, constraint="nonnegative", weight_decay=0.03, feature_decay=0.002)
     params = Params((np.ones((4, 4)),), np.ones((4, 4)))
     bound = certify(problem, params).lower_bound
     assert bound <= value
@@ -445,13 +445,13 @@ def test_unknown_bounds_say_why():
     certificate = certify(uneven, params)
     assert np.isnan(certificate.lower_bound)
     assert certificate.words == "unknown"
-    for given in ({"bias": "free"}, {"features": "sphere"}):
+    for given in ({"bias": "free"}, {"constraint": "sphere"}):
         assert bound_known(ufm.shallow([3, 3, 3], loss="focal", **given)) is None
     assert bound_known(ufm.shallow([3, 2, 1])) == "dual bound"
 
 
 def test_infeasible_parameters_are_not_called_global():
-    problem = ufm.shallow([5.0] * 3, features="sphere", classifier="sphere")
+    problem = ufm.shallow([5.0] * 3, constraint="sphere", classifier_constraint="sphere")
     frame = 2.0 * np.sqrt(3 / 2) * (np.eye(3) - 1 / 3)
     assert certify(problem, Params((frame,), frame)).verdict == INFEASIBLE
 
@@ -641,6 +641,6 @@ def test_escape_is_not_valid_at_a_minimum():
 def test_curvature_refuses_constraints_and_giants():
     point = Params((np.ones((3, 3)),), np.ones((3, 3)))
     with pytest.raises(ValueError, match="free"):
-        curvature(ufm.shallow([1, 2, 3], features="sphere"), point)
+        curvature(ufm.shallow([1, 2, 3], constraint="sphere"), point)
     with pytest.raises(ValueError, match="1500"):
         curvature(ufm.shallow([1.0] * 40, dim=40), Params((np.ones((40, 40)),), np.ones((40, 40))))

@@ -118,7 +118,7 @@ STEPS = [
 )
 def test_step_optima_close(row, features):
     m1, n1, m2, n2, tau, golden = row
-    problem = ufm.contrastive([n1] * m1 + [n2] * m2, temperature=tau, features=features)
+    problem = ufm.contrastive([n1] * m1 + [n2] * m2, temperature=tau, constraint=features)
     program, group = gram_program(problem)
     value, gram = step_gram(m1, n1, m2, n2, tau)
     assert value == pytest.approx(golden, abs=1e-10)
@@ -147,7 +147,7 @@ def test_bound_of_the_simplex_where_it_is_not_optimal():
     [([5] * 4, 0.005, 1.595776160), ([5] * 4, 0.05, 2.543516039), ([20, 20, 4, 4], 0.1 / 48, 2.81205945)],
 )
 def test_ridge_optima_close(counts, decay, golden):
-    problem = ufm.contrastive(counts, features="free", temperature=1.0, feature_decay=decay)
+    problem = ufm.contrastive(counts, constraint="none", temperature=1.0, feature_decay=decay)
     found = at(problem, lowest(problem))
     assert found.value == pytest.approx(golden, abs=2e-8)
     assert 0 <= found.relative_gap < 1e-12
@@ -155,7 +155,7 @@ def test_ridge_optima_close(counts, decay, golden):
 
 def test_zero_is_proven_optimal_on_the_ridge_beyond_its_threshold():
     for decay, verdict in ((2 / 19 * 1.01, GLOBAL), (2 / 19 * 0.9, 1)):
-        problem = ufm.contrastive([5] * 4, features="free", temperature=1.0, feature_decay=decay)
+        problem = ufm.contrastive([5] * 4, constraint="none", temperature=1.0, feature_decay=decay)
         found = at(problem, np.zeros((4, 4)))
         assert found.verdict == verdict
         assert found.value == pytest.approx(np.log(19), abs=1e-13)
@@ -221,11 +221,11 @@ def random_problem(features, self_included, seed, k=6):
     return ufm.contrastive(
         counts,
         temperature=tau,
-        features=features,
+        constraint=features,
         self_included=self_included,
         class_weight=rng.uniform(0.2, 5, k) if seed % 2 else np.ones(k),
-        feature_decay=decay if features == "free" else None,
-        feature_radius=None if features == "free" else float(rng.uniform(0.7, 1.4)),
+        feature_decay=decay if features == "none" else None,
+        feature_radius=None if features == "none" else float(rng.uniform(0.7, 1.4)),
     )
 
 
@@ -233,7 +233,7 @@ def random_problem(features, self_included, seed, k=6):
 @pytest.mark.parametrize(
     ("features", "self_included"),
     [
-        *((features, self) for features in ("sphere", "free") for self in (False, True)),
+        *((features, self) for features in ("sphere", "none") for self in (False, True)),
         ("ball", False),
         pytest.param("ball", True, marks=pytest.mark.slow),
     ],
@@ -241,7 +241,7 @@ def random_problem(features, self_included, seed, k=6):
 def test_bounds_of_random_problems_hold_and_close(features, self_included):
     for seed in range(6):
         problem = random_problem(features, self_included, seed)
-        radius = 1.0 if features == "free" else float(problem.model.feature_radius)
+        radius = 1.0 if features == "none" else float(problem.model.feature_radius)
         best = radius * descend(problem, seed)
         found = at(problem, best)
         assert found.gap >= 0
@@ -250,17 +250,17 @@ def test_bounds_of_random_problems_hold_and_close(features, self_included):
         rng = np.random.default_rng(seed)
         for size in (0.01, 0.1, 1.0, 10.0):
             trial = best + size * np.abs(best).max() * rng.standard_normal(best.shape)
-            trial = trial if features == "free" else radius * on_sphere(trial)
+            trial = trial if features == "none" else radius * on_sphere(trial)
             other = at(problem, trial)
             assert other.gap >= 0
             assert 0 < other.lower_bound <= found.value
             assert other.excess_gap >= 0
 
 
-@pytest.mark.parametrize("features", ["sphere", "free", pytest.param("ball", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("features", ["sphere", "none", pytest.param("ball", marks=pytest.mark.slow)])
 def test_bounds_hold_at_features_that_are_not_collapsed(features):
     counts = [9, 4, 2, 1]
-    kw = {"temperature": 0.3, "features": features, "feature_decay": 0.02 if features == "free" else None}
+    kw = {"temperature": 0.3, "constraint": features, "feature_decay": 0.02 if features == "none" else None}
     small = ufm.contrastive(counts, **kw)
     best = at(small, descend(small, 0))
     problem = ufm.contrastive(labels=ufm.labels.from_counts(counts).by_sample(), dim=4, **kw)
@@ -274,12 +274,12 @@ def test_bounds_hold_at_features_that_are_not_collapsed(features):
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("kind", [("sphere", 1.0), ("sphere", 0.1), ("free", 1.0), ("free", 0.2)])
+@pytest.mark.parametrize("kind", [("sphere", 1.0), ("sphere", 0.1), ("none", 1.0), ("none", 0.2)])
 def test_the_gap_is_of_second_order(kind, grouped):
     features, tau = kind
     decay = None if features == "sphere" else 0.002
     counts = [20, 20, 4, 4, 4] if grouped else [20, 20, 4, 4]  # four classes share programs with the golden values
-    problem = ufm.contrastive(counts, features=features, temperature=tau, feature_decay=decay)
+    problem = ufm.contrastive(counts, constraint=features, temperature=tau, feature_decay=decay)
     program, group = gram_program(problem)
     best = lowest(problem)
     optimum = reference_value(problem, best)
@@ -368,7 +368,7 @@ def audit(problem, certificate, group=None):
     share = [n * w / anchors if n > 1 else fmpq(0) for n, w in zip(counts, weight, strict=True)]
     own = [n if problem.loss.self_included else n - 1 for n in counts]
     scale = exact(1.0 if problem.model.scale is None else problem.model.scale)
-    held = problem.model.features != "free"
+    held = problem.model.constraint != "none"
     if held and problem.model.feature_radius is not None:
         scale = scale * exact(problem.model.feature_radius) ** 2
     t = [[exact(certificate.dual[group[c], group[j]]) if c != j else fmpq(0) for j in range(k)] for c in range(k)]
@@ -399,7 +399,7 @@ def exact_value(problem, features):
     h = [[exact(x) for x in row] for row in np.asarray(features)]
     scale = exact(1.0 if problem.model.scale is None else problem.model.scale)
     product = [[sum((row[i] * row[j] for row in h), fmpq(0)) for j in range(k)] for i in range(k)]
-    if problem.model.features == "sphere":
+    if problem.model.constraint == "sphere":
         radius = exact(1.0 if problem.model.feature_radius is None else problem.model.feature_radius)
         length = [ball(product[i][i]).sqrt() for i in range(k)]
         gram = [
@@ -418,23 +418,23 @@ def exact_value(problem, features):
                 if j != c:
                     inside = inside + ball(counts[j]) * (ball(scale) * (gram[c][j] - gram[c][c])).exp()
             value = value + ball(counts[c] * weight[c] / anchors) * inside.log()
-        if problem.model.features == "free":
+        if problem.model.constraint == "none":
             value = value + ball(exact(problem.decay.feature) * counts[c] / 2) * gram[c][c]
     return value
 
 
 @pytest.mark.as_for_users
 @pytest.mark.parametrize("self_included", [False, True])
-@pytest.mark.parametrize("features", ["sphere", "free"])
+@pytest.mark.parametrize("features", ["sphere", "none"])
 def test_audit_in_ball_arithmetic(features, self_included):
     for seed in range(6):
         problem = random_problem(features, self_included, seed)
-        radius = 1.0 if features == "free" else float(problem.model.feature_radius)
+        radius = 1.0 if features == "none" else float(problem.model.feature_radius)
         best = radius * descend(problem, seed, steps=300)
         rng = np.random.default_rng(seed)
         for size in (0.0, 0.01, 1.0):
             trial = best + size * rng.standard_normal(best.shape)
-            trial = trial if features == "free" else radius * on_sphere(trial)
+            trial = trial if features == "none" else radius * on_sphere(trial)
             value = exact_value(problem, trial)
             for candidates in (0, 2):
                 found = at(problem, trial, candidates=candidates)
@@ -478,10 +478,10 @@ def far_problem(features, k, rng):
     return ufm.contrastive(
         [2.0] * k,
         temperature=temperature,
-        features=features,
+        constraint=features,
         class_weight=np.ones(k) if rng.random() < 0.5 else 10 ** rng.uniform(-3, 3, k),
-        feature_decay=decay if features == "free" else None,
-        feature_radius=None if features == "free" else size,
+        feature_decay=decay if features == "none" else None,
+        feature_radius=None if features == "none" else size,
     ), size
 
 
@@ -501,7 +501,7 @@ def audit_at_every_scale(features, k, amount, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("features", "k"), [("sphere", 2), ("sphere", 20), ("ball", 7), ("free", 3), ("free", 12)])
+@pytest.mark.parametrize(("features", "k"), [("sphere", 2), ("sphere", 20), ("ball", 7), ("none", 3), ("none", 12)])
 def test_audit_at_every_scale(features, k, monkeypatch):
     monkeypatch.setattr(ctx, "prec", 2600)  # 1e-250 beside 1 in a logarithm
     audited, positive = audit_at_every_scale(features, k, 10, seed=k)
@@ -530,7 +530,7 @@ def test_audit_of_a_loss_of_1e_minus_200_and_of_a_scale_beyond_the_range(monkeyp
     [([4] * 4, 0.5, 1.531265192), ([20, 20, 4, 4], 1.0, 3.307043536), ([40, 40, 2, 2], 1.0, 3.983512829)],
 )
 def test_orthogonal_frames_are_optimal(counts, tau, golden, features):
-    problem = ufm.contrastive(counts, temperature=tau, features=features)
+    problem = ufm.contrastive(counts, temperature=tau, constraint=features)
     found = at(problem, np.eye(4))
     assert found.value == pytest.approx(golden, abs=1e-9)
     assert 0 <= found.relative_gap < 1e-12
@@ -546,7 +546,7 @@ def test_orthogonal_frames_are_optimal(counts, tau, golden, features):
 def test_orthogonal_classes_are_optimal_on_the_nonnegative_ridge(self_included):
     counts, decay, tau = np.array([20.0, 20, 4, 1]), 0.03, 0.8
     problem = ufm.contrastive(
-        counts, temperature=tau, features="nonnegative", feature_decay=decay, self_included=self_included
+        counts, temperature=tau, constraint="nonnegative", feature_decay=decay, self_included=self_included
     )
     own, total, anchors = counts - (not self_included), 45.0, 44.0
     half = 0.5 * decay * tau * anchors  # share of the tangent: p s t = decay n / 2
@@ -557,7 +557,7 @@ def test_orthogonal_classes_are_optimal_on_the_nonnegative_ridge(self_included):
     assert 0 <= found.relative_gap < 1e-12
     assert at(problem, random_features(problem, 0)).lower_bound == found.lower_bound
     large = ufm.contrastive(
-        counts, temperature=1.0, features="nonnegative", feature_decay=3.0, self_included=self_included
+        counts, temperature=1.0, constraint="nonnegative", feature_decay=3.0, self_included=self_included
     )
     assert at(large, np.zeros((4, 4))).verdict == GLOBAL
 
@@ -568,7 +568,7 @@ def batches_problem(features, batches, **others):
     family = np.full((3, 9), -1)
     for row, batch in zip(family, batches, strict=False):
         row[: len(batch)] = batch
-    return ufm.contrastive(labels=labels, dim=3, features=features, batches=family, temperature=0.1, **others)
+    return ufm.contrastive(labels=labels, dim=3, constraint=features, batches=family, temperature=0.1, **others)
 
 
 BATCHES = [[0, 1, 6, 7, 12, 13], [2, 3, 8, 9, 14, 15], [4, 5, 10, 11, 16, 17]]
@@ -610,7 +610,7 @@ def test_partial_collapse_is_certified():
     gram = np.where(instance[:, None] == instance[None, :], 1.0, gram)
     labels = ufm.labels.from_counts([6, 6]).by_sample()
     for features in ("sphere", "ball"):
-        problem = ufm.contrastive(labels=labels, mix=0.5923, views=2, self_included=True, features=features)
+        problem = ufm.contrastive(labels=labels, mix=0.5923, views=2, self_included=True, constraint=features)
         found = at(problem, features_of(gram))
         assert found.value == pytest.approx(1.90602163, abs=1e-8)
         assert 0 <= found.relative_gap < 1e-7
@@ -643,20 +643,20 @@ LOSSES = {
 def loss_problem(name, features):
     given = dict(LOSSES[name])
     labels = ufm.labels.from_counts(given.pop("counts")).by_sample()
-    decay = 0.02 if features == "free" else None
-    return ufm.contrastive(labels=labels, features=features, temperature=0.5, feature_decay=decay, **given)
+    decay = 0.02 if features == "none" else None
+    return ufm.contrastive(labels=labels, constraint=features, temperature=0.5, feature_decay=decay, **given)
 
 
-@pytest.mark.parametrize("features", ["sphere", pytest.param("ball", marks=pytest.mark.slow), "free"])
+@pytest.mark.parametrize("features", ["sphere", pytest.param("ball", marks=pytest.mark.slow), "none"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_tangent_bounds_hold_and_close(name, features):
     problem = loss_problem(name, features)
     shape = (problem.model.dim, problem.labels.num_columns)
-    place = lambda z: z.reshape(shape) if features == "free" else on_sphere(z.reshape(shape))  # noqa: E731
+    place = lambda z: z.reshape(shape) if features == "none" else on_sphere(z.reshape(shape))  # noqa: E731
 
     def value(z):
         x = z.reshape(shape)
-        x = x if features == "free" else x / jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
+        x = x if features == "none" else x / jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
         return problem.objective(Params((), x))
 
     start = np.random.default_rng(0).standard_normal(shape).ravel()
@@ -680,7 +680,7 @@ def test_tangent_bounds_hold_and_close(name, features):
 
 def test_words_for_each_problem():
     assert bound_known(ufm.contrastive([4, 4])) == "dual bound in the class Gram matrix"
-    assert bound_known(ufm.contrastive([4, 4], features="nonnegative")) == "orthogonal-frame bound"
+    assert bound_known(ufm.contrastive([4, 4], constraint="nonnegative")) == "orthogonal-frame bound"
     assert bound_known(ufm.contrastive(4, loss="sigmoid")) == "tangent bound"
     assert bound_known(batches_problem("nonnegative-ball", BATCHES)) == "tangent bound and orthogonal-frame bound"
     for loss in (SupCon(), Sigmoid(), Spread()):
@@ -700,7 +700,7 @@ def test_words_for_each_problem():
 
 @pytest.mark.parametrize("features", ["sphere", "ball", "nonnegative", "nonnegative-sphere"])
 def test_points_that_break_the_constraint_are_infeasible(features):
-    problem = ufm.contrastive([8, 4, 3, 2], temperature=1.0, features=features)
+    problem = ufm.contrastive([8, 4, 3, 2], temperature=1.0, constraint=features)
     far = 1.5 * simplex(4)
     assert at(problem, far).verdict == INFEASIBLE
     wrong = GroupGram(np.ones(2), np.array([-0.9, 0.5]), np.array([[-0.9, -0.9], [-0.9, 0.5]]))
@@ -716,10 +716,10 @@ def test_broken_numbers_are_unknown():
     assert at(problem, h).verdict == UNKNOWN
 
 
-@pytest.mark.parametrize("features", ["sphere", pytest.param("free", marks=pytest.mark.slow), "nonnegative-sphere"])
+@pytest.mark.parametrize("features", ["sphere", pytest.param("none", marks=pytest.mark.slow), "nonnegative-sphere"])
 def test_stacks_equal_singles(features):
     tau = np.array([0.2, 0.5, 1.0])
-    stacked = ufm.contrastive([8, 4, 3, 2], temperature=tau, features=features)
+    stacked = ufm.contrastive([8, 4, 3, 2], temperature=tau, constraint=features)
     points = Params((), random_features(stacked[0], 0))
     many = Params((), np.stack([points.features] * 3))
     together, one_problem = certify(stacked, many), certify(stacked[1], many)
@@ -776,7 +776,7 @@ def test_zero_modes_of_the_simplex_are_rotations(dim, modes):
 
 
 def test_curvature_of_free_features_and_refusals():
-    problem = ufm.contrastive([5] * 4, features="free", feature_decay=0.005)
+    problem = ufm.contrastive([5] * 4, constraint="none", feature_decay=0.005)
     found = curvature(problem, Params((), np.sqrt(4.566948973) * (np.eye(4) - 0.25)))
     assert found.zero_modes == found.symmetry_modes == 6
     assert found.morse_index == 0
@@ -784,7 +784,7 @@ def test_curvature_of_free_features_and_refusals():
     together = curvature(ufm.contrastive([10] * 3, feature_radius=1.0), Params((), np.eye(3)[:, [0, 0, 0]]))
     assert together.morse_index > 0
     for features in ("ball", "nonnegative-sphere"):
-        other = ufm.contrastive([5, 5], features=features)
+        other = ufm.contrastive([5, 5], constraint=features)
         with pytest.raises(ValueError, match="problem"):
             curvature(other, Params((), np.eye(2)))
     with pytest.raises(ValueError, match="dim"):

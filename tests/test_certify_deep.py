@@ -579,7 +579,7 @@ PLANES = {
     "smoothed, free bias": ([9, 4, 2], {"loss": "ce", "bias": "free", "smoothing": 0.1}),
     "vs, decayed bias": ([9, 4, 2], {"loss": "vs", "bias": "decay", "bias_decay": 0.2}),
     "weighted mse, free bias": ([9, 4, 2], {"loss": "mse", "class_weight": [0.5, 1.0, 3.0], "bias": "free"}),
-    "mse on balls": ([9, 4, 2], {"loss": "mse", "features": "ball", "feature_radius": 2.0}),
+    "mse on balls": ([9, 4, 2], {"loss": "mse", "constraint": "ball", "feature_radius": 2.0}),
 }
 
 
@@ -615,9 +615,9 @@ def test_planes_are_below_the_data_term(name):
 
 def test_cost_of_a_norm_on_spheres_and_balls():
     """c(S) against a fine grid over the norm of the features."""
-    for features, decay in (("sphere", 0.0), ("ball", 0.0), ("ball", 0.3), ("ball", 30.0), ("free", 0.02)):
-        held = features != "free"
-        problem = ufm.deep([4, 2], depth=3, weight_decay=[0.1, 0.2, 0.3], features=features,
+    for features, decay in (("sphere", 0.0), ("ball", 0.0), ("ball", 0.3), ("ball", 30.0), ("none", 0.02)):
+        held = features != "none"
+        problem = ufm.deep([4, 2], depth=3, weight_decay=[0.1, 0.2, 0.3], constraint=features,
                            feature_decay=decay if decay or not held else None,
                            feature_radius=1.5 if held else None)  # fmt: skip
         most = math.sqrt(6) * 1.5
@@ -704,7 +704,7 @@ def test_refusals_and_words():
     smooth = dataclasses.replace(smooth, model=dataclasses.replace(smooth.model, rounding=np.array(0.1)))
     assert "smoothed ReLU" in (why_unknown(smooth) or "")
     held = ufm.deep([5, 5], depth=2, width=4)
-    held = dataclasses.replace(held, model=dataclasses.replace(held.model, classifier="ball"))
+    held = dataclasses.replace(held, model=dataclasses.replace(held.model, classifier_constraint="ball"))
     assert "constrained classifier" in (why_unknown(held) or "")
     assert bound_known(ufm.deep([5, 5], depth=2)) == "channel bound and two-layer bound"
     assert bound_known(ufm.deep([5, 5], depth=3)) == "channel bound"

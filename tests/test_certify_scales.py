@@ -39,7 +39,7 @@ def least_on_spheres(k, strength):
 
 def test_a_loss_below_the_square_root_of_the_range_is_not_called_global():
     """Squares of 8e-154 are flushed: the bound was the value of the point itself, where the minimum is 4.9e-154."""
-    problem = ufm.shallow([5, 5], features="sphere", classifier="sphere", scale=176.5)
+    problem = ufm.shallow([5, 5], constraint="sphere", classifier_constraint="sphere", scale=176.5)
     angle = 0.06834280458743439
     features = np.array([[1.0, -np.cos(angle)], [0.0, -np.sin(angle)]])
     certificate = certify(problem, Params((frame(2),), features))
@@ -50,7 +50,7 @@ def test_a_loss_below_the_square_root_of_the_range_is_not_called_global():
 @pytest.mark.parametrize("k", [2, 10])
 def test_optima_on_spheres_close_at_every_scale(k):
     strengths = np.array([1.0, 100.0, 355.0, 400.0, 644.0]) * (k - 1) / k  # the last loss is 1e-280
-    problems = [ufm.shallow([7.0] * k, features="sphere", classifier="sphere", scale=s) for s in strengths]
+    problems = [ufm.shallow([7.0] * k, constraint="sphere", classifier_constraint="sphere", scale=s) for s in strengths]
     found = stacked(problems, [Params((frame(k),), frame(k).T)] * len(strengths))
     for lower, strength in zip(found.lower_bound, strengths, strict=True):
         assert ball.ball(ball.exact(lower)) <= least_on_spheres(k, strength)
@@ -62,7 +62,7 @@ def test_radii_of_every_size():
     """Features in balls, decayed classifier: only the product of the radius and the classifier enters the loss."""
     k, decay = 4, 1e-3
     radii = 10.0 ** np.array([-118, -90, -77, 0, 77, 90, 118])
-    problems = [ufm.shallow([7.0] * k, features="ball", feature_radius=r, weight_decay=decay) for r in radii]
+    problems = [ufm.shallow([7.0] * k, constraint="ball", feature_radius=r, weight_decay=decay) for r in radii]
     points, least = [], []
     for radius in radii:
         size = least_with_decay(k, radius, decay)
@@ -99,14 +99,14 @@ def least_with_decay(k, radius, decay):
 # ------------------------------------------------------------------ audits in ball arithmetic
 
 HELD = {
-    "spheres": {"features": "sphere", "classifier": "sphere"},
-    "spheres with bias": {"features": "sphere", "classifier": "sphere", "bias": "free"},
-    "balls": {"features": "ball", "classifier": "ball"},
-    "budgets": {"features": "budget", "classifier": "budget", "bias": "decay"},
-    "sphere and decay": {"features": "sphere"},
-    "ball and decay": {"features": "ball", "bias": "free"},
-    "budget and decay": {"classifier": "budget"},
-    "mse in balls": {"features": "ball", "classifier": "ball", "loss": "mse", "bias": "decay"},
+    "spheres": {"constraint": "sphere", "classifier_constraint": "sphere"},
+    "spheres with bias": {"constraint": "sphere", "classifier_constraint": "sphere", "bias": "free"},
+    "balls": {"constraint": "ball", "classifier_constraint": "ball"},
+    "budgets": {"constraint": "budget", "classifier_constraint": "budget", "bias": "decay"},
+    "sphere and decay": {"constraint": "sphere"},
+    "ball and decay": {"constraint": "ball", "bias": "free"},
+    "budget and decay": {"classifier_constraint": "budget"},
+    "mse in balls": {"constraint": "ball", "classifier_constraint": "ball", "loss": "mse", "bias": "decay"},
 }
 DECAYED = {
     "ce": {},
@@ -133,17 +133,17 @@ def held_instance(given, k, rng, huge):
         radius_w, scale = np.sqrt(strength), 1.0
         radius_h = radius_w
     given = {**given, "scale": scale}
-    for side, radius in (("features", radius_h), ("classifier", radius_w)):
+    for side, radius in (("constraint", radius_h), ("classifier_constraint", radius_w)):
         name = given.get(side)
         if name is not None:
-            given["feature_radius" if side == "features" else "classifier_radius"] = (
+            given["feature_radius" if side == "constraint" else "classifier_radius"] = (
                 radius**2 if name == "budget" else radius
             )
     least = 1e-280 if huge else np.exp(-strength)
-    if "features" not in given:
+    if "constraint" not in given:
         given["feature_decay"] = float(np.clip(power(rng, -6, 3) * least / radius_h**2, 1e-280, 1e280))
         radius_h = radius_h if huge else least_with_decay(k, scale * radius_w, given["feature_decay"])
-    if "classifier" not in given:
+    if "classifier_constraint" not in given:
         given["weight_decay"] = float(np.clip(power(rng, -6, 3) * least / radius_w**2, 1e-280, 1e280))
         radius_w = radius_w if huge else least_with_decay(k, scale * radius_h, given["weight_decay"])
     if given.get("bias") == "decay":
@@ -178,8 +178,12 @@ def points_of(given, k, sizes, rng):
         w = (np.eye(k) - 1 / k) * np.sqrt(k / (k - 1))
         h = w + noise * rng.standard_normal((k, k))
         w = w + noise * rng.standard_normal((k, k))
-        w = placed(w.T, given, "classifier", sizes[0]).T if given.get("classifier") else sizes[0] * w
-        h = placed(h, given, "features", sizes[1]) if given.get("features") else sizes[1] * h
+        w = (
+            placed(w.T, given, "classifier_constraint", sizes[0]).T
+            if given.get("classifier_constraint")
+            else sizes[0] * w
+        )
+        h = placed(h, given, "constraint", sizes[1]) if given.get("constraint") else sizes[1] * h
         bias = None if given.get("bias", "none") == "none" else noise * rng.standard_normal(k)
         yield Params((w,), h, bias)
 
@@ -189,7 +193,7 @@ def ends_instance(given, k, rng, huge):
     del huge
     given = {**given, "scale": power(rng, -300, 300)}
     for side in ("feature", "classifier"):
-        name = given.get("features" if side == "feature" else side)
+        name = given.get("constraint" if side == "feature" else "classifier_constraint")
         if name is None:
             given["feature_decay" if side == "feature" else "weight_decay"] = power(rng, -300, 300)
         else:
@@ -199,7 +203,9 @@ def ends_instance(given, k, rng, huge):
     if given.get("loss", "ce") in ("ce", "mse"):
         given["class_weight"] = 10 ** rng.uniform(-200, 200, k)
     sizes = [power(rng, -150, 150), power(rng, -150, 150)]
-    for index, (side, radius) in enumerate((("classifier", "classifier_radius"), ("features", "feature_radius"))):
+    for index, (side, radius) in enumerate(
+        (("classifier_constraint", "classifier_radius"), ("constraint", "feature_radius"))
+    ):
         if side in given:
             sizes[index] = np.sqrt(given[radius]) if given[side] == "budget" else given[radius]
     return given, *sizes
@@ -208,7 +214,7 @@ def ends_instance(given, k, rng, huge):
 def run_audit(given, k, amount, seed, draw=None):
     """Audit 5 points of each of ``amount`` random problems: (points, bounds above zero, verdicts ``global``)."""
     rng = np.random.default_rng(seed)
-    held = "features" in given or "classifier" in given
+    held = "constraint" in given or "classifier_constraint" in given
     at_ends, draw = draw is not None, draw or (held_instance if held else decayed_instance)
     pairs = []
     for index in range(amount):

@@ -252,8 +252,10 @@ def test_flags_state_the_deep_problem_that_python_states():
     same("--depth 2 --loss mse --bias decay --bias-decay 0.3", depth=2, bias="decay", bias_decay=0.3)
     same("--depth 2 --smoothing 0.1 --bias free", depth=2, loss="ce", smoothing=0.1, bias="free")
     same("--depth 2 --loss focal --gamma 3", depth=2, loss="focal", gamma=3.0)
-    same("--depth 2 --constraint nonnegative", depth=2, loss="ce", features="nonnegative")
-    same("--depth 2 --constraint sphere --feature-radius 3", depth=2, loss="ce", features="sphere", feature_radius=3.0)
+    same("--depth 2 --constraint nonnegative", depth=2, loss="ce", constraint="nonnegative")
+    same(
+        "--depth 2 --constraint sphere --feature-radius 3", depth=2, loss="ce", constraint="sphere", feature_radius=3.0
+    )
     shallow = cli._parse(["solve", "--counts", "5,5,3", "--depth", "1", "--weight-decay", "0.1"]).problem()
     assert (shallow.model.depth, float(shallow.decay.weight)) == (1, 0.1)
 

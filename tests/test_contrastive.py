@@ -219,15 +219,15 @@ BAD = [
     ({"counts": [2, 3], "temperature": float("nan")}, "temperature: nan is not allowed"),
     ({"counts": [2, 3], "temperature": 1e-320}, "temperature: 1e-320 is too small"),
     (
-        {"counts": [2, 3], "features": "budget"},
+        {"counts": [2, 3], "constraint": "budget"},
         "constraint: 'budget' is not known with loss supcon; choose one of none",
     ),
-    ({"counts": [2, 3], "features": "free", "feature_decay": -1.0}, "feature_decay: -1 is not allowed"),
+    ({"counts": [2, 3], "constraint": "none", "feature_decay": -1.0}, "feature_decay: -1 is not allowed"),
     (
         {"counts": [2, 3], "feature_decay": 0.1},
         "feature_decay: 0.1 has no effect with constraint sphere; drop it, or say constraint none",
     ),
-    ({"counts": [2, 3], "features": "free", "feature_radius": 2.0}, "feature_radius: 2.0 has no effect"),
+    ({"counts": [2, 3], "constraint": "none", "feature_radius": 2.0}, "feature_radius: 2.0 has no effect"),
     ({"counts": [2, 3], "offset": 1.0}, "offset: 1.0 has no effect with loss supcon; drop it, or choose loss sigmoid"),
     ({"counts": [2, 3], "class_weight": [1.0, -1.0]}, "class_weight: -1 must be positive"),
     ({"counts": [2, 3], "class_weight": [1.0, 1.0, 1.0]}, "class_weight: shape"),
@@ -296,7 +296,7 @@ def test_grouped_program_is_the_full_one():
     """At a random factor of the grouped kind: F of the grouped program, of the ungrouped one, and of features."""
     counts = [9.0, 9, 9, 4, 4, 2]
     rng = np.random.default_rng(7)
-    for options in ({}, {"features": "free", "feature_decay": 0.01}, {"self_included": True}):
+    for options in ({}, {"constraint": "none", "feature_decay": 0.01}, {"self_included": True}):
         problem = ufm.contrastive(counts, temperature=0.4, **options)
         program, group = gram_program(problem)
         assert program.classes.tolist() == [3, 2, 1]
@@ -347,7 +347,7 @@ def test_program_computes_in_double_precision():
 def test_who_has_a_program():
     sampled = ufm.labels.from_counts([4, 4]).by_sample()
     assert why_no_gram_program(ufm.contrastive([4, 4])) is None
-    assert "nonnegative" in why_no_gram_program(ufm.contrastive([4, 4], features="nonnegative-ball"))
+    assert "nonnegative" in why_no_gram_program(ufm.contrastive([4, 4], constraint="nonnegative-ball"))
     assert "mix" in why_no_gram_program(ufm.contrastive(labels=sampled, mix=0.5, views=2))
     with pytest.raises(ValueError, match="no Gram program, the loss supcon-batches"):
         gram_program(ufm.contrastive(labels=sampled, batches=np.array([[0, 1, 4]])))
@@ -385,12 +385,12 @@ def problem_of(identifier):
         return ufm.contrastive(labels=labels, temperature=p["tau"], **options)
     if identifier.startswith("sigmoid"):
         return ufm.contrastive(p["N"], loss="sigmoid", temperature=1 / p["t"], offset=p["b"])
-    features = {"nonneg": "nonnegative-sphere", "ridge": "free"}.get(identifier.split("-")[0], "sphere")
+    features = {"nonneg": "nonnegative-sphere", "ridge": "none"}.get(identifier.split("-")[0], "sphere")
     options = {"feature_decay": p["lam_H"]} if "lam_H" in p else {}
     if identifier.startswith("nonneg-ridge"):
         features = "nonnegative"
     return ufm.contrastive(
-        counts_of(p), features=features, temperature=p["tau"], self_included="selfin" in identifier, **options
+        counts_of(p), constraint=features, temperature=p["tau"], self_included="selfin" in identifier, **options
     )
 
 
@@ -477,7 +477,7 @@ def test_golden_batches_by_solving():
     labels = ufm.labels.from_counts([6, 6, 6]).by_sample()
     family = ufm.batches.stratified(labels, 2)
     padded = np.concatenate([family, np.full((len(family), 3), -1)], axis=1)  # one shape, one program
-    options = {"features": "nonnegative-sphere", "temperature": 0.1}
+    options = {"constraint": "nonnegative-sphere", "temperature": 0.1}
     for batches, name, alone in ((padded, "batch-nonneg-disjoint", False),
                                  (ufm.batches.bind(family, [0, 6, 12]), "batch-nonneg-bound", True)):  # fmt: skip
         found = ufm.answer(ufm.contrastive(labels=labels, batches=batches, **options), method="spectral")
@@ -539,14 +539,14 @@ def random_problem(seed, k):
     counts = np.round(10 ** rng.uniform(0.31, 3.0, k))
     if k > 2 and rng.uniform() < 0.2:
         counts[0] = 1.0
-    kind = rng.choice(["sphere", "ball", "free"])
+    kind = rng.choice(["sphere", "ball", "none"])
     total = np.sum(counts)
-    options = {"feature_decay": 10 ** rng.uniform(-7, -0.2) / total} if kind == "free" else {}
+    options = {"feature_decay": 10 ** rng.uniform(-7, -0.2) / total} if kind == "none" else {}
     if rng.uniform() < 0.3:
         options["class_weight"] = 10 ** rng.uniform(-0.5, 0.5, k)
     return ufm.contrastive(
         counts,
-        features=str(kind),
+        constraint=str(kind),
         temperature=10 ** rng.uniform(-1.3, 0.5),
         self_included=bool(rng.uniform() < 0.3),
         **options,
@@ -582,9 +582,9 @@ def test_three_hundred_random_problems(k):
 def test_per_sample_certificate():
     """N = 200 samples: features found by L-BFGS on the samples themselves, judged within 1e-10."""
     labels = ufm.labels.from_counts([100, 60, 30, 10]).by_sample()
-    for options in ({}, {"features": "ball"}, {"features": "free", "feature_decay": 1e-4}):
+    for options in ({}, {"constraint": "ball"}, {"constraint": "none", "feature_decay": 1e-4}):
         problem = ufm.contrastive(labels=labels, temperature=0.5, **options)
-        method = SpectralGradient() if problem.model.features == "ball" else LBFGS()
+        method = SpectralGradient() if problem.model.constraint == "ball" else LBFGS()
         result = ufm.solve(problem, method, reduce=False, gtol=1e-10)
         certificate = ufm.certify(problem, result.params)
         assert 0 <= float(certificate.relative_gap) <= 1e-10
@@ -605,7 +605,7 @@ def test_two_hundred_classes():
 def test_low_temperature_and_extreme_imbalance(ratio, features):
     """tau = 0.01: the loss exceeds its floor by e^-100; value and geometry are still judged."""
     counts = [2e4, 2e4, 2e4 / ratio, 2e4 / ratio]
-    found = ufm.answer(ufm.contrastive(counts, temperature=0.01, features=features))
+    found = ufm.answer(ufm.contrastive(counts, temperature=0.01, constraint=features))
     assert found.certificate.words == "global"
     assert np.isfinite(found.result.value)
     if features == "sphere":
@@ -636,7 +636,7 @@ def test_a_million_classes():
 
 def test_gram_program_and_features_agree():
     """The convex route and plain descent in the features, for every kind that both can do."""
-    for options in ({"feature_radius": 1.7, "dim": 3}, {"features": "free", "feature_decay": 2e-3}):
+    for options in ({"feature_radius": 1.7, "dim": 3}, {"constraint": "none", "feature_decay": 2e-3}):
         problem = ufm.contrastive([8, 8, 3, 3], temperature=0.5, **options)
         by_gram = ufm.solve(problem)
         by_descent = ufm.solve(problem, "lbfgs", seed=3)
@@ -656,8 +656,8 @@ def test_lbfgs_walks_on_spheres():
     """Retraction: same answers as the projected method, feasible, and the gradient measured is the Riemannian one."""
     for problem in (
         ufm.contrastive([8, 6, 5, 3], dim=3, temperature=0.5, feature_radius=2.0),
-        ufm.shallow([10, 10, 4], weight_decay=0.02, features="sphere", feature_radius=1.5),
-        ufm.shallow([10, 10, 4], features="sphere", classifier="sphere", scale=4.0),
+        ufm.shallow([10, 10, 4], weight_decay=0.02, constraint="sphere", feature_radius=1.5),
+        ufm.shallow([10, 10, 4], constraint="sphere", classifier_constraint="sphere", scale=4.0),
     ):
         a, b = ufm.solve(problem, LBFGS()), ufm.solve(problem, SpectralGradient(), gtol=1e-9)
         assert a.status_name == "CONVERGED"
@@ -713,7 +713,7 @@ def test_doors_of_solve():
     with pytest.raises(ValueError, match="Newton is for free factors"):
         ufm.solve(problem, "newton")
     with pytest.raises(ValueError, match="LBFGS is for factors that are free or on spheres"):
-        ufm.solve(ufm.contrastive([8, 5], features="ball"), "lbfgs")
+        ufm.solve(ufm.contrastive([8, 5], constraint="ball"), "lbfgs")
     with pytest.raises(ValueError, match="'logits' cannot be used"):
         ufm.solve(problem, "logits")
     with pytest.raises(ValueError, match="method: above 1000 classes"):

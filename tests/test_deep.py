@@ -147,7 +147,7 @@ def test_stack_of_decays_is_one_program():
         ({"depth": 1, "width": 4}, "width: 4 has no effect with depth 1; drop it"),
         ({"depth": 2, "width": 0}, "width: 0 is not a whole number"),
         (
-            {"depth": 2, "features": "budget"},
+            {"depth": 2, "constraint": "budget"},
             "constraint: 'budget' is not known with depth 2; choose one of",
         ),
         ({"depth": 2, "weight_decay": [0.1, -0.1]}, "weight_decay: -0.1 is not allowed"),

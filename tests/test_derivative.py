@@ -52,7 +52,7 @@ CASES = {
     ),
     "radius": (shallow(constraint="sphere", feature_decay=0.0), "feature_radius", 1.3),
     "supcon": (pairs(), "temperature", 0.5),
-    "supcon, ridge": (pairs(constraint="free", feature_decay=0.02), "feature_decay", 0.02),
+    "supcon, ridge": (pairs(constraint="none", feature_decay=0.02), "feature_decay", 0.02),
     "deep linear": (deep(loss="mse", activation="linear"), "feature_decay", 0.01),
 }
 

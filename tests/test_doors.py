@@ -201,7 +201,7 @@ def test_problems_that_inherit():
         ("decay", {"weight": np.float64(-1.0)}, "weight_decay: -1 is not allowed; give a finite number, 0 or more"),
         ("decay", {"feature": np.float64(np.nan)}, "feature_decay: nan is not allowed"),
         ("model", {"scale": np.float64(0.0)}, "scale: 0 is not allowed; give a finite positive number"),
-        ("model", {"features": "cube"}, "features: 'cube' is not known; choose one of free"),
+        ("model", {"constraint": "cube"}, "features: 'cube' is not known; choose one of free"),
         ("labels", {"weights": np.array([3.0, -3.0])}, "counts: -3 is not allowed"),
         ("loss", {"smoothing": np.float64(1.5)}, r"smoothing: 1.5 must lie in \[0, 1\)"),
         ("loss", {"class_weight": np.array([1.0, -1.0])}, "class_weight: -1 must be positive"),
@@ -276,7 +276,7 @@ def test_no_second_pass_hides_a_contradiction(monkeypatch):
         return contradicting(found) if len(seen) == 1 else found
 
     monkeypatch.setattr(routes, "certify", wrong_at_first)
-    problem = ufm.shallow([3, 3], features="nonnegative", bias="free")
+    problem = ufm.shallow([3, 3], constraint="nonnegative", bias="free")
     assert ufm.answer(problem).certificate.words == "contradiction"
     seen.clear()
     many = ufm.stack([ufm.shallow([3, 3])] * 2)

@@ -255,7 +255,7 @@ def test_why_not():
     for problem, word in (
         (ufm.shallow([3, 3], loss="mse"), "mse"),
         (ufm.shallow([3, 3, 3], dim=1), "dim 1"),
-        (ufm.shallow([3, 3], features="sphere", weight_decay=0.1), "constrained"),
+        (ufm.shallow([3, 3], constraint="sphere", weight_decay=0.1), "constrained"),
     ):
         assert word in why_not_groups(problem)
         with pytest.raises(ValueError, match="no grouped logit program"):

@@ -150,7 +150,7 @@ def test_rows_are_json_and_a_table(found):
 
 @pytest.mark.slow
 def test_decayed_features():
-    problem = ufm.contrastive([3, 2], dim=2, features="free", feature_decay=0.05, temperature=0.5)
+    problem = ufm.contrastive([3, 2], dim=2, constraint="none", feature_decay=0.05, temperature=0.5)
     found = explore(problem, 6, block=8)
     assert found.count("global").tolist() == [6]
     sizes = np.linalg.norm(critical_start_sizes(problem), axis=(1, 2))
@@ -183,7 +183,7 @@ def test_what_cannot_be_explored(problem, change, message):
     "other",
     [
         ufm.shallow([3, 3], weight_decay=0.1, feature_decay=0.1),
-        ufm.contrastive([3, 3], features="nonnegative-sphere"),
+        ufm.contrastive([3, 3], constraint="nonnegative-sphere"),
         ufm.contrastive([3, 1], dim=2),
         "supcon",
     ],
@@ -195,7 +195,7 @@ def test_other_problems_are_turned_away(other):
 
 def test_lines_are_critical_on_spheres_only():
     with pytest.raises(ValueError, match="features:"):
-        critical_points(ufm.contrastive([3, 3], features="free", feature_decay=0.1))
+        critical_points(ufm.contrastive([3, 3], constraint="none", feature_decay=0.1))
 
 
 # ------------------------------------------------------------------ the experiment

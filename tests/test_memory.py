@@ -88,7 +88,7 @@ MANY = [10.0] * 20_000
     [
         lambda: ufm.solve(ufm.shallow(MANY)),
         lambda: ufm.solve(ufm.shallow(MANY, loss="mse")),
-        lambda: ufm.solve(ufm.shallow(MANY, features="ball", classifier="ball")),
+        lambda: ufm.solve(ufm.shallow(MANY, constraint="ball", classifier_constraint="ball")),
         lambda: ufm.solve(ufm.shallow([5, 5], dim=10**9), method="lbfgs"),
         lambda: ufm.solve(ufm.deep(MANY, depth=3)),
         lambda: ufm.solve(ufm.deep([5, 5], depth=3, width=10**6)),
@@ -198,8 +198,8 @@ def test_numbers_beyond_the_range_are_refused(loss, name, value):
 def test_radii_beyond_the_range_are_refused(value):
     for call in (
         lambda: ufm.contrastive([5, 5], feature_radius=value),
-        lambda: ufm.shallow([5, 5], features="ball", feature_radius=value),
-        lambda: ufm.deep([5, 5], depth=2, features="sphere", feature_radius=value),
+        lambda: ufm.shallow([5, 5], constraint="ball", feature_radius=value),
+        lambda: ufm.deep([5, 5], depth=2, constraint="sphere", feature_radius=value),
     ):
         assert refusal(call).startswith("feature_radius: ")
 
@@ -216,13 +216,19 @@ def test_explicit_solutions_are_finite_or_say_that_they_are_not(size):
 @pytest.mark.parametrize("radius", [1e-150, 1e-100, 1e-8, 1e8, 1e100, 1e150])
 def test_no_oracle_raises_for_a_stated_problem(radius):
     for problem in (
-        ufm.contrastive([5, 5, 2], features="ball", feature_radius=radius),
-        ufm.contrastive([5, 5, 5], features="nonnegative-sphere", feature_radius=radius),
+        ufm.contrastive([5, 5, 2], constraint="ball", feature_radius=radius),
+        ufm.contrastive([5, 5, 5], constraint="nonnegative-sphere", feature_radius=radius),
         ufm.contrastive([2, 2, 2], loss="simclr", feature_radius=radius),
         ufm.contrastive(4, loss="sigmoid", feature_radius=radius),
-        ufm.shallow([5, 5, 2], features="ball", classifier="sphere", feature_radius=radius, classifier_radius=radius),
-        ufm.shallow([5, 5, 5], features="sphere", feature_radius=radius),
-        ufm.shallow([5, 5, 5], features="budget", classifier="budget", feature_radius=radius),
+        ufm.shallow(
+            [5, 5, 2],
+            constraint="ball",
+            classifier_constraint="sphere",
+            feature_radius=radius,
+            classifier_radius=radius,
+        ),
+        ufm.shallow([5, 5, 5], constraint="sphere", feature_radius=radius),
+        ufm.shallow([5, 5, 5], constraint="budget", classifier_constraint="budget", feature_radius=radius),
         ufm.shallow([5, 5, 2], weight_decay=radius, feature_decay=radius, bias="decay", bias_decay=radius),
         ufm.shallow([5, 5, 5], loss="focal", scale=radius),
         ufm.shallow([5, 5, 2], loss="mse", weight_decay=radius, bias="free"),

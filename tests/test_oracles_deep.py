@@ -246,7 +246,7 @@ def test_every_oracle_speaks_of_its_depth():
         assert not OURS & set(by_name(ufm.shallow([3, 3], loss=loss)))
         assert all(name.startswith("deep_") for name in by_name(ufm.deep([3, 3], depth=2, loss=loss)))
     assert not OURS & set(by_name(ufm.contrastive([3, 3])))
-    assert predict(ufm.deep([3, 3], depth=2, features="sphere")) == []
+    assert predict(ufm.deep([3, 3], depth=2, constraint="sphere")) == []
 
 
 CASES = [
@@ -721,7 +721,7 @@ def test_mse_on_a_sphere(features, bias):
         [2] * k,
         dim=4,
         loss="mse",
-        features=features,
+        constraint=features,
         feature_radius=radius,
         scale=scale,
         weight_decay=lam,
@@ -764,12 +764,12 @@ def test_mse_on_a_sphere(features, bias):
         ({"bias": "decay", "bias_decay": 1.0}, "no bias or a free bias"),
         ({"dim": 2}, "d >= K (d = 2, K = 3)"),
         ({"dim": 1, "bias": "free"}, "d >= K - 1"),
-        ({"features": "ball", "feature_decay": 0.1}, "no decay of a factor in a ball"),
+        ({"constraint": "ball", "feature_decay": 0.1}, "no decay of a factor in a ball"),
         ({"weight_decay": 0.1, "class_weight": [1.0, 1.0, 2.0]}, "class_weight"),
     ],
 )
 def test_mse_on_a_sphere_names_what_fails(arguments, reason):
-    given = {"loss": "mse", "features": "sphere", "weight_decay": 0.1, **arguments}
+    given = {"loss": "mse", "constraint": "sphere", "weight_decay": 0.1, **arguments}
     said = by_name(ufm.shallow([2] * 3, **given))["sphere_mse"]
     assert reason in said.failed_hypothesis
     assert said.value is None

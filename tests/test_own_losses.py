@@ -274,10 +274,10 @@ def test_a_gap_is_seen_where_the_point_is_no_optimum():
 
 
 HELD = [
-    {"features": "sphere", "classifier": "sphere", "scale": 3.0},
-    {"features": "ball", "weight_decay": 1e-2},
-    {"features": "budget", "classifier": "budget", "weight_decay": 0.0, "feature_decay": 0.0},
-    {"features": "sphere", "classifier": "sphere", "scale": 3.0, "bias": "free"},
+    {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 3.0},
+    {"constraint": "ball", "weight_decay": 1e-2},
+    {"constraint": "budget", "classifier_constraint": "budget", "weight_decay": 0.0, "feature_decay": 0.0},
+    {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 3.0, "bias": "free"},
 ]
 
 
@@ -291,7 +291,7 @@ def test_constrained_factors(model):
         judged = certify(problem, result.params)
         assert float(judged.lower_bound) <= best * (1 + 1e-12)
         assert judged.words in ("global", "within gap")
-    if model["features"] == "budget":
+    if model["constraint"] == "budget":
         assert certify(problem, results[0].params).words == "global"
 
 
@@ -301,7 +301,7 @@ def test_losses_of_pairs():
     answer = ufm.answer(problem)
     assert answer.certificate.words == "global"
     assert answer.certificate.relative_gap <= 1e-8
-    free = ufm.contrastive([3, 3, 2], loss="own-spring", features="free", feature_decay=0.01)
+    free = ufm.contrastive([3, 3, 2], loss="own-spring", constraint="none", feature_decay=0.01)
     judged = ufm.answer(free).certificate
     assert judged.words == "global"
     assert 0 <= judged.relative_gap <= 1e-8

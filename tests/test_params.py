@@ -156,9 +156,11 @@ def test_counts_of_candidates():
 
 
 HELD = {
-    "sphere": ufm.shallow([5, 5, 5], features="sphere", classifier="sphere", scale=5.0),
-    "ball": ufm.shallow([5, 5, 5], features="ball", weight_decay=1e-3, feature_radius=1e-13, scale=1e13),
-    "budget": ufm.shallow([5, 5, 5], features="budget", classifier="budget", feature_radius=3.0, classifier_radius=2.0),
+    "sphere": ufm.shallow([5, 5, 5], constraint="sphere", classifier_constraint="sphere", scale=5.0),
+    "ball": ufm.shallow([5, 5, 5], constraint="ball", weight_decay=1e-3, feature_radius=1e-13, scale=1e13),
+    "budget": ufm.shallow(
+        [5, 5, 5], constraint="budget", classifier_constraint="budget", feature_radius=3.0, classifier_radius=2.0
+    ),
     "pairs": ufm.contrastive([5, 5, 5], feature_radius=1e7),
 }
 
@@ -166,7 +168,7 @@ HELD = {
 def on_edge(problem, off=0.0):
     """Parameters at the edge of their constraints, the features a share beyond it."""
     radius = 1.0 if problem.model.feature_radius is None else float(problem.model.feature_radius)
-    size = np.sqrt(radius) if problem.model.features == "budget" else radius
+    size = np.sqrt(radius) if problem.model.constraint == "budget" else radius
     frame = (np.eye(3) - 1 / 3) * np.sqrt(1.5)
     weights = () if problem.model.readout == "pairs" else (frame,)
     return Params(weights, size * frame * (1 + off))
@@ -184,7 +186,9 @@ def test_how_far_off_a_constraint(name):
     assert near.words == exact.words
     assert np.isclose(near.value, exact.value, rtol=1e-12)
     assert np.isclose(near.violation[0], 6e-8, rtol=1e-6)
-    assert near.notes.startswith(f"params: off their constraint: features ({problem.model.features}) by 6e-08 of the ")
+    assert near.notes.startswith(
+        f"params: off their constraint: features ({problem.model.constraint}) by 6e-08 of the "
+    )
     assert near.notes.endswith("the nearest feasible point is judged in their place")
     for off in (1e-5, 4.0):
         far = certify(problem, on_edge(problem, off))
@@ -222,7 +226,7 @@ def test_single_precision_is_judged_as_it_was_meant():
 
 
 def test_nonnegative_features():
-    problem = ufm.shallow([5, 3, 2], features="nonnegative")
+    problem = ufm.shallow([5, 3, 2], constraint="nonnegative")
     h = np.eye(3)
     assert certify(problem, Params(W, h)).words == "within gap"
     near, far = h.copy(), h.copy()

@@ -42,7 +42,7 @@ def test_relu_collapse(tmp_path):
 
 def test_relu_collapse_needs_more_than_one_start():
     """One random start of this cell may end at a local minimum; the starts at orthogonal class means do not."""
-    problem = shallow([60.0, 60, 10, 10], dim=4, features="nonnegative", weight_decay=0.002, feature_decay=0.002)
+    problem = shallow([60.0, 60, 10, 10], dim=4, constraint="nonnegative", weight_decay=0.002, feature_decay=0.002)
     values = [float(solve(problem, "spectral", seed=seed, gtol=1e-10).value) for seed in range(6)]
     assert max(values) > min(values) * 1.001
     assert float(solve(problem, gtol=1e-10).value) <= min(values) * (1 + 1e-12)

@@ -511,11 +511,11 @@ def squared_distance(a, b):
 
 
 CONSTRAINED = [
-    {"features": "nonnegative"},
-    {"features": "ball", "feature_radius": 0.9},
-    {"features": "budget", "feature_radius": 0.7, "classifier": "budget", "classifier_radius": 1.3},
-    {"features": "ball", "classifier": "ball", "classifier_radius": 1.4},
-    {"features": "sphere", "feature_radius": 2.0, "classifier": "sphere", "classifier_radius": 0.5},
+    {"constraint": "nonnegative"},
+    {"constraint": "ball", "feature_radius": 0.9},
+    {"constraint": "budget", "feature_radius": 0.7, "classifier_constraint": "budget", "classifier_radius": 1.3},
+    {"constraint": "ball", "classifier_constraint": "ball", "classifier_radius": 1.4},
+    {"constraint": "sphere", "feature_radius": 2.0, "classifier_constraint": "sphere", "classifier_radius": 0.5},
 ]
 
 
@@ -526,7 +526,7 @@ def random_feasible(problem, seed):
     def onto(kind, x, radius, share):
         norms = np.linalg.norm(x, axis=0, keepdims=True)
         return {
-            "free": x,
+            "none": x,
             "nonnegative": np.abs(x) * rng.integers(0, 2, size=x.shape),
             "sphere": radius * x / norms,
             "ball": share * radius * x / norms,
@@ -534,9 +534,9 @@ def random_feasible(problem, seed):
         }[kind]
 
     share = rng.choice([0.3, 1.0])
-    h = onto(model.features, point.features, 1.0 if model.feature_radius is None else model.feature_radius, share)
+    h = onto(model.constraint, point.features, 1.0 if model.feature_radius is None else model.feature_radius, share)
     radius = 1.0 if model.classifier_radius is None else model.classifier_radius
-    return ufm.Params((onto(model.classifier, point.classifier.T, radius, share).T,), h, point.bias)
+    return ufm.Params((onto(model.classifier_constraint, point.classifier.T, radius, share).T,), h, point.bias)
 
 
 @pytest.mark.parametrize("size", [0.1, 1.0, 5.0])
@@ -566,11 +566,11 @@ def test_projection_is_the_nearest_feasible_point(options, size):
 
 def test_projection_leaves_zero_alone():
     """A zero column has no direction: it stays zero, with finite derivatives."""
-    problem = ufm.shallow(COUNTS, dim=3, features="ball", classifier="ball")
+    problem = ufm.shallow(COUNTS, dim=3, constraint="ball", classifier_constraint="ball")
     zero = jax.tree.map(np.zeros_like, random_params(problem))
     moved = in_double(lambda p: problem.model.project(p, problem.labels), zero)
     assert all(not leaf.any() for leaf in jax.tree.leaves(moved))
-    sphere = ufm.shallow(COUNTS, dim=3, features="sphere", classifier="sphere")
+    sphere = ufm.shallow(COUNTS, dim=3, constraint="sphere", classifier_constraint="sphere")
     slope = in_double(
         jax.grad(lambda p: sum(jnp.sum(x) for x in jax.tree.leaves(sphere.model.project(p, sphere.labels)))), zero
     )
@@ -578,7 +578,7 @@ def test_projection_leaves_zero_alone():
 
 
 def test_tangent_vectors_keep_the_norms():
-    problem = ufm.shallow(COUNTS, dim=3, features="sphere", feature_radius=2.0, classifier="sphere")
+    problem = ufm.shallow(COUNTS, dim=3, constraint="sphere", feature_radius=2.0, classifier_constraint="sphere")
     point, vector = random_params(problem, 8), random_params(problem, 9)
 
     def both(p, v):
@@ -631,7 +631,7 @@ BATCHED = {
         "smoothing": 0.1,
         "scale": [1.0, 2.0, 3.0],
     },
-    "radii": {"counts": COUNTS, "features": "ball", "feature_radius": [1.0, 2.0, 3.0]},
+    "radii": {"counts": COUNTS, "constraint": "ball", "feature_radius": [1.0, 2.0, 3.0]},
     "samples": {"labels": labels_module.from_labels([0, 2, 1, 0]), "weight_decay": [1e-3, 1e-2, 1e-1]},
 }
 
@@ -672,7 +672,7 @@ def test_numbers_are_leaves_and_words_are_structure():
         ufm.shallow(COUNTS, bias="none", smoothing=0.1),
         ufm.shallow(COUNTS, bias="free"),
         ufm.shallow(COUNTS, bias="free", smoothing=0.1, dim=3),
-        ufm.shallow(COUNTS, bias="free", smoothing=0.1, features="nonnegative"),
+        ufm.shallow(COUNTS, bias="free", smoothing=0.1, constraint="nonnegative"),
         ufm.shallow([1, 2, 3], bias="free", smoothing=0.1),
         ufm.shallow(COUNTS, bias="free", loss="mse"),
         ufm.shallow(COUNTS, bias="free", smoothing=0.1, scale=2.0),
@@ -687,9 +687,9 @@ def test_records_are_pytrees(name):
     again = jax.tree.unflatten(structure, leaves)
     assert type(again) is type(problem)
     assert jax.tree.structure(again) == structure
-    assert (again.model.dim, again.model.features, again.num_classes) == (
+    assert (again.model.dim, again.model.constraint, again.num_classes) == (
         problem.model.dim,
-        problem.model.features,
+        problem.model.constraint,
         problem.num_classes,
     )
     for found, wanted in zip(jax.tree.leaves(again), leaves, strict=True):
@@ -767,9 +767,9 @@ def test_defaults_are_the_documented_ones():
     assert (problem.model.dim, problem.loss.name, problem.model.bias) == (2, "ce", "none")
     assert (problem.decay.weight, problem.decay.feature, problem.decay.bias) == (5e-3, 5e-3 / 20, 0)
     assert ufm.shallow([30, 10], weight_decay=0.1).decay.feature == pytest.approx(0.005)
-    sphere = ufm.shallow([30, 10], features="sphere", classifier="sphere")
+    sphere = ufm.shallow([30, 10], constraint="sphere", classifier_constraint="sphere")
     assert (sphere.decay.weight, sphere.decay.feature) == (0, 0)
-    assert ufm.shallow([30, 10], classifier="sphere").decay.feature == pytest.approx(5e-3 / 20)
+    assert ufm.shallow([30, 10], classifier_constraint="sphere").decay.feature == pytest.approx(5e-3 / 20)
     assert problem.model.is_free
     assert not sphere.model.is_free
     assert ufm.losses.Focal().gamma == 2.0
@@ -793,7 +793,7 @@ def test_reduction_keeps_the_value_and_lifts_back(loss, bias):
         np.testing.assert_array_equal(lifted.features[: small.model.dim, i], params.features[:, k])
     assert in_double(problem.objective, lifted) == pytest.approx(float(in_double(small.objective, params)), rel=1e-14)
     assert problem.reduce().problem.model.dim == 6
-    assert ufm.shallow(COUNTS, features="sphere", dim=9).reduce(dim=True).problem.model.dim == 9
+    assert ufm.shallow(COUNTS, constraint="sphere", dim=9).reduce(dim=True).problem.model.dim == 9
 
 
 def test_class_means_are_never_worse_than_samples():
@@ -834,8 +834,8 @@ SHALLOW_ERRORS = [
     ({"dim": np.nan}, "dim", "nan"),
     ({"dim": np.inf}, "dim", "inf"),
     ({"dim": [2]}, "dim", "[2]"),
-    ({"features": "positive"}, "constraint", "'positive'"),
-    ({"classifier": 3}, "classifier_constraint", "3"),
+    ({"constraint": "positive"}, "constraint", "'positive'"),
+    ({"classifier_constraint": 3}, "classifier_constraint", "3"),
     ({"bias": True}, "bias", "True"),
     ({"loss": "hinge"}, "loss", "'hinge'"),
     ({"loss": 3}, "loss", "3"),
@@ -858,7 +858,7 @@ SHALLOW_ERRORS = [
     ({"sample_scale": [1, np.inf, 1]}, "sample_scale", "inf"),
     ({"logit_shift": [1, 2, np.nan]}, "logit_shift", "nan"),
     ({"own_margin": [[1, 2, 3], [1, 2]]}, "own_margin", "[1, 2]"),
-    ({"bias": "decay"}, "bias_decay", "is missing; bias decay needs"),
+    ({"bias": "decay"}, "bias_decay", "is missing; with bias decay give"),
     ({"bias_decay": 0.1}, "bias_decay", "0.1"),
     ({"bias": "free", "bias_decay": 0.1}, "bias_decay", "0.1"),
     ({"bias": "decay", "bias_decay": 0}, "bias_decay", "0"),
@@ -868,15 +868,15 @@ SHALLOW_ERRORS = [
     ({"weight_decay": [1e-3, np.inf]}, "weight_decay", "inf"),
     ({"feature_decay": 0}, "feature_decay", "0"),
     ({"feature_decay": "small"}, "feature_decay", "'small'"),
-    ({"features": "nonnegative", "feature_decay": 0}, "feature_decay", "0"),
-    ({"classifier": "sphere", "weight_decay": -1}, "weight_decay", "-1"),
+    ({"constraint": "nonnegative", "feature_decay": 0}, "feature_decay", "0"),
+    ({"classifier_constraint": "sphere", "weight_decay": -1}, "weight_decay", "-1"),
     ({"scale": 0}, "scale", "0"),
     ({"scale": "big"}, "scale", "'big'"),
     ({"feature_radius": 1}, "feature_radius", "1"),
     ({"classifier_radius": 2}, "classifier_radius", "2"),
-    ({"features": "nonnegative", "feature_radius": 1}, "feature_radius", "1"),
-    ({"features": "sphere", "feature_radius": -1}, "feature_radius", "-1"),
-    ({"classifier": "budget", "classifier_radius": np.nan}, "classifier_radius", "nan"),
+    ({"constraint": "nonnegative", "feature_radius": 1}, "feature_radius", "1"),
+    ({"constraint": "sphere", "feature_radius": -1}, "feature_radius", "-1"),
+    ({"classifier_constraint": "budget", "classifier_radius": np.nan}, "classifier_radius", "nan"),
     ({"weight_decay": [1, 2], "feature_decay": [1, 2, 3]}, "batch", "[(2,), (3,)]"),
     ({"weight_decay": np.ones((2, 3))}, "batch", "(2, 3)"),
     ({"loss": "la", "tau": "strong"}, "tau", "'strong'"),

@@ -16,8 +16,8 @@ from ufm.theory import REGISTRY
 
 SAMPLES = ufm.labels.balanced(3, 2).by_sample()
 PAIRS = ufm.labels.balanced(3, 4).by_sample()
-UNIT = {"features": "sphere", "classifier": "sphere"}
-BUDGET = {"features": "budget", "classifier": "budget"}
+UNIT = {"constraint": "sphere", "classifier_constraint": "sphere"}
+BUDGET = {"constraint": "budget", "classifier_constraint": "budget"}
 PROBLEMS = {
     "free": lambda: ufm.shallow([5, 5, 5]),
     "two groups": lambda: ufm.shallow([9, 9, 4]),
@@ -26,14 +26,14 @@ PROBLEMS = {
     "mse": lambda: ufm.shallow([5, 5, 5], loss="mse"),
     "mse free bias": lambda: ufm.shallow([5, 5, 5], loss="mse", bias="free"),
     "mse bias decay": lambda: ufm.shallow([5, 5, 5], loss="mse", bias="decay", bias_decay=0.01),
-    "nonnegative ce": lambda: ufm.shallow([5, 5, 5], features="nonnegative"),
-    "nonnegative focal": lambda: ufm.shallow([5, 5, 5], loss="focal", features="nonnegative"),
-    "nonnegative mse": lambda: ufm.shallow([5, 5, 5], loss="mse", features="nonnegative"),
-    "nonnegative bias": lambda: ufm.shallow([5, 5, 5], loss="mse", features="nonnegative", bias="free"),
+    "nonnegative ce": lambda: ufm.shallow([5, 5, 5], constraint="nonnegative"),
+    "nonnegative focal": lambda: ufm.shallow([5, 5, 5], loss="focal", constraint="nonnegative"),
+    "nonnegative mse": lambda: ufm.shallow([5, 5, 5], loss="mse", constraint="nonnegative"),
+    "nonnegative bias": lambda: ufm.shallow([5, 5, 5], loss="mse", constraint="nonnegative", bias="free"),
     "spheres": lambda: ufm.shallow([5, 5, 5], **UNIT),
-    "sphere mse": lambda: ufm.shallow([5, 5, 5], loss="mse", features="sphere"),
-    "sphere, decay": lambda: ufm.shallow([5, 5, 5], features="sphere"),
-    "decay, sphere": lambda: ufm.shallow([5, 5, 5], classifier="sphere"),
+    "sphere mse": lambda: ufm.shallow([5, 5, 5], loss="mse", constraint="sphere"),
+    "sphere, decay": lambda: ufm.shallow([5, 5, 5], constraint="sphere"),
+    "decay, sphere": lambda: ufm.shallow([5, 5, 5], classifier_constraint="sphere"),
     "crowded plane": lambda: ufm.shallow([1] * 5, dim=2, **UNIT),
     "crowded space": lambda: ufm.shallow([1] * 7, dim=3, **UNIT),
     "budgets": lambda: ufm.shallow([5, 5, 5], weight_decay=0.0, feature_decay=0.0, **BUDGET),
@@ -47,14 +47,14 @@ PROBLEMS = {
     "deep linear ce": lambda: ufm.deep([4, 4, 4], depth=2, loss="ce", activation="linear"),
     "supcon": lambda: ufm.contrastive([4, 4, 4]),
     "supcon step": lambda: ufm.contrastive([6, 6, 4]),
-    "supcon decay": lambda: ufm.contrastive([4, 4, 4], features="free"),
-    "supcon nonnegative": lambda: ufm.contrastive([4, 4, 4], features="nonnegative-sphere"),
-    "supcon nonnegative decay": lambda: ufm.contrastive([4, 4, 4], features="nonnegative"),
+    "supcon decay": lambda: ufm.contrastive([4, 4, 4], constraint="none"),
+    "supcon nonnegative": lambda: ufm.contrastive([4, 4, 4], constraint="nonnegative-sphere"),
+    "supcon nonnegative decay": lambda: ufm.contrastive([4, 4, 4], constraint="nonnegative"),
     "supcon mixed": lambda: ufm.contrastive(labels=PAIRS, mix=0.5, views=2),
     "subsets": lambda: ufm.contrastive(labels=SAMPLES, batches=ufm.batches.all_subsets(SAMPLES, 3)),
     "multisets": lambda: ufm.contrastive(labels=SAMPLES, batches=ufm.batches.all_multisets(SAMPLES, 3)),
     "batches, nonnegative": lambda: ufm.contrastive(
-        labels=SAMPLES, features="nonnegative-sphere", batches=ufm.batches.all_subsets(SAMPLES, 3)
+        labels=SAMPLES, constraint="nonnegative-sphere", batches=ufm.batches.all_subsets(SAMPLES, 3)
     ),
     "sigmoid": lambda: ufm.contrastive(labels=ufm.labels.balanced(3, 2).by_sample(), loss="sigmoid"),
     "spread": lambda: ufm.contrastive(labels=PAIRS, loss="spread"),
@@ -134,4 +134,4 @@ def test_every_method_minimises_and_takes_the_constraints_that_it_states(name):
         with pytest.raises(
             ValueError, match=rf"^method: {type(method).__name__} is for .*; with other .* 'spectral' or"
         ):
-            ufm.solve(ufm.shallow([3, 3], features=word), name)
+            ufm.solve(ufm.shallow([3, 3], constraint=word), name)

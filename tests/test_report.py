@@ -118,7 +118,7 @@ def test_etf_features_are_nearest_to_the_etf_also_about_a_common_mean():
 def test_relu_features_are_held_against_the_nonnegative_model():
     H, y = laid_out(np.diag([2.0, 2.0, 1.0, 1.0]))
     found = report(H, y)
-    assert found.problem.model.features == "nonnegative"
+    assert found.problem.model.constraint == "nonnegative"
     assert set(found.path.verdicts) == {"global"}
     assert np.count_nonzero(found.target("optimum").gram - np.diag(np.diag(found.target("optimum").gram))) == 0
     assert report(H, y, optimum=False).notes == (f"samples are the columns of the features: N = {H.shape[1]}, d = 4",)

@@ -17,13 +17,13 @@ PROBLEMS = {  # a problem of each kind, the route that is taken, and the routes 
     "mse": (lambda: ufm.shallow([5, 5, 2], loss="mse"), "logits", "logits classes starts"),
     "mse low": (lambda: ufm.shallow([5, 5, 2], loss="mse", dim=1), "logits", "logits starts"),
     "focal": (lambda: ufm.shallow([5, 5, 2], loss="focal"), "starts", "starts"),
-    "sphere": (lambda: ufm.shallow([5, 5, 2], features="sphere"), "starts", "starts"),
+    "sphere": (lambda: ufm.shallow([5, 5, 2], constraint="sphere"), "starts", "starts"),
     "supcon": (lambda: ufm.contrastive([5, 5, 2]), "gram", "gram classes starts"),
     "weighted": (lambda: ufm.contrastive([5, 5, 2], loss="wsupcon"), "gram", "gram classes starts"),
     "supcon low": (lambda: ufm.contrastive([5, 5, 2], dim=1), "starts", "starts"),
     "mixed": (lambda: ufm.contrastive(labels=SAMPLES, mix=0.5, views=2), "starts", "starts"),
     "deep": (lambda: ufm.deep([5, 5, 2], depth=2), "search", "search starts"),
-    "deep sphere": (lambda: ufm.deep([5, 5, 2], depth=2, features="sphere"), "starts", "starts"),
+    "deep sphere": (lambda: ufm.deep([5, 5, 2], depth=2, constraint="sphere"), "starts", "starts"),
 }
 
 

@@ -83,7 +83,7 @@ def test_search_is_the_same_twice(found):
     ("make", "words"),
     [
         (lambda: ufm.search(ufm.shallow([3, 3])), "several weight matrices"),
-        (lambda: ufm.search(ufm.deep([3, 3], depth=2, features="sphere")), "free features"),
+        (lambda: ufm.search(ufm.deep([3, 3], depth=2, constraint="sphere")), "free features"),
         (lambda: ufm.search(ufm.deep([3, 3], depth=2, weight_decay=[[0.1, 0.1], [0.2, 0.2]])), "one problem"),
         (lambda: ufm.search(ufm.deep([3, 3], depth=2), restarts=-1), "restarts"),
         (lambda: ufm.search(ufm.deep([3, 3], depth=2), seed=-1), "seed"),

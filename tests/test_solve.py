@@ -648,9 +648,9 @@ def test_constrained_solutions_are_feasible_and_stationary(name):
     with ufm.float64():
         _, gradient = derivative(problem, jax.tree.map(jnp.asarray, result.params))
     sides = (
-        (problem.model.features, result.params.features, np.asarray(gradient.features), problem.model.feature_radius),
+        (problem.model.constraint, result.params.features, np.asarray(gradient.features), problem.model.feature_radius),
         (
-            problem.model.classifier,
+            problem.model.classifier_constraint,
             result.params.classifier.T,
             np.asarray(gradient.classifier).T,
             problem.model.classifier_radius,
@@ -662,7 +662,7 @@ def test_constrained_solutions_are_feasible_and_stationary(name):
             assert np.abs(g[x > 0]).max() <= 1e-8 * size
             assert g.min() >= -1e-8 * size
             continue
-        if kind == "free":
+        if kind == "none":
             multiplier = np.zeros(x.shape[1])
         elif kind == "budget":
             multiplier = np.full(x.shape[1], -np.sum(g * x) / np.sum(x * x))
@@ -680,7 +680,7 @@ def test_constrained_solutions_are_feasible_and_stationary(name):
 def test_unit_vectors_in_the_plane_form_a_square():
     """K = 4, d = 2, unit rows and features: 2 log(1 + e^{-s}) (section 14); the simplex bound is not attained."""
     s = 3.0
-    problem = ufm.shallow([1] * 4, dim=2, features="sphere", classifier="sphere", scale=s)
+    problem = ufm.shallow([1] * 4, dim=2, constraint="sphere", classifier_constraint="sphere", scale=s)
     result = ufm.solve(problem, restarts=8)
     assert result.value == pytest.approx(2 * np.log1p(np.exp(-s)), rel=1e-12)
     assert np.log1p(3 * np.exp(-s * 4 / 3)) < result.value
@@ -740,7 +740,7 @@ def _params(k, d, n, bias=None):
 ONE = ufm.shallow([5, 3, 2])
 TWO = ufm.shallow([[5, 3, 2]] * 2)
 WITH_BIAS = ufm.shallow([5, 3, 2], bias="free")
-BALL = ufm.shallow([5, 3, 2], features="ball")
+BALL = ufm.shallow([5, 3, 2], constraint="ball")
 REFUSED = [
     (lambda: ufm.solve(ONE, "quick"), "method", "'quick'"),
     (lambda: ufm.solve(ONE, 3), "method", "3"),

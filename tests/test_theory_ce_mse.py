@@ -1034,7 +1034,7 @@ def test_phase_depends_on_the_scale_of_the_logits():
         (lambda: ufm.shallow([5, 5, 3], loss="mse"), "unconstrained cross-entropy"),
         (lambda: ufm.shallow([5, 5, 3], loss="la"), "no class_weight"),
         (lambda: ufm.shallow([5, 5, 3], dim=1), "d >= K - 1"),
-        (lambda: ufm.shallow([5, 5, 3], features="nonnegative"), "unconstrained cross-entropy"),
+        (lambda: ufm.shallow([5, 5, 3], constraint="nonnegative"), "unconstrained cross-entropy"),
     ],
 )
 def test_phase_says_what_it_needs(problem, message):
@@ -1144,9 +1144,9 @@ def test_oracles_are_silent_about_other_models():
     }
     assert ours <= set(REGISTRY)
     for constraint in (
-        {"features": "nonnegative"},
-        {"features": "sphere"},
-        {"classifier": "ball", "feature_decay": 0.1},
+        {"constraint": "nonnegative"},
+        {"constraint": "sphere"},
+        {"classifier_constraint": "ball", "feature_decay": 0.1},
     ):
         assert not ours & {p.name for p in predict(ufm.shallow([5] * 4, **constraint))}
     names = {p.name for p in predict(ufm.shallow([5] * 4))} & ours

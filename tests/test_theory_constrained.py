@@ -32,9 +32,11 @@ def answer(name, problem):
 
 def golden_prediction(p):
     if p.get("features") == "nonnegative":
-        problem = ufm.shallow(p["nk"], weight_decay=p["lam_W"], feature_decay=p["lam_H"], features="nonnegative")
+        problem = ufm.shallow(p["nk"], weight_decay=p["lam_W"], feature_decay=p["lam_H"], constraint="nonnegative")
         return answer("nonnegative_ce", problem)
-    problem = ufm.shallow([3] * p["K"], dim=p["dim"], features="sphere", classifier="sphere", scale=p["scale"])
+    problem = ufm.shallow(
+        [3] * p["K"], dim=p["dim"], constraint="sphere", classifier_constraint="sphere", scale=p["scale"]
+    )
     return answer("sphere_etf", problem)
 
 
@@ -122,7 +124,7 @@ class Block:
 
     def value(self, free):
         u = free.reshape(self.shape)
-        if self.kind in ("free", "nonnegative"):
+        if self.kind in ("none", "nonnegative"):
             return u
         x = self.radius * u / np.linalg.norm(u, axis=1, keepdims=True)
         if self.kind == "ball":
@@ -130,7 +132,7 @@ class Block:
         return x[:, :-1].reshape(self.rows, self.width) if self.kind == "budget" else x
 
     def pull_back(self, free, gradient):
-        if self.kind in ("free", "nonnegative"):
+        if self.kind in ("none", "nonnegative"):
             return gradient.ravel()
         u = free.reshape(self.shape)
         full = np.zeros(self.shape)
@@ -146,8 +148,8 @@ def minimise(problem, starts=4, seed=0, size=1.0):
     counts = np.asarray(problem.labels.counts)
     k, model, decay, loss = len(counts), problem.model, problem.decay, problem.loss
     s = 1.0 if model.scale is None else float(model.scale)
-    w_block = Block(model.classifier, k, model.dim, model.classifier_radius)
-    h_block = Block(model.features, k, model.dim, model.feature_radius)
+    w_block = Block(model.classifier_constraint, k, model.dim, model.classifier_radius)
+    h_block = Block(model.constraint, k, model.dim, model.feature_radius)
     parameters = {
         "eps": float(getattr(loss, "smoothing", None) or 0.0),
         "gamma": float(getattr(loss, "gamma", None) or 0.0),
@@ -176,7 +178,7 @@ def minimise(problem, starts=4, seed=0, size=1.0):
         return float(value), np.concatenate([grad_w, grad_h, grad_b])
 
     lower = np.full(cut[-1] + k, -np.inf)
-    if model.features == "nonnegative":
+    if model.constraint == "nonnegative":
         lower[cut[0] : cut[1]] = 0.0
     bounds = list(zip(lower, np.full(len(lower), np.inf), strict=True))
     random, best = np.random.default_rng(seed), None
@@ -234,13 +236,13 @@ def test_minimiser_has_the_right_gradient():
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("sphere_etf", {"features": "sphere", "classifier": "sphere", "scale": 2.5, "dim": 4}),
-        ("sphere_etf", {"features": "ball", "classifier": "sphere", "feature_radius": 1.4, "dim": 5}),
+        ("sphere_etf", {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 2.5, "dim": 4}),
+        ("sphere_etf", {"constraint": "ball", "classifier_constraint": "sphere", "feature_radius": 1.4, "dim": 5}),
         (
             "sphere_etf",
             {
-                "features": "sphere",
-                "classifier": "ball",
+                "constraint": "sphere",
+                "classifier_constraint": "ball",
                 "classifier_radius": 1.7,
                 "feature_radius": 0.8,
                 "feature_decay": 0.01,
@@ -250,13 +252,13 @@ def test_minimiser_has_the_right_gradient():
         ),
         (
             "sphere_etf",
-            {"features": "budget", "classifier": "sphere", "feature_radius": 2.5, "smoothing": 0.1},
+            {"constraint": "budget", "classifier_constraint": "sphere", "feature_radius": 2.5, "smoothing": 0.1},
         ),
         (
             "layer_peeled_balanced",
             {
-                "features": "budget",
-                "classifier": "budget",
+                "constraint": "budget",
+                "classifier_constraint": "budget",
                 "feature_radius": 3.0,
                 "classifier_radius": 0.7,
                 "scale": 1.3,
@@ -265,11 +267,11 @@ def test_minimiser_has_the_right_gradient():
                 "dim": 4,
             },
         ),
-        ("sphere_decayed_classifier", {"features": "sphere", "feature_radius": 1.6, "weight_decay": 0.02}),
+        ("sphere_decayed_classifier", {"constraint": "sphere", "feature_radius": 1.6, "weight_decay": 0.02}),
         (
             "sphere_decayed_classifier",
             {
-                "features": "ball",
+                "constraint": "ball",
                 "feature_radius": 1.3,
                 "weight_decay": 0.03,
                 "scale": 2.0,
@@ -279,20 +281,20 @@ def test_minimiser_has_the_right_gradient():
         ),
         (
             "sphere_decayed_classifier",
-            {"features": "sphere", "feature_radius": 1.6, "weight_decay": 0.02, "feature_decay": 0.004},
+            {"constraint": "sphere", "feature_radius": 1.6, "weight_decay": 0.02, "feature_decay": 0.004},
         ),
         (
             "sphere_decayed_classifier",
-            {"features": "budget", "feature_radius": 2.0, "weight_decay": 0.05, "dim": 4},
+            {"constraint": "budget", "feature_radius": 2.0, "weight_decay": 0.05, "dim": 4},
         ),
         (
             "sphere_decayed_features",
-            {"classifier": "sphere", "classifier_radius": 1.6, "feature_decay": 0.004},
+            {"classifier_constraint": "sphere", "classifier_radius": 1.6, "feature_decay": 0.004},
         ),
         (
             "sphere_decayed_features",
             {
-                "classifier": "ball",
+                "classifier_constraint": "ball",
                 "classifier_radius": 0.9,
                 "feature_decay": 0.01,
                 "bias": "decay",
@@ -301,7 +303,7 @@ def test_minimiser_has_the_right_gradient():
         ),
         (
             "sphere_decayed_features",
-            {"classifier": "budget", "classifier_radius": 1.5, "feature_decay": 0.01},
+            {"classifier_constraint": "budget", "classifier_radius": 1.5, "feature_decay": 0.01},
         ),
     ],
 )
@@ -326,7 +328,7 @@ def test_sphere_loss_does_not_underflow():
         t = scale * k / (k - 1)
         exact = math.log(math.log1p((k - 1) * math.exp(-t)))
         np.testing.assert_allclose(sphere.log_equal_gap_loss(t, k), exact, rtol=1e-14)
-    problem = ufm.shallow([2] * k, features="sphere", classifier="sphere", scale=1000.0)
+    problem = ufm.shallow([2] * k, constraint="sphere", classifier_constraint="sphere", scale=1000.0)
     prediction = answer("sphere_etf", problem)
     assert prediction.value == 0.0
     np.testing.assert_allclose(prediction.quantities["log_value"], math.log(k - 1) - 1000 * k / (k - 1), rtol=1e-15)
@@ -335,7 +337,9 @@ def test_sphere_loss_does_not_underflow():
 
 @pytest.mark.parametrize(("k", "scale"), [(4, 2.0), (5, 0.7), (6, 3.0), (7, 8.0)])
 def test_polygon(k, scale):
-    problem = ufm.shallow([2] * k, dim=2, features="sphere", classifier="sphere", scale=scale, classifier_radius=0.9)
+    problem = ufm.shallow(
+        [2] * k, dim=2, constraint="sphere", classifier_constraint="sphere", scale=scale, classifier_radius=0.9
+    )
     value = minimise(problem, starts=25)[0]
     np.testing.assert_allclose(answer("sphere_polygon", problem).value, value, rtol=1e-9)
     if k == 4:
@@ -359,7 +363,12 @@ def peeled_problem(sizes, ratio, e_h=3.0, e_w=1.5, scale=None, samples=2.0, seed
     if seed is not None:
         counts = np.random.default_rng(seed).permutation(counts)
     return ufm.shallow(
-        counts, features="budget", classifier="budget", feature_radius=e_h, classifier_radius=e_w, scale=scale
+        counts,
+        constraint="budget",
+        classifier_constraint="budget",
+        feature_radius=e_h,
+        classifier_radius=e_w,
+        scale=scale,
     )
 
 
@@ -507,7 +516,7 @@ def test_layer_peeled_model_by_a_conic_solver():
     ],
 )
 def test_nonnegative_features(name, counts, arguments):
-    problem = ufm.shallow(counts, features="nonnegative", **{"dim": len(counts) + 1, **arguments})
+    problem = ufm.shallow(counts, constraint="nonnegative", **{"dim": len(counts) + 1, **arguments})
     check_against_minimiser(name, problem, starts=15, rtol=1e-8, atol=1e-4)
 
 
@@ -536,7 +545,7 @@ def test_class_vanishes_at_its_threshold(smoothing):
         problem = ufm.shallow(
             counts,
             dim=4,
-            features="nonnegative",
+            constraint="nonnegative",
             weight_decay=lam_z * ratio,
             feature_decay=lam_z / ratio,
             smoothing=smoothing,
@@ -638,7 +647,7 @@ def test_search_finds_every_best_known_code(dim, k, starts):
 )
 def test_code_bounds_hold_for_the_spherical_loss(dim, k, name):
     for scale in (2.0, 12.0):
-        problem = ufm.shallow([2] * k, dim=dim, features="sphere", classifier="sphere", scale=scale)
+        problem = ufm.shallow([2] * k, dim=dim, constraint="sphere", classifier_constraint="sphere", scale=scale)
         bounds = answer(name, problem).quantities
         value = minimise(problem, starts=8)[0]
         assert bounds.get("loss_lower_bound", 0.0) <= value <= bounds["loss_upper_bound"]
@@ -907,8 +916,8 @@ def test_regression_on_one_hot_targets_is_mse_with_a_free_bias():
 # ------------------------------------------------------------------ hypotheses
 
 
-SPHERES = {"features": "sphere", "classifier": "sphere"}
-BUDGETS = {"features": "budget", "classifier": "budget"}
+SPHERES = {"constraint": "sphere", "classifier_constraint": "sphere"}
+BUDGETS = {"constraint": "budget", "classifier_constraint": "budget"}
 
 
 @pytest.mark.parametrize(
@@ -920,16 +929,16 @@ BUDGETS = {"features": "budget", "classifier": "budget"}
         (
             "sphere_etf",
             [2] * 3,
-            {"features": "ball", "classifier": "sphere", "feature_decay": 0.1},
+            {"constraint": "ball", "classifier_constraint": "sphere", "feature_decay": 0.1},
             "λ_H = 0.1",
         ),
         ("sphere_etf", [2] * 3, {**SPHERES, "scale": 9.0, "smoothing": 0.1}, "best margin under smoothing"),
-        ("sphere_decayed_classifier", [2, 3], {"features": "sphere"}, "balanced counts"),
-        ("sphere_decayed_classifier", [2] * 5, {"features": "ball", "dim": 3}, "d >= K - 1"),
+        ("sphere_decayed_classifier", [2, 3], {"constraint": "sphere"}, "balanced counts"),
+        ("sphere_decayed_classifier", [2] * 5, {"constraint": "ball", "dim": 3}, "d >= K - 1"),
         (
             "sphere_decayed_features",
             [2] * 5,
-            {"classifier": "ball", "feature_decay": 0.1, "weight_decay": 0.1},
+            {"classifier_constraint": "ball", "feature_decay": 0.1, "weight_decay": 0.1},
             "λ_W = 0.1",
         ),
         ("sphere_polygon", [2, 2], {**SPHERES, "dim": 2}, "K >= 3 (K = 2)"),
@@ -951,37 +960,37 @@ BUDGETS = {"features": "budget", "classifier": "budget"}
         ("layer_peeled_two_groups", [2, 3], {**BUDGETS, "bias": "free"}, "no bias (bias free)"),
         ("layer_peeled_two_groups", [2, 3], {**BUDGETS, "smoothing": 0.1}, "smoothing"),
         ("layer_peeled_two_groups", [2, 3, 2, 2], {**BUDGETS, "dim": 2}, "d >= K - 1"),
-        ("nonnegative_ce", [2, 3], {"features": "nonnegative", "bias": "free"}, "no bias, or equal counts"),
-        ("nonnegative_ce", [2, 3], {"features": "nonnegative", "loss": "cdt"}, "logit_scale"),
-        ("nonnegative_ce", [2, 3], {"features": "nonnegative", "dim": 1}, "d = 1, 2 classes"),
+        ("nonnegative_ce", [2, 3], {"constraint": "nonnegative", "bias": "free"}, "no bias, or equal counts"),
+        ("nonnegative_ce", [2, 3], {"constraint": "nonnegative", "loss": "cdt"}, "logit_scale"),
+        ("nonnegative_ce", [2, 3], {"constraint": "nonnegative", "dim": 1}, "d = 1, 2 classes"),
         (
             "nonnegative_focal",
             [2, 2],
-            {"features": "nonnegative", "loss": "focal", "bias": "free"},
+            {"constraint": "nonnegative", "loss": "focal", "bias": "free"},
             "no bias",
         ),
         (
             "nonnegative_mse",
             [2, 2],
-            {"features": "nonnegative", "loss": "mse", "bias": "decay", "bias_decay": 1.0},
+            {"constraint": "nonnegative", "loss": "mse", "bias": "decay", "bias_decay": 1.0},
             "no bias",
         ),
         (
             "nonnegative_mse",
             [2, 2],
-            {"features": "nonnegative", "loss": "mse", "class_weight": [1.0, 2.0]},
+            {"constraint": "nonnegative", "loss": "mse", "class_weight": [1.0, 2.0]},
             "class_weight",
         ),
         (
             "nonnegative_mse_free_bias",
             [2, 3],
-            {"features": "nonnegative", "loss": "mse", "bias": "free"},
+            {"constraint": "nonnegative", "loss": "mse", "bias": "free"},
             "balanced",
         ),
         (
             "nonnegative_mse_free_bias",
             [2] * 3,
-            {"features": "nonnegative", "loss": "mse", "bias": "free", "dim": 2},
+            {"constraint": "nonnegative", "loss": "mse", "bias": "free", "dim": 2},
             "d >= K (d = 2",
         ),
         ("hard_margin_limit", [2, 3], {"bias": "free"}, "no bias"),
@@ -1034,16 +1043,16 @@ def test_oracles_speak_of_the_sample_form_too(name):
     by_name = {
         "sphere": {**SPHERES, "dim": 2} if name == "sphere_polygon" else SPHERES,
         "layer": BUDGETS,
-        "nonnegative": {"features": "nonnegative"},
+        "nonnegative": {"constraint": "nonnegative"},
         "softmax": {**SPHERES, "dim": 2 if name == "softmax_code" else 3},
         "hard": {},
     }[name.split("_")[0]]
     special = {
-        "sphere_decayed_classifier": {"features": "ball"},
-        "sphere_decayed_features": {"classifier": "ball", "feature_decay": 0.1},
-        "nonnegative_focal": {"features": "nonnegative", "loss": "focal"},
-        "nonnegative_mse": {"features": "nonnegative", "loss": "mse"},
-        "nonnegative_mse_free_bias": {"features": "nonnegative", "loss": "mse", "bias": "free"},
+        "sphere_decayed_classifier": {"constraint": "ball"},
+        "sphere_decayed_features": {"classifier_constraint": "ball", "feature_decay": 0.1},
+        "nonnegative_focal": {"constraint": "nonnegative", "loss": "focal"},
+        "nonnegative_mse": {"constraint": "nonnegative", "loss": "mse"},
+        "nonnegative_mse_free_bias": {"constraint": "nonnegative", "loss": "mse", "bias": "free"},
     }
     counts = [2] * (7 if name == "softmax_code_best_known" else 5)
     if name == "layer_peeled_two_groups":

@@ -156,7 +156,7 @@ def descend(loss, columns, dim, tau=1.0, kind="sphere", decay=0.0, starts=2, see
         x = flat.reshape(rows, columns)
         raw = x * x if kind.startswith("nonnegative") else x
         norm = np.linalg.norm(raw, axis=0)
-        held = kind not in ("free", "nonnegative")
+        held = kind not in ("none", "nonnegative")
         h = raw / norm if held else raw
         seen = h[:dim]
         f, slope = loss(seen.T @ seen / tau)
@@ -326,17 +326,17 @@ def test_golden_ridge(entry):
         _, slope = loss(np.zeros((p["K"] * p["n"],) * 2))
         steepest = -np.linalg.eigvalsh((slope + slope.T) / 2)[0] / p["tau"]
         close(2 * steepest, entry)
-        problem = ufm.contrastive([p["n"]] * p["K"], features="free", feature_decay=0.1)
+        problem = ufm.contrastive([p["n"]] * p["K"], constraint="none", feature_decay=0.1)
         close(answer("supcon_ridge_etf", problem).quantities["complete_collapse_lam_H"], entry)
         return
     decay = p["lam_H"]
     if "nk" in p:
-        problem = ufm.contrastive(p["nk"], features="free", feature_decay=decay, temperature=p["tau"])
+        problem = ufm.contrastive(p["nk"], constraint="none", feature_decay=decay, temperature=p["tau"])
         found = certified(problem, "supcon_groups", p["tau"], decay, gap=1e-9)
         q = found.class_means_gram
         close(found.value if "loss" in entry["id"] else [q[0, 0], q[0, 1], q[0, 2], q[2, 2], q[2, 3]], entry)
         return
-    problem = ufm.contrastive([p["n"]] * p["K"], features="free", feature_decay=decay, temperature=p["tau"])
+    problem = ufm.contrastive([p["n"]] * p["K"], constraint="none", feature_decay=decay, temperature=p["tau"])
     found = certified(problem, "supcon_ridge_etf", p["tau"], decay)
     assert answer("supcon_groups", problem).value == pytest.approx(found.value, rel=1e-11)
     close(found.value if "loss" in entry["id"] else found.quantities["spread"], entry)
@@ -349,7 +349,7 @@ def test_golden_nonnegative(entry):
     total = n.sum()
     if "ridge" not in entry["id"]:
         for features in ("nonnegative-sphere", "nonnegative-ball"):
-            found = answer("supcon_orthogonal_frame", ufm.contrastive(p["nk"], features=features, temperature=tau))
+            found = answer("supcon_orthogonal_frame", ufm.contrastive(p["nk"], constraint=features, temperature=tau))
             close(found.value, entry)
         close(contrastive.collapsed_loss(np.eye(len(n)), n, tau), entry)
         if total < 40:
@@ -357,7 +357,7 @@ def test_golden_nonnegative(entry):
             assert direct == pytest.approx(found.value, rel=1e-6)
             assert direct >= found.value - 1e-12
         return
-    problem = ufm.contrastive(p["nk"], features="nonnegative", feature_decay=p["lam_H"], temperature=tau)
+    problem = ufm.contrastive(p["nk"], constraint="nonnegative", feature_decay=p["lam_H"], temperature=tau)
     found = answer("supcon_orthogonal_ridge", problem)
     norms = found.quantities["feature_norm_sq"]
     close(norms if "-s-" in entry["id"] else found.value, entry)
@@ -420,7 +420,7 @@ def test_golden_batches(entry):
     added = BATCHES[entry["id"]]
     index = index if added is None else ufm.batches.bind(index, added)
     for features in ("nonnegative-sphere", "nonnegative-ball"):
-        problem = ufm.contrastive(labels=y, batches=index, features=features, temperature=0.1)
+        problem = ufm.contrastive(labels=y, batches=index, constraint=features, temperature=0.1)
         found = answer("batches_orthogonal_frame", problem)
         close(found.value, entry)
         assert found.quantities["unique"] is (added is not None)
@@ -711,7 +711,7 @@ def test_ridge_threshold_is_where_the_features_vanish():
         assert above.spread == 0
         assert below.value < above.value == pytest.approx(below.value, rel=1e-9)
         found = contrastive.ridge_optimum(4, 5, 0.03, 0.7, inside)
-        direct, _ = descend(supcon_loss(samples([5] * 4), inside), 20, 4, 0.7, "free", 0.03)
+        direct, _ = descend(supcon_loss(samples([5] * 4), inside), 20, 4, 0.7, "none", 0.03)
         assert direct == pytest.approx(found.value, rel=1e-9)
 
 
@@ -826,7 +826,7 @@ def test_sigmoid_by_descent(n, t, b, kind):
 @pytest.mark.parametrize("a", [0.0, 0.1, 0.5, 0.95])
 def test_spread_by_descent(a, kind):
     m, n, tau = 3, 2, 0.8
-    problem = ufm.contrastive([2 * n] * m, loss="spread", mix=a, temperature=tau, features=kind)
+    problem = ufm.contrastive([2 * n] * m, loss="spread", mix=a, temperature=tau, constraint=kind)
     found = answer("spread_variance", problem)
     direct, h = descend(spread_loss(m, n, a), 2 * m * n, 2 * m * n, tau, kind, starts=2)
     assert direct == pytest.approx(found.value, rel=1e-9)
@@ -851,25 +851,25 @@ def sampled(counts, **others):
 Y6 = ufm.labels.balanced(2, 3).by_sample()
 PROBLEMS = {
     "supcon_simplex_etf": ufm.contrastive([5] * 4, temperature=0.3, feature_radius=0.7, class_weight=[2.0] * 4),
-    "supcon_step": ufm.contrastive([9, 3, 3, 9], features="ball", temperature=0.5, feature_radius=1.3),
+    "supcon_step": ufm.contrastive([9, 3, 3, 9], constraint="ball", temperature=0.5, feature_radius=1.3),
     "supcon_groups": ufm.contrastive([9, 3, 4, 6], temperature=0.5, class_weight=[1.0, 2.0, 1.0, 3.0]),
     "supcon_ridge_etf": ufm.contrastive(
-        [4] * 3, features="free", temperature=0.5, feature_decay=0.02, self_included=True, class_weight=[1.5] * 3
+        [4] * 3, constraint="none", temperature=0.5, feature_decay=0.02, self_included=True, class_weight=[1.5] * 3
     ),
     "supcon_orthogonal_frame": sampled(
-        [4, 3, 2], features="nonnegative-ball", temperature=0.5, feature_radius=1.2, class_weight=[1.0, 2.0, 3.0]
+        [4, 3, 2], constraint="nonnegative-ball", temperature=0.5, feature_radius=1.2, class_weight=[1.0, 2.0, 3.0]
     ),
     "supcon_orthogonal_ridge": sampled(
-        [4, 3, 2], features="nonnegative", feature_decay=0.03, class_weight=[1.0, 2.0, 3.0]
+        [4, 3, 2], constraint="nonnegative", feature_decay=0.03, class_weight=[1.0, 2.0, 3.0]
     ),
     "batches_multisets": ufm.contrastive(labels=Y6, batches=ufm.batches.all_multisets(Y6, 3), feature_radius=1.5),
     "batches_subsets": ufm.contrastive(
-        labels=Y6, batches=ufm.batches.all_subsets(Y6, 4), features="ball", self_included=True
+        labels=Y6, batches=ufm.batches.all_subsets(Y6, 4), constraint="ball", self_included=True
     ),
     "batches_orthogonal_frame": ufm.contrastive(
         labels=Y6,
         batches=np.array([[0, 1, 3, 4], [1, 2, 4, 5]]),
-        features="nonnegative-sphere",
+        constraint="nonnegative-sphere",
         feature_radius=1.5,
         dim=3,
     ),
@@ -887,7 +887,7 @@ def test_value_is_least_and_attained(name):
     problem = PROBLEMS[name]
     found = answer(name, problem)
     classes = np.asarray(problem.labels.column_classes)
-    if "nonnegative" in problem.model.features:
+    if "nonnegative" in problem.model.constraint:
         h = np.zeros((problem.model.dim, problem.num_classes))
         np.fill_diagonal(h, np.sqrt(np.diag(found.class_means_gram)))
     else:
@@ -1041,11 +1041,11 @@ def test_family_bound_beyond_floats():
 def kinds_of_problems():
     yield from PROBLEMS.values()
     yield from TOWERS.values()
-    yield ufm.contrastive([4, 4, 3], features="free")
-    yield ufm.contrastive([4, 4, 1], features="nonnegative")
+    yield ufm.contrastive([4, 4, 3], constraint="none")
+    yield ufm.contrastive([4, 4, 1], constraint="nonnegative")
     yield ufm.contrastive([3] * 4, loss="simclr")
-    yield ufm.contrastive(6, loss="sigmoid", features="free")
-    yield ufm.contrastive([4, 4, 2], loss="spread", features="nonnegative-sphere")
+    yield ufm.contrastive(6, loss="sigmoid", constraint="none")
+    yield ufm.contrastive([4, 4, 2], loss="spread", constraint="nonnegative-sphere")
 
 
 def test_other_oracles_are_silent_on_contrastive_problems_and_these_elsewhere():
@@ -1053,9 +1053,9 @@ def test_other_oracles_are_silent_on_contrastive_problems_and_these_elsewhere():
     for problem in kinds_of_problems():
         assert {p.name for p in predict(problem)} <= OURS
     for loss in ("ce", "mse", "focal"):
-        for features in ("free", "nonnegative", "sphere"):
-            for classifier in ("free", "sphere"):
-                problem = ufm.shallow([4, 4, 4], loss=loss, features=features, classifier=classifier)
+        for features in ("none", "nonnegative", "sphere"):
+            for classifier in ("none", "sphere"):
+                problem = ufm.shallow([4, 4, 4], loss=loss, constraint=features, classifier_constraint=classifier)
                 assert not OURS & {p.name for p in predict(problem)}
 
 
@@ -1069,7 +1069,7 @@ def test_other_oracles_are_silent_on_contrastive_problems_and_these_elsewhere():
             ufm.contrastive([5] * 3, class_weight=[1.0, 1.0, 2.0]),
             "equal class weights (1 to 2)",
         ),
-        ("supcon_ridge_etf", ufm.contrastive([5, 5, 4], features="free"), "balanced counts (counts from 4 to 5)"),
+        ("supcon_ridge_etf", ufm.contrastive([5, 5, 4], constraint="none"), "balanced counts (counts from 4 to 5)"),
         ("supcon_step", ufm.contrastive([5, 5, 5]), "two kinds of classes (by count and class weight) (1 kinds)"),
         ("supcon_step", ufm.contrastive([5, 5, 1]), "n_c >= 2 (smallest count 1)"),
         ("supcon_step", ufm.contrastive([5, 5, 4], dim=1), "d >= K - 1 (d = 1, K = 3)"),
@@ -1080,18 +1080,18 @@ def test_other_oracles_are_silent_on_contrastive_problems_and_these_elsewhere():
         ),
         (
             "supcon_orthogonal_frame",
-            ufm.contrastive([5, 4, 3], features="nonnegative-sphere", dim=2),
+            ufm.contrastive([5, 4, 3], constraint="nonnegative-sphere", dim=2),
             "d >= K (d = 2, K = 3)",
         ),
         (
             "supcon_orthogonal_frame",
-            ufm.contrastive([5, 1], features="nonnegative-ball"),
+            ufm.contrastive([5, 1], constraint="nonnegative-ball"),
             "n_c >= 2 (smallest count 1)",
         ),
-        ("supcon_orthogonal_ridge", ufm.contrastive([5, 1], features="nonnegative"), "n_c >= 2 (smallest count 1)"),
+        ("supcon_orthogonal_ridge", ufm.contrastive([5, 1], constraint="nonnegative"), "n_c >= 2 (smallest count 1)"),
         (
             "supcon_orthogonal_ridge",
-            ufm.contrastive([5, 4, 3], features="nonnegative", dim=2),
+            ufm.contrastive([5, 4, 3], constraint="nonnegative", dim=2),
             "d >= number of classes that do not vanish (d = 2, 3 classes)",
         ),
         (
@@ -1106,7 +1106,7 @@ def test_other_oracles_are_silent_on_contrastive_problems_and_these_elsewhere():
         ),
         (
             "batches_orthogonal_frame",
-            ufm.contrastive(labels=Y6, batches=np.array([[0, 1, 3]]), features="nonnegative-ball", dim=1),
+            ufm.contrastive(labels=Y6, batches=np.array([[0, 1, 3]]), constraint="nonnegative-ball", dim=1),
             "d >= K (d = 1, K = 2)",
         ),
         ("sigmoid_double_constant", ufm.contrastive(2, loss="sigmoid"), "N >= 3 (N = 2)"),

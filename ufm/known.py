@@ -35,7 +35,7 @@ def known_networks(problem: Problem) -> list[tuple[Prediction, Params, float]]:
 
     Example:
         >>> import ufm
-        >>> problem = ufm.shallow([40, 15, 4], features="nonnegative", weight_decay=0.02, feature_decay=0.02)
+        >>> problem = ufm.shallow([40, 15, 4], constraint="nonnegative", weight_decay=0.02, feature_decay=0.02)
         >>> [(p.name, round(value / p.value, 12)) for p, _, value in known_networks(problem)]
         [('nonnegative_ce', 1.0)]
     """
@@ -57,7 +57,7 @@ def network_of(problem: Problem, prediction: Prediction) -> Params | None:
     if model.depth > 1 or prediction.class_means_gram is None or (prediction.logits is None and not pairs):
         return None
     means = _means(np.asarray(prediction.class_means_gram, dtype=np.float64), model.dim)
-    if means is None or (model.features.startswith("nonnegative") and np.any(means < 0)):
+    if means is None or (model.constraint.startswith("nonnegative") and np.any(means < 0)):
         return None
     features = means[:, np.asarray(problem.labels.column_classes)]
     if pairs:

@@ -656,7 +656,7 @@ class MatchingModel:
     @property
     def decayed(self) -> bool:
         """Whether the features are bounded by a decay alone."""
-        return self.words["constraint"] in ("free", "none", "nonnegative")
+        return self.words["constraint"] in ("none", "nonnegative")
 
     def check(self) -> None:
         """Refuse words that have no effect on the model, and numbers that no model has."""
@@ -801,7 +801,7 @@ def _alive(solved: _Solved) -> bool:
 
 def _solved_path(problems: Problem, gap: float) -> Judged:
     """Optima of a stack: with nonnegative features, where local minima are many, those of theory if it has them all."""
-    known = judge_minima(problems, gap) if problems.model.features == "nonnegative" else None
+    known = judge_minima(problems, gap) if problems.model.constraint == "nonnegative" else None
     return Judged(*certified_many(problems, gap=min(gap, 1e-8))) if known is None else known
 
 

@@ -377,7 +377,7 @@ _SAME_VALUE = 1e-7
 # ------------------------------------------------------------------ words for people and files
 
 
-_NONE = {"free": "none"}
+_NONE = {"none": "none"}
 """The command's word for a factor without constraint."""
 
 
@@ -399,8 +399,8 @@ def describe(problem: Problem) -> dict[str, Any]:
         "depth": model.depth,
         "activation": model.activation if model.depth > 1 else None,
         "widths": model.widths,
-        "constraint": _NONE.get(model.features, model.features),
-        "classifier_constraint": _NONE.get(model.classifier, model.classifier),
+        "constraint": model.constraint,
+        "classifier_constraint": model.classifier_constraint,
         "bias": model.bias,
         "weight_decay": problem.decay.weight,
         "feature_decay": problem.decay.feature,

@@ -21,7 +21,7 @@ from .._files import make_folder
 from ..answer import certified_many
 from ..measure import PHASES, collapse_phase, gram_distance, norms, numerical_rank, simplex_etf_gram
 from ..problem import Labels, Params, Problem, class_logits, class_means, labels, shallow, stack
-from ..problem.models import BIASES
+from ..problem.words import WORDS
 from ..sweep import CONTRADICTION
 from ..sweep.boundary import Boundary
 from ..theory.imbalance import phase_of, two_group_thresholds
@@ -235,7 +235,7 @@ def axes_in_view(
     classes=whole(2, 10**6),
     minority=FRACTION,
     minority_samples=POSITIVE,
-    bias=word(*BIASES),
+    bias=word(*WORDS["bias"].choices),
     bias_decay=POSITIVE,
     gap=FRACTION,
     block=whole(1, 10**7),
@@ -432,7 +432,7 @@ class Quickstart:
     classes=whole(2, 10**6),
     minority=FRACTION,
     minority_samples=POSITIVE,
-    bias=word(*BIASES),
+    bias=word(*WORDS["bias"].choices),
     bias_decay=POSITIVE,
     gap=FRACTION,
     extra=of_type(dict, "give a dict of names and labels"),

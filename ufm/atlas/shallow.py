@@ -315,7 +315,7 @@ def relu_collapse(
         x=Axis("imbalance", RATIO, ratio),
         y=Axis("lambda_Z", LAMBDA_Z, decay),
         problem=lambda ratio, decay: shallow(
-            counts(ratio), dim=k, features="nonnegative", weight_decay=decay, feature_decay=decay
+            counts(ratio), dim=k, constraint="nonnegative", weight_decay=decay, feature_decay=decay
         ),
         read=read,
         phase=phase,
@@ -508,8 +508,8 @@ def peeled_collapse(
     def answer(group: np.ndarray, feature_budget: np.ndarray) -> Arrays:
         def posed(log_ratio: np.ndarray) -> Problem:
             counts = np.where(np.arange(classes) < group[:, None], np.exp(log_ratio)[:, None], 1.0)
-            budgets: dict[str, Any] = {"features": "budget", "feature_radius": feature_budget}
-            budgets |= {"classifier": "budget", "classifier_radius": np.full(len(group), classifier_budget)}
+            budgets: dict[str, Any] = {"constraint": "budget", "feature_radius": feature_budget}
+            budgets |= {"classifier_constraint": "budget", "classifier_radius": np.full(len(group), classifier_budget)}
             return shallow(counts, dim=classes, weight_decay=0.0, feature_decay=0.0, **budgets)
 
         merged = _merged_start(group, feature_budget, classifier_budget, classes)

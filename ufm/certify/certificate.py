@@ -88,7 +88,7 @@ class Certificate:
     source: Any
     violation: Any
     assumes: tuple[str, ...] = static()
-    constraints: tuple[str, str] = static(default=("free", "free"))
+    constraints: tuple[str, str] = static(default=("none", "none"))
 
     @property
     def words(self) -> Any:
@@ -165,7 +165,7 @@ def why_unknown(problem: Problem) -> str | None:
         return "no bound is known for the focal loss with spheres, balls or budgets"
     if model.bias != "none":
         return "no bound is known for the focal loss with a bias: the loss is not convex"
-    if model.features == "free" and not _maybe_balanced(problem):
+    if model.constraint == "none" and not _maybe_balanced(problem):
         return "no bound is known for the focal loss with unequal counts: the loss is not convex"
     return None
 
@@ -194,7 +194,7 @@ def _has_class_bound(problem: Problem) -> bool:
 
 
 def _pairs_assumptions(problem: Problem) -> tuple[str, ...]:
-    model, nonnegative = problem.model, problem.model.features.startswith("nonnegative")
+    model, nonnegative = problem.model, problem.model.constraint.startswith("nonnegative")
     if _has_class_bound(problem):
         ground = "weak duality of the convex program in the Gram matrix of the class means"
         said = ["nonnegative features: classes meet orthogonal ones at best" if nonnegative else ground, ROUNDING]
@@ -232,7 +232,7 @@ def _deep_assumptions(problem: Problem) -> tuple[str, ...]:
     if uses_planes(problem):
         said.append("the nuclear norm of the logits is at most the product of the norms of the factors")
         said.append("weak duality of the convex program in the logits of given nuclear norm")
-    if model.features != "free":
+    if model.constraint != "none":
         said.append("constrained features: signs are ignored, spheres and balls relaxed to one norm")
     if min(model.dim, *model.widths) < problem.sufficient_dim:
         said.append(f"a width is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close")
@@ -249,7 +249,7 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
     if why_unknown(problem) is not None:
         return (why_unknown(problem) or "",)
     if problem.loss_kind is Focal:
-        if model.features == "free":
+        if model.constraint == "none":
             return (
                 "equal counts: the mean-gap bound (1.7) needs them; without them no bound is known",
                 rounding,
@@ -264,7 +264,7 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
         said.append(
             f"d = {model.dim} is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close"
         )
-    if model.features == "nonnegative" and not has_closed_bound(problem):
+    if model.constraint == "nonnegative" and not has_closed_bound(problem):
         said.append("nonnegative features: the bound ignores the constraint and cannot be expected to close")
     if is_held(problem):
         said.append("spheres, balls and budgets are relaxed to one norm each: tight for equal counts")
@@ -369,7 +369,7 @@ def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candida
     said = (*said, "the Gram matrix is that of a factor, up to the roundings of its products")
     return _judge(
         (value, error, lower), tolerance, jnp.stack([_off_gram(program, gram), jnp.zeros(())]),
-        (bound.flow, jnp.full((), jnp.nan)), (bound.multiplier, *gaps), said, ("Gram matrix", "free"), _GRAM_NEAR,
+        (bound.flow, jnp.full((), jnp.nan)), (bound.multiplier, *gaps), said, ("Gram matrix", "none"), _GRAM_NEAR,
     )  # fmt: skip
 
 
@@ -434,7 +434,7 @@ def _judge(
 
 
 def _constraints(problem: Problem) -> tuple[str, str]:
-    return problem.model.features, problem.model.classifier
+    return problem.model.constraint, problem.model.classifier_constraint
 
 
 def _certify_pairs(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:

@@ -26,7 +26,7 @@ def has_closed_bound(problem: Problem) -> bool:
         return False
     if problem.loss_kind is Focal:
         return True
-    if problem.model.features != "nonnegative" or problem.loss_kind is not CrossEntropy:
+    if problem.model.constraint != "nonnegative" or problem.loss_kind is not CrossEntropy:
         return False
     return problem.loss.logit_scale is None and problem.loss.logit_shift is None
 
@@ -35,7 +35,7 @@ def closed_bound(problem: Problem, form: ClassForm) -> Any:
     """Proven lower bound of min F; NaN for focal loss with free features and unequal counts."""
     k = problem.num_classes
     rounding = gamma(24) + 4 * form.doubt
-    if problem.model.features == "nonnegative":
+    if problem.model.constraint == "nonnegative":
         slope = form.total * form.unit * jnp.sqrt((k - 1) / (k * form.counts)) * (1 - rounding)
         valid = jnp.bool_(True)
     else:
@@ -45,7 +45,7 @@ def closed_bound(problem: Problem, form: ClassForm) -> Any:
     slope = slope / omega
     if problem.loss_kind is Focal:
         power = problem.loss.gamma
-        if problem.model.features == "nonnegative" or problem.loss.class_weight is not None:
+        if problem.model.constraint == "nonnegative" or problem.loss.class_weight is not None:
             minima = jax.lax.map(lambda a: _focal_minimum(power, a, k), slope)
         else:  # equal counts: one minimum serves all classes
             minima = jnp.full(k, _focal_minimum(power, slope[0], k))

@@ -104,7 +104,7 @@ def curvature(problem: Problem, params: Params, amount: int = 10, relative: floa
 
 
 def _on_spheres(problem: Problem) -> bool:
-    return problem.model.readout == "pairs" and problem.model.features == "sphere"
+    return problem.model.readout == "pairs" and problem.model.constraint == "sphere"
 
 
 def _check(problem: Problem, params: Params) -> Params:
@@ -112,8 +112,8 @@ def _check(problem: Problem, params: Params) -> Params:
     if problem.model.depth > 1:
         raise ValueError(f"problem: {problem.model.depth} weight matrices; curvature is for one matrix, or none")
     if not (problem.model.is_free or _on_spheres(problem)):
-        kind = f"{problem.model.features} features"
-        kind += "" if problem.model.readout == "pairs" else f" and a {problem.model.classifier} classifier"
+        kind = f"{problem.model.constraint} features"
+        kind += "" if problem.model.readout == "pairs" else f" and a {problem.model.classifier_constraint} classifier"
         raise ValueError(f"problem: {kind} have a curved domain; the Hessian of F is only for free ones")
     if problem.batch_shape:
         raise ValueError("problem: curvature looks at one point of one problem; use jax.vmap for stacks")

@@ -52,14 +52,14 @@ def why_unknown_deep(problem: Problem) -> str | None:
         return f"no bound is known for the {problem.loss_kind.name} loss with more than one weight matrix"
     if model.rounding is not None:
         return "no bound is known for a smoothed ReLU; certify the problem with the ReLU itself"
-    if model.classifier != "free" or model.features == "budget":
+    if model.classifier_constraint != "none" or model.constraint == "budget":
         return "no bound is known for more than one weight matrix with a constrained classifier or a budget"
     return None
 
 
 def uses_numbers(problem: Problem) -> bool:
     """Whether the bounds of mean-squared error apply: decayed features."""
-    return problem.loss_kind is MeanSquaredError and problem.model.features in ("free", "nonnegative")
+    return problem.loss_kind is MeanSquaredError and problem.model.constraint in ("none", "nonnegative")
 
 
 def uses_planes(problem: Problem) -> bool:
@@ -305,8 +305,8 @@ class _Cost:
         model = problem.model
         decays = [float(x) for x in problem.weight_decays]
         self.depth, self.feature = len(decays), float(problem.decay.feature)
-        self.sphere = model.features == "sphere"
-        self.held = model.features in ("sphere", "ball")
+        self.sphere = model.constraint == "sphere"
+        self.held = model.constraint in ("sphere", "ball")
         scale = 1.0 if model.scale is None else float(model.scale)
         log_scale = 2 * math.log(scale) + gamma(ELEMENTARY + 4) * abs(math.log(scale))
         self.log_weights = log_product_below(decays) - log_scale

@@ -44,10 +44,12 @@ def placed(problem: Problem, params: Params) -> Placed:
     if model.is_free:
         return Placed(params, jnp.zeros(2), None)
     near = model.project(params, problem.labels)
-    h, off_h, doubt = _held(model.features, params.features, near.features, model.feature_radius, k)
+    h, off_h, doubt = _held(model.constraint, params.features, near.features, model.feature_radius, k)
     if model.readout == "pairs":
         return Placed(Params((), h, None), jnp.stack([off_h, jnp.zeros(())]), doubt)
-    turned, off_w, other = _held(model.classifier, params.classifier.T, near.classifier.T, model.classifier_radius, k)
+    turned, off_w, other = _held(
+        model.classifier_constraint, params.classifier.T, near.classifier.T, model.classifier_radius, k
+    )
     if other is not None:
         doubt = other if doubt is None else doubt + other
     here = Params((*params.weights[:-1], turned.T), h, params.bias)
@@ -56,7 +58,7 @@ def placed(problem: Problem, params: Params) -> Placed:
 
 def _held(word: str, x: Any, near: Any, radius: Any, classes: int) -> tuple[Any, Any, Any]:
     """(the columns that are judged, how far they were off, doubt) of one factor."""
-    if word == "free":
+    if word == "none":
         return x, jnp.zeros(()), None
     if word == "nonnegative":
         largest = jnp.max(jnp.abs(x))

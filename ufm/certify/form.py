@@ -73,7 +73,7 @@ def class_form(problem: Problem) -> ClassForm:
     omega = per_class(loss.class_weight if kind in (CrossEntropy, MeanSquaredError, Focal) else None, 1.0)
     ce = loss if kind is CrossEntropy else CrossEntropy()
     weight = counts * omega * per_class(ce.sample_scale, 1.0)
-    root = ones if problem.model.features == "budget" else jnp.sqrt(counts)
+    root = ones if problem.model.constraint == "budget" else jnp.sqrt(counts)
     unit = jnp.ones(()) if is_held(problem) else lambda_z(problem)
     return ClassForm(
         counts=counts,
@@ -93,7 +93,7 @@ def class_form(problem: Problem) -> ClassForm:
 
 def is_held(problem: Problem) -> bool:
     """Whether a factor is held by a sphere, a ball or a budget in place of a decay."""
-    return problem.model.classifier != "free" or problem.model.features not in ("free", "nonnegative")
+    return problem.model.classifier_constraint != "none" or problem.model.constraint not in ("none", "nonnegative")
 
 
 def lambda_z(problem: Problem) -> Any:
@@ -121,16 +121,16 @@ def held_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
     radius = jnp.sqrt(form.total)
 
     def bound(kind: str, given: Any, sphere_size: Any) -> Any:
-        if kind in ("free", "nonnegative"):
+        if kind in ("none", "nonnegative"):
             return None
         given = 1.0 if given is None else given
         return jnp.sqrt(k * given) if kind == "budget" else sphere_size * given
 
-    w_max = bound(model.classifier, model.classifier_radius, jnp.sqrt(1.0 * k))
-    h_max = bound(model.features, model.feature_radius, radius)
+    w_max = bound(model.classifier_constraint, model.classifier_radius, jnp.sqrt(1.0 * k))
+    h_max = bound(model.constraint, model.feature_radius, radius)
     decay_w = jnp.asarray(problem.decay.weight)
     # The decay of features weighs classes by counts, a budget does not: n >= min n makes them comparable.
-    weakest = jnp.min(form.counts) if model.features == "budget" else 1.0
+    weakest = jnp.min(form.counts) if model.constraint == "budget" else 1.0
     decay_h = jnp.minimum(problem.decay.feature * weakest, 2.0**1000)  # a smaller decay bounds it from below
     slope = (norm,) if model.scale is None else (norm, model.scale)
 
@@ -148,7 +148,7 @@ def held_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
         paid = 0.5 * _energy(own_decay, own) + jnp.where(inside, 0.0, 0.5 * _energy(other_decay, size))
         return paid * (1 - gamma(32) - 4 * form.doubt) - won * (1 + gamma(32) + 4 * form.doubt)
 
-    fixed_w, fixed_h = model.classifier == "sphere", model.features == "sphere"
+    fixed_w, fixed_h = model.classifier_constraint == "sphere", model.constraint == "sphere"
     on_w = None if w_max is None else edge(w_max, decay_w, h_max, decay_h, fixed_h)
     on_h = None if h_max is None else edge(h_max, decay_h, w_max, decay_w, fixed_w)
     if fixed_w:

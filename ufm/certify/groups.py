@@ -350,7 +350,7 @@ def certify_group_lanes(numbers: GroupLanes, alpha: Any, between: Any, bias: Any
     nan = jnp.full(lanes, jnp.nan)
     found = _judge(
         (value, error, bound.value), tolerance, jnp.zeros((2, *lanes)), (bound.residual, bound.norm),
-        (jnp.zeros((0, *lanes)), nan, nan), ASSUMES, ("free", "free"),
+        (jnp.zeros((0, *lanes)), nan, nan), ASSUMES, ("none", "none"),
     )  # fmt: skip
     return dataclasses.replace(found, source=jnp.full(lanes, -1))
 

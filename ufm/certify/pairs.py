@@ -119,15 +119,15 @@ def floor_plus(floor: Any, floor_error: Any, excess: Any) -> Any:
 def has_frame_bound(problem: Problem) -> bool:
     """Whether the closed bound of orthogonal frames applies."""
     if problem.loss_kind is BatchedSupCon:
-        return problem.model.features in ("nonnegative-sphere", "nonnegative-ball")
-    return problem.loss_kind is SupCon and problem.collapses and problem.model.features.startswith("nonneg")
+        return problem.model.constraint in ("nonnegative-sphere", "nonnegative-ball")
+    return problem.loss_kind is SupCon and problem.collapses and problem.model.constraint.startswith("nonneg")
 
 
 def relaxed_program(problem: Problem) -> GramProgram:
     """The program in the class Gram matrix, signs of the features ignored."""
-    words = {"nonnegative": "free", "nonnegative-sphere": "sphere", "nonnegative-ball": "ball"}
-    features = words.get(problem.model.features, problem.model.features)
-    return class_program(dataclasses.replace(problem, model=dataclasses.replace(problem.model, features=features)))
+    words = {"nonnegative": "none", "nonnegative-sphere": "sphere", "nonnegative-ball": "ball"}
+    constraint = words.get(problem.model.constraint, problem.model.constraint)
+    return class_program(dataclasses.replace(problem, model=dataclasses.replace(problem.model, constraint=constraint)))
 
 
 # ------------------------------------------------------------------ values
@@ -142,7 +142,7 @@ def _scale(problem: Problem) -> Any:
 
 
 def _is_held(problem: Problem) -> bool:
-    return problem.model.features.endswith(("sphere", "ball"))
+    return problem.model.constraint.endswith(("sphere", "ball"))
 
 
 def _placed(problem: Problem, features: Any) -> Any:
@@ -154,7 +154,7 @@ def _placed(problem: Problem, features: Any) -> Any:
         return features
     length = norm_of(features, axis=0) / _radius(problem)
     near = jnp.abs(length - 1) <= NEAR
-    if problem.model.features.endswith("ball"):
+    if problem.model.constraint.endswith("ball"):
         near = near & (length > 1 - gamma(2 * features.shape[0] + 16))
     return jnp.where(near[None, :], features / jnp.where(near, length, 1.0)[None, :], features)
 
@@ -341,11 +341,11 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
         radius = _scale(problem) * jnp.asarray(_radius(problem)) ** 2 * (1 + gamma(4))
         own = jnp.diagonal(similarities)
         multiplier = -jnp.sum(product, axis=1) / jnp.where(own > 0, own, 1.0)
-        if model.features.endswith("ball"):
+        if model.constraint.endswith("ball"):
             multiplier = jnp.maximum(multiplier, 0.0)
         square, pad = _shifted(slope + jnp.diag(multiplier), slope)
         multiplier = square + pad - diagonal + gamma(8) * (square + pad + jnp.abs(diagonal))
-        if model.features.endswith("ball"):
+        if model.constraint.endswith("ball"):
             multiplier = jnp.maximum(multiplier, 0.0)
         total = jnp.sum(multiplier)
         low = -radius * total - gamma(n + 8) * radius * jnp.sum(jnp.abs(multiplier))

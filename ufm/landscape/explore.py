@@ -302,8 +302,8 @@ def critical_points(problem: Problem, seed: int = 0) -> tuple[tuple[str, ...], n
     """
     problem = _stack_of(problem)
     _check(problem)
-    if problem.model.features != "sphere":
-        raise ValueError(f"features: columns on a line are critical on spheres, not for {problem.model.features!r}")
+    if problem.model.constraint != "sphere":
+        raise ValueError(f"constraint: columns on a line are critical on spheres, not for {problem.model.constraint!r}")
     classes = np.broadcast_to(problem.labels.column_classes, (len(problem), problem.labels.num_columns))
     random = np.random.default_rng([whole_number("seed", seed, 0)]).integers(0, 2, classes.shape[1])
     signs = [np.zeros_like(classes), classes % 2, classes > 0, np.broadcast_to(random, classes.shape)]
@@ -350,7 +350,7 @@ def _starts(problem: Problem, starts: Any, dims: np.ndarray, seed: int, noise: f
         # One generator per start: a start is the same however many others there are.
         draw = np.stack([np.random.default_rng([seed, s]).standard_normal((full, n)) for s in range(amount)])
         points = draw[None] * inside
-        if problem.model.features == "free":
+        if problem.model.constraint == "none":
             scale = np.ones(()) if problem.model.scale is None else np.asarray(problem.model.scale)
             size = np.resize(SIZES, amount)[:, None, None] / np.sqrt(dims)[:, None, None, None]
             return points * size / np.sqrt(np.reshape(scale, (-1, 1, 1, 1)))
@@ -447,7 +447,7 @@ def _second_order(
     shape = ask.shape
     lowest, strict = np.full(shape, np.nan), np.full(shape, np.nan)
     index, extra = np.full(shape, -1), np.full(shape, -1)
-    for d in np.unique(dims) if problem.model.features != "ball" else ():
+    for d in np.unique(dims) if problem.model.constraint != "ball" else ():
         rows, columns = np.nonzero(ask & (dims == d)[:, None])
         small = dataclasses.replace(problem, model=dataclasses.replace(problem.model, dim=int(d)))
         amount = int(d * (d - 1) // 2 + 1)  # all zero modes that rotations can make, and one more

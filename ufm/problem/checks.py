@@ -14,9 +14,10 @@ from .gram import GramProgram
 from .groups import LogitGroups
 from .labels import Labels
 from .losses import check_ranges
-from .models import ACTIVATIONS, BIASES, CLASSIFIERS, FEATURES, READOUTS, Model, Params
+from .models import Model, Params
 from .params import as_params, check_laid_out
 from .problem import Decay, Problem
+from .words import WORDS
 
 
 def check_problem(problem: Any, copies: bool = False) -> None:
@@ -47,11 +48,11 @@ def check_problem(problem: Any, copies: bool = False) -> None:
             "'pairs', the others 'linear'"
         )
     for name, word, allowed in (
-        ("features", model.features, FEATURES),
-        ("classifier", model.classifier, CLASSIFIERS),
-        ("bias", model.bias, BIASES),
-        ("readout", model.readout, READOUTS),
-        ("activation", model.activation, ACTIVATIONS),
+        ("constraint", model.constraint, WORDS["constraint"].choices),
+        ("classifier_constraint", model.classifier_constraint, WORDS["classifier_constraint"].choices),
+        ("bias", model.bias, WORDS["bias"].choices),
+        ("readout", model.readout, ("linear", "pairs")),
+        ("activation", model.activation, WORDS["activation"].choices),
     ):
         one_of(name, word, allowed)
     stacked = bool(problem.batch_shape)

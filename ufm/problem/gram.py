@@ -170,8 +170,8 @@ def why_no_gram_program(problem: Problem) -> str | None:
         return f"the loss {loss.name} is no supervised contrastive loss of whole classes"
     if not loss.collapses:
         return "the mix with a self-supervised loss keeps the samples of a class apart"
-    if model.features not in ("free", "sphere", "ball"):
-        return f"{model.features} features are not determined by a Gram matrix"
+    if model.constraint not in ("none", "sphere", "ball"):
+        return f"{model.constraint} features are not determined by a Gram matrix"
     return None
 
 
@@ -263,6 +263,6 @@ def _scale_and_decay(problem: Problem) -> tuple[Any, Any]:
     """(s rho^2, lambda of the ridge or ``None``)."""
     model, batch = problem.model, problem.batch_shape
     scale = np.ones(batch) if model.scale is None else model.scale
-    if model.features == "free":
+    if model.constraint == "none":
         return scale, problem.decay.feature
     return scale if model.feature_radius is None else scale * model.feature_radius**2, None

@@ -28,8 +28,8 @@ from .._checks import one_of, positive_array, real_array, show
 from .._numerics import in_float64, is_traced, record, static
 from .._text import nearest_word
 from .losses import CrossEntropy, check_loss
-from .models import BIASES
 from .problem import A_PROBLEM, Problem, equal_classes, loss_parameter, why_not_convex
+from .words import WORDS
 
 PARAMETERS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
 """Loss parameters with one number per group."""
@@ -319,7 +319,7 @@ def grouped(
         >>> grouped([500_000, 500_000], [500, 50], lambda_z=[1e-9, 1e-8]).batch_shape
         (2,)
     """
-    one_of("bias", bias, BIASES)
+    one_of("bias", bias, WORDS["bias"].choices)
     unknown = set(loss_parameters) - {"smoothing", *PARAMETERS}
     if unknown:
         name = sorted(unknown)[0]

@@ -6,9 +6,9 @@ between the matrices, or the similarities  U = s H^T H.
 
 Constraints are words; their radii and budgets are array leaves:
 
-    features    free | nonnegative | sphere | ball   (every column)   | budget  (class average of ||h||^2 <= E_H)
-                nonnegative-sphere | nonnegative-ball
-    classifier  free | sphere | ball                 (every row of W) | budget  (row average of ||w||^2 <= E_W)
+    constraint             none | nonnegative | sphere | ball | nonnegative-sphere | nonnegative-ball  (every column)
+                           budget  (class average of ||h||^2 <= E_H)
+    classifier_constraint  none | sphere | ball  (every row of W) | budget  (row average of ||w||^2 <= E_W)
 """
 
 from __future__ import annotations
@@ -20,12 +20,6 @@ import jax.numpy as jnp
 
 from .._numerics import record, static, unit_columns
 from .labels import Labels
-
-FEATURES = ("free", "nonnegative", "sphere", "ball", "budget", "nonnegative-sphere", "nonnegative-ball")
-CLASSIFIERS = ("free", "sphere", "ball", "budget")
-BIASES = ("none", "free", "decay")
-READOUTS = ("linear", "pairs")
-ACTIVATIONS = ("linear", "relu")
 
 
 @record
@@ -51,8 +45,8 @@ class Model:
 
     Attributes:
         dim: feature dimension d.
-        features: constraint on the columns of H, one of ``FEATURES``.
-        classifier: constraint on the rows of W, one of ``CLASSIFIERS``.
+        constraint: constraint on the columns of H, see :mod:`ufm.problem.words`.
+        classifier_constraint: constraint on the rows of W, likewise.
         bias: ``none``, ``free`` or ``decay``.
         scale: s, factor of the logits (1/temperature); ``None`` is 1.
         feature_radius: rho_H of ``sphere`` and ``ball``; E_H of ``budget``; ``None`` is 1.
@@ -64,8 +58,8 @@ class Model:
     """
 
     dim: int = static()
-    features: str = static(default="free")
-    classifier: str = static(default="free")
+    constraint: str = static(default="none")
+    classifier_constraint: str = static(default="none")
     bias: str = static(default="none")
     scale: Any = None
     feature_radius: Any = None
@@ -83,7 +77,7 @@ class Model:
     @property
     def is_free(self) -> bool:
         """Whether nothing is constrained, so that only the decay holds the parameters."""
-        return self.features == "free" and self.classifier == "free"
+        return self.constraint == "none" and self.classifier_constraint == "none"
 
     def activate(self, z: Any) -> Any:
         """The activation a, entrywise; the slope that automatic differentiation takes of the ReLU at 0 is 1/2."""
@@ -117,22 +111,22 @@ class Model:
 
     def project(self, params: Params, labels: Labels) -> Params:
         """The nearest feasible point (each constraint has a closed-form projection)."""
-        h = _project(self.features, params.features, self.feature_radius, labels.num_classes)
+        h = _project(self.constraint, params.features, self.feature_radius, labels.num_classes)
         if self.readout == "pairs":
             return Params((), h, None)
-        w = _project(self.classifier, params.classifier.T, self.classifier_radius, labels.num_classes).T
+        w = _project(self.classifier_constraint, params.classifier.T, self.classifier_radius, labels.num_classes).T
         return Params((*params.weights[:-1], w), h, params.bias)
 
     def tangent(self, params: Params, vector: Params) -> Params:
         """Remove from a direction its part normal to the spheres (the Riemannian gradient); other sets: as is."""
         h = vector.features
-        if self.features in ("sphere", "nonnegative-sphere"):
+        if self.constraint in ("sphere", "nonnegative-sphere"):
             unit = unit_columns(params.features)
             h = h - unit * jnp.sum(unit * h, axis=0, keepdims=True)
         if self.readout == "pairs":
             return Params((), h, None)
         w = vector.classifier
-        if self.classifier == "sphere":
+        if self.classifier_constraint == "sphere":
             unit = unit_columns(params.classifier.T).T
             w = w - unit * jnp.sum(unit * w, axis=1, keepdims=True)
         return Params((*vector.weights[:-1], w), h, vector.bias)
@@ -160,7 +154,7 @@ class Model:
 
 def _project(word: str, x: Any, radius: Any, classes: int) -> Any:
     """Columns of one factor at the nearest point of their set, in units of the radius, whose square may underflow."""
-    if word == "free":
+    if word == "none":
         return x
     largest = jnp.argmax(x, axis=0)[None, :] == jnp.arange(x.shape[0])[:, None]
     if word.startswith("nonnegative"):

@@ -103,7 +103,7 @@ class Problem:
         weights = tuple(jnp.where(weight > 0, weight, 1.0 / k) for weight in map(jnp.asarray, self.weight_decays))
         feature = self.decay.feature * n
         feature = jnp.where(feature > 0, feature, n / total)
-        if self.model.features == "budget":
+        if self.model.constraint == "budget":
             feature = jnp.full_like(feature, 1.0 / k)
         if self.model.readout == "pairs":
             return Params((), feature, None)
@@ -172,7 +172,7 @@ class Problem:
         if self.model.readout == "pairs":
             if not self.collapses:
                 return self.labels.num_columns
-            return self.num_classes - (0 if self.model.features.startswith("nonnegative") else 1)
+            return self.num_classes - (0 if self.model.constraint.startswith("nonnegative") else 1)
         return self.num_classes - (1 if self.loss_kind.shift_invariant or self.model.bias == "free" else 0)
 
     @property

@@ -83,8 +83,8 @@ def shallow(
     feature_decay: Any = None,
     bias: str = "none",
     bias_decay: Any = None,
-    features: str = "free",
-    classifier: str = "free",
+    constraint: str = "none",
+    classifier_constraint: str = "none",
     scale: Any = None,
     feature_radius: Any = None,
     classifier_radius: Any = None,
@@ -107,8 +107,8 @@ def shallow(
             constrained ones.
         bias: ``none``, ``free`` or ``decay``.
         bias_decay: lambda_b > 0, a number or (batch,), with bias ``decay`` only.
-        features: constraint on the features: free, nonnegative, sphere, ball, budget.
-        classifier: constraint on the rows of W: free, sphere, ball, budget.
+        constraint: constraint on the features: none, nonnegative, sphere, ball, budget.
+        classifier_constraint: constraint on the rows of W: none, sphere, ball, budget.
         scale: s, the factor of the logits (1/temperature).
         feature_radius: radius of the sphere or ball, or the budget E_H.
         classifier_radius: radius of the sphere or ball, or the budget E_W.
@@ -129,7 +129,7 @@ def shallow(
     """
     given = dict(
         counts=counts, labels=labels, dim=dim, loss=loss, weight_decay=weight_decay, feature_decay=feature_decay,
-        bias=bias, bias_decay=bias_decay, constraint=_none(features), classifier_constraint=_none(classifier),
+        bias=bias, bias_decay=bias_decay, constraint=constraint, classifier_constraint=classifier_constraint,
         temperature=_inverse(scale), feature_radius=feature_radius, classifier_radius=classifier_radius,
     )  # fmt: skip
     return state(_of_python("shallow", given, words))
@@ -148,7 +148,7 @@ def deep(
     feature_decay: Any = None,
     bias: str = "none",
     bias_decay: Any = None,
-    features: str = "free",
+    constraint: str = "none",
     feature_radius: Any = None,
     **words: Any,
 ) -> Problem:
@@ -171,7 +171,7 @@ def deep(
         feature_decay: lambda_H; 5e-3 K/N by default (so that n lambda_H = 5e-3 when balanced).
         bias: ``none``, ``free`` or ``decay``: bias of the last layer.
         bias_decay: lambda_b, with bias ``decay``.
-        features: constraint on the features, as in :func:`shallow` (not ``budget``).
+        constraint: constraint on the features, as in :func:`shallow` (not ``budget``).
         feature_radius: radius of the features' sphere or ball.
         **words: any other word of :mod:`ufm.problem.words`, such as the parameters of a named loss.
 
@@ -187,7 +187,7 @@ def deep(
     given = dict(
         counts=counts, labels=labels, depth=depth, dim=dim, width=width, activation=activation, loss=loss,
         weight_decay=weight_decay, feature_decay=feature_decay, bias=bias, bias_decay=bias_decay,
-        constraint=_none(features), feature_radius=feature_radius,
+        constraint=constraint, feature_radius=feature_radius,
     )  # fmt: skip
     stated = _of_python("deep", given, words)
     problem = state(stated)
@@ -205,7 +205,7 @@ def contrastive(
     labels: Labels | None = None,
     dim: int | None = None,
     loss: str | Loss = "supcon",
-    features: str = "sphere",
+    constraint: str = "sphere",
     temperature: Any = None,
     feature_decay: Any = None,
     feature_radius: Any = None,
@@ -222,8 +222,8 @@ def contrastive(
         dim: feature dimension d; by default K (the number of columns where classes need not collapse).
         loss: ``supcon``, ``wsupcon`` (class weights proportional to n_k^{-exponent}), ``simclr`` (counts are views
             per instance), ``sigmoid``, ``spread``, or a loss object.
-        features: sphere, ball, free (held by a decay), nonnegative (with a decay), nonnegative-sphere or
-            nonnegative-ball.
+        constraint: constraint on the features: sphere, ball, none or nonnegative (both bounded by a decay),
+            nonnegative-sphere or nonnegative-ball.
         temperature: tau, a number or (batch,); 1 by default. For ``sigmoid`` t = 1/tau.
         feature_decay: lambda_H, with free and nonnegative features only; 5e-3 K/N by default.
         feature_radius: rho of spheres and balls; 1 by default.
@@ -240,11 +240,11 @@ def contrastive(
     Example:
         >>> import ufm
         >>> problem = ufm.contrastive([20, 20, 4, 4], temperature=0.1)
-        >>> problem.model.features, problem.sufficient_dim
+        >>> problem.model.constraint, problem.sufficient_dim
         ('sphere', 3)
     """
     given = dict(
-        counts=counts, labels=labels, dim=dim, loss=loss, constraint=_none(features), temperature=temperature,
+        counts=counts, labels=labels, dim=dim, loss=loss, constraint=constraint, temperature=temperature,
         feature_decay=feature_decay, feature_radius=feature_radius,
     )  # fmt: skip
     return state(_of_python("contrastive", given, words))
@@ -347,10 +347,6 @@ def _positive(name: str, value: Any, positive: bool = True, largest: float = LAR
 
 def _first(value: Any) -> str:
     return "a traced value" if is_traced(value) else f"{np.ravel(value)[0]:g}"
-
-
-def _none(value: Any) -> Any:
-    return "none" if isinstance(value, str) and value == "free" else value
 
 
 def _inverse(value: Any) -> Any:
@@ -507,18 +503,17 @@ def _family(words: Mapping[str, Any], labels: Labels) -> Any:
 
 
 def _constraint(words: Mapping[str, Any], name: str) -> str:
-    word = words.get(name, WORDS[name].default_with(model_of(words)))
-    return "free" if word == "none" else word
+    return words.get(name, WORDS[name].default_with(model_of(words)))
 
 
 def _with_classifier(words: Mapping[str, Any], labels: Labels, loss: Any) -> Problem:
     """A model with one weight matrix or several."""
     k, depth = labels.num_classes, words.get("depth", 1)
     check_bytes("depth", f"a compiled program of {depth} matrices", 1e4 * depth, "give fewer matrices")
-    features, classifier = _constraint(words, "constraint"), _constraint(words, "classifier_constraint")
-    if "budget" in (features, classifier) and labels.classes is not None:
+    constraint, classifier_constraint = (_constraint(words, name) for name in ("constraint", "classifier_constraint"))
+    if "budget" in (constraint, classifier_constraint) and labels.classes is not None:
         labels = labels.by_class()
-    on_set_w, on_set_h = classifier != "free", features not in ("free", "nonnegative")
+    on_set_w, on_set_h = classifier_constraint != "none", constraint not in ("none", "nonnegative")
 
     weight_decay = _weight_decay(words, depth, 0.0 if on_set_w else 5e-3)
     _positive("weight_decay", weight_decay, positive=not on_set_w)
@@ -536,12 +531,12 @@ def _with_classifier(words: Mapping[str, Any], labels: Labels, loss: Any) -> Pro
     widths = _widths(words.get("width"), depth, k)
     model = Model(
         dim=words.get("dim", widths[0] if widths else k),
-        features=features,
-        classifier=classifier,
+        constraint=constraint,
+        classifier_constraint=classifier_constraint,
         bias=bias,
         scale=_scale(words),
-        feature_radius=_radius(words, "feature_radius", features),
-        classifier_radius=_radius(words, "classifier_radius", classifier),
+        feature_radius=_radius(words, "feature_radius", constraint),
+        classifier_radius=_radius(words, "classifier_radius", classifier_constraint),
         widths=widths,
         activation=words.get("activation", "relu") if widths else "linear",
     )
@@ -596,12 +591,12 @@ def _widths(width: Any, depth: int, classes: int) -> tuple[int, ...]:
 
 def _of_pairs(words: Mapping[str, Any], labels: Labels, loss: Any) -> Problem:
     """A model without a classifier, read by pairs."""
-    features = _constraint(words, "constraint")
-    on_set = features not in ("free", "nonnegative")
+    constraint = _constraint(words, "constraint")
+    on_set = constraint not in ("none", "nonnegative")
     feature_decay = words.get("feature_decay")
     if on_set and feature_decay is not None and (is_traced(feature_decay) or np.any(feature_decay != 0)):
         raise ValueError(
-            f"feature_decay: {_first(feature_decay)} has no effect with constraint {features}; drop it, or say "
+            f"feature_decay: {_first(feature_decay)} has no effect with constraint {constraint}; drop it, or say "
             "constraint none"
         )
     if feature_decay is not None:
@@ -610,9 +605,9 @@ def _of_pairs(words: Mapping[str, Any], labels: Labels, loss: Any) -> Problem:
         feature_decay = 0.0 if on_set else 5e-3 * labels.num_classes / np.asarray(labels.total)
     model = Model(
         dim=words.get("dim", labels.num_classes if loss.collapses else labels.num_columns),
-        features=features,
+        constraint=constraint,
         scale=_scale(words),
-        feature_radius=_radius(words, "feature_radius", features),
+        feature_radius=_radius(words, "feature_radius", constraint),
         readout="pairs",
     )
     return _align(Problem(labels, loss, model, Decay(np.zeros(()), _array(feature_decay), np.zeros(()))))

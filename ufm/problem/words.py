@@ -96,8 +96,8 @@ class Word:
 # ------------------------------------------------------------------ the table
 
 _RADIUS = ("sphere", "ball", "budget", "nonnegative-sphere", "nonnegative-ball")
-CONSTRAINTS = ("none", "free", "nonnegative", *_RADIUS)
-_CLASSIFIERS = ("none", "free", "sphere", "ball", "budget")
+CONSTRAINTS = ("none", "nonnegative", *_RADIUS)
+_CLASSIFIERS = ("none", "sphere", "ball", "budget")
 
 
 def _number(help: str, **more: Any) -> Word:
@@ -246,8 +246,8 @@ for _name, _word in {
         default={"shallow": "none", "deep": "none", "contrastive": "sphere"},
         choices=CONSTRAINTS,
         fewer={
-            "shallow": ("none", "free", "nonnegative", "sphere", "ball", "budget"),
-            "deep": ("none", "free", "nonnegative", "sphere", "ball"),
+            "shallow": ("none", "nonnegative", "sphere", "ball", "budget"),
+            "deep": ("none", "nonnegative", "sphere", "ball"),
             "contrastive": tuple(word for word in CONSTRAINTS if word != "budget"),
         },
     ),
@@ -257,14 +257,14 @@ for _name, _word in {
         default="none",
         choices=_CLASSIFIERS,
         models=("shallow",),
-        neutral=(None, "none", "free"),
+        neutral=(None, "none"),
     ),
     "feature_radius": _number(
         "Radius of the features' sphere or ball, or their budget; 1 by default.", beside={"constraint": _RADIUS}
     ),
     "classifier_radius": _number(
         "Radius of the classifier's sphere or ball, or its budget; 1 by default.",
-        beside={"classifier_constraint": _CLASSIFIERS[2:]},
+        beside={"classifier_constraint": _CLASSIFIERS[1:]},
         models=("shallow",),
     ),
     "temperature": _number(

@@ -67,8 +67,8 @@ def _move(problem: Problem, params: Params, change: Any) -> tuple[Any, Params]:
     outward = _outward(problem, params)
     _, value = jax.jvp(lambda p: _value(p, outward), (problem,), (change,))
     flat, restore = ravel_pytree(params)
-    kinds = {problem.model.features, problem.model.classifier}
-    smooth = kinds <= {"free", "sphere"} and (problem.model.depth <= 1 or problem.model.activation == "linear")
+    kinds = {problem.model.constraint, problem.model.classifier_constraint}
+    smooth = kinds <= {"none", "sphere"} and (problem.model.depth <= 1 or problem.model.activation == "linear")
     if not smooth or flat.size > LARGEST:
         return value, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan) * value, params)
     metric = problem.metric()
@@ -119,12 +119,12 @@ def _outward(problem: Problem, params: Params) -> Params:
         return jnp.where(active, far, here)
 
     features = params.features
-    if model.features not in ("free", "nonnegative"):
-        axis = None if model.features == "budget" else 0
+    if model.constraint not in ("none", "nonnegative"):
+        axis = None if model.constraint == "budget" else 0
         features = beyond(params.features, doubled.features, back.features, axis)
     weights = params.weights
-    if model.classifier != "free":
-        axis = None if model.classifier == "budget" else 1
+    if model.classifier_constraint != "none":
+        axis = None if model.classifier_constraint == "budget" else 1
         last = beyond(params.weights[-1], doubled.weights[-1], back.weights[-1], axis)
         weights = (*params.weights[:-1], last)
     return Params(weights, features, params.bias)
@@ -147,11 +147,11 @@ def _symmetries(problem: Problem, params: Params) -> Params:
                 if place + 1 < len(factors):
                     moved[place + 1] = -factors[place + 1] @ turn
                 rows.append(Params(tuple(moved[1:]), moved[0], zero.bias))
-    if problem.model.features == "sphere":
+    if problem.model.constraint == "sphere":
         for column in range(params.features.shape[1]):
             along = jnp.zeros_like(params.features).at[:, column].set(params.features[:, column])
             rows.append(Params(zero.weights, along, zero.bias))
-    if problem.model.classifier == "sphere":
+    if problem.model.classifier_constraint == "sphere":
         for row in range(params.classifier.shape[0]):
             along = jnp.zeros_like(params.classifier).at[row].set(params.classifier[row])
             rows.append(Params((*zero.weights[:-1], along), zero.features, zero.bias))

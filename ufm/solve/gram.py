@@ -233,5 +233,5 @@ def solve_by_gram(problem: Problem, program: GramProgram, group: Any, gtol: Any,
 
 
 def _radius(problem: Problem) -> Any:
-    held = problem.model.features != "free" and problem.model.feature_radius is not None
+    held = problem.model.constraint != "none" and problem.model.feature_radius is not None
     return problem.model.feature_radius if held else 1.0

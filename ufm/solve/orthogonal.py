@@ -32,7 +32,7 @@ _MARGINS = np.geomspace(1e-3, 100.0, 64)
 
 def has_orthogonal_starts(problem: Problem) -> bool:
     """Whether the constraint is one for which these starts are made: nonnegative features before one matrix or none."""
-    return problem.model.features.startswith("nonnegative") and problem.model.depth <= 1
+    return problem.model.constraint.startswith("nonnegative") and problem.model.depth <= 1
 
 
 def orthogonal_starts(problem: Problem) -> Params:

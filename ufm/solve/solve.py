@@ -207,13 +207,13 @@ def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Met
     if method is None and smooths:
         return Smoothed(np.asarray(STAGES))
     if method is None:
-        smooth = {problem.model.features, problem.model.classifier} <= {"free", "sphere"}
+        smooth = {problem.model.constraint, problem.model.classifier_constraint} <= {"none", "sphere"}
         return LBFGS() if smooth else SpectralGradient()
     if isinstance(method, str):
         method = METHODS[one_of("method", method, (*METHODS, *PROGRAMS))]()
     method = check_method("method", method)
-    takes = {"none": {"free"}, "spheres": {"free", "sphere"}}.get(method.constraints)
-    if takes is not None and not {problem.model.features, problem.model.classifier} <= takes:
+    takes = {"none": {"none"}, "spheres": {"none", "sphere"}}.get(method.constraints)
+    if takes is not None and not {problem.model.constraint, problem.model.classifier_constraint} <= takes:
         kind = "free factors" if method.constraints == "none" else "factors that are free or on spheres"
         others = " or ".join(map(repr, methods_with("constraints", "all")))
         raise ValueError(f"method: {type(method).__name__} is for {kind}; with other constraints use {others}")

@@ -63,7 +63,7 @@ class Space:
     def tangent(self, y: Any, direction: Any) -> Any:
         """Direction without its part normal to a sphere."""
         model = self.problem.model
-        if "sphere" not in (model.features, model.classifier):
+        if "sphere" not in (model.constraint, model.classifier_constraint):
             return direction
         return self.from_params(model.tangent(self.to_params(y), self.to_params(direction)))
 
@@ -95,8 +95,10 @@ class Space:
             length = jnp.sqrt(jnp.sum(block * block, axis=axis, keepdims=True))
             return jnp.broadcast_to(length / (1.0 if radius is None else radius), block.shape)
 
-        features = spread(x.features, 0, model.features == "sphere", model.feature_radius)
-        weights = tuple(spread(w, 1, model.classifier == "sphere", model.classifier_radius) for w in x.weights)
+        features = spread(x.features, 0, model.constraint == "sphere", model.feature_radius)
+        weights = tuple(
+            spread(w, 1, model.classifier_constraint == "sphere", model.classifier_radius) for w in x.weights
+        )
         return ravel_pytree(Params(weights, features, None if x.bias is None else jnp.ones_like(x.bias)))[0]
 
     def is_uneven(self, y: Any) -> Any:

@@ -274,7 +274,7 @@ def _components(nodes: int, first: np.ndarray, second: np.ndarray) -> np.ndarray
 
 
 def _batched(problem: Problem, *features: str) -> bool:
-    return problem.loss_kind is BatchedSupCon and problem.model.features in features
+    return problem.loss_kind is BatchedSupCon and problem.model.constraint in features
 
 
 def _family(problem: Problem) -> str | None:

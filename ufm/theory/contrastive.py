@@ -694,7 +694,7 @@ def radius_squared(problem: Problem) -> float:
 
 def _supcon(problem: Problem, *features: str) -> bool:
     """Supervised contrastive loss of whole classes, with one of these kinds of features."""
-    return problem.loss_kind is SupCon and problem.loss.mix is None and problem.model.features in features
+    return problem.loss_kind is SupCon and problem.loss.mix is None and problem.model.constraint in features
 
 
 def positives(problem: Problem) -> Hypothesis:
@@ -813,7 +813,7 @@ def _few_groups(problem: Problem) -> Hypothesis:
     status="derived",
     citation="behnia2024supervised",
     statement="SupCon on a sphere, in a ball or with decayed features, any counts: a convex program in Q.",
-    concerns=lambda problem: _supcon(problem, "sphere", "ball", "free"),
+    concerns=lambda problem: _supcon(problem, "sphere", "ball", "none"),
     about="contrastive",
     hypotheses=lambda problem: (
         _few_groups(problem),
@@ -824,7 +824,7 @@ def _few_groups(problem: Problem) -> Hypothesis:
 def supcon_groups(problem: Problem) -> Answer:
     """Value and Gram matrix of :func:`group_optimum`."""
     m, n, weight, group = _groups(problem)
-    held = problem.model.features != "free"
+    held = problem.model.constraint != "none"
     tau = unit_temperature(problem)
     decay = None if held else float(problem.decay.feature)
     found = group_optimum(m, n, tau, decay, problem.loss.self_included, weight)
@@ -839,7 +839,7 @@ def supcon_groups(problem: Problem) -> Answer:
     status="derived",
     citation="behnia2024supervised",
     statement="SupCon with decayed features, equal counts: a simplex ETF whose size is closed, zero from a decay on.",
-    concerns=lambda problem: _supcon(problem, "free"),
+    concerns=lambda problem: _supcon(problem, "none"),
     about="contrastive",
     hypotheses=_symmetric,
 )

@@ -172,7 +172,9 @@ def _class_problems(
 
 def _relu(problem: Problem, loss: str) -> bool:
     model = problem.model
-    return problem.loss_kind.name == loss and model.features == "nonnegative" and model.classifier == "free"
+    return (
+        problem.loss_kind.name == loss and model.constraint == "nonnegative" and model.classifier_constraint == "none"
+    )
 
 
 def _weight(problem: Problem) -> Any:

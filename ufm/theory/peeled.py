@@ -339,7 +339,7 @@ def _budgets(problem: Problem) -> tuple[float, float, float]:
 
 def _speaks_of(problem: Problem) -> bool:
     model = problem.model
-    return problem.loss_kind.name == "ce" and model.features == "budget" and model.classifier == "budget"
+    return problem.loss_kind.name == "ce" and model.constraint == "budget" and model.classifier_constraint == "budget"
 
 
 def _no_decay(problem: Problem) -> Hypothesis:

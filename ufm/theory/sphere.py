@@ -160,16 +160,18 @@ def _radius(constraint: str, value: float | None) -> float:
 def _radii(problem: Problem) -> tuple[float, float]:
     """(rho_H, rho_W); of an unbounded factor, 1."""
     model = problem.model
-    return _radius(model.features, model.feature_radius), _radius(model.classifier, model.classifier_radius)
+    return _radius(model.constraint, model.feature_radius), _radius(
+        model.classifier_constraint, model.classifier_radius
+    )
 
 
 def _held_penalty(problem: Problem) -> float:
     """The decay terms of the factors on spheres, which are constant."""
     rho_h, rho_w = _radii(problem)
     total = 0.0
-    if problem.model.features == "sphere":
+    if problem.model.constraint == "sphere":
         total += float(problem.decay.feature) * float(problem.labels.total) * rho_h**2 / 2
-    if problem.model.classifier == "sphere":
+    if problem.model.classifier_constraint == "sphere":
         total += float(problem.decay.weight) * problem.num_classes * rho_w**2 / 2
     return total
 
@@ -177,8 +179,8 @@ def _held_penalty(problem: Problem) -> float:
 def _no_inner_decay(problem: Problem) -> Hypothesis:
     """Decay on a sphere is a constant; in a ball or under a budget it competes with the loss."""
     pairs = (
-        ("λ_W", problem.model.classifier, float(problem.decay.weight)),
-        ("λ_H", problem.model.features, float(problem.decay.feature)),
+        ("λ_W", problem.model.classifier_constraint, float(problem.decay.weight)),
+        ("λ_H", problem.model.constraint, float(problem.decay.feature)),
     )
     found = [f"{name} = {value:g}" for name, held, value in pairs if held in ("ball", "budget") and value > 0]
     return Hypothesis("no decay of a factor in a ball or under a budget", not found, ", ".join(found))
@@ -198,7 +200,7 @@ def _scale(problem: Problem) -> float:
 
 
 def _both_bounded(problem: Problem) -> bool:
-    held = problem.model.features, problem.model.classifier
+    held = problem.model.constraint, problem.model.classifier_constraint
     return problem.loss_kind.name == "ce" and all(h in BOUNDED for h in held) and held != ("budget", "budget")
 
 
@@ -252,7 +254,9 @@ def sphere_etf(problem: Problem) -> Answer:
     citation="graf2021dissecting",
     statement="Bounded features, decayed classifier, balanced: a simplex ETF whose row norm is one scalar root.",
     concerns=lambda problem: (
-        problem.loss_kind.name == "ce" and problem.model.features in BOUNDED and problem.model.classifier == "free"
+        problem.loss_kind.name == "ce"
+        and problem.model.constraint in BOUNDED
+        and problem.model.classifier_constraint == "none"
     ),
     hypotheses=lambda problem: (*_symmetric(problem), _decayed("λ_W", problem.decay.weight)),
 )
@@ -270,7 +274,9 @@ def sphere_decayed_classifier(problem: Problem) -> Answer:
     citation="graf2021dissecting",
     statement="Bounded classifier, decayed features, balanced: a simplex ETF whose feature norm is one scalar root.",
     concerns=lambda problem: (
-        problem.loss_kind.name == "ce" and problem.model.features == "free" and problem.model.classifier in BOUNDED
+        problem.loss_kind.name == "ce"
+        and problem.model.constraint == "none"
+        and problem.model.classifier_constraint in BOUNDED
     ),
     hypotheses=lambda problem: (*_symmetric(problem), _decayed("λ_H", problem.decay.feature)),
 )
@@ -290,8 +296,8 @@ def sphere_decayed_features(problem: Problem) -> Answer:
     statement="Classifier and features on spheres in the plane, balanced: the regular polygon (best known).",
     concerns=lambda problem: (
         problem.loss_kind.name == "ce"
-        and problem.model.features == "sphere"
-        and problem.model.classifier == "sphere"
+        and problem.model.constraint == "sphere"
+        and problem.model.classifier_constraint == "sphere"
         and problem.model.dim == 2
     ),
     hypotheses=lambda problem: (
@@ -349,7 +355,9 @@ def sphere_mse_value(num_classes: int, radius: float, decay: float, free_bias: b
     statement="MSE, bounded features, decayed classifier, balanced: orthogonal class means without bias, a simplex ETF "
     "with a free one; the classifier by ridge regression.",
     concerns=lambda problem: (
-        problem.loss_kind.name == "mse" and problem.model.features in BOUNDED and problem.model.classifier == "free"
+        problem.loss_kind.name == "mse"
+        and problem.model.constraint in BOUNDED
+        and problem.model.classifier_constraint == "none"
     ),
     hypotheses=lambda problem: (
         plain_loss(problem, allowed=()),
@@ -648,7 +656,7 @@ def _linear_step(vectors: np.ndarray, reach: float) -> tuple[np.ndarray, float]:
 
 
 def _on_spheres(problem: Problem) -> bool:
-    held = {problem.model.features, problem.model.classifier}
+    held = {problem.model.constraint, problem.model.classifier_constraint}
     return problem.loss_kind.name == "ce" and held <= {"sphere", "ball"}
 
 

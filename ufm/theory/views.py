@@ -270,7 +270,7 @@ def class_collapse_optimum(
 
 
 def _concerns(problem: Problem) -> bool:
-    held = problem.model.features in ("sphere", "ball")
+    held = problem.model.constraint in ("sphere", "ball")
     return problem.loss_kind is SupCon and problem.loss.mix is not None and held
 
 
@@ -573,7 +573,7 @@ def spread_optimum(num_classes: int, instances: int, temperature: float, mix: fl
 
 
 def _held(problem: Problem) -> bool:
-    return problem.model.features in ("sphere", "ball")
+    return problem.model.constraint in ("sphere", "ball")
 
 
 def _room(problem: Problem, needed: int, words: str) -> Hypothesis:
