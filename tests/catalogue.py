@@ -123,7 +123,7 @@ def golden_problem(params: dict[str, Any]) -> ufm.Problem | None:
         options |= {
             "constraint": "sphere",
             "classifier_constraint": "sphere",
-            "scale": params["scale"],
+            "temperature": 1 / params["scale"],
             "dim": params["dim"],
         }
     else:
@@ -189,7 +189,7 @@ LOSSES: dict[str, Callable[[], Any]] = {
 CONSTRAINTS: dict[str, dict[str, Any]] = {
     "free": {"weight_decay": 0.004, "feature_decay": 0.0015},
     "nonnegative": {"constraint": "nonnegative", "weight_decay": 0.004, "feature_decay": 0.0015, "dim": 6},
-    "sphere": {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 4.0},
+    "sphere": {"constraint": "sphere", "classifier_constraint": "sphere", "temperature": 0.25},
     "ball": {"constraint": "ball", "feature_radius": 1.5, "weight_decay": 0.004},
     "budget": {
         "constraint": "budget",

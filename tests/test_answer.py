@@ -47,7 +47,7 @@ OF_A_PROBLEM = {
         "widths",
         "constraint",
         "bias",
-        "scale",
+        "temperature",
     ),
     *("classifier_constraint", "weight_decay", "feature_decay", "bias_decay", "feature_radius", "classifier_radius"),
 }
@@ -70,7 +70,7 @@ VALUED = {  # problem, oracles that must give its value
     "ce at zero": (ufm.shallow([9, 9, 2], weight_decay=0.5, feature_decay=0.5), ("complete_collapse",)),
     "mse": (ufm.shallow([7, 7, 7], loss="mse", **DECAY), ("mse_orthogonal_frame",)),
     "mse imbalanced": (ufm.shallow([20, 9, 3], loss="mse", **DECAY), ("mse_imbalanced",)),
-    "sphere": (ufm.shallow([7, 7, 7], scale=6.0, **HELD), ("sphere_etf",)),
+    "sphere": (ufm.shallow([7, 7, 7], temperature=1 / 6.0, **HELD), ("sphere_etf",)),
     "nonnegative": (ufm.shallow([7, 7, 7], constraint="nonnegative", **DECAY), ("nonnegative_ce",)),
     "focal": (ufm.shallow([9, 9, 2], loss="focal", **DECAY), ()),
 }
@@ -180,8 +180,8 @@ def test_answer_takes_one_problem():
 
 
 def test_describe_speaks_plainly():
-    words = strict(describe(ufm.shallow([5, 2], loss="vs", bias="decay", bias_decay=0.1, scale=2.0)))
-    assert (words["loss"], words["bias"], words["bias_decay"], words["scale"]) == ("ce", "decay", 0.1, 2.0)
+    words = strict(describe(ufm.shallow([5, 2], loss="vs", bias="decay", bias_decay=0.1, temperature=0.5)))
+    assert (words["loss"], words["bias"], words["bias_decay"], words["temperature"]) == ("ce", "decay", 0.1, 0.5)
     assert set(words["loss_parameters"]) == {"logit_scale", "logit_shift"}
 
 

@@ -61,7 +61,9 @@ KNOWN = {
     "sphere_etf": ufm.shallow([5] * 3, **HELD),
     "sphere_polygon": ufm.shallow([5] * 5, dim=2, **HELD),
     "mse_imbalanced": ufm.shallow([9, 5, 2], loss="mse", bias="free", **DECAY),
-    "ce_simplex_etf": ufm.shallow(labels=ufm.labels.from_labels([0, 1, 2, 2, 1, 0]), scale=3.0, dim=4, **DECAY),
+    "ce_simplex_etf": ufm.shallow(
+        labels=ufm.labels.from_labels([0, 1, 2, 2, 1, 0]), temperature=1 / 3.0, dim=4, **DECAY
+    ),
     "supcon_orthogonal_ridge": ufm.contrastive([6, 4, 3], constraint="nonnegative", feature_decay=0.01),
     "supcon_simplex_etf": ufm.contrastive([6, 6, 6], temperature=0.5),
 }
@@ -140,12 +142,12 @@ STATED = {  # words of a structure, and whether counts must be equal; K = 4
     "nonnegative focal": ({"loss": "focal", "constraint": "nonnegative"}, "any", FREE),
     "nonnegative mse": ({"loss": "mse", "constraint": "nonnegative"}, "any", FREE),
     "nonnegative mse bias": ({"loss": "mse", "constraint": "nonnegative", "bias": "free"}, "equal", FREE),
-    "spheres": ({"constraint": "sphere", "classifier_constraint": "sphere"}, "equal", ("scale",)),
-    "balls": ({"constraint": "ball", "classifier_constraint": "ball"}, "equal", ("scale",)),
-    "plane": ({"constraint": "sphere", "classifier_constraint": "sphere", "dim": 2}, "equal", ("scale",)),
+    "spheres": ({"constraint": "sphere", "classifier_constraint": "sphere"}, "equal", ("temperature",)),
+    "balls": ({"constraint": "ball", "classifier_constraint": "ball"}, "equal", ("temperature",)),
+    "plane": ({"constraint": "sphere", "classifier_constraint": "sphere", "dim": 2}, "equal", ("temperature",)),
     "sphere": ({"constraint": "sphere"}, "equal", ("weight_decay",)),
     "sphere mse": ({"constraint": "sphere", "loss": "mse"}, "equal", ("weight_decay",)),
-    "peeled": ({"constraint": "budget", "classifier_constraint": "budget"}, "equal", ("scale",)),
+    "peeled": ({"constraint": "budget", "classifier_constraint": "budget"}, "equal", ("temperature",)),
     "supcon": ({"loss": "supcon"}, "any", ("temperature",)),
     "supcon ball": ({"loss": "supcon", "constraint": "ball"}, "equal", ("temperature",)),
     "supcon ridge": ({"loss": "supcon", "constraint": "none"}, "any", ("feature_decay",)),
@@ -161,7 +163,7 @@ def stated(name, rng, classes=4):
     words, counts, numbers = STATED[name]
     samples = np.floor(10 ** rng.uniform(0.3, 2, classes))
     samples = np.full(classes, samples[0]) if counts == "equal" else samples
-    drawn = {"weight_decay": (-4, -1), "feature_decay": (-4, -1), "scale": (0, 1), "temperature": (-1, 0)}
+    drawn = {"weight_decay": (-4, -1), "feature_decay": (-4, -1), "temperature": (-1, 0)}
     given = {key: float(10 ** rng.uniform(*drawn[key])) for key in numbers}
     if words.get("loss") == "supcon":
         return ufm.contrastive(samples, **words, **given)

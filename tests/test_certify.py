@@ -137,10 +137,10 @@ FAMILIES = {
     "mse free": {"loss": "mse", "bias": "free"},
     "mse decay": {"loss": "mse", "bias": "decay", "bias_decay": 0.1},
     "mse weights free": {"loss": "mse", "bias": "free", "class_weight": [1.0, 2, 3, 4, 5]},
-    "scaled logits": {"scale": 7.0},
+    "scaled logits": {"temperature": 1 / 7.0},
     "budgets": {"constraint": "budget", "classifier_constraint": "budget", "feature_radius": 4.0},
-    "balls": {"constraint": "ball", "classifier_constraint": "ball", "scale": 3.0, "bias": "free"},
-    "spheres": {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 5.0},
+    "balls": {"constraint": "ball", "classifier_constraint": "ball", "temperature": 1 / 3.0, "bias": "free"},
+    "spheres": {"constraint": "sphere", "classifier_constraint": "sphere", "temperature": 0.2},
     "sphere and decay": {"constraint": "sphere", "weight_decay": 0.01, "loss": "ce"},
     "budget and decay": {"classifier_constraint": "budget", "feature_decay": 0.001, "loss": "mse"},
     "small dimension": {"dim": 2},
@@ -346,8 +346,14 @@ def test_samples_are_certified_by_their_class_means():
 @pytest.mark.parametrize(
     "given",
     [
-        {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 5.0},
-        {"constraint": "ball", "classifier_constraint": "ball", "scale": 0.5, "feature_radius": 2.0, "bias": "free"},
+        {"constraint": "sphere", "classifier_constraint": "sphere", "temperature": 0.2},
+        {
+            "constraint": "ball",
+            "classifier_constraint": "ball",
+            "temperature": 2.0,
+            "feature_radius": 2.0,
+            "bias": "free",
+        },
         {"constraint": "ball", "weight_decay": 0.01},
         {"constraint": "sphere", "weight_decay": 0.01, "feature_decay": 0.1},
         {"constraint": "budget", "classifier_constraint": "budget", "feature_radius": 3.0, "classifier_radius": 2.0},
@@ -373,7 +379,7 @@ def test_sphere_value():
     """Theory section 14: log(1 + (K-1) exp(-s K/(K-1)))."""
     k, s = 4, 3.0
     frame = np.sqrt(k / (k - 1)) * (np.eye(k) - 1 / k)
-    problem = ufm.shallow([7.0] * k, constraint="sphere", classifier_constraint="sphere", scale=s)
+    problem = ufm.shallow([7.0] * k, constraint="sphere", classifier_constraint="sphere", temperature=1 / s)
     certificate = certify(problem, Params((frame,), frame))
     assert certificate.lower_bound == pytest.approx(np.log1p((k - 1) * np.exp(-s * k / (k - 1))), rel=1e-12)
     assert certificate.words == "global"
@@ -618,7 +624,7 @@ def test_curvature_of_a_minimum():
     assert found.gradient_norm < 1e-12
 
 
-@pytest.mark.parametrize("given", [{}, {"loss": "mse"}, {"scale": 2.0}, {"loss": "vs"}])
+@pytest.mark.parametrize("given", [{}, {"loss": "mse"}, {"temperature": 0.5}, {"loss": "vs"}])
 def test_escape_from_zero(given):
     problem = ufm.shallow([20.0, 10, 5], dim=3, weight_decay=0.01, feature_decay=0.001, **given)
     with ufm.float64():

@@ -39,7 +39,7 @@ def least_on_spheres(k, strength):
 
 def test_a_loss_below_the_square_root_of_the_range_is_not_called_global():
     """Squares of 8e-154 are flushed: the bound was the value of the point itself, where the minimum is 4.9e-154."""
-    problem = ufm.shallow([5, 5], constraint="sphere", classifier_constraint="sphere", scale=176.5)
+    problem = ufm.shallow([5, 5], constraint="sphere", classifier_constraint="sphere", temperature=1 / 176.5)
     angle = 0.06834280458743439
     features = np.array([[1.0, -np.cos(angle)], [0.0, -np.sin(angle)]])
     certificate = certify(problem, Params((frame(2),), features))
@@ -50,7 +50,10 @@ def test_a_loss_below_the_square_root_of_the_range_is_not_called_global():
 @pytest.mark.parametrize("k", [2, 10])
 def test_optima_on_spheres_close_at_every_scale(k):
     strengths = np.array([1.0, 100.0, 355.0, 400.0, 644.0]) * (k - 1) / k  # the last loss is 1e-280
-    problems = [ufm.shallow([7.0] * k, constraint="sphere", classifier_constraint="sphere", scale=s) for s in strengths]
+    problems = [
+        ufm.shallow([7.0] * k, constraint="sphere", classifier_constraint="sphere", temperature=1 / s)
+        for s in strengths
+    ]
     found = stacked(problems, [Params((frame(k),), frame(k).T)] * len(strengths))
     for lower, strength in zip(found.lower_bound, strengths, strict=True):
         assert ball.ball(ball.exact(lower)) <= least_on_spheres(k, strength)
@@ -132,7 +135,7 @@ def held_instance(given, k, rng, huge):
     if not 1e-100 < scale < 1e100:
         radius_w, scale = np.sqrt(strength), 1.0
         radius_h = radius_w
-    given = {**given, "scale": scale}
+    given = {**given, "temperature": 1 / scale}
     for side, radius in (("constraint", radius_h), ("classifier_constraint", radius_w)):
         name = given.get(side)
         if name is not None:
@@ -153,16 +156,21 @@ def held_instance(given, k, rng, huge):
 
 def decayed_instance(given, k, rng, huge):
     weight_decay, feature_decay = power(rng, -115, 5), power(rng, -115, 5)
-    given = {**given, "weight_decay": weight_decay, "feature_decay": feature_decay, "scale": power(rng, -5, 100)}
+    given = {
+        **given,
+        "weight_decay": weight_decay,
+        "feature_decay": feature_decay,
+        "temperature": 1 / power(rng, -5, 100),
+    }
     if given.get("bias") == "decay":
         given["bias_decay"] = power(rng, -110, 20)
     # The gaps of the optimum of cross-entropy for equal counts of one sample: log(1 + (1 - c) K/c), c = K lambda_Z.
-    strength = np.log(k) + 0.5 * (np.log(weight_decay) + np.log(feature_decay)) - np.log(given["scale"])
+    strength = np.log(k) + 0.5 * (np.log(weight_decay) + np.log(feature_decay)) + np.log(given["temperature"])
     gap = 1.0 if given.get("loss") == "mse" else max(np.log(k) - strength + np.log1p(-np.exp(min(strength, -0.1))), 0.1)
     size = np.sqrt(gap * (k - 1) / k)
     size = power(rng, 0, 70) if huge else size
-    balance = np.exp(0.25 * (np.log(feature_decay) - np.log(weight_decay))) / np.sqrt(given["scale"])
-    return given, size * balance, size / (balance * given["scale"])
+    balance = np.exp(0.25 * (np.log(feature_decay) - np.log(weight_decay))) * np.sqrt(given["temperature"])
+    return given, size * balance, size * given["temperature"] / balance
 
 
 def placed(x, given, side, radius):
@@ -191,7 +199,7 @@ def points_of(given, k, sizes, rng):
 def ends_instance(given, k, rng, huge):
     """Every number drawn over the whole range that the door lets in; the sizes give logits of every size."""
     del huge
-    given = {**given, "scale": power(rng, -300, 300)}
+    given = {**given, "temperature": 1 / power(rng, -300, 300)}
     for side in ("feature", "classifier"):
         name = given.get("constraint" if side == "feature" else "classifier_constraint")
         if name is None:

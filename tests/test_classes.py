@@ -13,7 +13,7 @@ DECAY = {"weight_decay": 1e-2, "feature_decay": 1e-3}
 PROBLEMS = {
     "classes": ufm.shallow([5, 3, 2], dim=4, **DECAY),
     "samples": ufm.shallow(labels=LABELS, dim=4, **DECAY),
-    "scale": ufm.shallow([5, 3, 2], dim=4, scale=2.5, **DECAY),
+    "scale": ufm.shallow([5, 3, 2], dim=4, temperature=0.4, **DECAY),
     "relu": ufm.deep(labels=LABELS, depth=3, width=5, dim=4, activation="relu", **DECAY),
     "pairs": ufm.contrastive(labels=LABELS, dim=4),
 }

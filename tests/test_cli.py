@@ -200,7 +200,7 @@ def test_table_of_a_deep_answer_says_which_structure_and_which_start(capsys):
     numbers = {"value": 0.2, "difference": 1e-9, "gram_distance": None, "quantities": {}}
     said = {
         "problem": {
-            **dict.fromkeys(("bias_decay", "scale")),
+            **dict.fromkeys(("bias_decay", "temperature")),
             **{"kind": "deep", "loss": "mse", "loss_parameters": {}, "classes": 5, "samples": 10, "dim": 6},
             **{"depth": 2, "activation": "linear", "widths": [7], "weight_decay": [0.5, 0.5], "feature_decay": 0.1},
             **{"bias": "none", "constraint": "none", "classifier_constraint": "none"},

@@ -657,7 +657,7 @@ def test_lbfgs_walks_on_spheres():
     for problem in (
         ufm.contrastive([8, 6, 5, 3], dim=3, temperature=0.5, feature_radius=2.0),
         ufm.shallow([10, 10, 4], weight_decay=0.02, constraint="sphere", feature_radius=1.5),
-        ufm.shallow([10, 10, 4], constraint="sphere", classifier_constraint="sphere", scale=4.0),
+        ufm.shallow([10, 10, 4], constraint="sphere", classifier_constraint="sphere", temperature=0.25),
     ):
         a, b = ufm.solve(problem, LBFGS()), ufm.solve(problem, SpectralGradient(), gtol=1e-9)
         assert a.status_name == "CONVERGED"

@@ -76,7 +76,7 @@ def test_agrees_with_the_full_problem_in_every_parameter(kind):
         spread([40, 25, 6]), weight_decay=3e-3, feature_decay=1e-3, bias=kind, **decay_of(kind), smoothing=0.05,
         class_weight=spread(rng.uniform(0.5, 2, 3)), logit_scale=spread(rng.uniform(0.7, 1.4, 3)),
         sample_scale=spread(rng.uniform(0.7, 1.4, 3)), logit_shift=spread(rng.normal(size=3)),
-        own_margin=spread(rng.uniform(0, 0.5, 3)), scale=1.3,
+        own_margin=spread(rng.uniform(0, 0.5, 3)), temperature=1 / 1.3,
     )  # fmt: skip
     program = logit_groups(problem)
     result = solve_groups(program)

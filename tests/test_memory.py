@@ -169,7 +169,7 @@ def test_many_classes_are_answered_by_groups_of_equal_ones(capsys, monkeypatch):
 
 
 def test_the_geometry_of_groups_is_that_of_the_factors():
-    problem = ufm.shallow([10.0] * 5 + [2.0] * 3, weight_decay=2e-3, feature_decay=1e-3, bias="free", scale=2.0)
+    problem = ufm.shallow([10.0] * 5 + [2.0] * 3, weight_decay=2e-3, feature_decay=1e-3, bias="free", temperature=0.5)
     program, found = logit_groups(problem), judge(problem, "groups")
     assert found.certificate.words == "global"
     assert found.result.converged
@@ -187,7 +187,7 @@ def test_the_geometry_of_groups_is_that_of_the_factors():
 
 
 @pytest.mark.parametrize("loss", ["mse", "ce"])
-@pytest.mark.parametrize("name", ["weight_decay", "feature_decay", "bias_decay", "scale"])
+@pytest.mark.parametrize("name", ["weight_decay", "feature_decay", "bias_decay", "temperature"])
 @pytest.mark.parametrize("value", [1e308, 1e-320, 1e301, 1e-301])
 def test_numbers_beyond_the_range_are_refused(loss, name, value):
     bias = {"bias": "decay"} if name == "bias_decay" else {}
@@ -230,7 +230,7 @@ def test_no_oracle_raises_for_a_stated_problem(radius):
         ufm.shallow([5, 5, 5], constraint="sphere", feature_radius=radius),
         ufm.shallow([5, 5, 5], constraint="budget", classifier_constraint="budget", feature_radius=radius),
         ufm.shallow([5, 5, 2], weight_decay=radius, feature_decay=radius, bias="decay", bias_decay=radius),
-        ufm.shallow([5, 5, 5], loss="focal", scale=radius),
+        ufm.shallow([5, 5, 5], loss="focal", temperature=1 / radius),
         ufm.shallow([5, 5, 2], loss="mse", weight_decay=radius, bias="free"),
         ufm.deep([5, 5], depth=3, weight_decay=radius),
     ):

@@ -723,7 +723,7 @@ def test_mse_on_a_sphere(features, bias):
         loss="mse",
         constraint=features,
         feature_radius=radius,
-        scale=scale,
+        temperature=1 / scale,
         weight_decay=lam,
         feature_decay=0.01 if features == "sphere" else 0.0,
         bias=bias,

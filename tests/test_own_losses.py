@@ -274,10 +274,10 @@ def test_a_gap_is_seen_where_the_point_is_no_optimum():
 
 
 HELD = [
-    {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 3.0},
+    {"constraint": "sphere", "classifier_constraint": "sphere", "temperature": 1 / 3.0},
     {"constraint": "ball", "weight_decay": 1e-2},
     {"constraint": "budget", "classifier_constraint": "budget", "weight_decay": 0.0, "feature_decay": 0.0},
-    {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 3.0, "bias": "free"},
+    {"constraint": "sphere", "classifier_constraint": "sphere", "temperature": 1 / 3.0, "bias": "free"},
 ]
 
 

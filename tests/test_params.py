@@ -156,8 +156,8 @@ def test_counts_of_candidates():
 
 
 HELD = {
-    "sphere": ufm.shallow([5, 5, 5], constraint="sphere", classifier_constraint="sphere", scale=5.0),
-    "ball": ufm.shallow([5, 5, 5], constraint="ball", weight_decay=1e-3, feature_radius=1e-13, scale=1e13),
+    "sphere": ufm.shallow([5, 5, 5], constraint="sphere", classifier_constraint="sphere", temperature=0.2),
+    "ball": ufm.shallow([5, 5, 5], constraint="ball", weight_decay=1e-3, feature_radius=1e-13, temperature=1e-13),
     "budget": ufm.shallow(
         [5, 5, 5], constraint="budget", classifier_constraint="budget", feature_radius=3.0, classifier_radius=2.0
     ),

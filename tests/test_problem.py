@@ -336,7 +336,7 @@ def test_objective_and_gradient_against_a_naive_loop(name, form):
         weight_decay=0.1,
         feature_decay=0.03,
         bias=bias,
-        scale=1.7,
+        temperature=1 / 1.7,
         **options,
     )
     params = random_params(problem)
@@ -629,7 +629,7 @@ BATCHED = {
         "loss": "vs",
         "tau": [0.0, 1.0, 2.0],
         "smoothing": 0.1,
-        "scale": [1.0, 2.0, 3.0],
+        "temperature": [1.0, 0.5, 0.25],
     },
     "radii": {"counts": COUNTS, "constraint": "ball", "feature_radius": [1.0, 2.0, 3.0]},
     "samples": {"labels": labels_module.from_labels([0, 2, 1, 0]), "weight_decay": [1e-3, 1e-2, 1e-1]},
@@ -675,7 +675,7 @@ def test_numbers_are_leaves_and_words_are_structure():
         ufm.shallow(COUNTS, bias="free", smoothing=0.1, constraint="nonnegative"),
         ufm.shallow([1, 2, 3], bias="free", smoothing=0.1),
         ufm.shallow(COUNTS, bias="free", loss="mse"),
-        ufm.shallow(COUNTS, bias="free", smoothing=0.1, scale=2.0),
+        ufm.shallow(COUNTS, bias="free", smoothing=0.1, temperature=0.5),
     ):
         assert jax.tree.structure(other) != jax.tree.structure(first)
 
@@ -720,7 +720,7 @@ def test_traced_numbers_pass_the_door():
 @pytest.mark.parametrize("scale", [None, 0.25, 3.0])
 def test_lambda_z_weighs_the_nuclear_norm_of_the_logits(scale):
     """The least decay of factors with s W H = Z is lambda_Z ||Z D^{1/2}||_* (shallow theory, 1.1)."""
-    problem = ufm.shallow(COUNTS, weight_decay=0.02, feature_decay=0.3, scale=scale)
+    problem = ufm.shallow(COUNTS, weight_decay=0.02, feature_decay=0.3, temperature=scale and 1 / scale)
     target = np.random.default_rng(10).normal(size=(4, 4)) * np.sqrt(COUNTS)[None, :]
     u, s, vt = np.linalg.svd(target / (scale or 1.0))
     ratio = (0.3 / 0.02) ** 0.25
@@ -870,8 +870,8 @@ SHALLOW_ERRORS = [
     ({"feature_decay": "small"}, "feature_decay", "'small'"),
     ({"constraint": "nonnegative", "feature_decay": 0}, "feature_decay", "0"),
     ({"classifier_constraint": "sphere", "weight_decay": -1}, "weight_decay", "-1"),
-    ({"scale": 0}, "scale", "0"),
-    ({"scale": "big"}, "scale", "'big'"),
+    ({"temperature": 0}, "temperature", "0"),
+    ({"temperature": "big"}, "temperature", "'big'"),
     ({"feature_radius": 1}, "feature_radius", "1"),
     ({"classifier_radius": 2}, "classifier_radius", "2"),
     ({"constraint": "nonnegative", "feature_radius": 1}, "feature_radius", "1"),

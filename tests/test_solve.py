@@ -579,7 +579,7 @@ def test_only_the_product_of_the_decays_matters():
 
 def test_the_scale_of_the_logits_divides_lambda_z():
     options = {"counts": [30, 10, 4], "loss": "mse", "weight_decay": 0.01, "bias": "free"}
-    scaled = ufm.solve(ufm.shallow(**options, feature_decay=0.09, scale=3.0))
+    scaled = ufm.solve(ufm.shallow(**options, feature_decay=0.09, temperature=1 / 3.0))
     assert scaled.status_name == "CONVERGED"
     assert scaled.value == pytest.approx(ufm.solve(ufm.shallow(**options, feature_decay=0.01)).value, rel=1e-13)
 
@@ -680,7 +680,7 @@ def test_constrained_solutions_are_feasible_and_stationary(name):
 def test_unit_vectors_in_the_plane_form_a_square():
     """K = 4, d = 2, unit rows and features: 2 log(1 + e^{-s}) (section 14); the simplex bound is not attained."""
     s = 3.0
-    problem = ufm.shallow([1] * 4, dim=2, constraint="sphere", classifier_constraint="sphere", scale=s)
+    problem = ufm.shallow([1] * 4, dim=2, constraint="sphere", classifier_constraint="sphere", temperature=1 / s)
     result = ufm.solve(problem, restarts=8)
     assert result.value == pytest.approx(2 * np.log1p(np.exp(-s)), rel=1e-12)
     assert np.log1p(3 * np.exp(-s * 4 / 3)) < result.value

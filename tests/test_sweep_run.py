@@ -188,7 +188,7 @@ def test_a_problem_that_cannot_be_stated_is_told_at_the_door(tmp_path, words, sa
 def test_words_state_what_the_constructors_state():
     words = CE | {"imbalance": np.array([2.0, 7.0]), "weight_decay": np.array([0.1, 0.2]), "temperature": 0.5}
     stack = state(words)
-    one = ufm.shallow([70] * 4 + [10] * 2, weight_decay=0.2, scale=2.0)
+    one = ufm.shallow([70] * 4 + [10] * 2, weight_decay=0.2, temperature=0.5)
     for found, expected in zip(jax.tree.leaves(stack[1]), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-15)
     kinds = state(words, merged=True).labels

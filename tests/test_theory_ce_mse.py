@@ -345,7 +345,7 @@ def test_balanced_cross_entropy_is_the_minimum(case):
         feature_decay=lam_h,
         bias=bias,
         bias_decay=lam_b or None,
-        scale=scale,
+        temperature=1 / scale,
     )
     prediction = oracle("ce_simplex_etf", problem)
     same(prediction, full.minimum())
@@ -484,7 +484,7 @@ def test_focal_minimum_in_the_factors(bias, scale):
     full = Full([n] * k, lam_w, lam_h, bias, lam_b, loss="focal", gamma=gamma, scale=scale, omega=1.5)
     loss = ufm.losses.Focal(gamma=gamma, class_weight=1.5)
     decays = {"weight_decay": lam_w, "feature_decay": lam_h, "bias": bias, "bias_decay": lam_b or None}
-    problem = ufm.shallow(labels=ufm.labels.from_labels(full.y), loss=loss, scale=scale, **decays)
+    problem = ufm.shallow(labels=ufm.labels.from_labels(full.y), loss=loss, temperature=1 / scale, **decays)
     same(oracle("focal_simplex_etf", problem), full.minimum(starts=3))
 
 
@@ -529,7 +529,7 @@ def mse_problem(full, **more):
         feature_decay=full.lam_h,
         bias=full.bias,
         bias_decay=full.lam_b or None,
-        scale=None if full.scale == 1.0 else full.scale,
+        temperature=None if full.scale == 1.0 else 1 / full.scale,
         **more,
     )
 
@@ -1020,9 +1020,9 @@ def test_phase_depends_on_the_scale_of_the_logits():
     settings = {"weight_decay": 0.01, "feature_decay": 0.01}
     counts = [50] * 3 + [5] * 3
     assert imbalance.phase(ufm.shallow(counts, **settings)) == imbalance.phase(
-        ufm.shallow(counts, weight_decay=0.04, feature_decay=0.01, scale=2.0)
+        ufm.shallow(counts, weight_decay=0.04, feature_decay=0.01, temperature=0.5)
     )
-    words = [imbalance.phase(ufm.shallow(counts, scale=s, **settings)) for s in (0.1, 0.3, 0.5, 3.0)]
+    words = [imbalance.phase(ufm.shallow(counts, temperature=1 / s, **settings)) for s in (0.1, 0.3, 0.5, 3.0)]
     assert words[0] == "complete collapse"
     assert words[-1] == "no collapse"
 
@@ -1053,7 +1053,7 @@ def test_two_groups_need_their_order():
 def test_escape_direction_has_the_predicted_curvature():
     counts, scale, lam_w, lam_h = [4, 3, 2], 1.4, 0.02, 0.01
     full = Full(counts, lam_w, lam_h, dim=3, scale=scale)
-    problem = ufm.shallow(counts, dim=3, weight_decay=lam_w, feature_decay=lam_h, scale=scale)
+    problem = ufm.shallow(counts, dim=3, weight_decay=lam_w, feature_decay=lam_h, temperature=1 / scale)
     assert oracle("strict_saddles", problem).quantities["local_minima_are_global"]
     n = np.asarray(counts, float)
     gamma = (np.full((3, 3), 1 / 3) - np.eye(3)) * np.sqrt(n) / n.sum()  # zero is a critical point
@@ -1156,10 +1156,10 @@ def test_oracles_are_silent_about_other_models():
 def test_predictions_agree_with_the_objective_of_the_package():
     """F at the predicted factors, in the package's own objective, is the predicted value."""
     cases = [
-        ufm.shallow([6] * 4, weight_decay=0.01, feature_decay=0.002, smoothing=0.1, bias="free", scale=1.7),
+        ufm.shallow([6] * 4, weight_decay=0.01, feature_decay=0.002, smoothing=0.1, bias="free", temperature=1 / 1.7),
         ufm.shallow([6] * 4, weight_decay=0.01, feature_decay=0.002, loss="focal", gamma=1.5),
         ufm.shallow([6] * 4, weight_decay=0.01, feature_decay=0.002, loss="mse", bias="decay", bias_decay=3.0),
-        ufm.shallow([9, 4, 4, 2], weight_decay=0.01, feature_decay=0.002, loss="mse", bias="free", scale=0.6),
+        ufm.shallow([9, 4, 4, 2], weight_decay=0.01, feature_decay=0.002, loss="mse", bias="free", temperature=1 / 0.6),
         ufm.shallow([9, 4, 4, 2], weight_decay=0.5, feature_decay=0.5, loss="la", bias="decay", bias_decay=0.1),
     ]
     for problem in cases:

@@ -35,7 +35,7 @@ def golden_prediction(p):
         problem = ufm.shallow(p["nk"], weight_decay=p["lam_W"], feature_decay=p["lam_H"], constraint="nonnegative")
         return answer("nonnegative_ce", problem)
     problem = ufm.shallow(
-        [3] * p["K"], dim=p["dim"], constraint="sphere", classifier_constraint="sphere", scale=p["scale"]
+        [3] * p["K"], dim=p["dim"], constraint="sphere", classifier_constraint="sphere", temperature=1 / p["scale"]
     )
     return answer("sphere_etf", problem)
 
@@ -236,7 +236,7 @@ def test_minimiser_has_the_right_gradient():
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("sphere_etf", {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 2.5, "dim": 4}),
+        ("sphere_etf", {"constraint": "sphere", "classifier_constraint": "sphere", "temperature": 0.4, "dim": 4}),
         ("sphere_etf", {"constraint": "ball", "classifier_constraint": "sphere", "feature_radius": 1.4, "dim": 5}),
         (
             "sphere_etf",
@@ -247,7 +247,7 @@ def test_minimiser_has_the_right_gradient():
                 "feature_radius": 0.8,
                 "feature_decay": 0.01,
                 "bias": "free",
-                "scale": 1.5,
+                "temperature": 1 / 1.5,
             },
         ),
         (
@@ -261,7 +261,7 @@ def test_minimiser_has_the_right_gradient():
                 "classifier_constraint": "budget",
                 "feature_radius": 3.0,
                 "classifier_radius": 0.7,
-                "scale": 1.3,
+                "temperature": 1 / 1.3,
                 "bias": "decay",
                 "bias_decay": 0.1,
                 "dim": 4,
@@ -274,7 +274,7 @@ def test_minimiser_has_the_right_gradient():
                 "constraint": "ball",
                 "feature_radius": 1.3,
                 "weight_decay": 0.03,
-                "scale": 2.0,
+                "temperature": 0.5,
                 "bias": "free",
                 "smoothing": 0.2,
             },
@@ -328,7 +328,7 @@ def test_sphere_loss_does_not_underflow():
         t = scale * k / (k - 1)
         exact = math.log(math.log1p((k - 1) * math.exp(-t)))
         np.testing.assert_allclose(sphere.log_equal_gap_loss(t, k), exact, rtol=1e-14)
-    problem = ufm.shallow([2] * k, constraint="sphere", classifier_constraint="sphere", scale=1000.0)
+    problem = ufm.shallow([2] * k, constraint="sphere", classifier_constraint="sphere", temperature=0.001)
     prediction = answer("sphere_etf", problem)
     assert prediction.value == 0.0
     np.testing.assert_allclose(prediction.quantities["log_value"], math.log(k - 1) - 1000 * k / (k - 1), rtol=1e-15)
@@ -338,7 +338,12 @@ def test_sphere_loss_does_not_underflow():
 @pytest.mark.parametrize(("k", "scale"), [(4, 2.0), (5, 0.7), (6, 3.0), (7, 8.0)])
 def test_polygon(k, scale):
     problem = ufm.shallow(
-        [2] * k, dim=2, constraint="sphere", classifier_constraint="sphere", scale=scale, classifier_radius=0.9
+        [2] * k,
+        dim=2,
+        constraint="sphere",
+        classifier_constraint="sphere",
+        temperature=1 / scale,
+        classifier_radius=0.9,
     )
     value = minimise(problem, starts=25)[0]
     np.testing.assert_allclose(answer("sphere_polygon", problem).value, value, rtol=1e-9)
@@ -368,7 +373,7 @@ def peeled_problem(sizes, ratio, e_h=3.0, e_w=1.5, scale=None, samples=2.0, seed
         classifier_constraint="budget",
         feature_radius=e_h,
         classifier_radius=e_w,
-        scale=scale,
+        temperature=None if scale is None else 1 / scale,
     )
 
 
@@ -484,7 +489,7 @@ def test_layer_peeled_model_by_a_conic_solver():
     [
         ("nonnegative_ce", [5, 20, 2], {"weight_decay": 0.02, "feature_decay": 0.005, "dim": 3}),
         ("nonnegative_ce", [9, 3, 3, 1], {"weight_decay": 0.004, "feature_decay": 0.02, "smoothing": 0.1}),
-        ("nonnegative_ce", [9, 1, 30], {"weight_decay": 0.06, "feature_decay": 0.02, "scale": 1.5, "dim": 2}),
+        ("nonnegative_ce", [9, 1, 30], {"weight_decay": 0.06, "feature_decay": 0.02, "temperature": 1 / 1.5, "dim": 2}),
         ("nonnegative_ce", [4, 4, 4], {"weight_decay": 0.02, "feature_decay": 0.005, "bias": "free"}),
         (
             "nonnegative_ce",
@@ -511,7 +516,7 @@ def test_layer_peeled_model_by_a_conic_solver():
         (
             "nonnegative_mse_free_bias",
             [4, 4, 4],
-            {"weight_decay": 0.02, "feature_decay": 0.005, "loss": "mse", "bias": "free", "scale": 0.8},
+            {"weight_decay": 0.02, "feature_decay": 0.005, "loss": "mse", "bias": "free", "temperature": 1.25},
         ),
     ],
 )
@@ -647,7 +652,9 @@ def test_search_finds_every_best_known_code(dim, k, starts):
 )
 def test_code_bounds_hold_for_the_spherical_loss(dim, k, name):
     for scale in (2.0, 12.0):
-        problem = ufm.shallow([2] * k, dim=dim, constraint="sphere", classifier_constraint="sphere", scale=scale)
+        problem = ufm.shallow(
+            [2] * k, dim=dim, constraint="sphere", classifier_constraint="sphere", temperature=1 / scale
+        )
         bounds = answer(name, problem).quantities
         value = minimise(problem, starts=8)[0]
         assert bounds.get("loss_lower_bound", 0.0) <= value <= bounds["loss_upper_bound"]
@@ -932,7 +939,7 @@ BUDGETS = {"constraint": "budget", "classifier_constraint": "budget"}
             {"constraint": "ball", "classifier_constraint": "sphere", "feature_decay": 0.1},
             "λ_H = 0.1",
         ),
-        ("sphere_etf", [2] * 3, {**SPHERES, "scale": 9.0, "smoothing": 0.1}, "best margin under smoothing"),
+        ("sphere_etf", [2] * 3, {**SPHERES, "temperature": 1 / 9.0, "smoothing": 0.1}, "best margin under smoothing"),
         ("sphere_decayed_classifier", [2, 3], {"constraint": "sphere"}, "balanced counts"),
         ("sphere_decayed_classifier", [2] * 5, {"constraint": "ball", "dim": 3}, "d >= K - 1"),
         (

@@ -405,7 +405,7 @@ def describe(problem: Problem) -> dict[str, Any]:
         "weight_decay": problem.decay.weight,
         "feature_decay": problem.decay.feature,
         "bias_decay": problem.decay.bias if model.bias == "decay" else None,
-        "scale": model.scale,
+        "temperature": None if model.scale is None else 1.0 / model.scale,
         "feature_radius": model.feature_radius,
         "classifier_radius": model.classifier_radius,
     }

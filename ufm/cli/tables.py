@@ -80,7 +80,7 @@ def _asked(p: dict[str, Any]) -> list[str]:
         "lambda_W": None if pairs or depth > 1 else p["weight_decay"],
         "lambda_H": p["feature_decay"],
         "lambda_b": p["bias_decay"],
-        "temperature": None if p["scale"] is None else 1 / p["scale"],
+        "temperature": p["temperature"],
         **{name: value for name, value in p["loss_parameters"].items() if isinstance(value, (int, float))},
     }
     words += [] if pairs else [f"bias {p['bias']}"]
@@ -101,7 +101,7 @@ def print_report(j: dict[str, Any], files: list[str]) -> None:
     out.print(line(bold(j["name"]), f": K = {len(counts)}, N = {sum(counts):g} ({spread}), d = {j['dim']}"))
     p = j["problem"]
     if p is not None:
-        numbers = {"lambda_H": p["feature_decay"], "temperature": None if p["scale"] is None else 1 / p["scale"]}
+        numbers = {"lambda_H": p["feature_decay"], "temperature": p["temperature"]}
         words = [f"{p['loss']}, d = {p['dim']}, bias {p['bias']}, features: {p['constraint']}"]
         words += (
             [] if p["kind"] == "contrastive" else [f"lambda_W = {_alike(np.atleast_1d(p['weight_decay']).tolist())}"]

@@ -85,7 +85,7 @@ def shallow(
     bias_decay: Any = None,
     constraint: str = "none",
     classifier_constraint: str = "none",
-    scale: Any = None,
+    temperature: Any = None,
     feature_radius: Any = None,
     classifier_radius: Any = None,
     **words: Any,
@@ -109,7 +109,7 @@ def shallow(
         bias_decay: lambda_b > 0, a number or (batch,), with bias ``decay`` only.
         constraint: constraint on the features: none, nonnegative, sphere, ball, budget.
         classifier_constraint: constraint on the rows of W: none, sphere, ball, budget.
-        scale: s, the factor of the logits (1/temperature).
+        temperature: tau > 0, a number or (batch,); the logits are divided by it, s = 1/tau. 1 by default.
         feature_radius: radius of the sphere or ball, or the budget E_H.
         classifier_radius: radius of the sphere or ball, or the budget E_W.
         **words: any other word of :mod:`ufm.problem.words`: parameters of a named loss, such as ``smoothing=0.1`` or
@@ -130,7 +130,7 @@ def shallow(
     given = dict(
         counts=counts, labels=labels, dim=dim, loss=loss, weight_decay=weight_decay, feature_decay=feature_decay,
         bias=bias, bias_decay=bias_decay, constraint=constraint, classifier_constraint=classifier_constraint,
-        temperature=_inverse(scale), feature_radius=feature_radius, classifier_radius=classifier_radius,
+        temperature=temperature, feature_radius=feature_radius, classifier_radius=classifier_radius,
     )  # fmt: skip
     return state(_of_python("shallow", given, words))
 
@@ -347,12 +347,6 @@ def _positive(name: str, value: Any, positive: bool = True, largest: float = LAR
 
 def _first(value: Any) -> str:
     return "a traced value" if is_traced(value) else f"{np.ravel(value)[0]:g}"
-
-
-def _inverse(value: Any) -> Any:
-    if value is None or is_traced(value):
-        return value if value is None else 1.0 / value
-    return 1.0 / positive_array("scale", value)
 
 
 # ------------------------------------------------------------------ parts of a problem
