@@ -59,18 +59,18 @@ NAMES = ("minority", "between", "complete")
 def settings(grid: PublishedGrid, values: Any) -> tuple[np.ndarray, np.ndarray]:
     """(n_A, lambda_Z) at the values of a sweep."""
     values = np.asarray(values, dtype=float)
-    fixed = grid.majority_count if grid.lam_z is None else grid.lam_z
-    return (np.full_like(values, fixed), values) if grid.lam_z is None else (values, np.full_like(values, fixed))
+    fixed = grid.majority_count if grid.lambda_z is None else grid.lambda_z
+    return (np.full_like(values, fixed), values) if grid.lambda_z is None else (values, np.full_like(values, fixed))
 
 
 def thresholds(grid: PublishedGrid) -> dict[str, float]:
     """The three thresholds in the swept quantity, lambda_Z or n_A."""
     groups = grid.majority_classes, grid.num_classes - grid.majority_classes
     bias = {"bias": "decay", "bias_decay": grid.bias_decay}
-    if grid.lam_z is None:
+    if grid.lambda_z is None:
         found = two_group_thresholds(*groups, grid.majority_count, grid.minority_count, **bias)
         return dict(zip(NAMES, map(float, found), strict=True))
-    ratios = (boundary_ratio(grid.lam_z, name, *groups, grid.minority_count, **bias) for name in NAMES)
+    ratios = (boundary_ratio(grid.lambda_z, name, *groups, grid.minority_count, **bias) for name in NAMES)
     return {name: float(ratio) * grid.minority_count for name, ratio in zip(NAMES, ratios, strict=True)}
 
 
@@ -83,10 +83,10 @@ def solve_sweeps(points: int) -> list[list[dict[str, Any]]]:
     counts, lam = [], []
     for sweep, value, _ in places:
         grid = PUBLISHED_GRIDS[sweep]
-        n_a, lam_z = settings(grid, value)
+        n_a, lambda_z = settings(grid, value)
         few = grid.num_classes - grid.majority_classes
         counts.append([float(n_a)] * grid.majority_classes + [grid.minority_count] * few)
-        lam.append(float(lam_z))
+        lam.append(float(lambda_z))
     decays = {"weight_decay": lam, "feature_decay": lam, "bias_decay": PUBLISHED_GRIDS[0].bias_decay}
     problems = shallow(counts, dim=len(counts[0]) - 1, bias="decay", **decays)  # K - 1 dimensions hold every optimum
     result, certificate = certified_many(problems, gap=GAP, gtol=GRADIENT)
@@ -147,12 +147,12 @@ def summary(rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
         exact = thresholds(grid)
         sweeps.append(
             {
-                "swept": "lambda_Z" if grid.lam_z is None else "n_A",
+                "swept": "lambda_Z" if grid.lambda_z is None else "n_A",
                 "K_A": grid.majority_classes,
                 "K_B": grid.num_classes - grid.majority_classes,
                 "n_A": grid.majority_count,
                 "n_B": grid.minority_count,
-                "lambda_Z": grid.lam_z,
+                "lambda_Z": grid.lambda_z,
                 "lambda_b": grid.bias_decay,
                 "thresholds": exact,
                 "brackets": {name: bracket(values, at) for name, at in exact.items()},

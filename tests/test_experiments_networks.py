@@ -72,12 +72,12 @@ def test_threshold_of_the_imbalanced_sweep_is_that_of_theory():
     from ufm.theory.imbalance import minority_collapse_ratio, two_group_thresholds
 
     few, number = 100 / 10, 5 * 110
-    lam_z = imbalanced.weight_decay_at(1.0, 100, 10.0) * np.sqrt(10 / number)
-    assert lam_z == pytest.approx(float(two_group_thresholds(5, 5, 100.0, few).minority), rel=1e-12)
+    lambda_z = imbalanced.weight_decay_at(1.0, 100, 10.0) * np.sqrt(10 / number)
+    assert lambda_z == pytest.approx(float(two_group_thresholds(5, 5, 100.0, few).minority), rel=1e-12)
     ratio = imbalanced.collapse_at([{"sweep": "ratio", "counts": [1] * 10}])
     few = 100 / ratio
-    lam_z = imbalanced.DECAY * np.sqrt(10 / (5 * (100 + few)))
-    assert float(minority_collapse_ratio(lam_z, few, 5, 5)) == pytest.approx(ratio, rel=1e-9)
+    lambda_z = imbalanced.DECAY * np.sqrt(10 / (5 * (100 + few)))
+    assert float(minority_collapse_ratio(lambda_z, few, 5, 5)) == pytest.approx(ratio, rel=1e-9)
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ def test_seli_refuses(tmp_path, settings, words):
     [
         (((0, 2), (1.0, 1.0), 0.1), "sizes"),
         (((1, 2), (0.0, 1.0), 0.1), "counts"),
-        (((1, 2), (2.0, 1.0), 1e-151), "lam_z"),
+        (((1, 2), (2.0, 1.0), 1e-151), "lambda_z"),
     ],
 )
 def test_ridge_refuses(arguments, words):

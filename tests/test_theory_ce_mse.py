@@ -133,14 +133,14 @@ def same(prediction, found, tol=2e-5):
         np.testing.assert_allclose(difference - difference.mean(), 0, atol=tol)
 
 
-def kkt(logits, counts, lam_z, residual, bias="none", bias_vector=None, lam_b=0.0, tol=1e-12):
+def kkt(logits, counts, lambda_z, residual, bias="none", bias_vector=None, lam_b=0.0, tol=1e-12):
     """Optimality in the convex program of the logits: spectral norm, alignment, bias."""
     n = np.asarray(counts, float)
     x = logits * np.sqrt(n)
     gamma = residual * np.sqrt(n) / n.sum()
     nuclear = np.linalg.svd(x, compute_uv=False).sum()
-    assert np.linalg.norm(gamma, 2) <= lam_z * (1 + tol)
-    assert -np.sum(gamma * x) == pytest.approx(lam_z * nuclear, rel=1e-11, abs=1e-13)
+    assert np.linalg.norm(gamma, 2) <= lambda_z * (1 + tol)
+    assert -np.sum(gamma * x) == pytest.approx(lambda_z * nuclear, rel=1e-11, abs=1e-13)
     if bias != "none":
         np.testing.assert_allclose(gamma @ np.sqrt(n) + lam_b * bias_vector, 0, atol=1e-13)
 
@@ -359,11 +359,19 @@ def test_balanced_cross_entropy_is_the_minimum(case):
 def test_balanced_cross_entropy_satisfies_kkt(k, eps):
     n, threshold = 7, (1 - eps) / (k * math.sqrt(7))
     for fraction in (1e-6, 0.3, 0.98, 1 - 1e-9):
-        lam_z = fraction * threshold
-        problem = ufm.shallow([n] * k, weight_decay=lam_z / 3, feature_decay=3 * lam_z, smoothing=eps, bias="free")
+        lambda_z = fraction * threshold
+        problem = ufm.shallow(
+            [n] * k, weight_decay=lambda_z / 3, feature_decay=3 * lambda_z, smoothing=eps, bias="free"
+        )
         logits = oracle("ce_simplex_etf", problem).logits
         kkt(
-            logits, [n] * k, lam_z, cross_entropy_residual(logits, eps), "free", np.zeros(k), tol=1e-9 if eps else 1e-11
+            logits,
+            [n] * k,
+            lambda_z,
+            cross_entropy_residual(logits, eps),
+            "free",
+            np.zeros(k),
+            tol=1e-9 if eps else 1e-11,
         )
 
 
@@ -380,7 +388,7 @@ def test_zero_threshold_of_cross_entropy(eps, margin):
         prediction = oracle("ce_simplex_etf", ufm.shallow([n] * k, loss=loss, weight_decay=lam, feature_decay=lam))
         assert prediction.value == pytest.approx(found.value, rel=1e-11)
         assert prediction.quantities["phase"] == ("no collapse" if factor < 1 else "complete collapse")
-        assert prediction.quantities["complete_collapse_lam_Z"] == pytest.approx(threshold / math.sqrt(n))
+        assert prediction.quantities["complete_collapse_lambda_z"] == pytest.approx(threshold / math.sqrt(n))
 
 
 def test_margin_is_accurate_at_both_ends():
@@ -504,11 +512,11 @@ def test_focal_with_a_bias_can_go_below_the_etf():
     """Why the oracle is silent with a bias near a first-order transition: half of the classes separated is better."""
     k, gamma, half = 100, 2.0, 50
     c0 = cross_entropy.focal_transition(k, gamma).global_c0
-    lam_z = c0  # n = 1
+    lambda_z = c0  # n = 1
     logits = 2.365 * np.pad(frames.centering_matrix(half), (0, half))
     bias = 1.658 * np.repeat([1 / half, -1 / half], half)
     own = np.diag(softmax(logits + bias[:, None]))
-    value = np.mean((1 - own) ** gamma * -np.log(own)) + lam_z * np.linalg.svd(logits, compute_uv=False).sum()
+    value = np.mean((1 - own) ** gamma * -np.log(own)) + lambda_z * np.linalg.svd(logits, compute_uv=False).sum()
     assert value < cross_entropy.focal_value(k, c0, gamma) - 4e-4
     problem = {"loss": "focal", "gamma": gamma, "weight_decay": c0, "feature_decay": c0}
     assert REGISTRY["focal_simplex_etf"](ufm.shallow([1] * k, **problem)).holds
@@ -597,7 +605,7 @@ def test_zero_threshold_of_mse(bias, lam_b, factor):
     assert prediction.value == pytest.approx(found.value, rel=1e-11)
     assert abs(prediction.logits).max() == pytest.approx(abs(found.logits).max(), abs=1e-4)
     assert (prediction.quantities["phase"] == "complete collapse") == (factor > 1)
-    assert prediction.quantities["complete_collapse_lam_Z"] == pytest.approx(lam / factor)
+    assert prediction.quantities["complete_collapse_lambda_z"] == pytest.approx(lam / factor)
 
 
 @pytest.mark.parametrize("bias", ["none", "free"])
@@ -610,7 +618,7 @@ def test_imbalanced_mse_is_the_minimum(bias):
     assert prediction.value == pytest.approx(found.value, rel=1e-11)
     if bias == "none":
         assert prediction.logits[3, 3] == 0 < prediction.logits[0, 0]
-        assert prediction.quantities["mode_vanish_lam_Z"] == pytest.approx(np.sqrt([9, 4, 2, 1]) / 16)
+        assert prediction.quantities["mode_vanish_lambda_z"] == pytest.approx(np.sqrt([9, 4, 2, 1]) / 16)
     else:
         np.testing.assert_allclose(prediction.bias, found.bias, atol=1e-6)
         np.testing.assert_allclose(prediction.logits @ counts, 0, atol=1e-13)
@@ -754,7 +762,7 @@ def test_two_group_thresholds_bracket_what_minimisation_finds(groups, bias, lam_
             assert imbalance.phase(problem) == word
             prediction = oracle("two_group_collapse", problem)
             assert prediction.quantities["phase"] == word
-            assert prediction.quantities["between_group_lam_Z"] == pytest.approx(thresholds.between, rel=1e-12)
+            assert prediction.quantities["between_group_lambda_z"] == pytest.approx(thresholds.between, rel=1e-12)
             assert REGISTRY["complete_collapse"](problem).holds == (word == "complete collapse")
 
 
@@ -781,7 +789,7 @@ def test_single_minority_class_cannot_collapse():
     assert math.isnan(found.minority)
     problem = ufm.shallow([8, 8, 8, 2], weight_decay=1e-4, feature_decay=1e-4)
     prediction = oracle("two_group_collapse", problem)
-    assert prediction.quantities["minority_collapse_lam_Z"] is None
+    assert prediction.quantities["minority_collapse_lambda_z"] is None
     assert prediction.quantities["phase"] == "no collapse"
 
 
@@ -837,7 +845,7 @@ def reweighted_loss(case):
 def test_group_collapse_threshold(case, bias):
     counts = [9, 9, 3, 3]
     problem = ufm.shallow(counts, loss=reweighted_loss(case), weight_decay=1.0, feature_decay=1.0, bias=bias)
-    threshold = oracle("group_collapse", problem).quantities["group_collapse_lam_Z"][1]
+    threshold = oracle("group_collapse", problem).quantities["group_collapse_lambda_z"][1]
     for factor in (0.98, 1.02):
         lam = factor * threshold
         found = Full(counts, lam, lam, bias, **case).minimum()
@@ -852,7 +860,7 @@ def test_groups_are_found_in_any_order():
     found = oracle("group_collapse", problem).quantities
     assert found["groups"] == [[1, 4], [3], [0, 2, 5]]
     assert found["group_counts"] == [20.0, 7.0, 3.0]
-    assert found["group_collapse_lam_Z"] == [
+    assert found["group_collapse_lambda_z"] == [
         pytest.approx(math.sqrt(20) / 56),
         None,
         pytest.approx(math.sqrt(3) / 56),
@@ -881,7 +889,7 @@ def test_complete_collapse(case, bias, lam_b):
         return ufm.shallow(counts, loss=reweighted_loss(case), dim=1, **decays)
 
     prediction = oracle("complete_collapse", problem(1.0))
-    threshold = prediction.quantities["complete_collapse_lam_Z"]
+    threshold = prediction.quantities["complete_collapse_lambda_z"]
     for factor in (0.98, 1.02):
         lam = factor * threshold
         found = Full(counts, 2 * lam, lam / 2, bias, lam_b, **case).minimum()
@@ -933,7 +941,7 @@ def test_complete_collapse_of_mse():
         weight = {} if omega is None else {"class_weight": omega}
         base = Full(counts, 1.0, 1.0, bias, lam_b, loss="mse", omega=omega or 1.0)
         prediction = oracle("complete_collapse", mse_problem(base, **weight))
-        threshold = prediction.quantities["complete_collapse_lam_Z"]
+        threshold = prediction.quantities["complete_collapse_lambda_z"]
         for factor in (0.98, 1.02):
             lam = factor * threshold
             found = Full(counts, lam, lam, bias, lam_b, loss="mse", omega=omega or 1.0).minimum()
@@ -958,10 +966,10 @@ def test_published_grids_bracket_the_thresholds():
         k_a, k_b = grid.majority_classes, grid.num_classes - grid.majority_classes
         sides = {"minority": grid.around_minority, "complete": grid.around_complete}
         for which, values in sides.items():
-            if grid.lam_z is None:
+            if grid.lambda_z is None:
                 found = getattr(imbalance.two_group_thresholds(k_a, k_b, grid.majority_count, 100), which)
             else:
-                found = 100 * imbalance.boundary_ratio(grid.lam_z, which, k_a, k_b, grid.minority_count)
+                found = 100 * imbalance.boundary_ratio(grid.lambda_z, which, k_a, k_b, grid.minority_count)
             assert min(values) < found
             assert found < max(values) or len(values) == 1
 
@@ -993,11 +1001,11 @@ def test_published_example_that_collapsed_completely():
 
 
 def test_boundaries_invert_the_thresholds():
-    lam_z = np.array([0.004, 0.005, 0.0065])
+    lambda_z = np.array([0.004, 0.005, 0.0065])
     for which in ("minority", "between", "complete"):
-        ratios = imbalance.boundary_ratio(lam_z, which, 5, 5, 100, bias="free")
+        ratios = imbalance.boundary_ratio(lambda_z, which, 5, 5, 100, bias="free")
         found = imbalance.two_group_thresholds(5, 5, 100 * ratios, 100, bias="free")
-        np.testing.assert_allclose(getattr(found, which), lam_z, rtol=1e-12)
+        np.testing.assert_allclose(getattr(found, which), lambda_z, rtol=1e-12)
     fixed = imbalance.boundary_ratio(0.004, "minority", 5, 5, 500, fixed="majority")
     assert imbalance.two_group_thresholds(5, 5, 500, 500 / fixed).minority == pytest.approx(0.004, rel=1e-12)
     assert math.isnan(imbalance.boundary_ratio(10.0, "complete", 5, 5, 100))

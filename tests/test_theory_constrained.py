@@ -546,13 +546,13 @@ def test_class_vanishes_at_its_threshold(smoothing):
     threshold = nonnegative.nonnegative_ce(counts, 1.0, smoothing).thresholds[1]
     np.testing.assert_allclose(threshold, (1 - smoothing) * math.sqrt(counts[1] * 2 / 3) / counts.sum(), rtol=1e-14)
     for factor, dead in ((0.97, False), (1.03, True)):
-        lam_z = factor * threshold
+        lambda_z = factor * threshold
         problem = ufm.shallow(
             counts,
             dim=4,
             constraint="nonnegative",
-            weight_decay=lam_z * ratio,
-            feature_decay=lam_z / ratio,
+            weight_decay=lambda_z * ratio,
+            feature_decay=lambda_z / ratio,
             smoothing=smoothing,
         )
         _, _, m, _ = minimise(problem, starts=12)
@@ -561,11 +561,11 @@ def test_class_vanishes_at_its_threshold(smoothing):
 
 
 def test_nonnegative_class_weights_scale_the_classes():
-    counts, lam_z, omega = [9.0, 3.0, 1.0], 0.01, np.array([0.5, 1.0, 4.0])
-    found = nonnegative.nonnegative_ce(counts, lam_z, class_weight=omega)
+    counts, lambda_z, omega = [9.0, 3.0, 1.0], 0.01, np.array([0.5, 1.0, 4.0])
+    found = nonnegative.nonnegative_ce(counts, lambda_z, class_weight=omega)
     n, total, k = np.array(counts), 13.0, 3
     t = np.linspace(0, 15, 300001)[:, None]
-    values = n * omega / total * np.log1p((k - 1) * np.exp(-t)) + lam_z * np.sqrt(n * (k - 1) / k) * t
+    values = n * omega / total * np.log1p((k - 1) * np.exp(-t)) + lambda_z * np.sqrt(n * (k - 1) / k) * t
     np.testing.assert_allclose(found.value, values.min(axis=0).sum(), rtol=1e-9)
     np.testing.assert_allclose(found.margins, t[values.argmin(axis=0), 0], atol=1e-4)
 

@@ -327,7 +327,7 @@ def test_golden_ridge(entry):
         steepest = -np.linalg.eigvalsh((slope + slope.T) / 2)[0] / p["tau"]
         close(2 * steepest, entry)
         problem = ufm.contrastive([p["n"]] * p["K"], constraint="none", feature_decay=0.1)
-        close(answer("supcon_ridge_etf", problem).quantities["complete_collapse_lam_H"], entry)
+        close(answer("supcon_ridge_etf", problem).quantities["complete_collapse_lambda_h"], entry)
         return
     decay = p["lam_H"]
     if "nk" in p:

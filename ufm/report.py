@@ -870,8 +870,8 @@ def _minority(vectors: dict[str, np.ndarray], counts: np.ndarray, solved: _Solve
             if said.name == "two_group_collapse" and said.holds:
                 found["phase_of_optimum"] = said.quantities["phase"]
                 if solved.problem.model.bias == "none":
-                    lam_z = float(solved.problem.lambda_z)
-                    ratio = minority_collapse_ratio(lam_z, counts.min(), int((~few).sum()), int(few.sum()))
+                    lambda_z = float(solved.problem.lambda_z)
+                    ratio = minority_collapse_ratio(lambda_z, counts.min(), int((~few).sum()), int(few.sum()))
                     found["predicted_ratio"] = float(ratio)
     return found
 

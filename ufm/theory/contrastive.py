@@ -855,7 +855,7 @@ def supcon_ridge_etf(problem: Problem) -> Answer:
         "quantities": {
             "spread": found.spread,
             "feature_norm_sq": square,
-            "complete_collapse_lam_H": weight * found.zero_decay,
+            "complete_collapse_lambda_h": weight * found.zero_decay,
         },
     }
 
@@ -915,6 +915,6 @@ def supcon_orthogonal_ridge(problem: Problem) -> Answer:
         "quantities": {
             "feature_norm_sq": found.norms,
             "class_vanish_lam_H": found.thresholds,
-            "complete_collapse_lam_H": float(found.thresholds.max()),
+            "complete_collapse_lambda_h": float(found.thresholds.max()),
         },
     }

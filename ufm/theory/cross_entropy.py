@@ -358,7 +358,7 @@ def _etf_answer(problem: Problem, margin: float, value: float, zero_c0: float, *
             "weight_norm_sq": float(weight_norm),
             "feature_norm_sq": float(feature_norm),
             "c0": _c0(problem),
-            "complete_collapse_lam_Z": float(zero_c0) / math.sqrt(n),
+            "complete_collapse_lambda_z": float(zero_c0) / math.sqrt(n),
             "phase": "complete collapse" if margin == 0 else "no collapse",
             **quantities,
         },

@@ -73,7 +73,7 @@ def group_collapse_threshold(
 
 
 def minority_collapse_ratio(
-    lam_z: Numbers, minority_count: Numbers, majority_classes: Numbers, minority_classes: Numbers
+    lambda_z: Numbers, minority_count: Numbers, majority_classes: Numbers, minority_classes: Numbers
 ) -> Any:
     """Imbalance ratio R = n_A/n_B from which the minority collapses, at fixed n_B and λ_Z.
 
@@ -84,7 +84,7 @@ def minority_collapse_ratio(
     >>> float(round(minority_collapse_ratio(0.005, 100, 5, 5), 12))
     3.0
     """
-    return (1 / (np.asarray(lam_z) * np.sqrt(minority_count)) - minority_classes) / majority_classes
+    return (1 / (np.asarray(lambda_z) * np.sqrt(minority_count)) - minority_classes) / majority_classes
 
 
 # ------------------------------------------------------------------ complete collapse, any counts and loss
@@ -341,23 +341,23 @@ def two_group_thresholds(
     return TwoGroupThresholds(minority[()], between[()], complete[()])
 
 
-def phase_of(lam_z: Numbers, thresholds: TwoGroupThresholds) -> Any:
+def phase_of(lambda_z: Numbers, thresholds: TwoGroupThresholds) -> Any:
     """The phase, one of ``PHASES``, at λ_Z; an array of words for arrays.
 
     >>> phase_of(0.005, two_group_thresholds(5, 5, 500, 100))
     'between-cluster collapse'
     """
-    lam_z = np.asarray(lam_z, dtype=np.float64)
+    lambda_z = np.asarray(lambda_z, dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        rank = np.where(lam_z >= thresholds.minority, 1, 0)
-        rank = np.where(lam_z >= thresholds.between, 2, rank)
-        rank = np.where(lam_z >= thresholds.complete, 3, rank)
+        rank = np.where(lambda_z >= thresholds.minority, 1, 0)
+        rank = np.where(lambda_z >= thresholds.between, 2, rank)
+        rank = np.where(lambda_z >= thresholds.complete, 3, rank)
     words = np.array(PHASES)[rank]
     return str(words) if words.ndim == 0 else words
 
 
 def boundary_ratio(
-    lam_z: Numbers,
+    lambda_z: Numbers,
     which: str,
     majority_classes: int,
     minority_classes: int,
@@ -375,7 +375,7 @@ def boundary_ratio(
     With the majority count fixed the complete and the between-group threshold tend to a constant and may rise.
 
     Args:
-        lam_z: λ_Z, a number or an array.
+        lambda_z: λ_Z, a number or an array.
         which: ``minority``, ``between`` or ``complete``.
         majority_classes: K_A.
         minority_classes: K_B.
@@ -387,7 +387,7 @@ def boundary_ratio(
         largest: upper end of the search in R.
 
     Returns:
-        R >= 1 in the shape of ``lam_z``; NaN where the threshold does not meet λ_Z between 1 and ``largest``.
+        R >= 1 in the shape of ``lambda_z``; NaN where the threshold does not meet λ_Z between 1 and ``largest``.
 
     >>> float(boundary_ratio(0.005, "minority", 3, 7, 100).round(9))
     4.333333333
@@ -412,7 +412,7 @@ def boundary_ratio(
         low, high = grid[crossings[-1]], grid[crossings[-1] + 1]
         return math.exp(root(lambda x: float(excess(x, lam)), float(low), float(high)))
 
-    return np.vectorize(solve, otypes=[float])(lam_z)[()]
+    return np.vectorize(solve, otypes=[float])(lambda_z)[()]
 
 
 def phase(problem: Problem) -> Any:
@@ -464,7 +464,7 @@ class PublishedGrid(NamedTuple):
     Attributes:
         majority_classes: K_A of K = 10.
         majority_count: n_A, or ``None`` where it is swept.
-        lam_z: λ_Z, or ``None`` where it is swept.
+        lambda_z: λ_Z, or ``None`` where it is swept.
         around_minority: grid values around minority collapse, in the swept quantity.
         around_complete: grid values around complete collapse.
         minority_count: n_B.
@@ -473,7 +473,7 @@ class PublishedGrid(NamedTuple):
 
     majority_classes: int
     majority_count: float | None
-    lam_z: float | None
+    lambda_z: float | None
     around_minority: tuple[float, ...]
     around_complete: tuple[float, ...]
     minority_count: float = 100.0
@@ -539,13 +539,13 @@ def group_collapse(problem: Problem) -> Answer:
     parameters.pop("own_margin", None)
     per_class = np.broadcast_to(group_collapse_threshold(counts, counts.sum(), **parameters), counts.shape)
     thresholds = [float(per_class[group[0]]) if len(group) > 1 else None for group in groups]
-    lam_z = float(problem.lambda_z)
+    lambda_z = float(problem.lambda_z)
     return {
         "quantities": {
             "groups": [group.tolist() for group in groups],
             "group_counts": [float(counts[group[0]]) for group in groups],
-            "group_collapse_lam_Z": thresholds,
-            "collapsed": [threshold is not None and lam_z >= threshold for threshold in thresholds],
+            "group_collapse_lambda_z": thresholds,
+            "collapsed": [threshold is not None and lambda_z >= threshold for threshold in thresholds],
         }
     }
 
@@ -576,14 +576,14 @@ def two_group_collapse(problem: Problem) -> Answer:
     found = two_group_thresholds(
         k_a, k_b, n_a, n_b, problem.model.bias, number(problem.decay.bias, 0.0), smoothing_of(problem)
     )
-    lam_z = float(problem.lambda_z) / (1 - smoothing_of(problem))
-    ratio = float(minority_collapse_ratio(lam_z, n_b, k_a, k_b))
+    lambda_z = float(problem.lambda_z) / (1 - smoothing_of(problem))
+    ratio = float(minority_collapse_ratio(lambda_z, n_b, k_a, k_b))
     return {
         "quantities": {
             "phase": phase_of(problem.lambda_z, found),
-            "minority_collapse_lam_Z": float(found.minority) if k_b > 1 else None,
-            "between_group_lam_Z": float(found.between),
-            "complete_collapse_lam_Z": float(found.complete),
+            "minority_collapse_lambda_z": float(found.minority) if k_b > 1 else None,
+            "between_group_lambda_z": float(found.between),
+            "complete_collapse_lambda_z": float(found.complete),
             "minority_collapse_ratio": ratio if k_b > 1 else None,
         }
     }
@@ -598,12 +598,12 @@ def _zero_point(problem: Problem) -> ZeroPoint:
 
 
 def _past_complete_collapse(problem: Problem) -> tuple[Hypothesis, ...]:
-    threshold, lam_z = _zero_point(problem).threshold, float(problem.lambda_z)
+    threshold, lambda_z = _zero_point(problem).threshold, float(problem.lambda_z)
     return (
         Hypothesis(
             "lambda_Z at or above the threshold of complete collapse",
-            lam_z >= threshold,
-            f"lambda_Z = {lam_z:.9g}, threshold {threshold:.9g}",
+            lambda_z >= threshold,
+            f"lambda_Z = {lambda_z:.9g}, threshold {threshold:.9g}",
         ),
     )
 
@@ -623,5 +623,5 @@ def complete_collapse(problem: Problem) -> Answer:
         "value": point.value,
         "bias": None if problem.model.bias == "none" else point.bias,
         **gram_answer(problem, np.zeros((problem.num_classes, problem.num_classes))),
-        "quantities": {"complete_collapse_lam_Z": point.threshold},
+        "quantities": {"complete_collapse_lambda_z": point.threshold},
     }

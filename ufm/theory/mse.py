@@ -122,7 +122,7 @@ class ImbalancedMSE(NamedTuple):
 
 
 def imbalanced_mse(
-    counts: ArrayLike, lam_z: float, bias: str = "none", dim: int | None = None, class_weight: ArrayLike = 1.0
+    counts: ArrayLike, lambda_z: float, bias: str = "none", dim: int | None = None, class_weight: ArrayLike = 1.0
 ) -> ImbalancedMSE:
     """Optimum of MSE without bias or with a free one.
 
@@ -134,7 +134,7 @@ def imbalanced_mse(
 
     Args:
         counts: n_k, shape (K,).
-        lam_z: λ_Z = √(λ_W λ_H)/s.
+        lambda_z: λ_Z = √(λ_W λ_H)/s.
         bias: ``none`` or ``free``.
         dim: feature dimension d; large enough by default.
         class_weight: ω, a number; without bias also one per class, if d is at least the rank of Z: then
@@ -148,10 +148,10 @@ def imbalanced_mse(
     """
     n, weight = np.asarray(counts, dtype=np.float64), np.asarray(class_weight, dtype=np.float64)
     if bias == "none":
-        return _diagonal(n, lam_z, len(n) if dim is None else dim, weight)
+        return _diagonal(n, lambda_z, len(n) if dim is None else dim, weight)
     total, p, omega = n.sum(), n / n.sum(), float(weight.ravel()[0])
     u, s, vt = np.linalg.svd((np.eye(len(n)) - p[:, None]) * np.sqrt(n))
-    theta = total * lam_z / omega
+    theta = total * lambda_z / omega
     shrunk, value, unique = _soft_threshold(s, theta, len(n) if dim is None else dim)
     logits = (u * shrunk) @ vt / np.sqrt(n) if unique else None
     return ImbalancedMSE(float(omega * value / total), logits, p, omega * s / total)
@@ -166,19 +166,19 @@ def _soft_threshold(s: np.ndarray, theta: float, dim: int) -> tuple[np.ndarray, 
     return shrunk, value, bool(unique)
 
 
-def _diagonal(n: np.ndarray, lam_z: float, dim: int, weight: np.ndarray) -> ImbalancedMSE:
+def _diagonal(n: np.ndarray, lambda_z: float, dim: int, weight: np.ndarray) -> ImbalancedMSE:
     """MSE without bias: a scalar problem per class."""
     total, omega = n.sum(), np.broadcast_to(weight, n.shape)
     s = omega * np.sqrt(n)  # the slope of the fit of class k at zero, times N / √n_k
     order = np.argsort(-s, kind="stable")
     thresholds = s / total
     if np.all(omega == omega[0]):
-        shrunk, value, unique = _soft_threshold(np.sqrt(n)[order], total * lam_z / omega[0], dim)
+        shrunk, value, unique = _soft_threshold(np.sqrt(n)[order], total * lambda_z / omega[0], dim)
         diagonal = np.zeros(len(n))
         diagonal[order] = shrunk
         logits = np.diag(diagonal / np.sqrt(n)) if unique else None
         return ImbalancedMSE(float(omega[0] * value / total), logits, None, thresholds[order])
-    r = np.minimum(1.0, lam_z / thresholds)
+    r = np.minimum(1.0, lambda_z / thresholds)
     if np.sum(r < 1) > dim:
         raise ValueError(f"dim: {dim} is below the rank {np.sum(r < 1)} of the solution and class weights differ")
     value = float(np.sum(n * omega / total * (r - r * r / 2)))
@@ -244,7 +244,7 @@ def _balanced_answer(problem: Problem) -> Answer:
             "contrast_coefficient": float(optimum.contrast),
             "constant_coefficient": float(optimum.constant),
             "bias_entry": float(optimum.bias_entry),
-            "complete_collapse_lam_Z": weight / (k * float(np.sqrt(counts_of(problem)[0]))),
+            "complete_collapse_lambda_z": weight / (k * float(np.sqrt(counts_of(problem)[0]))),
             "phase": "complete collapse" if c >= 1 else "no collapse",
         },
     }
@@ -351,8 +351,8 @@ def mse_imbalanced(problem: Problem) -> Answer:
         "value": optimum.value,
         "bias": optimum.bias,
         "quantities": {
-            "complete_collapse_lam_Z": float(optimum.thresholds[0]),
-            "mode_vanish_lam_Z": optimum.thresholds,
+            "complete_collapse_lambda_z": float(optimum.thresholds[0]),
+            "mode_vanish_lambda_z": optimum.thresholds,
         },
     }
     if optimum.logits is not None:

@@ -66,7 +66,7 @@ class NonnegativeOptimum(NamedTuple):
 
 
 def nonnegative_ce(
-    counts: ArrayLike, lam_z: float, smoothing: float = 0.0, class_weight: ArrayLike = 1.0
+    counts: ArrayLike, lambda_z: float, smoothing: float = 0.0, class_weight: ArrayLike = 1.0
 ) -> NonnegativeOptimum:
     """Optimum of cross-entropy without bias with nonnegative features, for any counts.
 
@@ -77,7 +77,7 @@ def nonnegative_ce(
 
     Args:
         counts: n_k, shape (K,).
-        lam_z: λ_Z = √(λ_W λ_H)/s > 0.
+        lambda_z: λ_Z = √(λ_W λ_H)/s > 0.
         smoothing: ε in [0, 1).
         class_weight: ω, a number or one per class.
 
@@ -86,15 +86,15 @@ def nonnegative_ce(
     >>> nonnegative_ce([50, 20, 9, 3], (0.006 * 0.005) ** 0.5).margins.round(6).tolist()
     [3.942324, 3.449766, 3.002639, 2.337864]
     """
-    n, omega, c = _class_problems(counts, lam_z, class_weight)
+    n, omega, c = _class_problems(counts, lambda_z, class_weight)
     k = len(n)
     margins = np.asarray(simplex_etf_margin(k, c / omega, smoothing))
     value = float(np.sum(omega * n / n.sum() * simplex_etf_value(k, c / omega, smoothing)))
-    return NonnegativeOptimum(value, margins, lam_z * omega * zero_threshold_c0(k, smoothing) / c)
+    return NonnegativeOptimum(value, margins, lambda_z * omega * zero_threshold_c0(k, smoothing) / c)
 
 
 def nonnegative_focal(
-    counts: ArrayLike, lam_z: float, gamma: float, class_weight: ArrayLike = 1.0
+    counts: ArrayLike, lambda_z: float, gamma: float, class_weight: ArrayLike = 1.0
 ) -> NonnegativeOptimum:
     """Optimum of focal loss without bias with nonnegative features, for any counts.
 
@@ -103,22 +103,22 @@ def nonnegative_focal(
 
     Args:
         counts: n_k, shape (K,).
-        lam_z: λ_Z = √(λ_W λ_H)/s > 0.
+        lambda_z: λ_Z = √(λ_W λ_H)/s > 0.
         gamma: γ >= 0.
         class_weight: ω, a number or one per class.
 
     Status: derived; related: Dang et al. 2024, Zhou et al. 2022 (arXiv 2210.02192).
     """
-    n, omega, c = _class_problems(counts, lam_z, class_weight)
+    n, omega, c = _class_problems(counts, lambda_z, class_weight)
     k = len(n)
     prices, which = np.unique(c / omega, return_inverse=True)
     margins = np.array([focal_margin(k, price, gamma) for price in prices])[which]
     values = np.array([focal_value(k, price, gamma) for price in prices])[which]
-    thresholds = lam_z * omega * focal_transition(k, gamma).global_c0 / c
+    thresholds = lambda_z * omega * focal_transition(k, gamma).global_c0 / c
     return NonnegativeOptimum(float(np.sum(omega * n / n.sum() * values)), margins, thresholds)
 
 
-def nonnegative_mse_free(num_classes: int, samples: float, lam_z: float) -> tuple[float, float]:
+def nonnegative_mse_free(num_classes: int, samples: float, lambda_z: float) -> tuple[float, float]:
     """Optimum of balanced MSE with a free bias and nonnegative features: (F*, contrast coefficient a).
 
         Z = a Π,  b = 1/K,  a = max(0, 1 - c √(K/(K-1))),  c = K √n λ_Z
@@ -127,13 +127,13 @@ def nonnegative_mse_free(num_classes: int, samples: float, lam_z: float) -> tupl
     Args:
         num_classes: K.
         samples: n per class.
-        lam_z: λ_Z = √(λ_W λ_H)/s > 0.
+        lambda_z: λ_Z = √(λ_W λ_H)/s > 0.
 
     Status: derived.
     """
     k = num_classes
-    a = max(0.0, 1 - k * math.sqrt(samples * k / (k - 1)) * lam_z)
-    return (k - 1) / (2 * k) * (1 - a) ** 2 + lam_z * math.sqrt(samples * k * (k - 1)) * a, a
+    a = max(0.0, 1 - k * math.sqrt(samples * k / (k - 1)) * lambda_z)
+    return (k - 1) / (2 * k) * (1 - a) ** 2 + lambda_z * math.sqrt(samples * k * (k - 1)) * a, a
 
 
 def nonnegative_norms(
@@ -159,12 +159,12 @@ def nonnegative_norms(
 
 
 def _class_problems(
-    counts: ArrayLike, lam_z: float, class_weight: ArrayLike
+    counts: ArrayLike, lambda_z: float, class_weight: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n_k, ω_k, c_k) with c_k = N λ_Z / √(n_k K (K-1))."""
     n = np.asarray(counts, dtype=np.float64)
     omega = np.broadcast_to(np.asarray(class_weight, dtype=np.float64), n.shape)
-    return n, omega, n.sum() * lam_z / np.sqrt(n * len(n) * (len(n) - 1))
+    return n, omega, n.sum() * lambda_z / np.sqrt(n * len(n) * (len(n) - 1))
 
 
 # ------------------------------------------------------------------ oracles
@@ -182,10 +182,10 @@ def _weight(problem: Problem) -> Any:
 
 
 def _solve(problem: Problem) -> NonnegativeOptimum:
-    counts, lam_z = counts_of(problem), float(problem.lambda_z)
+    counts, lambda_z = counts_of(problem), float(problem.lambda_z)
     if problem.loss_kind.name == "focal":
-        return nonnegative_focal(counts, lam_z, number(getattr(problem.loss, "gamma", None), 0.0), _weight(problem))
-    return nonnegative_ce(counts, lam_z, smoothing_of(problem), _weight(problem))
+        return nonnegative_focal(counts, lambda_z, number(getattr(problem.loss, "gamma", None), 0.0), _weight(problem))
+    return nonnegative_ce(counts, lambda_z, smoothing_of(problem), _weight(problem))
 
 
 def _enough_room(problem: Problem) -> Hypothesis:
@@ -215,8 +215,8 @@ def _orthogonal_answer(problem: Problem, margins: np.ndarray, value: float) -> A
 def _vanishing(optimum: NonnegativeOptimum) -> dict[str, Any]:
     return {
         "margins": optimum.margins,
-        "class_vanish_lam_Z": optimum.thresholds,
-        "complete_collapse_lam_Z": float(optimum.thresholds.max()),
+        "class_vanish_lambda_z": optimum.thresholds,
+        "complete_collapse_lambda_z": float(optimum.thresholds.max()),
     }
 
 
@@ -282,12 +282,12 @@ def nonnegative_mse_oracle(problem: Problem) -> Answer:
 
     ``logits`` and Gram matrices are given where the free optimum is unique.
     """
-    counts, lam_z = counts_of(problem), float(problem.lambda_z)
-    optimum = imbalanced_mse(counts, lam_z, "none", problem.model.dim)
+    counts, lambda_z = counts_of(problem), float(problem.lambda_z)
+    optimum = imbalanced_mse(counts, lambda_z, "none", problem.model.dim)
     thresholds = np.sqrt(counts) / counts.sum()
     answer: Answer = {
         "value": optimum.value,
-        "quantities": {"class_vanish_lam_Z": thresholds, "complete_collapse_lam_Z": float(thresholds.max())},
+        "quantities": {"class_vanish_lambda_z": thresholds, "complete_collapse_lambda_z": float(thresholds.max())},
     }
     if optimum.logits is not None:
         weight_decay, feature_decay = decays_of(problem)
@@ -319,6 +319,6 @@ def nonnegative_mse_free_bias(problem: Problem) -> Answer:
     answer["bias"] = np.full(k, 1 / k)
     answer["quantities"] |= {
         "contrast_coefficient": contrast,
-        "complete_collapse_lam_Z": math.sqrt((k - 1) / (samples * k)) / k,
+        "complete_collapse_lambda_z": math.sqrt((k - 1) / (samples * k)) / k,
     }
     return answer

@@ -267,13 +267,13 @@ class RidgePoint(NamedTuple):
         return z
 
 
-def ridge_two_groups(sizes: tuple[int, int], counts: tuple[float, float], lam_z: float) -> RidgePoint:
+def ridge_two_groups(sizes: tuple[int, int], counts: tuple[float, float], lambda_z: float) -> RidgePoint:
     """Minimiser of cross-entropy for two groups of classes at one decay.
 
     Args:
         sizes: (K_A, K_B), each at least 1.
         counts: (n_A, n_B), samples of one class.
-        lam_z: λ_Z = √(λ_W λ_H)/s, with N λ_Z >= 1e-150.
+        lambda_z: λ_Z = √(λ_W λ_H)/s, with N λ_Z >= 1e-150.
 
     Raises:
         ValueError: an empty group, or a count or decay out of range.
@@ -290,9 +290,9 @@ def ridge_two_groups(sizes: tuple[int, int], counts: tuple[float, float], lam_z:
         raise ValueError(f"counts: {counts} are not two positive numbers")
     (k_a, k_b), roots = sizes, (math.sqrt(counts[0]), math.sqrt(counts[1]))
     total = k_a * counts[0] + k_b * counts[1]
-    price, root_q = total * lam_z, math.sqrt(1 / k_a + 1 / k_b)
+    price, root_q = total * lambda_z, math.sqrt(1 / k_a + 1 / k_b)
     if not 1e-150 <= price < math.inf:
-        raise ValueError(f"lam_z: N lam_z = {price!r} must be a finite number of at least 1e-150")
+        raise ValueError(f"lambda_z: N lambda_z = {price!r} must be a finite number of at least 1e-150")
     levels = price / roots[0], price / roots[1]
 
     def contrast(of: tuple[float, float]) -> float:
@@ -316,7 +316,7 @@ def ridge_two_groups(sizes: tuple[int, int], counts: tuple[float, float], lam_z:
         gaps, shifts = (alpha_a, alpha_b), (s_a, s_b)
     losses = _loss(k_a, k_b, gaps[0], shifts[0]), _loss(k_b, k_a, gaps[1], shifts[1])
     norm = (k_a - 1) * roots[0] * gaps[0] + (k_b - 1) * roots[1] * gaps[1] + root_q * contrast(shifts)
-    value = (k_a * counts[0] * losses[0] + k_b * counts[1] * losses[1]) / total + lam_z * norm
+    value = (k_a * counts[0] * losses[0] + k_b * counts[1] * losses[1]) / total + lambda_z * norm
     return RidgePoint(value, sizes, gaps, shifts)
 
 
