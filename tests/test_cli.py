@@ -119,8 +119,8 @@ def test_solution_is_saved(capsys, tmp_path):
     path = tmp_path / "solution.npz"
     out = number_of(capsys, [*SOLVE.split(), "--counts", "20,20,5", "--save", str(path), "--json"])
     with np.load(path) as saved:
-        assert set(saved) == {"W", "H", "counts", "y", "samples"}
-        np.testing.assert_array_equal(saved["counts"], [20.0, 20.0, 5.0])
+        assert set(saved) == {"W", "H", "multiplicity", "y", "samples"}
+        np.testing.assert_array_equal(saved["multiplicity"], [20.0, 20.0, 5.0])
         np.testing.assert_allclose(saved["W"] @ saved["H"], out["logits"], atol=1e-14)
 
 
@@ -151,8 +151,8 @@ def test_deep_solution_as_json_file_and_table(capsys, tmp_path):
     assert (asked["kind"], asked["depth"], asked["activation"], asked["widths"]) == ("deep", 3, "relu", [4, 3])
     assert (asked["weight_decay"], asked["dim"], asked["bias"]) == ([0.01, 0.02, 0.005], 4, "none")
     with np.load(path) as saved:
-        assert set(saved) == {"W1", "W2", "W3", "H", "counts", "y", "samples"}
-        W, H, n = [saved[f"W{i}"] for i in (1, 2, 3)], saved["H"], saved["counts"]
+        assert set(saved) == {"W1", "W2", "W3", "H", "multiplicity", "y", "samples"}
+        W, H, n = [saved[f"W{i}"] for i in (1, 2, 3)], saved["H"], saved["multiplicity"]
     np.testing.assert_array_equal(load_npz(path).features, H)
     hidden = np.maximum(W[1] @ np.maximum(W[0] @ H, 0), 0)
     logits = W[2] @ hidden

@@ -341,7 +341,7 @@ def test_weights_equal_expanded_samples():
     H, labels, W, b = random_case(8)
     weights = np.random.default_rng(9).integers(1, 6, size=labels.size)
     expanded = np.repeat(np.arange(labels.size), weights)
-    with_weights = m.measure(H, labels, W, b, weights=weights)
+    with_weights = m.measure(H, labels, W, b, multiplicity=weights)
     assert with_weights == pytest.approx(m.measure(H[:, expanded], labels[expanded], W, b), rel=1e-12)
     assert changed_keys(with_weights, m.measure(H, labels, W, b)) != set()
 
@@ -349,15 +349,15 @@ def test_weights_equal_expanded_samples():
 def test_weights_count_in_nc4():
     features, means, W = np.eye(2), np.eye(2), np.array([[1.0, 0.0], [1.0, -1.0]])
     assert m.nc4_mismatch(features, means, W) == 0.5
-    assert m.nc4_mismatch(features, means, W, weights=[3.0, 1.0]) == 0.25
-    assert m.nc4_mismatch(features, means, W, weights=[1.0, 3.0]) == 0.75
+    assert m.nc4_mismatch(features, means, W, multiplicity=[3.0, 1.0]) == 0.25
+    assert m.nc4_mismatch(features, means, W, multiplicity=[1.0, 3.0]) == 0.75
 
 
 def test_class_means_with_counts_measure_like_collapsed_samples():
     H, labels, W, b = random_case(10)
     M = m.class_statistics(m.as_arrays(H, labels)).means
     counts = np.bincount(labels)
-    compact = m.measure(M, range(4), W, b, weights=counts)
+    compact = m.measure(M, range(4), W, b, multiplicity=counts)
     assert compact == pytest.approx(m.measure(M[:, labels], labels, W, b), rel=1e-12)
     for key in ("trace_sigma_w", "nc1_pinv", "nc1_papyan", "nc1_quotient", "cdnv"):
         assert compact[key] == 0.0
@@ -369,7 +369,7 @@ def test_zero_weight_removes_a_column():
     weights = np.ones(labels.size)
     weights[3] = 0.0
     keep = weights > 0
-    assert m.measure(H, labels, W, b, weights=weights) == pytest.approx(m.measure(H[:, keep], labels[keep], W, b))
+    assert m.measure(H, labels, W, b, multiplicity=weights) == pytest.approx(m.measure(H[:, keep], labels[keep], W, b))
 
 
 def test_exactly_collapsed_samples_have_exactly_zero_nc1():
@@ -402,7 +402,7 @@ def test_coinciding_class_means_are_infinite_not_clipped():
 
 def test_minority_collapse_of_collapsed_features():
     M = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
-    report = m.measure(M, range(3), weights=[100, 1, 1])
+    report = m.measure(M, range(3), multiplicity=[100, 1, 1])
     assert report["cdnv"] == math.inf
     assert report["nc1_pinv"] == report["nc1_quotient"] == 0.0
     assert report["vci"] == pytest.approx(0.5)
@@ -422,7 +422,7 @@ def test_all_means_equal():
 def test_round_off_means_are_treated_as_equal():
     v = np.array([[0.1], [0.2], [0.3]])
     H = np.concatenate([v, v * (1 + 2e-16), v + 1e-17], axis=1)
-    report = m.measure(H, range(3), weights=[2, 2, 2])
+    report = m.measure(H, range(3), multiplicity=[2, 2, 2])
     assert math.isnan(report["nc1_quotient"])
     assert math.isnan(report["nc2_gram_etf_centred_means"])
     assert report["cdnv"] == math.inf
@@ -688,10 +688,10 @@ def test_npz_round_trip(tmp_path, keys):
     saved: dict[str, Any] = dict(zip(keys, (H, labels, W, b), strict=True))
     np.savez(path, **saved, other=np.arange(3))
     assert m.measure_arrays(m.load_npz(path)) == m.measure(H, labels, W, b)
-    np.savez_compressed(path, H=H.T, y=labels, counts=np.arange(1.0, 24.0), num_classes=4)
+    np.savez_compressed(path, H=H.T, y=labels, multiplicity=np.arange(1.0, 24.0), num_classes=4)
     data = m.load_npz(str(path), samples="rows")
     assert (data.W, data.b, data.num_classes) == (None, None, 4)
-    assert m.measure_arrays(data) == m.measure(H, labels, weights=np.arange(1.0, 24.0))
+    assert m.measure_arrays(data) == m.measure(H, labels, multiplicity=np.arange(1.0, 24.0))
 
 
 H0, Y0, W0 = np.arange(15.0).reshape(3, 5), [0, 0, 1, 1, 1], np.ones((2, 3))
@@ -736,9 +736,9 @@ BAD = {
     "W rows": (dict(W=W0, num_classes=3), "W has shape (2, 3) but num_classes is 3: give one row per class"),
     "b shape": (dict(W=W0, b=np.ones(3)), "b has shape (3,) but must be (2,): give one number per class"),
     "b alone": (dict(b=np.ones(2)), "b was given without W"),
-    "weights shape": (dict(weights=[1, 2]), "weights has shape (2,) but must be (5,)"),
-    "negative weights": (dict(weights=[1, 1, 1, -2, 1]), "weights[3] is -2: multiplicities must not be"),
-    "weightless class": (dict(weights=[0, 0, 1, 1, 1]), "weights of class 0 sum to 0: give"),
+    "weights shape": (dict(multiplicity=[1, 2]), "multiplicity has shape (2,) but must be (5,)"),
+    "negative weights": (dict(multiplicity=[1, 1, 1, -2, 1]), "multiplicity[3] is -2: multiplicities must not be"),
+    "weightless class": (dict(multiplicity=[0, 0, 1, 1, 1]), "multiplicity of class 0 sums to 0: give"),
     "complex": (dict(features=H0 * 1j), "features has dtype complex128: give an array of real numbers"),
     "object": (dict(features=np.array([[None] * 5])), "features has dtype object"),
     "record": (dict(features=np.zeros((3, 5), dtype=[("x", float)])), "features has dtype [('x'"),
@@ -762,7 +762,7 @@ def one_sentence(text):
 
 
 def test_good_input_of_the_bad_cases_passes():
-    assert m.measure(H0, Y0, W0, np.ones(2), weights=[1, 0, 1, 2, 3])["rank_classifier"] == 1.0
+    assert m.measure(H0, Y0, W0, np.ones(2), multiplicity=[1, 0, 1, 2, 3])["rank_classifier"] == 1.0
 
 
 def write(path, **arrays):
@@ -793,7 +793,7 @@ BAD_FILES = {
     "no labels": (lambda p: write(p, H=H0), "has the keys ['H'] but needs 'labels' or 'y'"),
     "no features": (lambda p: write(p, y=Y0), "but needs 'features' or 'H': save the features"),
     "twice": (lambda p: write(p, H=H0, features=H0, y=Y0), "has the keys ['features', 'H'] for one and"),
-    "counts as weights": (lambda p: write(p, H=H0, y=Y0, weights=np.ones(5)), "under 'counts'"),
+    "counts as weights": (lambda p: write(p, H=H0, y=Y0, weights=np.ones(5)), "under 'multiplicity'"),
     "bad array": (lambda p: write(p, H=H0 * np.nan, y=Y0), "features[0, 0] is nan (15 such entries)"),
     "bad number": (lambda p: write(p, H=H0, y=Y0, num_classes=[2, 2]), "num_classes is [2, 2]"),
 }
@@ -824,7 +824,7 @@ def test_bad_files_are_named(tmp_path, case):
         (lambda: m.group_average(np.eye(2), [0, 2]), "groups holds the numbers [0, 2]"),
         (lambda: m.singular_values(np.array([[np.nan]])), "A[0, 0] is nan"),
         (lambda: m.bias_collapse(np.eye(2), np.ones(3)), "mean has shape (3,) but must be (2,)"),
-        (lambda: m.nc4_mismatch(np.eye(2), np.eye(2), np.eye(2), weights=[1]), "weights has shape (1,)"),
+        (lambda: m.nc4_mismatch(np.eye(2), np.eye(2), np.eye(2), multiplicity=[1]), "multiplicity has shape (1,)"),
     ],
 )
 def test_functions_refuse_wrong_shapes(call, message):

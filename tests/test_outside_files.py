@@ -247,7 +247,7 @@ def test_the_spread_of_one_sample_each_is_undefined_and_the_report_says_why(caps
     cli.main(["features", str(FEATURES / "f38_one_each.npz"), "--frames-only"])
     text = capsys.readouterr().out
     assert "note: every class has one sample, which does not vary: NC1, CDNV and VCI are undefined" in text
-    assert measure(np.eye(3), [0, 1, 2], weights=[5, 5, 5])["nc1_pinv"] == 0  # collapsed samples, not single ones
+    assert measure(np.eye(3), [0, 1, 2], multiplicity=[5, 5, 5])["nc1_pinv"] == 0  # collapsed samples, not single ones
 
 
 def test_features_of_a_run_folder_are_read_under_its_loss(capsys, tmp_path):

@@ -140,7 +140,7 @@ def test_a_deep_head_is_measured_layer_by_layer():
 
 def test_multiplicities_stand_for_samples(optimum):
     M, W = optimum
-    short = report(M, np.arange(4), W, counts=COUNTS, optimum=False)
+    short = report(M, np.arange(4), W, multiplicity=COUNTS, optimum=False)
     long = report(*laid_out(M), W, optimum=False)
     np.testing.assert_allclose(short.gram, long.gram, rtol=1e-12)
     assert short.counts.tolist() == list(COUNTS)
@@ -154,8 +154,8 @@ def test_comparison_forgets_rotation_scale_and_order_of_equal_classes(optimum):
     order = [1, 0, 3, 2]
     Q = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
     scales = np.array([1.0, 1.3, 1.0, 1.7])  # makes the classes unlike
-    a = report(M * scales, np.arange(4), W, counts=COUNTS, optimum=False)
-    b = report(3.0 * Q @ (M * scales)[:, order], np.arange(4), (W @ Q.T)[order], counts=COUNTS, optimum=False)
+    a = report(M * scales, np.arange(4), W, multiplicity=COUNTS, optimum=False)
+    b = report(3.0 * Q @ (M * scales)[:, order], np.arange(4), (W @ Q.T)[order], multiplicity=COUNTS, optimum=False)
     found = compare(a, b)
     assert found.distance < 1e-12
     assert found.distance_in_order > 0.05

@@ -80,7 +80,7 @@ def test_low_precision_input_is_summed_in_float64(dtype):
 def test_weights_stand_for_equal_samples():
     X, y, _, _ = sample(5, N=40)
     w = np.random.default_rng(0).integers(1, 4, size=40)
-    agree(ClassSums(5).update(X, y, w).measures(), measure(X, y, weights=w, samples="rows"))
+    agree(ClassSums(5).update(X, y, w).measures(), measure(X, y, multiplicity=w, samples="rows"))
     agree(ClassSums(5).update(X, y, w).measures(), streamed(np.repeat(X, w, 0), np.repeat(y, w), 4, 5).measures())
 
 

@@ -343,7 +343,7 @@ def report(
     feature_radius: float | None = None,
     activation: str | None = None,
     test: tuple[Any, Any] | None = None,
-    counts: Any = None,
+    multiplicity: Any = None,
     optimum: bool = True,
     points: int = _POINTS,
     gap: float = 1e-8,
@@ -373,7 +373,7 @@ def report(
         feature_radius: of the sphere or ball.
         activation: between the matrices of a deep head, ``relu`` (the default) or ``linear``.
         test: features and labels of the test set.
-        counts: multiplicity of every column, shape (N,).
+        multiplicity: number of samples that every column stands for, shape (N,).
         optimum: whether to solve the matching model; without it frames alone are targets.
         points: of a path.
         gap: relative gap that is called ``global``.
@@ -406,7 +406,7 @@ def report(
         raise ValueError(f"weights: the loss {loss} has no classifier; leave weights and bias out")
     K = len(matrices[-1]) if matrices else None
     classifier = matrices[0] if depth == 1 else None
-    data = as_arrays(features, labels, classifier, bias if depth == 1 else None, counts, K, samples=samples)
+    data = as_arrays(features, labels, classifier, bias if depth == 1 else None, multiplicity, K, samples=samples)
     if depth > 1 and bias is not None:
         bias = as_vector(bias, "bias", len(matrices[-1]), "class")
     H, K = data.features, data.num_classes
@@ -426,18 +426,19 @@ def report(
 
     statistics = class_statistics(dataclasses.replace(data, features=H))
     M, N_k = statistics.means, statistics.counts
-    measures = measure(H, data.labels, classifier, data.b, data.weights, K)
+    measures = measure(H, data.labels, classifier, data.b, data.multiplicity, K)
     if (N_k == 1).all():
         notes.append("every class has one sample, which does not vary: NC1, CDNV and VCI are undefined")
     layers, hidden = None, []
     if depth > 1:
         outputs, inputs = forward(matrices, H, activation)
-        layers = measure_layers(matrices, inputs, outputs, data.labels, data.weights, K, activation)
+        layers = measure_layers(matrices, inputs, outputs, data.labels, data.multiplicity, K, activation)
         hidden = [
-            class_statistics(as_arrays(A, data.labels, weights=data.weights, num_classes=K)).means for A in inputs
+            class_statistics(as_arrays(A, data.labels, multiplicity=data.multiplicity, num_classes=K)).means
+            for A in inputs
         ]
     head = _Head(matrices, bias if depth > 1 else data.b, activation)
-    accuracy = _accuracies(head, H, data.labels, data.weights, M)
+    accuracy = _accuracies(head, H, data.labels, data.multiplicity, M)
     unit = pairs and constraint.endswith("sphere")
     tested = None if test is None else _tested(test, samples, head, H.shape[0], M, unit)
 
@@ -523,8 +524,8 @@ def _with_direction(data: LabelledFeatures) -> tuple[LabelledFeatures, int]:
         raise ValueError(
             f"features: all of class {gone[0]} are zero, so it has no direction on a sphere; take another constraint."
         )
-    weights = None if data.weights is None else data.weights[alive]
-    kept = dataclasses.replace(data, features=data.features[:, alive], labels=data.labels[alive], weights=weights)
+    alike = None if data.multiplicity is None else data.multiplicity[alive]
+    kept = dataclasses.replace(data, features=data.features[:, alive], labels=data.labels[alive], multiplicity=alike)
     return kept, int((~alive).sum())
 
 
@@ -537,7 +538,7 @@ def _accuracies(
 ) -> dict[str, float | None]:
     """Shares of samples labelled right by the classifier and by the nearest class mean."""
     seen = Agreement(means).update(
-        H.T, y, logits=head.logits(H).T if head.weights else np.zeros((H.shape[1], means.shape[1])), weights=w
+        H.T, y, logits=head.logits(H).T if head.weights else np.zeros((H.shape[1], means.shape[1])), multiplicity=w
     )
     return {"classifier": seen.accuracy if head.weights else None, "nearest_mean": seen.nearest_accuracy}
 

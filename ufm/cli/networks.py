@@ -160,7 +160,7 @@ class Features:
             list(given.weights) or None,
             given.bias,
             test=test,
-            counts=given.counts,
+            multiplicity=given.multiplicity,
             optimum=not self.frames_only,
             name=given.name,
             samples=given.samples,
@@ -247,7 +247,7 @@ def _geometry(path: Path, samples: Any) -> Any:
     if path.suffix.lower() == ".json":
         return room.read_report(path)
     given = read_features(path, samples=samples)
-    options: dict[str, Any] = {"loss": loss, "counts": given.counts, "optimum": False, "name": given.name}
+    options: dict[str, Any] = {"loss": loss, "multiplicity": given.multiplicity, "optimum": False, "name": given.name}
     return room.report(given.features, given.labels, list(given.weights) or None, given.bias, **options).geometry
 
 

@@ -56,7 +56,7 @@ class Solve:
     gap: float = 1e-8
     """Largest proven relative gap that is called global."""
     save: Path | None = None
-    """Write the solution (W, H, b, counts, y; W1, W2, ... of a deep model) to this .npz file."""
+    """Write the solution (W, H, b, multiplicity, y; W1, W2, ... of a deep model) to this .npz file."""
     matrices: bool = False
     """With --json, give matrices of more than 64 rows too; they are null without."""
     json: bool = False
@@ -141,7 +141,7 @@ def _save_solution(found: Answer, path: Path) -> None:
         raise ValueError(
             "save: features of so many classes are not laid out; solve fewer than 1001 classes to save them"
         )
-    arrays = {"H": params.features, "counts": found.problem.labels.weights, "samples": "columns"}
+    arrays = {"H": params.features, "multiplicity": found.problem.labels.weights, "samples": "columns"}
     if len(params.weights) == 1:
         arrays["W"] = params.classifier
     else:

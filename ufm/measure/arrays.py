@@ -25,13 +25,13 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 # What a person may call each array in an .npz file. "weights" is the classifier here, as in network
-# checkpoints; the multiplicities of the columns are "counts".
+# checkpoints.
 _NPZ_KEYS = {
     "features": ("features", "H"),
     "labels": ("labels", "y"),
     "W": ("weights", "W"),
     "b": ("bias", "b"),
-    "weights": ("counts",),
+    "multiplicity": ("multiplicity",),
     "num_classes": ("num_classes",),
 }
 
@@ -44,7 +44,7 @@ class LabelledFeatures:
         features: H, shape (d, N), one column per sample.
         labels: y, shape (N,), class numbers 0..K-1. Every class occurs.
         num_classes: K, at least 2.
-        weights: multiplicity of every column, shape (N,). Ones unless given.
+        multiplicity: number of equal samples that every column stands for, shape (N,). Ones unless given.
         W: classifier, shape (K, d), or None.
         b: bias, shape (K,), or None.
     """
@@ -52,7 +52,7 @@ class LabelledFeatures:
     features: FloatArray
     labels: IntArray
     num_classes: int
-    weights: FloatArray
+    multiplicity: FloatArray
     W: FloatArray | None = None
     b: FloatArray | None = None
 
@@ -62,7 +62,7 @@ def as_arrays(
     labels: Real[ArrayLike, "..."],
     W: Real[ArrayLike, "K d"] | None = None,
     b: Real[ArrayLike, "K"] | None = None,
-    weights: Real[ArrayLike, "N"] | None = None,
+    multiplicity: Real[ArrayLike, "N"] | None = None,
     num_classes: int | None = None,
     *,
     samples: Literal["columns", "rows"] = "columns",
@@ -75,8 +75,8 @@ def as_arrays(
         labels: y, shape (N,), class numbers counted from 0.
         W: classifier, shape (K, d): logits are W h + b.
         b: bias, shape (K,).
-        weights: multiplicity n of every column, shape (N,), not negative. A column with weight n counts as n
-            equal samples, so class means with the class counts as weights measure like the collapsed samples
+        multiplicity: number n of equal samples that every column stands for, shape (N,), not negative. So class
+            means with the class counts as multiplicity measure like the collapsed samples
             they stand for.
         num_classes: K. Default: the number of rows of W, else the largest label plus one.
         samples: whether the samples are the columns or the rows of `features`.
@@ -109,15 +109,17 @@ def as_arrays(
             raise ValueError("b was given without W: pass the classifier W that the bias belongs to, or leave b out.")
         bias = as_vector(b, "b", K, "class")
 
-    multiplicity = np.ones(N) if weights is None else as_vector(weights, "weights", N, "column of features")
-    if (multiplicity < 0).any():
-        at = int(np.argmin(multiplicity))
-        raise ValueError(f"weights[{at}] is {multiplicity[at]:g}: multiplicities must not be negative.")
-    mass = np.bincount(y, weights=multiplicity, minlength=K)
+    n = np.ones(N) if multiplicity is None else as_vector(multiplicity, "multiplicity", N, "column of features")
+    if (n < 0).any():
+        at = int(np.argmin(n))
+        raise ValueError(f"multiplicity[{at}] is {n[at]:g}: multiplicities must not be negative.")
+    mass = np.bincount(y, weights=n, minlength=K)
     if (mass == 0).any():
         c = int(np.argmin(mass))
-        raise ValueError(f"weights of class {c} sum to 0: give at least one sample of every class a positive weight.")
-    return LabelledFeatures(H, y, K, multiplicity, classifier, bias)
+        raise ValueError(
+            f"multiplicity of class {c} sums to 0: give at least one sample of every class a positive one."
+        )
+    return LabelledFeatures(H, y, K, n, classifier, bias)
 
 
 @door.checked(path=door.path)
@@ -125,7 +127,7 @@ def load_npz(path: str | os.PathLike[str], *, samples: Literal["columns", "rows"
     """Read features, labels and classifier from an ``.npz`` file and check them as `as_arrays` does.
 
     Keys: ``features`` or ``H``; ``labels`` or ``y``; optional ``weights`` or ``W`` (classifier, K x d),
-    ``bias`` or ``b``, ``counts`` (multiplicity of every column, here not called weights) and ``num_classes``.
+    ``bias`` or ``b``, ``multiplicity`` (of every column) and ``num_classes``.
     Other keys are ignored. Nothing is unpickled.
 
     Args:
@@ -144,7 +146,7 @@ def load_npz(path: str | os.PathLike[str], *, samples: Literal["columns", "rows"
     if "W" in found and found["W"].ndim == 1:
         raise ValueError(
             f"'weights' in {name!r} has shape {found['W'].shape} but is the classifier (K x d): "
-            "save multiplicities of the columns under 'counts'."
+            "save how many samples each column stands for under 'multiplicity'."
         )
     if "num_classes" in found:
         number = found["num_classes"]

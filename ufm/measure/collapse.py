@@ -124,12 +124,12 @@ def class_statistics(data: LabelledFeatures) -> ClassStatistics:
     array([[ 2., -2.],
            [ 0.,  1.]])
     """
-    H, y, weights = data.features, data.labels, data.weights
-    counts = np.bincount(y, weights=weights, minlength=data.num_classes).astype(np.float64)
+    H, y, n = data.features, data.labels, data.multiplicity
+    counts = np.bincount(y, weights=n, minlength=data.num_classes).astype(np.float64)
     order = np.argsort(y, kind="stable")
     starts = np.searchsorted(y[order], np.arange(data.num_classes))
-    means = np.add.reduceat((H * weights)[:, order], starts, axis=1) / counts
-    rounding = ROUNDING * np.sqrt(np.bincount(y, weights=weights * _squares(H), minlength=data.num_classes) / counts)
+    means = np.add.reduceat((H * n)[:, order], starts, axis=1) / counts
+    rounding = ROUNDING * np.sqrt(np.bincount(y, weights=n * _squares(H), minlength=data.num_classes) / counts)
     residuals = difference(H, means[:, y], rounding[y])
     N = counts.sum()
     return ClassStatistics(
@@ -137,8 +137,8 @@ def class_statistics(data: LabelledFeatures) -> ClassStatistics:
         means=means,
         mean_of_means=means.mean(axis=1),
         sample_mean=means @ (counts / N),
-        within_factor=residuals * np.sqrt(weights / N),
-        within_variances=np.bincount(y, weights=weights * _squares(residuals), minlength=data.num_classes) / counts,
+        within_factor=residuals * np.sqrt(n / N),
+        within_variances=np.bincount(y, weights=n * _squares(residuals), minlength=data.num_classes) / counts,
         rounding=rounding,
     )
 
@@ -335,7 +335,7 @@ def nc4_mismatch(
     means: Real[ArrayLike, "d K"],
     W: Real[ArrayLike, "K d"],
     b: Real[ArrayLike, "K"] | None = None,
-    weights: Real[ArrayLike, "N"] | None = None,
+    multiplicity: Real[ArrayLike, "N"] | None = None,
 ) -> float:
     """NC4 of Papyan et al. 2020: share of samples that classifier and nearest class centre label differently.
 
@@ -349,12 +349,12 @@ def nc4_mismatch(
         means: class means M, shape (d, K).
         W: classifier, shape (K, d).
         b: bias, shape (K,). Default: none.
-        weights: multiplicity of every column, shape (N,). Default: ones.
+        multiplicity: number of samples that every column stands for, shape (N,). Ones by default.
     """
     H, (W, M) = as_matrix(features, "features"), _paired(W, means)
     bias = _bias(b, W)
     N = H.shape[1]
-    multiplicity = np.ones(N) if weights is None else as_vector(weights, "weights", N, "column of features")
+    n = np.ones(N) if multiplicity is None else as_vector(multiplicity, "multiplicity", N, "column of features")
 
     centre = M.mean(axis=1, keepdims=True)  # distances do not change, their rounding errors shrink
     M = M - centre
@@ -369,7 +369,7 @@ def nc4_mismatch(
         size = (h**2).sum(axis=0) + mean_squares.max()
         nearest = _first_largest(2.0 * M.T @ h - mean_squares[:, None], size)
         differs[block] = predicted != nearest
-    return float((multiplicity * differs).sum() / multiplicity.sum())
+    return float((n * differs).sum() / n.sum())
 
 
 def bias_collapse(

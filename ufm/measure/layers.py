@@ -155,7 +155,7 @@ def measure_layers(
     inputs: Sequence[ArrayLike],
     outputs: Sequence[ArrayLike],
     labels: Real[ArrayLike, "N"],
-    counts: Real[ArrayLike, "N"] | None = None,
+    multiplicity: Real[ArrayLike, "N"] | None = None,
     num_classes: int | None = None,
     activation: str = "relu",
     *,
@@ -177,7 +177,7 @@ def measure_layers(
             or from a trained network, with hidden biases or not.
         outputs: P_1, ..., P_L, shapes (width_l, N), without the last bias in a model of ufm.
         labels: y, shape (N,), class numbers counted from 0.
-        counts: n_i, multiplicity of every column, shape (N,). Ones by default.
+        multiplicity: number n_i of samples that every column stands for, shape (N,). Ones by default.
         num_classes: K. Default: the number of rows of W_L.
         activation: ``relu`` or ``linear``.
         weight_decays: lambda_1, ..., lambda_L. Without them strength and balance are undefined.
@@ -198,7 +198,7 @@ def measure_layers(
     _check_activation(activation)
     W = _matrices(weights, "weights")
     depth = len(W)
-    y, n, K = _columns(labels, counts, len(W[-1]) if num_classes is None else num_classes)
+    y, n, K = _columns(labels, multiplicity, len(W[-1]) if num_classes is None else num_classes)
     A, P = _matrices(inputs, "inputs"), _matrices(outputs, "outputs")
     for name, given in (("inputs", A), ("outputs", P)):
         if len(given) != depth:
@@ -239,7 +239,7 @@ _UNDEFINED: dict[str, Any] = {name: None if "rank" in name else math.nan for nam
 
 def _stage(features: FloatArray, y: IntArray, n: FloatArray, K: int) -> tuple[dict[str, Any], FloatArray]:
     """The measures of one P_l or A_l, and its class means."""
-    statistics = collapse.class_statistics(as_arrays(features, y, weights=n, num_classes=K))
+    statistics = collapse.class_statistics(as_arrays(features, y, multiplicity=n, num_classes=K))
     M = statistics.means
     found = {
         "dnc1": collapse.nc1_quotient(statistics),
@@ -285,18 +285,20 @@ def _decays(weight_decays: ArrayLike | None, feature_decay: float | None, depth:
     return decays
 
 
-def _columns(labels: ArrayLike, counts: ArrayLike | None, num_classes: int) -> tuple[IntArray, FloatArray, int]:
+def _columns(labels: ArrayLike, multiplicity: ArrayLike | None, num_classes: int) -> tuple[IntArray, FloatArray, int]:
     """Checked labels, multiplicities and K."""
     size = to_numpy(labels, "labels").size
-    n = np.ones(size) if counts is None else as_vector(counts, "counts", size, "column")
+    n = np.ones(size) if multiplicity is None else as_vector(multiplicity, "multiplicity", size, "column")
     if (n < 0).any():
         at = int(np.argmin(n))
-        raise ValueError(f"counts[{at}] is {n[at]:g}: multiplicities must not be negative.")
+        raise ValueError(f"multiplicity[{at}] is {n[at]:g}: multiplicities must not be negative.")
     checked = as_arrays(np.zeros((1, max(size, 1))), labels, num_classes=num_classes)
     mass = np.bincount(checked.labels, weights=n, minlength=checked.num_classes)
     if (mass == 0).any():
         at = int(np.argmin(mass))
-        raise ValueError(f"counts of class {at} sum to 0: give at least one column of every class a positive count.")
+        raise ValueError(
+            f"multiplicity of class {at} sums to 0: give at least one column of every class a positive one."
+        )
     return checked.labels, n, checked.num_classes
 
 

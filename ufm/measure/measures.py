@@ -252,7 +252,7 @@ def measure(
     labels: Real[ArrayLike, "..."],
     W: Real[ArrayLike, "K d"] | None = None,
     b: Real[ArrayLike, "K"] | None = None,
-    weights: Real[ArrayLike, "N"] | None = None,
+    multiplicity: Real[ArrayLike, "N"] | None = None,
     num_classes: int | None = None,
     *,
     samples: Literal["columns", "rows"] = "columns",
@@ -268,8 +268,8 @@ def measure(
         labels: y, shape (N,), class numbers counted from 0.
         W: classifier, shape (K, d). Without it the report has no keys of the classifier, NC3, NC4 and bias.
         b: bias, shape (K,). Default: none.
-        weights: multiplicity of every column, shape (N,). One column per class with the class counts as
-            weights measures like the collapsed samples it stands for.
+        multiplicity: number of samples that every column stands for, shape (N,). One column per class with the class
+            counts as multiplicity measures like the collapsed samples.
         num_classes: K. Default: the number of rows of W, else the largest label plus one.
         samples: whether the samples are the columns or the rows of `features`.
 
@@ -281,18 +281,18 @@ def measure(
         ValueError: one sentence with the argument, its value and the remedy (see `as_arrays`).
 
     >>> import numpy as np
-    >>> report = measure(np.eye(3), [0, 1, 2], W=2.0 * np.eye(3), weights=[50, 50, 50])
+    >>> report = measure(np.eye(3), [0, 1, 2], W=2.0 * np.eye(3), multiplicity=[50, 50, 50])
     >>> report["nc1_pinv"], report["nc2_coherence_classifier"], round(report["nc3_papyan"], 6)
     (0.0, 0.5, 0.367007)
     """
-    return measure_arrays(as_arrays(features, labels, W, b, weights, num_classes, samples=samples))
+    return measure_arrays(as_arrays(features, labels, W, b, multiplicity, num_classes, samples=samples))
 
 
 def measure_arrays(data: LabelledFeatures) -> dict[str, float]:
     """`measure` for arrays that passed the door already, for instance from `load_npz`."""
     statistics, mismatch = collapse.class_statistics(data), None
     if data.W is not None:
-        mismatch = collapse.nc4_mismatch(data.features, statistics.means, data.W, data.b, data.weights)
+        mismatch = collapse.nc4_mismatch(data.features, statistics.means, data.W, data.b, data.multiplicity)
     return measure_statistics(statistics, data.W, data.b, mismatch, features=data)
 
 

@@ -1,7 +1,7 @@
 """Features of anyone's network from a file: an ``.npz``, a folder of ``.npy`` arrays, or PyTorch tensors.
 
 Names of the arrays, in all three: ``features`` or ``H``; ``labels`` or ``y``; the last layer ``weights`` or ``W``, or
-the matrices ``W1``, ..., ``WL`` of a deep head; ``bias`` or ``b``; ``counts`` (multiplicity of every column);
+the matrices ``W1``, ..., ``WL`` of a deep head; ``bias`` or ``b``; ``multiplicity`` (of every column);
 ``test_features`` or ``test_H`` with ``test_labels`` or ``test_y``; ``samples``, the word ``columns`` or ``rows``.
 Other names are ignored unless the caller says what they are.  Nothing in a file is executed (see
 :mod:`ufm.measure.tensors`).  Checking of numbers is `arrays`' job.
@@ -33,7 +33,7 @@ _NAMES = {
     "labels": ("labels", "y"),
     "weights": ("weights", "W"),
     "bias": ("bias", "b"),
-    "counts": ("counts",),
+    "multiplicity": ("multiplicity",),
     "test_features": ("test_features", "test_H"),
     "test_labels": ("test_labels", "test_y"),
 }
@@ -50,7 +50,7 @@ class FeatureFile:
         labels: y, shape (N,).
         weights: W_1, ..., W_L; empty without a classifier.
         bias: b, shape (K,), or ``None``.
-        counts: multiplicity of every column, shape (N,), or ``None``.
+        multiplicity: number of samples that every column stands for, shape (N,), or ``None``.
         test: features and labels of the test set, or ``None``.
         samples: where the samples are in the file.
         notes: what was taken for what, one sentence each.
@@ -61,7 +61,7 @@ class FeatureFile:
     labels: NDArray[Any]
     weights: tuple[NDArray[Any], ...] = ()
     bias: NDArray[Any] | None = None
-    counts: NDArray[Any] | None = None
+    multiplicity: NDArray[Any] | None = None
     test: tuple[NDArray[Any], NDArray[Any]] | None = None
     samples: Axis = "columns"
     notes: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ def read_features(
     for name, size in (
         ("features", 2),
         ("test_features", 2),
-        *((v, 1) for v in ("labels", "test_labels", "bias", "counts")),
+        *((v, 1) for v in ("labels", "test_labels", "bias", "multiplicity")),
     ):
         if name in named:
             named[name] = _shaped(named[name], size, name, notes)
@@ -153,7 +153,7 @@ def read_features(
         named["labels"],
         weights,
         named.get("bias"),
-        named.get("counts"),
+        named.get("multiplicity"),
         test,
         axis,
         tuple(notes),

@@ -77,14 +77,14 @@ class ClassSums:
         self,
         features: Real[ArrayLike, "B d"],
         labels: Real[ArrayLike, "B"],
-        weights: Real[ArrayLike, "B"] | None = None,
+        multiplicity: Real[ArrayLike, "B"] | None = None,
     ) -> ClassSums:
         """Add a batch.
 
         Args:
             features: shape (B, d), one row per sample; NumPy, JAX or PyTorch, of any precision.
             labels: shape (B,), class numbers 0..K-1.
-            weights: multiplicity of every row, shape (B,). Ones by default.
+            multiplicity: number of samples that every row stands for, shape (B,). Ones by default.
 
         Returns:
             Itself.
@@ -92,7 +92,7 @@ class ClassSums:
         Raises:
             ValueError: one sentence with the argument, its value and the remedy. The sums are then as before.
         """
-        X, y, w = _batch(features, labels, weights, self.num_classes)
+        X, y, w = _batch(features, labels, multiplicity, self.num_classes)
         batch = ClassSums(self.num_classes, self.covariance)
         classes, first = np.unique(y, return_index=True)
         shift = np.zeros((self.num_classes, X.shape[1]))
@@ -244,7 +244,7 @@ class Agreement:
         labels: Real[ArrayLike, "B"] | None = None,
         *,
         logits: Real[ArrayLike, "B K"] | None = None,
-        weights: Real[ArrayLike, "B"] | None = None,
+        multiplicity: Real[ArrayLike, "B"] | None = None,
     ) -> Agreement:
         """Count a batch; returns itself.
 
@@ -252,7 +252,7 @@ class Agreement:
             features: shape (B, d).
             labels: shape (B,); without them the accuracies are nan.
             logits: shape (B, K), in place of W h + b.
-            weights: multiplicity of every row, shape (B,).
+            multiplicity: number of samples that every row stands for, shape (B,).
 
         Raises:
             ValueError: one sentence with the argument, its value and the remedy.
@@ -260,7 +260,7 @@ class Agreement:
         d, K = self._means.shape
         X = as_matrix(features, "features")
         known = labels is not None
-        X, y, w = _batch(X, labels if known else np.zeros(len(X)), weights, K)
+        X, y, w = _batch(X, labels if known else np.zeros(len(X)), multiplicity, K)
         if X.shape[1] != d:
             raise ValueError(f"features has dimension {X.shape[1]} but the means have {d}: give features of one layer.")
         if logits is not None:
@@ -308,9 +308,9 @@ def _rounding(squares: FloatArray, counts: FloatArray) -> FloatArray:
 
 
 def _batch(
-    features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, K: int
+    features: ArrayLike, labels: ArrayLike, multiplicity: ArrayLike | None, K: int
 ) -> tuple[FloatArray, IntArray, FloatArray]:
-    """A checked batch: rows, classes and weights."""
+    """A checked batch: rows, classes and multiplicities."""
     X = as_matrix(features, "features")
     y = to_numpy(labels, "labels")
     if y.shape != (len(X),):
@@ -319,8 +319,8 @@ def _batch(
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(f"labels[{at}] is {y[at]:g} but the classes are 0..{K - 1}: give whole class numbers from 0.")
-    w = np.ones(len(X)) if weights is None else as_vector(weights, "weights", len(X), "row of features")
+    w = np.ones(len(X)) if multiplicity is None else as_vector(multiplicity, "multiplicity", len(X), "row of features")
     if (w < 0).any():
         at = int(np.argmin(w))
-        raise ValueError(f"weights[{at}] is {w[at]:g}: multiplicities must not be negative.")
+        raise ValueError(f"multiplicity[{at}] is {w[at]:g}: multiplicities must not be negative.")
     return X, y.astype(np.int64), w
