@@ -187,7 +187,7 @@ def data_bound(form: Exact, r: list[list[fmpq]]) -> arb:
     return total
 
 
-def held_cost(form: Exact, norm: arb) -> arb:
+def bounded_cost(form: Exact, norm: arb) -> arb:
     """min of (lw/2) w^2 + (lh/2) h^2 - g w h over the relaxed constraint set, g = s * norm, by its edges."""
     k, g = form.k, norm * ball(form.scale)
     decay_w = ball(form.decay_w)
@@ -226,7 +226,7 @@ def held_cost(form: Exact, norm: arb) -> arb:
 def exact_dual_value(form: Exact, r: list[list[fmpq]], claimed: float) -> arb:
     """The bound of F that the exact point proves: scaled to norm lambda_Z, or with the cost of held factors."""
     if form.held:
-        return data_bound(form, r) + held_cost(form, ball(exact(claimed)))
+        return data_bound(form, r) + bounded_cost(form, ball(exact(claimed)))
     if claimed > 1:
         scale = 1 / exact(claimed)
         r = [[scale * entry for entry in row] for row in r]

@@ -204,12 +204,12 @@ def check_archive(place: Path, name: str = "file") -> None:
     check_bytes(name, f"{place} unfolded", float(declared), "give a smaller file")
 
 
-def check_array(stream: BinaryIO, held: int, name: str) -> None:
+def check_array(stream: BinaryIO, stored: int, name: str) -> None:
     """Refuse a .npy array whose header claims more bytes than follow it; the stream is left where it was.
 
     Args:
         stream: at the first byte of the array.
-        held: bytes of the array with its header.
+        stored: bytes of the array with its header.
         name: of the array, for the message.
 
     Raises:
@@ -226,9 +226,9 @@ def check_array(stream: BinaryIO, held: int, name: str) -> None:
     finally:
         if start is not None:
             stream.seek(start)
-    if claimed > held or any(length < 0 for length in shape):
+    if claimed > stored or any(length < 0 for length in shape):
         raise ValueError(
-            f"{name} claims to be an array of shape {shape} with {in_words(claimed)} but holds {in_words(held)}; "
+            f"{name} claims to be an array of shape {shape} with {in_words(claimed)} but holds {in_words(stored)}; "
             "write it again with numpy.save"
         )
 

@@ -452,7 +452,7 @@ def report(
     asked = MatchingModel({**given, **shape}, H.shape[0], tuple(len(w) for w in matrices[:-1]))
     if optimum:
         asked.check()
-    learned = _Learned(gram, classifier_gram)
+    learned = LearnedGeometry(gram, classifier_gram)
     targets = _frames(learned, N_k)
     solved, path = None, None
     if optimum:
@@ -568,13 +568,13 @@ def _tested(test: tuple[Any, Any], samples: Any, head: _Head, d: int, means: np.
 
 
 @dataclasses.dataclass(frozen=True)
-class _Learned:
+class LearnedGeometry:
     """Gram matrices of the learned class means and classifier."""
 
     gram: np.ndarray
     classifier_gram: np.ndarray | None
 
-    def held(self, name: str, source: str, gram: Any, classifier_gram: Any = None, **more: Any) -> Target:
+    def target_of(self, name: str, source: str, gram: Any, classifier_gram: Any = None, **more: Any) -> Target:
         """A target with its distances."""
         gram = np.asarray(gram, dtype=np.float64)
         off = None
@@ -593,13 +593,16 @@ def _centred(gram: np.ndarray) -> np.ndarray:
     return both if np.linalg.norm(both) > 1e-13 * np.linalg.norm(gram) else np.zeros_like(both)
 
 
-def _frames(learned: _Learned, counts: np.ndarray) -> list[Target]:
+def _frames(learned: LearnedGeometry, counts: np.ndarray) -> list[Target]:
     K = len(counts)
     etf, of = simplex_etf_gram(K), orthogonal_frame_gram(K)
-    found = [learned.held("simplex_etf", "frame", etf, etf), learned.held("orthogonal_frame", "frame", of, of)]
+    found = [
+        learned.target_of("simplex_etf", "frame", etf, etf),
+        learned.target_of("orthogonal_frame", "frame", of, of),
+    ]
     if np.ptp(counts) > 0:  # for equal counts SELI is the simplex ETF
         classifier, means = seli_grams(counts)
-        found.append(learned.held("seli", "frame", means, classifier))
+        found.append(learned.target_of("seli", "frame", means, classifier))
     return found
 
 
@@ -722,7 +725,7 @@ class _Solved:
 
 
 def _optimum(
-    asked: MatchingModel, learned: _Learned, points: int, gap: float, notes: list[str]
+    asked: MatchingModel, learned: LearnedGeometry, points: int, gap: float, notes: list[str]
 ) -> tuple[_Solved | None, Path1D | None, list[Target]]:
     """The optimum of the matching model, or the nearest along a path, and what oracles say of it."""
     over, K = asked.missing, len(asked.counts)
@@ -749,7 +752,7 @@ def _optimum(
             )
         elif _alive(solved):
             means = solved.means
-            targets = [learned.held("optimum", "solved", means.T @ means, solved.classifier_gram, **judged)]
+            targets = [learned.target_of("optimum", "solved", means.T @ means, solved.classifier_gram, **judged)]
         else:
             notes.append("the optimum of the matching model is zero: its decay is past complete collapse")
         targets += _oracles(learned, [x.prediction for x in found.comparisons])
@@ -789,7 +792,7 @@ def _optimum(
         if label == "optimum" or i != best:
             verdict = {"verdict": words[i], "relative_gap": float(gaps[i])}
             T = means[i].T @ means[i]
-            targets.append(learned.held(label, "solved", T, solved[i].classifier_gram, **verdict))
+            targets.append(learned.target_of(label, "solved", T, solved[i].classifier_gram, **verdict))
     return solved[best], path, targets + _oracles(learned, predict(problems[best]))
 
 
@@ -806,13 +809,13 @@ def _solved_path(problems: Problem, gap: float) -> Judged:
     return Judged(*certified_many(problems, gap=min(gap, 1e-8))) if known is None else known
 
 
-def _oracles(learned: _Learned, predictions: Sequence[Prediction]) -> list[Target]:
+def _oracles(learned: LearnedGeometry, predictions: Sequence[Prediction]) -> list[Target]:
     """Every oracle that predicts a Gram matrix."""
     found = []
     for said in predictions:
         gram = said.class_means_gram
         if said.holds and gram is not None and np.any(gram):
-            found.append(learned.held(said.name, said.status, gram, said.classifier_gram, citation=said.citation))
+            found.append(learned.target_of(said.name, said.status, gram, said.classifier_gram, citation=said.citation))
     return found
 
 

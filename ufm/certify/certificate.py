@@ -30,7 +30,7 @@ from .closed import closed_bound, has_closed_bound
 from .deep import BOUNDS, deep_lower, uses_numbers, uses_planes, why_unknown_deep
 from .dual import best_bound
 from .feasible import NEAR, placed, sentence
-from .form import class_form, is_held
+from .form import class_form, is_bounded
 from .gram import excess_with_error, floor_with_error, gram_bound
 from .pairs import COUNTED, floor_plus, has_frame_bound, pairs_bound, why_no_pairs_tangent
 from .primal import value_with_error
@@ -161,7 +161,7 @@ def why_unknown(problem: Problem) -> str | None:
         return None
     if problem.loss_kind is not Focal:
         return why_no_tangent(problem)
-    if is_held(problem):
+    if is_bounded(problem):
         return "no bound is known for the focal loss with spheres, balls or budgets"
     if model.bias != "none":
         return "no bound is known for the focal loss with a bias: the loss is not convex"
@@ -266,7 +266,7 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
         )
     if model.constraint == "nonnegative" and not has_closed_bound(problem):
         said.append("nonnegative features: the bound ignores the constraint and cannot be expected to close")
-    if is_held(problem):
+    if is_bounded(problem):
         said.append("spheres, balls and budgets are relaxed to one norm each: tight for equal counts")
     return tuple(said)
 
@@ -357,7 +357,7 @@ def certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any = 1e-8, c
 def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
     length = jnp.sqrt(jnp.maximum(gram.square, 0.0))
     doubt = gamma(2 * program.groups + 16) * length[:, None] * length[None, :]
-    doubt = jnp.where(jnp.eye(program.groups, dtype=bool) & program.held, 0.0, doubt)
+    doubt = jnp.where(jnp.eye(program.groups, dtype=bool) & program.on_sphere, 0.0, doubt)
     excess, error = excess_with_error(program, gram, doubt)
     floor, floor_error = floor_with_error(program)
     bound = gram_bound(program, gram, candidates)
@@ -385,7 +385,7 @@ def _off_gram(program: GramProgram, gram: GroupGram) -> Any:
     least = jnp.linalg.eigvalsh(jnp.where(usable, block, jnp.zeros_like(block)), symmetrize_input=False)[0]
     off = jnp.maximum(-least / (unit * jnp.max(program.classes) * program.groups), 0.0)
     off = jnp.maximum(off, jnp.max(gram.within - gram.square) / unit)
-    if program.held:
+    if program.on_sphere:
         off = jnp.maximum(off, jnp.max(jnp.abs(gram.square - 1)))
     return jnp.where(usable, off, jnp.nan)
 

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from ..problem import CrossEntropy, Focal, Problem
-from .form import ClassForm, is_held
+from .form import ClassForm, is_bounded
 from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma
 
 
 def has_closed_bound(problem: Problem) -> bool:
     """Whether the structure of the problem allows a closed bound; equal counts are asked of the numbers, later."""
-    if is_held(problem) or problem.model.bias != "none":
+    if is_bounded(problem) or problem.model.bias != "none":
         return False
     if problem.loss_kind is Focal:
         return True

@@ -1,6 +1,6 @@
 """Curvature at a point: Hessian spectrum, zero modes and those that symmetry explains, and a way out of a saddle.
 
-On features held by spheres (contrastive problems) it is the Riemannian Hessian of the product of spheres,
+On features on spheres (contrastive problems) it is the Riemannian Hessian of the product of spheres,
 
     T^T (Hess F) T - diag(<grad_i F, h_i> / rho^2),     the columns of T an orthonormal basis of the tangent space,
 

@@ -306,12 +306,12 @@ class _Cost:
         decays = [float(x) for x in problem.weight_decays]
         self.depth, self.feature = len(decays), float(problem.decay.feature)
         self.sphere = model.constraint == "sphere"
-        self.held = model.constraint in ("sphere", "ball")
+        self.bounded = model.constraint in ("sphere", "ball")
         scale = 1.0 if model.scale is None else float(model.scale)
         log_scale = 2 * math.log(scale) + gamma(ELEMENTARY + 4) * abs(math.log(scale))
         self.log_weights = log_product_below(decays) - log_scale
         self.radius = 0.0
-        if self.held:
+        if self.bounded:
             radius = 1.0 if model.feature_radius is None else float(model.feature_radius)
             self.radius = math.sqrt(_counts(problem)[1]) * radius * (1 + gamma(4))
 
@@ -323,7 +323,7 @@ class _Cost:
         if self.feature > 0 and not self.sphere:
             log_all = self.log_weights + log_product_below([self.feature])
             free = self._power(log_all, logs, self.depth + 1)
-        if not self.held:
+        if not self.bounded:
             return np.where(size > 0, free, 0.0)
         log_radius = math.log(self.radius)
         given = self._power(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from .._numerics import record, static
 from ..problem import CrossEntropy, Labels, Params, Problem
-from .form import FACTOR_ROUNDINGS, ClassForm, held_cost, is_held
+from .form import FACTOR_ROUNDINGS, ClassForm, bounded_cost, is_bounded
 from .norm import Basis, absolute_norm, basis, verified_norm
 from .rounding import (
     ELEMENTARY,
@@ -59,7 +59,7 @@ class Setting:
     form: ClassForm
     bias: Any
     is_ce: bool = static()
-    held: bool = static()
+    bounded: bool = static()
 
 
 # ------------------------------------------------------------------ the search for good dual points
@@ -75,7 +75,7 @@ def best_bound(problem: Problem, form: ClassForm, params: Params, candidates: in
         candidates: number of snapped dual points; 0 leaves the scaled one alone.
     """
     is_ce = problem.loss_kind is CrossEntropy
-    setting = Setting(problem, form, params.bias, is_ce, is_held(problem))
+    setting = Setting(problem, form, params.bias, is_ce, is_bounded(problem))
     if _is_diagonal(setting) and candidates > 0:
         points, frame = _diagonal_point(setting)[None], basis(jnp.eye(problem.num_classes))
     else:
@@ -96,7 +96,7 @@ def best_bound(problem: Problem, form: ClassForm, params: Params, candidates: in
 
 def _is_diagonal(setting: Setting) -> bool:
     """MSE without bias and with decayed factors: the best dual point is diagonal and known."""
-    return not setting.is_ce and not setting.held and setting.problem.model.bias == "none"
+    return not setting.is_ce and not setting.bounded and setting.problem.model.bias == "none"
 
 
 def _diagonal_point(setting: Setting) -> Any:
@@ -113,7 +113,7 @@ def _start(setting: Setting, params: Params, project: bool) -> Any:
     if setting.is_ce:
         residual = problem.loss.residual(problem.model.logits(params), classes)[0]  # type: ignore[union-attr]
         residual = jnp.where(eye, -jnp.sum(residual, axis=0)[None, :], residual)
-    elif problem.model.bias == "free" and problem.loss.class_weight is None and project and not setting.held:
+    elif problem.model.bias == "free" and problem.loss.class_weight is None and project and not setting.bounded:
         # MSE, free bias: clipping the centred targets is the optimum itself; no iterate is needed.
         residual = (form.counts / form.total)[:, None] - eye
     else:
@@ -158,15 +158,15 @@ def _snapped_points(setting: Setting, residual: Any, candidates: int) -> tuple[A
     columns = matrix @ vectors
     sigma = jnp.sqrt(jnp.sum(columns**2, axis=0))[::-1]  # descending, up to rounding
     top = jnp.max(sigma)
-    level = top if setting.held else down  # singular values 1 of G itself
-    scaled = residual if setting.held else residual * jnp.minimum(1.0, level / top)
+    level = top if setting.bounded else down  # singular values 1 of G itself
+    scaled = residual if setting.bounded else residual * jnp.minimum(1.0, level / top)
     if candidates == 0:
         return scaled[None], frame
     distance = jnp.clip(1.0 - sigma / level, LEVEL_FLOOR, 1.0)
     distance = jnp.concatenate([jnp.full(1, LEVEL_FLOOR), distance, jnp.ones(1)])
     _, sizes = jax.lax.top_k(jnp.diff(jnp.log(distance)), min(candidates, k + 1))
     snap = jnp.arange(k)[None, :] < sizes[:, None]  # (candidates, K)
-    if setting.held:
+    if setting.bounded:
         mean = jnp.sum(jnp.where(snap, sigma[None, :], 0.0), axis=1) / jnp.maximum(sizes, 1)
         levels = jnp.where(sizes > 0, mean, top)[:, None]
     else:
@@ -382,8 +382,8 @@ def _with_penalty(setting: Setting, lower: Any, norm: Any) -> Any:
     L(s R) >= s L(R) + (1 - s) zero.  Held factors: the cost of the norm is subtracted.
     """
     form = setting.form
-    if setting.held:
-        total = lower + held_cost(setting.problem, form, norm * (1 + gamma(4)))
+    if setting.bounded:
+        total = lower + bounded_cost(setting.problem, form, norm * (1 + gamma(4)))
         return total - gamma(4) * (jnp.abs(lower) + jnp.abs(total))
     scale = jnp.where(norm <= 1, 1.0, (1 - gamma(4)) / jnp.where(norm <= 1, 1.0, norm))
     value = scale * lower + (1 - scale) * (1 - gamma(4)) * _zero_data(setting)

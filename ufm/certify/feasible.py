@@ -30,7 +30,7 @@ class Placed:
             column of H or a row of W to its set, over the radius; of budgets, that of the whole matrix over the root of
             what it may spend; of nonnegative features, the largest negative entry over the largest entry.
         doubt: the feasible point on paper is (1 + x) times the floats in every entry of H and of W, and the sum of both
-            |x| is at most this; 0 where they are infeasible, ``None`` where nothing is held.
+            |x| is at most this; 0 where they are infeasible, ``None`` where nothing is constrained.
     """
 
     params: Params
@@ -44,10 +44,10 @@ def placed(problem: Problem, params: Params) -> Placed:
     if model.is_free:
         return Placed(params, jnp.zeros(2), None)
     near = model.project(params, problem.labels)
-    h, off_h, doubt = _held(model.constraint, params.features, near.features, model.feature_radius, k)
+    h, off_h, doubt = _constrained(model.constraint, params.features, near.features, model.feature_radius, k)
     if model.readout == "pairs":
         return Placed(Params((), h, None), jnp.stack([off_h, jnp.zeros(())]), doubt)
-    turned, off_w, other = _held(
+    turned, off_w, other = _constrained(
         model.classifier_constraint, params.classifier.T, near.classifier.T, model.classifier_radius, k
     )
     if other is not None:
@@ -56,7 +56,7 @@ def placed(problem: Problem, params: Params) -> Placed:
     return Placed(here, jnp.stack([off_h, off_w]), doubt)
 
 
-def _held(word: str, x: Any, near: Any, radius: Any, classes: int) -> tuple[Any, Any, Any]:
+def _constrained(word: str, x: Any, near: Any, radius: Any, classes: int) -> tuple[Any, Any, Any]:
     """(the columns that are judged, how far they were off, doubt) of one factor."""
     if word == "none":
         return x, jnp.zeros(()), None

@@ -32,7 +32,7 @@ class ClassForm:
         lift: iota_c, the shift of each logit.
         margin: m_k, taken off the own logit.
         root: sqrt(m_k), the weight of column k in the norm.
-        unit: lambda_Z for decayed factors (G must have norm <= 1); 1 for held ones.
+        unit: lambda_Z for decayed factors (G must have norm <= 1); 1 for bounded ones.
         doubt: relative error of counts and N as floats; 0 for whole numbers.
     """
 
@@ -74,7 +74,7 @@ def class_form(problem: Problem) -> ClassForm:
     ce = loss if kind is CrossEntropy else CrossEntropy()
     weight = counts * omega * per_class(ce.sample_scale, 1.0)
     root = ones if problem.model.constraint == "budget" else jnp.sqrt(counts)
-    unit = jnp.ones(()) if is_held(problem) else lambda_z(problem)
+    unit = jnp.ones(()) if is_bounded(problem) else lambda_z(problem)
     return ClassForm(
         counts=counts,
         total=total,
@@ -91,8 +91,8 @@ def class_form(problem: Problem) -> ClassForm:
     )
 
 
-def is_held(problem: Problem) -> bool:
-    """Whether a factor is held by a sphere, a ball or a budget in place of a decay."""
+def is_bounded(problem: Problem) -> bool:
+    """Whether a factor is bounded by a sphere, a ball or a budget in place of a decay."""
     return problem.model.classifier_constraint != "none" or problem.model.constraint not in ("none", "nonnegative")
 
 
@@ -105,8 +105,8 @@ def lambda_z(problem: Problem) -> Any:
 # ------------------------------------------------------------------ what the factors cost
 
 
-def held_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
-    """Rigorous lower bound of  min (lambda_W/2) w^2 + (lambda_H/2) h^2 - s g w h  for g <= norm, held factors.
+def bounded_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
+    """Rigorous lower bound of  min (lambda_W/2) w^2 + (lambda_H/2) h^2 - s g w h  for g <= norm, bounded factors.
 
     w = ||W||_F and h = ||M m^{1/2}||_F are at most their radii B (exactly B for the classifier on spheres; the decay
     of features on spheres is a constant).  For (s g)^2 > lambda_W lambda_H the minimum lies on the edge w = B_W or

@@ -85,7 +85,7 @@ def gram_bound(program: GramProgram, gram: GroupGram, candidates: int) -> GramBo
         factors.append(snapped[1])
     proven = jax.vmap(lambda t, u: _prove(program, t, u))(jnp.concatenate(flows), jnp.concatenate(factors))
     sound = in_range(program.scale, program.counts, jnp.where(program.share > 0, program.share, 1.0))
-    sound = sound if program.held else sound & in_range(program.decay * program.counts)
+    sound = sound if program.on_sphere else sound & in_range(program.decay * program.counts)
     values = jnp.where(jnp.isfinite(proven.excess) & sound, proven.excess, -jnp.inf)
     best = jnp.argmax(values)
     use = values[best] > 0
@@ -123,7 +123,7 @@ def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Any) -> tupl
         jnp.sum(weight * jnp.where(weight > 0, loss, 0.0)),
         jnp.sum(jnp.where(weight > 0, weight * error, 0.0)),
     )
-    if not program.held:
+    if not program.on_sphere:
         cost = 0.5 * program.decay * program.classes * program.counts
         ridge = jnp.sum(cost * gram.square)
         value = value + ridge
@@ -156,7 +156,7 @@ def _trial(program: GramProgram, gram: GroupGram) -> Trial:
     pairs = 0.5 * (mass + mass.T)
     inner = jnp.diagonal(pairs)
     square = jnp.where(gram.square > 0, gram.square, 1.0)
-    if program.held:
+    if program.on_sphere:
         diagonal = -jnp.sum(program.neighbours() * pairs * gram.between, axis=1) / square
     else:
         diagonal = _ridge_diagonal(program, mass)
@@ -222,7 +222,7 @@ def _snapped_points(program: GramProgram, trial: Trial, candidates: int) -> tupl
 
     def point(last: Any) -> tuple[Any, Any]:
         kept = jnp.where(jnp.arange(size)[None, :] <= last, columns, 0.0)
-        if not program.held:
+        if not program.on_sphere:
             total = 0.5 * program.decay * jnp.sum(program.classes * program.counts)
             missing = total - jnp.sum((fixed.T @ root) ** 2)
             kept = kept * jnp.sqrt(missing / jnp.sum((kept.T @ root) ** 2))
@@ -247,7 +247,7 @@ def _matched(program: GramProgram, trial: Trial, target: Any) -> Any:
     known = trial.pairs > 0
     ratio = jnp.where(known, goal / jnp.where(known, trial.pairs, 1.0), 1.0)
     mass = trial.mass * jnp.maximum(ratio, 0.0)
-    if not program.held:
+    if not program.on_sphere:
         own = jnp.where(trial.spread, inner, jnp.diagonal(target) - (classes - 1) * inner)
         wanted = 0.5 * program.decay * program.counts - own - jnp.sum(program.neighbours() * mass, axis=1)
         wanted = jnp.where(program.share > 0, wanted, 0.0)
@@ -272,7 +272,7 @@ def _prove(program: GramProgram, flow: Any, factor: Any) -> GramBound:
     """Bound the excess from below with a multiple of the dual point t and a factor U of (nearly) B."""
     reach = jnp.max(jnp.sum(program.neighbours() * flow, axis=1))
     room = (1 - 128 * (program.groups + 8) * UNIT) / jnp.where(reach > 0, reach, 1.0)
-    if program.held:
+    if program.on_sphere:
         # The multiplier scales with t.  The best multiple needs no proof.
         multiplier = _multiplier(program, flow, factor)
         theta = _best_multiple(program, flow, _linear(program, flow, multiplier), room)
@@ -287,7 +287,7 @@ def _prove(program: GramProgram, flow: Any, factor: Any) -> GramBound:
     entropies, size = _entropies(program, flow)
     weight = program.classes * program.share
     value, total = jnp.sum(weight * entropies), jnp.sum(weight * size)
-    if program.held:
+    if program.on_sphere:
         linear = _linear(program, flow, multiplier)
         value, total = value - linear, total + linear
     return GramBound(value - gamma(2 * program.groups + 2 * DATA + 8) * total - TINY, flow, multiplier)

@@ -100,7 +100,7 @@ def why_no_pairs_tangent(problem: Problem) -> str | None:
         return None
     if not kind.convex:
         return f"no bound is known for the {kind.name} loss, which is not convex"
-    if not kind.nonnegative and not _is_held(problem):
+    if not kind.nonnegative and not _is_bounded(problem):
         return f"the {kind.name} loss may be negative, and then its tangents bound nothing"
     lanes = len(problem.batch_shape)
     loss, labels = jax.tree.map(
@@ -141,7 +141,7 @@ def _scale(problem: Problem) -> Any:
     return 1.0 if problem.model.scale is None else problem.model.scale
 
 
-def _is_held(problem: Problem) -> bool:
+def _is_bounded(problem: Problem) -> bool:
     return problem.model.constraint.endswith(("sphere", "ball"))
 
 
@@ -150,7 +150,7 @@ def _placed(problem: Problem, features: Any) -> Any:
 
     On paper they are on it exactly; the floats miss by gamma(2 d + 16) of each entry at most.
     """
-    if not _is_held(problem):
+    if not _is_bounded(problem):
         return features
     length = norm_of(features, axis=0) / _radius(problem)
     near = jnp.abs(length - 1) <= NEAR
@@ -169,7 +169,7 @@ def _product(features: Any) -> tuple[Any, Any]:
 def _class_gram(problem: Problem, features: Any) -> tuple[GroupGram, Any]:
     """Gram matrix of class columns in units of the radius, and a bound of its errors."""
     product, doubt = _product(features)
-    if _is_held(problem):
+    if _is_bounded(problem):
         square = jnp.asarray(_radius(problem)) ** 2
         product, doubt = product / square, doubt / square + gamma(6) * jnp.abs(product) / square
     diagonal = jnp.diagonal(product)
@@ -183,7 +183,7 @@ def _trial_gram(problem: Problem, features: Any) -> GroupGram:
         features = features @ labels.averages
     product = features.T @ features
     diagonal = jnp.diagonal(product)
-    if _is_held(problem):
+    if _is_bounded(problem):
         length = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
         product = product / (length[:, None] * length[None, :])
         diagonal = jnp.ones_like(diagonal)
@@ -264,7 +264,7 @@ def _frame_excess(program: GramProgram) -> Any:
     share, own = jnp.where(counted, program.share, 1.0), jnp.where(counted, program.own, 1.0)
     apart = ~jnp.eye(program.groups, dtype=bool)
     others = jnp.sum(jnp.where(apart, program.counts[None, :], 0.0), axis=1) * (1 - gamma(program.groups))
-    if program.held:
+    if program.on_sphere:
         odds = others / own * jnp.exp(-program.scale * (1 + gamma(DATA)))
         excess = program.share * jnp.log1p(odds) * (1 - gamma(2 * ELEMENTARY + DATA))
     else:
@@ -337,7 +337,7 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
     inner = jnp.sum(product)
     inner_error = gamma(2 * n + 4) * jnp.sum(jnp.abs(product))
     diagonal = jnp.diagonal(slope)
-    if _is_held(problem):
+    if _is_bounded(problem):
         radius = _scale(problem) * jnp.asarray(_radius(problem)) ** 2 * (1 + gamma(4))
         own = jnp.diagonal(similarities)
         multiplier = -jnp.sum(product, axis=1) / jnp.where(own > 0, own, 1.0)

@@ -25,7 +25,7 @@ import numpy as np
 from ..problem import Labels, Params, Problem
 from .dual import Bound
 from .enclosure import Ball, enclose, radius_of, why_not
-from .form import ClassForm, held_cost, is_held
+from .form import ClassForm, bounded_cost, is_bounded
 from .norm import absolute_norm, basis, verified_norm
 from .rounding import SLACK, TINY, gamma
 
@@ -38,7 +38,7 @@ def why_no_tangent(problem: Problem) -> str | None:
     kind = problem.loss_kind
     if not kind.convex:
         return f"no bound is known for the {kind.name} loss, which is not convex"
-    if not kind.nonnegative and (not is_held(problem) or problem.model.bias == "free"):
+    if not kind.nonnegative and (not is_bounded(problem) or problem.model.bias == "free"):
         return f"the {kind.name} loss may be negative, and then its tangents bound nothing"
     loss = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf)[len(problem.batch_shape) :]), problem.loss)
     k = problem.num_classes
@@ -63,14 +63,14 @@ def tangent_bound(problem: Problem, form: ClassForm, params: Params, upper: Any)
     data, slope = _tangent(problem, form, logits)
     height, flow = _height(data, slope, logits), _flow(slope)
     norm = _norm(form, slope)
-    kind, held = problem.loss_kind, is_held(problem)
+    kind, bounded = problem.loss_kind, is_bounded(problem)
     if problem.model.bias == "free":
         height = height - SLACK * jnp.sum(flow) * _largest_bias(problem, form, logits, upper)
     cost = jnp.zeros(())
     if problem.model.bias == "decay":
         cost = 0.5 * jnp.sum((flow / jnp.sqrt(problem.decay.bias)) ** 2) * (1 + gamma(flow.shape[0] + 24)) + TINY
-    if held:
-        paid = held_cost(problem, form, norm * (1 + gamma(4)))
+    if bounded:
+        paid = bounded_cost(problem, form, norm * (1 + gamma(4)))
         lower = height - cost + paid - gamma(4) * (jnp.abs(height) + cost + jnp.abs(paid))
     else:
         reach = form.unit / norm * (1 - gamma(_FACTOR) - 4 * form.doubt)
@@ -81,7 +81,7 @@ def tangent_bound(problem: Problem, form: ClassForm, params: Params, upper: Any)
         lower = lower - gamma(8) * (t * jnp.abs(height) + t**2 * cost)
     if kind.nonnegative:
         lower = jnp.where(lower > 0, lower, jnp.where(jnp.isnan(upper), jnp.nan, 0.0))
-    return Bound(slope.value, norm if held else norm / form.unit, lower - TINY)
+    return Bound(slope.value, norm if bounded else norm / form.unit, lower - TINY)
 
 
 # ------------------------------------------------------------------ one tangent
@@ -153,7 +153,11 @@ def _largest_bias(problem: Problem, form: ClassForm, logits: Any, upper: Any) ->
         data, slope = _tangent(problem, form, here)
         matrix, error = _scaled(form, slope)
         norm = (absolute_norm(matrix) + error) * (1 + gamma(4))
-        won = -held_cost(problem, form, norm) if is_held(problem) else norm * upper / form.unit * (1 + gamma(_FACTOR))
+        won = (
+            -bounded_cost(problem, form, norm)
+            if is_bounded(problem)
+            else norm * upper / form.unit * (1 + gamma(_FACTOR))
+        )
         level = (upper - _height(data, slope, here) + won) * (1 + gamma(8))
         doubt = gamma(k) * jnp.sum(jnp.abs(slope.value), axis=1) + jnp.sum(radius_of(slope), axis=1)
         return jnp.sum(slope.value, axis=1), SLACK * doubt, jnp.maximum(level, 0.0)

@@ -72,7 +72,7 @@ class GramProgram:
         own: a_a, terms of the denominator from the own class: n_a - 1, or n_a with the self pair.
         scale: s rho^2.
         decay: lambda of the ridge; 0 on a sphere.
-        held: whether q_cc = 1 (sphere, ball).
+        on_sphere: whether q_cc = 1 (sphere, ball).
     """
 
     classes: Any
@@ -81,7 +81,7 @@ class GramProgram:
     own: Any
     scale: Any
     decay: Any
-    held: bool = static()
+    on_sphere: bool = static()
 
     @property
     def groups(self) -> int:
@@ -142,7 +142,7 @@ class GramProgram:
         ratio = jax.nn.logsumexp(logs, axis=1)
         terms = jnp.log(jnp.where(self.share > 0, self.classes * self.share, 1.0)) + log_softplus(ratio)
         terms = jnp.where(self.share > 0, terms, -jnp.inf)
-        if not self.held:
+        if not self.on_sphere:
             ridge = 0.5 * self.decay * self.classes * self.counts * gram.square
             positive = ridge > 0
             ridge = jnp.where(positive, jnp.log(jnp.where(positive, ridge, 1.0)), -jnp.inf)

@@ -96,7 +96,7 @@ class Problem:
     def metric(self) -> Params:
         """Diagonal metric m of the parameters: the decay of each block (of a feature column n_i lambda_H).
 
-        Solvers work in sqrt(m) x, where the decay is isotropic; ||g / sqrt(m)||^2 has the unit of F.  A block held by
+        Solvers work in sqrt(m) x, where the decay is isotropic; ||g / sqrt(m)||^2 has the unit of F.  A block under
         a constraint gets the curvature that the data term has at zero logits; the bias, that of the data term.
         """
         n, total, k = self.labels.weights, jnp.sum(self.labels.weights), self.labels.num_classes

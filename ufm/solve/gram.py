@@ -55,7 +55,7 @@ class GramResult:
 
 @dataclasses.dataclass(frozen=True)
 class _Space:
-    """Coordinates y of a factor: columns y_a = c_a x_a, of any length where |x_a| is held at 1."""
+    """Coordinates y of a factor: columns y_a = c_a x_a, of any length where |x_a| is 1."""
 
     program: GramProgram
     weight: Any
@@ -67,7 +67,7 @@ class _Space:
 
     def to_params(self, y: Any) -> Any:
         x = y.reshape(self.shape) / self.weight[None, :]
-        if not self.program.held:
+        if not self.program.on_sphere:
             return x
         spread = jnp.where(self.program.classes > 1, x[-1], 0.0)  # a group of one class has none
         return unit_columns(jnp.concatenate([x[:-1], spread[None, :]]))
@@ -80,10 +80,10 @@ class _Space:
 
     @property
     def retract(self) -> bool:
-        return self.program.held
+        return self.program.on_sphere
 
     def project(self, y: Any) -> Any:
-        return (self.to_params(y) * self.weight[None, :]).ravel() if self.program.held else y
+        return (self.to_params(y) * self.weight[None, :]).ravel() if self.program.on_sphere else y
 
     def is_uneven(self, y: Any) -> Any:
         x = y.reshape(self.shape) / self.weight[None, :]
@@ -93,7 +93,7 @@ class _Space:
     def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
         """(norm of the gradient of the log excess in x, dimensionless norm in the metric)."""
         g, x = gradient.reshape(self.shape), y.reshape(self.shape) / self.weight[None, :]
-        if self.program.held:
+        if self.program.on_sphere:
             length = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
             metric = g * length
             plain = metric * self.weight[None, :]
@@ -134,7 +134,7 @@ def simplex_factor(program: GramProgram) -> Any:
     """Factor of the simplex ETF, slightly off it in every direction so that no direction is lost by symmetry."""
     m, g = program.classes, program.groups
     k = jnp.sum(m)
-    radius = jnp.ones(()) if program.held else _ridge_square(program)
+    radius = jnp.ones(()) if program.on_sphere else _ridge_square(program)
     off = -1.0 / (k - 1.0)
     block = jnp.where(jnp.eye(g, dtype=bool), ((1.0 + (m - 1.0) * off) / m)[None, :], off)
     values, vectors = jnp.linalg.eigh(block)
@@ -158,7 +158,7 @@ def _ridge_square(program: GramProgram) -> Any:
 
 def _weights(program: GramProgram, factor: Any) -> Any:
     """Metric of the columns: root of the force on each group (sphere), or of its decay (ridge)."""
-    if not program.held:
+    if not program.on_sphere:
         return jnp.sqrt(program.decay * program.classes * program.counts)
     logs = program.log_ratios(program.gram(factor))
     ratio = jax.nn.logsumexp(logs, axis=1)
@@ -233,5 +233,5 @@ def solve_by_gram(problem: Problem, program: GramProgram, group: Any, gtol: Any,
 
 
 def _radius(problem: Problem) -> Any:
-    held = problem.model.constraint != "none" and problem.model.feature_radius is not None
-    return problem.model.feature_radius if held else 1.0
+    bounded = problem.model.constraint != "none" and problem.model.feature_radius is not None
+    return problem.model.feature_radius if bounded else 1.0

@@ -89,8 +89,8 @@ class Space:
         """|x| over the radius for entries on a sphere, 1 for the others."""
         model, x = self.problem.model, self.unravel(y / self.coordinate)
 
-        def spread(block: Any, axis: int, held: bool, radius: Any) -> Any:
-            if not held:
+        def spread(block: Any, axis: int, on_sphere: bool, radius: Any) -> Any:
+            if not on_sphere:
                 return jnp.ones_like(block)
             length = jnp.sqrt(jnp.sum(block * block, axis=axis, keepdims=True))
             return jnp.broadcast_to(length / (1.0 if radius is None else radius), block.shape)

@@ -407,15 +407,15 @@ class _Program:
 
     def __init__(self, m: Any, n: Any, tau: float, decay: float | None, self_included: bool, class_weight: Any):
         g = len(m)
-        self.m, self.n, self.held = m, n, decay is None
+        self.m, self.n, self.on_sphere = m, n, decay is None
         self.own = n if self_included else n - 1
         self.share = m * n * np.broadcast_to(np.asarray(class_weight, dtype=np.float64), (g,)) / np.sum(m * n)
         self.pairs = [(a, b) for a in range(g) for b in range(a)]
         self.multi = [a for a in range(g) if m[a] > 1]
-        width = len(self.pairs) + len(self.multi) + (0 if self.held else g)
+        width = len(self.pairs) + len(self.multi) + (0 if self.on_sphere else g)
         across = {pair: i for i, pair in enumerate(self.pairs)}
         within = {a: len(self.pairs) + i for i, a in enumerate(self.multi)}
-        square = {} if self.held else {a: len(self.pairs) + len(self.multi) + a for a in range(g)}
+        square = {} if self.on_sphere else {a: len(self.pairs) + len(self.multi) + a for a in range(g)}
         self.maps = across, within, square
 
         def entry(*terms: tuple[int | None, float]) -> tuple[np.ndarray, float]:
@@ -444,7 +444,7 @@ class _Program:
             self.blocks[i, a, b] = self.blocks[i, b, a] = math.sqrt(m[a] * m[b])
         for a, i in within.items():
             self.blocks[i, a, a] = m[a] - 1
-        if self.held:
+        if self.on_sphere:
             np.fill_diagonal(self.base, 1.0)
         for a, i in square.items():
             self.blocks[i, a, a] = 1.0
@@ -455,7 +455,7 @@ class _Program:
         for a, i in square.items():
             self.linear[i] = (decay or 0.0) / 2 * m[a] * n[a]
         # strictly feasible: a little short of the simplex ETF, which is near the optimum for small temperatures
-        theta, size = 0.99, 1.0 if self.held else 2 * tau
+        theta, size = 0.99, 1.0 if self.on_sphere else 2 * tau
         self.start = np.zeros(width)
         self.start[: len(self.pairs) + len(self.multi)] = -theta * size / (np.sum(m) - 1)
         self.start[len(self.pairs) + len(self.multi) :] = size
@@ -516,7 +516,7 @@ class _Program:
         """Follow the central path down to a relative gap of the excess below 1e-12."""
         z, g = self.start, len(self.m)
         x = self.exponents @ z + self.offsets
-        scale = min(max(float(np.max(x)), -600.0), 0.0) if self.held else 0.0  # e^-scale stays finite
+        scale = min(max(float(np.max(x)), -600.0), 0.0) if self.on_sphere else 0.0  # e^-scale stays finite
         barriers = g + len(self.multi)
         barrier = 0.1
         while barrier * barriers > 1e-13:
@@ -528,7 +528,7 @@ class _Program:
             between[a, b] = between[b, a] = z[i]
         for a, i in within.items():
             between[a, a] = z[i]
-        squares = np.array([1.0 if self.held else z[square[a]] for a in range(g)])
+        squares = np.array([1.0 if self.on_sphere else z[square[a]] for a in range(g)])
         floor = float(np.sum(self.share * np.log(self.own)))
         excess = self.excess(z, scale)[0] * math.exp(scale)
         return GroupOptimum(floor + excess, squares, between, 10 * barrier * barriers * math.exp(scale))
@@ -824,9 +824,9 @@ def _few_groups(problem: Problem) -> Hypothesis:
 def supcon_groups(problem: Problem) -> Answer:
     """Value and Gram matrix of :func:`group_optimum`."""
     m, n, weight, group = _groups(problem)
-    held = problem.model.constraint != "none"
+    bounded = problem.model.constraint != "none"
     tau = unit_temperature(problem)
-    decay = None if held else float(problem.decay.feature)
+    decay = None if bounded else float(problem.decay.feature)
     found = group_optimum(m, n, tau, decay, problem.loss.self_included, weight)
     square = radius_squared(problem)
     gram = square * found.matrix(group) if problem.num_classes <= LARGEST_GRAM else None

@@ -107,7 +107,7 @@ def bounded_margin(
 
 
 def decayed_norm(num_classes: int, radius: float, decay: float, scale: float = 1.0, smoothing: float = 0.0) -> float:
-    """Norm r of the decayed factor's rows when the other factor is held at a radius (balanced, d >= K - 1).
+    """Norm r of the decayed factor's rows when the other factor has a fixed radius (balanced, d >= K - 1).
 
         s rho (1/(e^x + K - 1) - eps/K) = lambda r,   x = s rho r K/(K-1)
 
@@ -165,7 +165,7 @@ def _radii(problem: Problem) -> tuple[float, float]:
     )
 
 
-def _held_penalty(problem: Problem) -> float:
+def _bounded_penalty(problem: Problem) -> float:
     """The decay terms of the factors on spheres, which are constant."""
     rho_h, rho_w = _radii(problem)
     total = 0.0
@@ -182,7 +182,9 @@ def _no_inner_decay(problem: Problem) -> Hypothesis:
         ("λ_W", problem.model.classifier_constraint, float(problem.decay.weight)),
         ("λ_H", problem.model.constraint, float(problem.decay.feature)),
     )
-    found = [f"{name} = {value:g}" for name, held, value in pairs if held in ("ball", "budget") and value > 0]
+    found = [
+        f"{name} = {value:g}" for name, constraint, value in pairs if constraint in ("ball", "budget") and value > 0
+    ]
     return Hypothesis("no decay of a factor in a ball or under a budget", not found, ", ".join(found))
 
 
@@ -200,8 +202,12 @@ def _scale(problem: Problem) -> float:
 
 
 def _both_bounded(problem: Problem) -> bool:
-    held = problem.model.constraint, problem.model.classifier_constraint
-    return problem.loss_kind.name == "ce" and all(h in BOUNDED for h in held) and held != ("budget", "budget")
+    constraints = problem.model.constraint, problem.model.classifier_constraint
+    return (
+        problem.loss_kind.name == "ce"
+        and all(h in BOUNDED for h in constraints)
+        and constraints != ("budget", "budget")
+    )
 
 
 def _symmetric(problem: Problem) -> tuple[Hypothesis, ...]:
@@ -245,7 +251,7 @@ def _etf_answer(problem: Problem, norm_h: float, norm_w: float, penalty: float) 
 )
 def sphere_etf(problem: Problem) -> Answer:
     """Value, logits and Gram matrices of the balanced optimum with both factors bounded."""
-    return _etf_answer(problem, *_radii(problem), _held_penalty(problem))
+    return _etf_answer(problem, *_radii(problem), _bounded_penalty(problem))
 
 
 @oracle(
@@ -265,7 +271,7 @@ def sphere_decayed_classifier(problem: Problem) -> Answer:
     k, decay = problem.num_classes, float(problem.decay.weight)
     rho = _radii(problem)[0]
     norm = decayed_norm(k, rho, decay, _scale(problem), smoothing_of(problem))
-    return _etf_answer(problem, rho, norm, _held_penalty(problem) + decay * k * norm**2 / 2)
+    return _etf_answer(problem, rho, norm, _bounded_penalty(problem) + decay * k * norm**2 / 2)
 
 
 @oracle(
@@ -286,7 +292,7 @@ def sphere_decayed_features(problem: Problem) -> Answer:
     samples = float(problem.labels.total) / k
     rho = _radii(problem)[1]
     norm = decayed_norm(k, rho, samples * decay, _scale(problem), smoothing_of(problem))
-    return _etf_answer(problem, norm, rho, _held_penalty(problem) + samples * decay * k * norm**2 / 2)
+    return _etf_answer(problem, norm, rho, _bounded_penalty(problem) + samples * decay * k * norm**2 / 2)
 
 
 @oracle(
@@ -313,7 +319,7 @@ def sphere_polygon(problem: Problem) -> Answer:
     strength = _scale(problem) * rho_h * rho_w
     cosines = np.cos(2 * np.pi * (np.arange(k)[:, None] - np.arange(k)[None, :]) / k)
     return {
-        "value": polygon_loss(k, strength) + _held_penalty(problem),
+        "value": polygon_loss(k, strength) + _bounded_penalty(problem),
         "logits": strength * cosines,
         "bias": zero_bias(problem),
         "classifier_gram": rho_w**2 * cosines,
@@ -376,7 +382,7 @@ def sphere_mse(problem: Problem) -> Answer:
     frame = np.eye(k) - (1 / k if free else 0.0)
     eigenvalue = rho**2 * (k / (k - 1) if free else 1.0)
     return {
-        "value": value + _held_penalty(problem),
+        "value": value + _bounded_penalty(problem),
         "logits": p * frame,
         "bias": np.full(k, 1 / k) if free else None,
         "classifier_gram": (p / scale) ** 2 / eigenvalue * frame,
@@ -656,8 +662,8 @@ def _linear_step(vectors: np.ndarray, reach: float) -> tuple[np.ndarray, float]:
 
 
 def _on_spheres(problem: Problem) -> bool:
-    held = {problem.model.constraint, problem.model.classifier_constraint}
-    return problem.loss_kind.name == "ce" and held <= {"sphere", "ball"}
+    constraints = {problem.model.constraint, problem.model.classifier_constraint}
+    return problem.loss_kind.name == "ce" and constraints <= {"sphere", "ball"}
 
 
 def _crowded(problem: Problem) -> Hypothesis:

@@ -270,8 +270,8 @@ def class_collapse_optimum(
 
 
 def _concerns(problem: Problem) -> bool:
-    held = problem.model.constraint in ("sphere", "ball")
-    return problem.loss_kind is SupCon and problem.loss.mix is not None and held
+    bounded = problem.model.constraint in ("sphere", "ball")
+    return problem.loss_kind is SupCon and problem.loss.mix is not None and bounded
 
 
 def _solve(problem: Problem) -> ClassCollapse:
@@ -572,7 +572,7 @@ def spread_optimum(num_classes: int, instances: int, temperature: float, mix: fl
 # ------------------------------------------------------------------ oracles
 
 
-def _held(problem: Problem) -> bool:
+def _bounded(problem: Problem) -> bool:
     return problem.model.constraint in ("sphere", "ball")
 
 
@@ -586,7 +586,7 @@ def _room(problem: Problem, needed: int, words: str) -> Hypothesis:
     status="derived",
     citation="lee2024analysis",
     statement="Sigmoid loss on spheres or in balls: one scalar from the simplex ETF to the antipodal arrangement.",
-    concerns=lambda problem: problem.loss_kind is Sigmoid and _held(problem),
+    concerns=lambda problem: problem.loss_kind is Sigmoid and _bounded(problem),
     about="contrastive",
     hypotheses=lambda problem: (
         Hypothesis("N >= 3", problem.num_classes >= 3, f"N = {problem.num_classes}"),
@@ -632,7 +632,7 @@ def _spread_conditions(problem: Problem) -> tuple[Hypothesis, ...]:
     citation="chen2022perfectly",
     statement="Spread loss on spheres or in balls, equal counts: one scalar, the variance within the classes; class "
     "collapse from a weight on.",
-    concerns=lambda problem: problem.loss_kind is Spread and _held(problem),
+    concerns=lambda problem: problem.loss_kind is Spread and _bounded(problem),
     about="contrastive",
     hypotheses=_spread_conditions,
 )
