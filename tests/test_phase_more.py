@@ -62,7 +62,7 @@ def test_relu_collapse_refuses(tmp_path, settings, words):
 
 def test_seli(tmp_path):
     """Every cell agrees with the two-group solution in value and in distance, and lies in its band."""
-    found, data = made(tmp_path, "seli", cells=5, prices=(1e-6, 0.9))
+    found, data = made(tmp_path, "seli", cells=5, decays=(1e-6, 0.9))
     assert sum(number > 0 for number in found.cells_by_phase.values()) == 4
     assert found.largest_difference["distance"] < 1e-8
     distance = data.distance.transpose("price", "imbalance").values
@@ -133,7 +133,7 @@ def test_seli_offset_is_the_constant_of_the_logits():
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"ratios": (1.0, 9.0)}, "ratios"), ({"prices": (1e-3, 1.0)}, "prices"), ({"majority": 0}, "majority")],
+    [({"ratios": (1.0, 9.0)}, "ratios"), ({"decays": (1e-3, 1.0)}, "decays"), ({"majority": 0}, "majority")],
 )
 def test_seli_refuses(tmp_path, settings, words):
     with pytest.raises(ValueError, match=f"^{words}"):

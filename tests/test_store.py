@@ -103,7 +103,7 @@ def test_a_whole_block_in_the_wrong_place_is_not_read(store):
 def test_archives_made_to_do_harm_are_not_read(store, tmp_path):
     """Right digests beside content that no sweep wrote."""
     np.savez(tmp_path / "no.npz", a=np.zeros(1))
-    np.savez(tmp_path / "words.npz", said=np.frombuffer(b"[1, 2]", dtype=np.uint8), rows=np.arange(3))
+    np.savez(tmp_path / "words.npz", record=np.frombuffer(b"[1, 2]", dtype=np.uint8), rows=np.arange(3))
     np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
     names = ("no.npz", "words.npz", "pickled.npy")
     for content in (b"", b"PK\3\4", *((tmp_path / name).read_bytes() for name in names)):

@@ -170,8 +170,8 @@ OUT_OF_MEMORY = "memory: it ran out while computing; give fewer classes, columns
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, NumPy or JAX says that memory ran out."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower()
+    message = str(error)
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()
 
 
 def number(value: Any, dtype: Any = float) -> Any:

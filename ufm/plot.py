@@ -520,14 +520,14 @@ _TARGET_WORDS = {
 }
 
 
-def report_grams(said: dict[str, Any]) -> Figure:
+def report_grams(report: dict[str, Any]) -> Figure:
     """Gram matrices of the class means side by side: learned, the solved optimum, and the simplex ETF.
 
     Args:
-        said: a report as JSON (``Report.to_json``).
+        report: a report as JSON (``Report.to_json``).
     """
-    by_name = {target["name"]: target for target in said["targets"]}
-    shown: list[tuple[str, Any, Any]] = [("learned", said["class_means_gram"], None)]
+    by_name = {target["name"]: target for target in report["targets"]}
+    shown: list[tuple[str, Any, Any]] = [("learned", report["class_means_gram"], None)]
     for name in ("optimum", "seli", "simplex_etf"):
         if name in by_name:
             shown.append((_TARGET_WORDS[name], by_name[name]["gram"], by_name[name]["distance"]))
@@ -552,32 +552,32 @@ def report_grams(said: dict[str, Any]) -> Figure:
             axes.set_xlabel("class")
         row[0][0].set_ylabel("class")
         figure.colorbar(mesh, ax=list(row[0]), label=r"$M^TM\,/\,\|M^TM\|_F$")
-        figure.suptitle(f"{as_text(said['name'])}: Gram matrix of the class means")
+        figure.suptitle(f"{as_text(report['name'])}: Gram matrix of the class means")
         return figure
 
 
 _SMALLEST_SHOWN = 1e-9
 
 
-def report_spectrum(said: dict[str, Any]) -> Figure:
+def report_spectrum(report: dict[str, Any]) -> Figure:
     """Singular values of the class means and of every weight matrix, each over its largest.
 
     Args:
-        said: a report as JSON.
+        report: a report as JSON.
     """
     words = {"means": "class means $M$", "centred_means": "centred class means", "logits": "logits of the class means"}
     marks = ("o", "s", "^", "D", "v", "P", "X", "*")
     with matplotlib.rc_context(_STYLE):
         figure, axes = subplots(figsize=(5.4, 3.6), layout="constrained")
         most = 1
-        for place, (name, values) in enumerate(said["singular_values"].items()):
+        for place, (name, values) in enumerate(report["singular_values"].items()):
             spectrum = np.array([np.nan if value is None else value for value in values])
             if not spectrum.size or not spectrum[0] > 0:
                 continue
-            most = max(most, min(len(spectrum), 4 * len(said["counts"])))
+            most = max(most, min(len(spectrum), 4 * len(report["counts"])))
             style: Any = {"marker": marks[place % len(marks)], "linestyle": _DASHES[place % len(_DASHES)]}
             style |= {"color": str(0.12 * (place % 6)), "markersize": 4, "markerfacecolor": "white", "linewidth": 1.0}
-            label = f"{words.get(name, f'$W_{{{name[1:]}}}$' if name[1:] else '$W$')}, rank {said['ranks'][name]}"
+            label = f"{words.get(name, f'$W_{{{name[1:]}}}$' if name[1:] else '$W$')}, rank {report['ranks'][name]}"
             relative = np.maximum(spectrum / spectrum[0], _SMALLEST_SHOWN)
             axes.plot(np.arange(1, len(spectrum) + 1), relative, label=label, **style)
         axes.axhline(1e-3, color="0.7", linewidth=0.8)
@@ -587,19 +587,19 @@ def report_spectrum(said: dict[str, Any]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("index")
         axes.set_ylabel(f"singular value over the largest (at least {_SMALLEST_SHOWN:g})")
-        axes.set_title(as_text(said["name"]))
+        axes.set_title(as_text(report["name"]))
         if axes.lines[:-1]:  # besides the level of the rank
             axes.legend(framealpha=0.95)
         return figure
 
 
-def report_distances(said: dict[str, Any]) -> Figure:
+def report_distances(report: dict[str, Any]) -> Figure:
     """Distance of the Gram matrix of the class means to every target, as it is and centred; nearest on top.
 
     Args:
-        said: a report as JSON.
+        report: a report as JSON.
     """
-    rows = [target for target in said["targets"] if target["distance"] is not None][::-1]
+    rows = [target for target in report["targets"] if target["distance"] is not None][::-1]
     with matplotlib.rc_context(_STYLE):
         figure, axes = subplots(figsize=(6.4, 1.5 + 0.45 * max(len(rows), 1)), layout="constrained")
         place = np.arange(len(rows))
@@ -623,7 +623,7 @@ def report_distances(said: dict[str, Any]) -> Figure:
         axes.margins(x=0.12)
         axes.set_xlim(left=0.0)
         axes.set_xlabel(r"$\|G/\|G\|_F-T/\|T\|_F\|_F$")
-        axes.set_title(f"{as_text(said['name'])}: distance of the Gram matrix to")
+        axes.set_title(f"{as_text(report['name'])}: distance of the Gram matrix to")
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return figure
 

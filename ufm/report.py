@@ -298,16 +298,16 @@ class Report:
 
         out = Path(folder)
         make_folder(out)
-        said = self.to_json(keep=("class_means_gram", "classifier_gram"))
+        record = self.to_json(keep=("class_means_gram", "classifier_gram"))
         paths = [out / "report.json"]
         with whole(paths[0]) as part:
-            part.write_text(json.dumps(said, allow_nan=False) + "\n", encoding="utf-8")
-        grams = [row | {"gram": target.gram} for row, target in zip(said["targets"], self.targets, strict=True)]
-        said |= {"targets": grams}  # as arrays, however large
+            part.write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
+        grams = [row | {"gram": target.gram} for row, target in zip(record["targets"], self.targets, strict=True)]
+        record |= {"targets": grams}  # as arrays, however large
         drawn = {
-            "grams": plot.report_grams(said),
-            "spectrum": plot.report_spectrum(said),
-            "distances": plot.report_distances(said),
+            "grams": plot.report_grams(record),
+            "spectrum": plot.report_spectrum(record),
+            "distances": plot.report_distances(record),
         }
         for name, figure in drawn.items():
             paths += plot.save_figure(figure, out / name)
@@ -812,10 +812,14 @@ def _solved_path(problems: Problem, gap: float) -> Judged:
 def _oracles(learned: LearnedGeometry, predictions: Sequence[Prediction]) -> list[Target]:
     """Every oracle that predicts a Gram matrix."""
     found = []
-    for said in predictions:
-        gram = said.class_means_gram
-        if said.holds and gram is not None and np.any(gram):
-            found.append(learned.target_of(said.name, said.status, gram, said.classifier_gram, citation=said.citation))
+    for prediction in predictions:
+        gram = prediction.class_means_gram
+        if prediction.holds and gram is not None and np.any(gram):
+            found.append(
+                learned.target_of(
+                    prediction.name, prediction.status, gram, prediction.classifier_gram, citation=prediction.citation
+                )
+            )
     return found
 
 
@@ -870,9 +874,9 @@ def _minority(vectors: dict[str, np.ndarray], counts: np.ndarray, solved: _Solve
         found["optimum"] = {"means": inside(solved.means)}
         if len(solved.params.weights) == 1:
             found["optimum"]["classifier"] = inside(np.asarray(solved.params.classifier).T)
-        for said in predict(solved.problem):
-            if said.name == "two_group_collapse" and said.holds:
-                found["phase_of_optimum"] = said.quantities["phase"]
+        for prediction in predict(solved.problem):
+            if prediction.name == "two_group_collapse" and prediction.holds:
+                found["phase_of_optimum"] = prediction.quantities["phase"]
                 if solved.problem.model.bias == "none":
                     lambda_z = float(solved.problem.lambda_z)
                     ratio = minority_collapse_ratio(lambda_z, counts.min(), int((~few).sum()), int(few.sum()))
@@ -1011,22 +1015,22 @@ def read_report(path: str | Path) -> Geometry:
     path = Path(path)
     try:
         check_bytes("file", f"{path} as numbers", _UNFOLDED * path.stat().st_size, "give a smaller report")
-        said = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"file: {path} cannot be read ({error.strerror}); give report.json, or features") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        said = None
+        record = None
     except ValueError as error:
         if str(error).startswith("file: "):
             raise
-        said = None  # a number of thousands of digits
-    if not isinstance(said, dict) or said.get("kind") != "ufm report":
+        record = None  # a number of thousands of digits
+    if not isinstance(record, dict) or record.get("kind") != "ufm report":
         raise ValueError(f"file: {path} is not a report, or a damaged one; give report.json, or features")
-    notes = said["notes"] if isinstance(said.get("notes"), list) else []
-    if said.get("class_means_gram", 0) is None and any("--matrices" in str(note) for note in notes):
+    notes = record["notes"] if isinstance(record.get("notes"), list) else []
+    if record.get("class_means_gram", 0) is None and any("--matrices" in str(note) for note in notes):
         raise ValueError(f"file: {path} has no matrices; write it with --out, or with --json --matrices")
     try:
-        return _geometry_of(said)
+        return _geometry_of(record)
     except ValueError as error:
         raise ValueError(
             f"file: {path} is not a report, or a damaged one ({error}); give report.json, or features"
@@ -1037,36 +1041,36 @@ _UNFOLDED = 20
 """Bytes in memory for a byte of a report."""
 
 
-def _geometry_of(said: dict[str, Any]) -> Geometry:
+def _geometry_of(record: dict[str, Any]) -> Geometry:
     """The geometry that a report states.
 
     Raises:
         ValueError: an entry that no report can have.
     """
     for name in ("name", "counts", "class_means_gram", "classifier_gram", "measures", "targets", *_NEAREST):
-        if name not in said:
+        if name not in record:
             raise ValueError(f"{name} is missing")
-    if not isinstance(said["name"], str):
-        raise ValueError(f"name: {show(said['name'])} is not a text")
-    counts = real_array("counts", said["counts"], "a list of numbers")
+    if not isinstance(record["name"], str):
+        raise ValueError(f"name: {show(record['name'])} is not a text")
+    counts = real_array("counts", record["counts"], "a list of numbers")
     if counts.ndim != 1 or len(counts) < 2 or not (np.isfinite(counts) & (counts > 0)).all():
-        raise ValueError(f"counts: {show(said['counts'])} are not the positive samples of two classes or more")
+        raise ValueError(f"counts: {show(record['counts'])} are not the positive samples of two classes or more")
     K = len(counts)
-    classifier = said["classifier_gram"]
-    measures, targets = said["measures"], said["targets"]
+    classifier = record["classifier_gram"]
+    measures, targets = record["measures"], record["targets"]
     if not isinstance(measures, dict):
         raise ValueError(f"measures: {show(measures)} is not a table of numbers")
     if not isinstance(targets, list) or not targets:
         raise ValueError(f"targets: {show(targets)} is not a list of at least one target")
     names = {_distance(f"targets[{place}]", target)[0] for place, target in enumerate(targets)}
-    nearest, centred = (_distance(name, said[name]) for name in _NEAREST)
+    nearest, centred = (_distance(name, record[name]) for name in _NEAREST)
     for name, (target, distance) in zip(_NEAREST, (nearest, centred), strict=True):
         if target not in names and not (target == "none" and math.isnan(distance)):
             raise ValueError(f"{name}: {show(target)} is not one of the targets")
     return Geometry(
-        said["name"],
+        record["name"],
         counts,
-        _checked_gram("class_means_gram", said["class_means_gram"], K),
+        _checked_gram("class_means_gram", record["class_means_gram"], K),
         None if classifier is None else _checked_gram("classifier_gram", classifier, K),
         {name: _number(f"measures.{name}", value) for name, value in measures.items()},
         nearest,
@@ -1084,14 +1088,14 @@ def _number(name: str, value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _distance(place: str, said: Any) -> tuple[str, float]:
+def _distance(place: str, record: Any) -> tuple[str, float]:
     """(name, distance) of a target; two matrices of norm 1 are at most 2 apart."""
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
-        raise ValueError(f"{place}: {show(said)} is not a target with a name")
-    distance = _number(f"{place}.distance", said.get("distance"))
+    if not isinstance(record, dict) or not isinstance(record.get("name"), str):
+        raise ValueError(f"{place}: {show(record)} is not a target with a name")
+    distance = _number(f"{place}.distance", record.get("distance"))
     if not (math.isnan(distance) or -1e-9 <= distance <= 2 + 1e-9):
         raise ValueError(f"{place}.distance: {distance:g} is not a distance of 0 to 2")
-    return said["name"], distance
+    return record["name"], distance
 
 
 def _checked_gram(name: str, value: Any, size: int) -> np.ndarray:

@@ -49,7 +49,7 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         """The run as the command's ``--json`` object."""
         last = self.trained.history[-1]
-        said = {
+        record = {
             "epochs": self.trained.epochs,
             "loss": last.get("loss"),
             "train": _scalars(last.get("train", {})),
@@ -58,17 +58,17 @@ class Run:
             "files": self.files,
         }
         if self.trained.set_aside:
-            said["set_aside"] = list(self.trained.set_aside)
+            record["set_aside"] = list(self.trained.set_aside)
         if self.why is not None:
-            said["no_report"] = self.why
+            record["no_report"] = self.why
         if self.report is not None:
             near = self.report.nearest_centred
             off = {target.name: target.distance_centred for target in self.report.targets}
             off = {name: value if math.isfinite(value) else None for name, value in off.items()}
-            said["distances"] = off
+            record["distances"] = off
             if off.get(near.name) is not None:
-                said["nearest_centred"] = {"name": near.name, "distance": off[near.name]}
-        return said
+                record["nearest_centred"] = {"name": near.name, "distance": off[near.name]}
+        return record
 
 
 @door.checked(out=door.path)

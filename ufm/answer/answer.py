@@ -206,12 +206,12 @@ class Answer:
 
 def _beside_theory(comparison: Comparison) -> dict[str, Any]:
     """What theory gives as the minimum, and whether the value found attains it."""
-    said, difference = comparison.prediction, float(comparison.difference or 0.0)
-    excess = difference / abs(said.value) if said.value else difference
+    prediction, difference = comparison.prediction, float(comparison.difference or 0.0)
+    excess = difference / abs(prediction.value) if prediction.value else difference
     return {
-        "name": said.name,
-        "status": said.status,
-        "value": said.value,
+        "name": prediction.name,
+        "status": prediction.status,
+        "value": prediction.value,
         "excess": excess,
         "attained": abs(excess) <= ATTAINED,
     }

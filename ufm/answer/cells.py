@@ -94,17 +94,17 @@ class Cells:
         judged = self.route.judge(program, self.limits)
         return Numbers(_of_dataset(_read_on_host(self.route)(program, judged)))
 
-    def fitting_block(self, room: int) -> int:
+    def fitting_block(self, capacity: int) -> int:
         """Cells of one compiled call whose memory is within some bytes, at most as many as the route takes.
 
         Args:
-            room: bytes.
+            capacity: bytes of memory that may be used.
         """
         inputs = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(self.program)) / len(self)
         block = self.route.block
-        if _SPREAD * inputs**2 * block < room:  # far from it: no need to ask the compiler
+        if _SPREAD * inputs**2 * block < capacity:  # far from it: no need to ask the compiler
             return block
-        return max(1, min(block, int(block * room / max(1, self._bytes(block)))))
+        return max(1, min(block, int(block * capacity / max(1, self._bytes(block)))))
 
     def _bytes(self, cells: int) -> int:
         """Memory of the compiled program for some cells, as the compiler says."""

@@ -351,7 +351,7 @@ def seli(
     majority: int = 2,
     minority: int = 2,
     ratios: tuple[float, float] = (1.2, 100.0),
-    prices: tuple[float, float] = (1e-8, 0.9),
+    decays: tuple[float, float] = (1e-8, 0.9),
     gap: float = 1e-10,
 ) -> Plane:
     """Distance of the logits of cross-entropy to SELI over imbalance ratio and decay.
@@ -368,15 +368,15 @@ def seli(
         majority: number of majority classes K_A.
         minority: number of minority classes K_B.
         ratios: range of R = n_A/n_B, above 1.
-        prices: range of N λ_Z, from 1e-10 to below 1.
+        decays: range of N λ_Z, from 1e-10 to below 1.
         gap: relative gap to certify.
     """
     if not 1 < ratios[0] < ratios[1] < math.inf:
         raise ValueError(f"ratios: {list(ratios)} must grow and lie above 1; balanced classes are at SELI throughout")
-    if not 1e-10 <= prices[0] < prices[1] < 1:
-        raise ValueError(f"prices: {list(prices)} must grow and lie between 1e-10 and 1")
+    if not 1e-10 <= decays[0] < decays[1] < 1:
+        raise ValueError(f"decays: {list(decays)} must grow and lie between 1e-10 and 1")
     k, sizes = majority + minority, (majority, minority)
-    ratio, price = np.geomspace(*ratios, cells), np.geomspace(*prices, cells)
+    ratio, price = np.geomspace(*ratios, cells), np.geomspace(*decays, cells)
     counts = two_group_counts(k, minority / k, 1.0, ratio)
     laws = np.array([seli_law(n) for n in counts])
 

@@ -104,8 +104,8 @@ class Certificate:
         """
         off = np.asarray(self.violation)
         near = _GRAM_NEAR if self.constraints[0] == "Gram matrix" else NEAR
-        said = [sentence(row, self.constraints, near) for row in off.reshape(-1, 2)]
-        return said[0] if off.ndim == 1 else np.array(said, dtype=object).reshape(off.shape[:-1])
+        sentences = [sentence(row, self.constraints, near) for row in off.reshape(-1, 2)]
+        return sentences[0] if off.ndim == 1 else np.array(sentences, dtype=object).reshape(off.shape[:-1])
 
     @property
     def source_words(self) -> Any:
@@ -197,46 +197,46 @@ def _pairs_assumptions(problem: Problem) -> tuple[str, ...]:
     model, nonnegative = problem.model, problem.model.constraint.startswith("nonnegative")
     if _has_class_bound(problem):
         ground = "weak duality of the convex program in the Gram matrix of the class means"
-        said = ["nonnegative features: classes meet orthogonal ones at best" if nonnegative else ground, ROUNDING]
+        grounds = ["nonnegative features: classes meet orthogonal ones at best" if nonnegative else ground, ROUNDING]
     else:
         counted = (
             "the gradient by automatic differentiation has the relative errors of its softmaxes: (10 n + 128 + 16 U) u"
         )
-        said = [
+        grounds = [
             "the loss is convex in the similarities: a tangent at the parameters is below it",
             ROUNDING,
             counted if problem.loss_kind in COUNTED else ENCLOSED,
         ]
         if has_frame_bound(problem):
-            said.append("nonnegative features: in each batch classes meet orthogonal ones at best")
+            grounds.append("nonnegative features: in each batch classes meet orthogonal ones at best")
         elif nonnegative:
-            said.append("nonnegative features: the bound ignores the sign and cannot be expected to close")
+            grounds.append("nonnegative features: the bound ignores the sign and cannot be expected to close")
     if model.dim < problem.sufficient_dim:
-        said.append(
+        grounds.append(
             f"d = {model.dim} is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close"
         )
-    return tuple(said)
+    return tuple(grounds)
 
 
 def _deep_assumptions(problem: Problem) -> tuple[str, ...]:
     model, reason = problem.model, why_unknown(problem)
     if reason is not None:
         return (reason,)
-    said = []
+    grounds = []
     if uses_numbers(problem) and model.activation == "linear":
-        said.append("singular values of a product and of its factors (Horn), of logits and targets (von Neumann)")
+        grounds.append("singular values of a product and of its factors (Horn), of logits and targets (von Neumann)")
         if model.bias == "decay" or problem.loss.class_weight is not None:
-            said.append("a bias with a decay, or class weights: the bound is valid but cannot be expected to close")
+            grounds.append("a bias with a decay, or class weights: the bound is valid but cannot be expected to close")
     elif uses_numbers(problem):
-        said.append("two channels of nonnegative layers; exact for K = 2 without bias and where zero is certified")
+        grounds.append("two channels of nonnegative layers; exact for K = 2 without bias and where zero is certified")
     if uses_planes(problem):
-        said.append("the nuclear norm of the logits is at most the product of the norms of the factors")
-        said.append("weak duality of the convex program in the logits of given nuclear norm")
+        grounds.append("the nuclear norm of the logits is at most the product of the norms of the factors")
+        grounds.append("weak duality of the convex program in the logits of given nuclear norm")
     if model.constraint != "none":
-        said.append("constrained features: signs are ignored, spheres and balls relaxed to one norm")
+        grounds.append("constrained features: signs are ignored, spheres and balls relaxed to one norm")
     if min(model.dim, *model.widths) < problem.sufficient_dim:
-        said.append(f"a width is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close")
-    return (*said, ROUNDING, "log, exp and log1p of the host err by at most 16 unit roundoffs")
+        grounds.append(f"a width is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close")
+    return (*grounds, ROUNDING, "log, exp and log1p of the host err by at most 16 unit roundoffs")
 
 
 def assumptions(problem: Problem) -> tuple[str, ...]:
@@ -255,20 +255,20 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
                 rounding,
             )
         return ("nonnegative features, no bias: the mean-gap bound of section 13", rounding)
-    said = ["weak duality of the convex program in the logits", rounding]
+    grounds = ["weak duality of the convex program in the logits", rounding]
     if problem.loss_kind not in DUAL:
         name = problem.loss_kind.name
         ground = f"the {name} loss is convex{' and not negative' * problem.loss_kind.nonnegative}, as its class says"
-        said = [f"{ground}: a tangent at the parameters is below it", rounding, ENCLOSED]
+        grounds = [f"{ground}: a tangent at the parameters is below it", rounding, ENCLOSED]
     if model.dim < problem.sufficient_dim:
-        said.append(
+        grounds.append(
             f"d = {model.dim} is below {problem.sufficient_dim}: the bound is valid but cannot be expected to close"
         )
     if model.constraint == "nonnegative" and not has_closed_bound(problem):
-        said.append("nonnegative features: the bound ignores the constraint and cannot be expected to close")
+        grounds.append("nonnegative features: the bound ignores the constraint and cannot be expected to close")
     if is_bounded(problem):
-        said.append("spheres, balls and budgets are relaxed to one norm each: tight for equal counts")
-    return tuple(said)
+        grounds.append("spheres, balls and budgets are relaxed to one norm each: tight for equal counts")
+    return tuple(grounds)
 
 
 @functools.partial(in_float64, proves=True)
@@ -365,11 +365,11 @@ def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candida
     value = floor + excess
     gaps = excess + error, bound.excess
     error = error + floor_error + gamma(2) * value
-    said = ("weak duality of the convex program in the Gram matrix of the class means", ROUNDING)
-    said = (*said, "the Gram matrix is that of a factor, up to the roundings of its products")
+    grounds = ("weak duality of the convex program in the Gram matrix of the class means", ROUNDING)
+    grounds = (*grounds, "the Gram matrix is that of a factor, up to the roundings of its products")
     return _judge(
         (value, error, lower), tolerance, jnp.stack([_off_gram(program, gram), jnp.zeros(())]),
-        (bound.flow, jnp.full((), jnp.nan)), (bound.multiplier, *gaps), said, ("Gram matrix", "none"), _GRAM_NEAR,
+        (bound.flow, jnp.full((), jnp.nan)), (bound.multiplier, *gaps), grounds, ("Gram matrix", "none"), _GRAM_NEAR,
     )  # fmt: skip
 
 
@@ -514,8 +514,8 @@ def _certify_deep(problem: Problem, params: Params, tolerance: Any, candidates: 
     lower, source = np.full(rows, np.nan), np.full(rows, -1)
     if why_unknown(problem) is None:
         lower, source = deep_lower(problem, params, candidates)
-    said = problem.num_classes, assumptions(problem), _constraints(problem)
-    found = _deep_judged((value, error, lower), number(tolerance), violation, *said)
+    about = problem.num_classes, assumptions(problem), _constraints(problem)
+    found = _deep_judged((value, error, lower), number(tolerance), violation, *about)
     found = dataclasses.replace(found, source=source)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[0], found) if single else found
 

@@ -220,9 +220,9 @@ def _repair_ce(setting: Setting, point: Any) -> Any:
         if setting.problem.model.bias == "decay":
             excess = excess - _imbalance(setting, raw)[0]
         residual = _route(setting, residual, excess)
-    room = 1.0 - (k - 1) * form.floor - 128 * (k + 8) * UNIT
+    allowed = 1.0 - (k - 1) * form.floor - 128 * (k + 8) * UNIT
     mass = jnp.max(jnp.sum(residual, axis=0))
-    return residual * jnp.where(mass > room, room / jnp.where(mass > room, mass, 1.0), 1.0)
+    return residual * jnp.where(mass > allowed, allowed / jnp.where(mass > allowed, mass, 1.0), 1.0)
 
 
 def _data_ce(setting: Setting, residual: Any, frame: Basis) -> tuple[Any, Any]:

@@ -271,18 +271,18 @@ def _matched(program: GramProgram, trial: Trial, target: Any) -> Any:
 def _prove(program: GramProgram, flow: Any, factor: Any) -> GramBound:
     """Bound the excess from below with a multiple of the dual point t and a factor U of (nearly) B."""
     reach = jnp.max(jnp.sum(program.neighbours() * flow, axis=1))
-    room = (1 - 128 * (program.groups + 8) * UNIT) / jnp.where(reach > 0, reach, 1.0)
+    allowed = (1 - 128 * (program.groups + 8) * UNIT) / jnp.where(reach > 0, reach, 1.0)
     if program.on_sphere:
         # The multiplier scales with t.  The best multiple needs no proof.
         multiplier = _multiplier(program, flow, factor)
-        theta = _best_multiple(program, flow, _linear(program, flow, multiplier), room)
+        theta = _best_multiple(program, flow, _linear(program, flow, multiplier), allowed)
         flow, factor = _kept(theta * flow), jnp.sqrt(theta) * factor
         multiplier = _multiplier(program, flow, factor)
     else:
         # B(theta t) = theta B(t) + (1 - theta) Lambda,  Lambda = lambda n / 2:  >= 0 for theta <= 1 / (1 + shortage)
         shortage = _shortage(program, flow, factor)
         most = (1 - gamma(8)) / jnp.maximum(1 + shortage, 1e-9)
-        theta = jnp.minimum(_best_multiple(program, flow, 0.0, jnp.minimum(room, most)), most)
+        theta = jnp.minimum(_best_multiple(program, flow, 0.0, jnp.minimum(allowed, most)), most)
         flow, multiplier = _kept(theta * flow), jnp.zeros(program.groups)
     entropies, size = _entropies(program, flow)
     weight = program.classes * program.share

@@ -187,9 +187,9 @@ def _repaired(numbers: GroupLanes, raw: Any, floor: Any) -> Any:
         change = jnp.minimum(_rows(change), residual - least)
         residual = jnp.where(hub[None] & ~hub[:, None], jnp.maximum(residual - change, least), residual)
         residual = residual + _routed(numbers, _imbalance(numbers, residual)[0], signed=True)
-    room = 1.0 - (numbers.all_classes - 1.0) * floor - 128 * (g + 8) * UNIT
+    allowed = 1.0 - (numbers.all_classes - 1.0) * floor - 128 * (g + 8) * UNIT
     mass = jnp.max(jnp.sum(many * residual, axis=0), axis=0)
-    return residual * jnp.where(mass > room, room / jnp.where(mass > room, mass, 1.0), 1.0)[None, None]
+    return residual * jnp.where(mass > allowed, allowed / jnp.where(mass > allowed, mass, 1.0), 1.0)[None, None]
 
 
 def _weight(numbers: GroupLanes) -> Any:

@@ -163,12 +163,12 @@ def _parse(arguments: Sequence[str]) -> Any:
         near = nearest_word(arguments[0], _COMMANDS)
         advice = f"did you mean ufm {near}?" if near else f"choose one of {', '.join(_COMMANDS)};"
         raise ValueError(f"{arguments[0]}: is not a command; {advice} see ufm --help")
-    said, kinds = io.StringIO(), tuple(_class_of(command, arguments) for command in _COMMANDS)
+    output, kinds = io.StringIO(), tuple(_class_of(command, arguments) for command in _COMMANDS)
     import tyro
 
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             return tyro.cli(
                 Union[kinds],  # type: ignore[arg-type]  # noqa: UP007
                 prog="ufm",
@@ -180,7 +180,7 @@ def _parse(arguments: Sequence[str]) -> Any:
         if stop.code == 2:
             named = " ".join(["ufm", *(word for word in arguments[:1] if word in _COMMANDS), "--help"])
             flags = [flag for kind in kinds for flag in _flags(get_args(kind)[0])]
-            _complain(_with_flag(_one_line(said.getvalue(), named, flags), arguments))
+            _complain(_with_flag(_one_line(output.getvalue(), named, flags), arguments))
         raise
 
 

@@ -63,8 +63,8 @@ class Quickstart:
         files: list[tuple[Path | None, Kind | None]] = [(self.counts_file, None), (self.labels_file, "labels")]
         for path, kind in files:
             if path is not None:
-                extra[path.name], said = read_labels(path, kind)
-                notes += said
+                extra[path.name], remarks = read_labels(path, kind)
+                notes += remarks
         make_folder(self.out)
         with progress_bar() as (bar, task):
             found = atlas.quickstart(
@@ -202,21 +202,21 @@ class Sweep:
 
     def run(self) -> int:
         """Run, resume or tell, and print."""
-        from .. import sweep as room
+        from .. import sweep
 
         asked = {"file": self.file, "resume": self.resume, "status": self.status}
         given = [name for name, value in asked.items() if value is not None]
         if len(given) != 1:
-            said = " and ".join(given) if given else "nothing"
-            raise ValueError(f"file: got {said}; give a file with --out, or --resume DIR, or --status DIR")
+            text = " and ".join(given) if given else "nothing"
+            raise ValueError(f"file: got {text}; give a file with --out, or --resume DIR, or --status DIR")
         if self.status is not None:
-            found = room.status(self.status)
+            found = sweep.status(self.status)
             self.show(found, self.status, ran=False)
             return found.contradictions
         if self.file is not None:
             if self.out is None:
                 raise ValueError("out: is missing; give a folder for the results")
-            declared, out = room.read_file(self.file), self.out
+            declared, out = sweep.read_file(self.file), self.out
             if self.block is not None:
                 declared = dataclasses.replace(declared, block=self.block)
         else:
@@ -224,10 +224,10 @@ class Sweep:
             if self.out is not None or self.block is not None:
                 name = "out" if self.out is not None else "block"
                 raise ValueError(f"{name}: {getattr(self, name)} has no use with --resume; drop it")
-            declared, out = room.Store.open(self.resume).sweep, self.resume
+            declared, out = sweep.Store.open(self.resume).sweep, self.resume
         settings = dict(read_setting(text) for text in self.set)
         with contextlib.ExitStack() as stack:
-            client = stack.enter_context(room.connect(self.scheduler)) if self.scheduler else None
+            client = stack.enter_context(sweep.connect(self.scheduler)) if self.scheduler else None
             bar, task = stack.enter_context(progress_bar())
 
             before: list[tuple[float, int]] = []
@@ -241,7 +241,7 @@ class Sweep:
                 bar.update(task, completed=done, total=total, statuses=words)
 
             signals.resume_with("ufm sweep --resume", out, "sweep.json")
-            found = room.run(
+            found = sweep.run(
                 declared,
                 out,
                 executor=client,
@@ -268,12 +268,12 @@ class Sweep:
             number, names = len(found.set_aside), ", ".join(found.set_aside)
             what = "1 damaged file" if number == 1 else f"{number} damaged files"
             if self.status is not None:
-                said = f"{what}, mended by ufm sweep --resume {out}: {names}"
+                text = f"{what}, mended by ufm sweep --resume {out}: {names}"
             else:
-                said = f"{what} set aside as {names}, with the cells computed again"
+                text = f"{what} set aside as {names}, with the cells computed again"
                 if any(Path(name).parent.name == "again" for name in found.set_aside):
-                    said += ", but those of again/ have their first answers: give --again once more"
-            screen.print(said, soft_wrap=True)
+                    text += ", but those of again/ have their first answers: give --again once more"
+            screen.print(text, soft_wrap=True)
         for row in found.bad:
             cell = ", ".join(f"{name} = {value}" for name, value in row["cell"].items())
             screen.print(f"no answer at {cell}: {row['reason']}", soft_wrap=True)

@@ -57,8 +57,8 @@ class Train:
         """Train, report and print."""
         config, out = Config(**dataclasses.asdict(self.config)), self.out
         if (self.out is None) == (self.resume is None):
-            said = "neither is given" if self.out is None else "both are given"
-            raise ValueError(f"out: {said}, --out and --resume; give one of them")
+            record = "neither is given" if self.out is None else "both are given"
+            raise ValueError(f"out: {record}, --out and --resume; give one of them")
         if self.resume is not None:
             if config != Config():
                 raise ValueError("resume: a run goes on as it was begun; drop the other flags")
@@ -74,11 +74,11 @@ class Train:
             raise ValueError("train: Flax is not installed; pip install 'ufm[networks]'") from None
         with progress_bar("epochs") as (bar, task):
 
-            def show(said: dict[str, Any]) -> None:
-                nc1 = "" if said["nc1"] is None else f", NC1 {said['nc1']:.3g}"
-                right = "" if said["accuracy"] is None else f", accuracy {100 * said['accuracy']:.1f} %"
-                words = f"loss {said['loss']:.4g}{right}{nc1}"
-                bar.update(task, completed=said["epoch"], total=said["epochs"], statuses=words)
+            def show(record: dict[str, Any]) -> None:
+                nc1 = "" if record["nc1"] is None else f", NC1 {record['nc1']:.3g}"
+                right = "" if record["accuracy"] is None else f", accuracy {100 * record['accuracy']:.1f} %"
+                words = f"loss {record['loss']:.4g}{right}{nc1}"
+                bar.update(task, completed=record["epoch"], total=record["epochs"], statuses=words)
 
             signals.resume_with("ufm train --resume", out, "config.json")
             found = trained.run(
@@ -89,18 +89,18 @@ class Train:
                 tensorboard=self.tensorboard,
                 progress=show,
             )
-        said = plain(found.to_json())
+        record = plain(found.to_json())
         wrong = 0 if found.report is None else found.report.contradictions
         if self.json:
-            print(json.dumps(said, allow_nan=False))
+            print(json.dumps(record, allow_nan=False))
             return wrong
         screen = Screen()
         table = Table("", "train", "test", box=None, padding=(0, 2, 0, 0))
         for name in ("accuracy", *shown_measures(), "nc4_mismatch_train_means"):
-            row = [said[split].get(name) for split in ("train", "test")]
+            row = [record[split].get(name) for split in ("train", "test")]
             if any(value is not None for value in row):
                 table.add_row(name, *(shown(value, 6) for value in row))
-        screen.print(f"{said['epochs']} epochs, loss {shown(said['loss'], 6)}, {said['seconds']:.1f} s")
+        screen.print(f"{record['epochs']} epochs, loss {shown(record['loss'], 6)}, {record['seconds']:.1f} s")
         screen.print(table)
         if found.report is not None:
             print_report({**found.report.to_json(), "notes": found.report.notes}, [str(out)])
@@ -146,7 +146,7 @@ class Features:
 
     def run(self) -> int:
         """Read, measure, solve and print."""
-        from .. import report as room
+        from .. import report
         from ..measure.reading import read_features
 
         words = {"loss": _loss_of(self.file), **stated(self.words)}
@@ -154,7 +154,7 @@ class Features:
         features, test = given.features, given.test
         if given.samples == "rows":  # as in the file: the report says so
             features, test = features.T, None if test is None else (test[0].T, test[1])
-        found = room.report(
+        found = report.report(
             features,
             given.labels,
             list(given.weights) or None,
@@ -194,9 +194,9 @@ class Compare:
 
     def run(self) -> None:
         """Read, compare and print."""
-        from .. import report as room
+        from .. import report
 
-        found = room.compare(*(_geometry(path, self.samples) for path in (self.first, self.second))).to_json()
+        found = report.compare(*(_geometry(path, self.samples) for path in (self.first, self.second))).to_json()
         if self.json:
             print(json.dumps(found, allow_nan=False))
             return
@@ -235,7 +235,7 @@ def _names(given: tuple[str, ...]) -> dict[str, str]:
 
 def _geometry(path: Path, samples: Any) -> Any:
     """One side of a comparison."""
-    from .. import report as room
+    from .. import report
     from ..measure.reading import read_features
 
     loss = "ce"
@@ -245,16 +245,16 @@ def _geometry(path: Path, samples: Any) -> Any:
         loss = _loss_of(path)
         path = inside[0] if inside else path
     if path.suffix.lower() == ".json":
-        return room.read_report(path)
+        return report.read_report(path)
     given = read_features(path, samples=samples)
     options: dict[str, Any] = {"loss": loss, "multiplicity": given.multiplicity, "optimum": False, "name": given.name}
-    return room.report(given.features, given.labels, list(given.weights) or None, given.bias, **options).geometry
+    return report.report(given.features, given.labels, list(given.weights) or None, given.bias, **options).geometry
 
 
 def _loss_of(folder: Path) -> str:
     """The loss that a training run wrote down; what is no run counts as cross-entropy, which leaves features alone."""
     try:
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))["loss"]
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))["loss"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "ce"
-    return said if said in LOSSES else "ce"
+    return record if record in LOSSES else "ce"

@@ -81,18 +81,18 @@ class Solve:
         if self.save is not None and (self.save.is_dir() or not self.save.parent.is_dir()):
             raise ValueError(f"save: {self.save} cannot be written; give a file name in a folder that exists")
         found = answer(problem, gap=self.gap, **options)
-        said = found.to_json(self.matrices and self.json)
-        said["notes"] = [*notes, *(said["notes"] if self.json else ())]
+        record = found.to_json(self.matrices and self.json)
+        record["notes"] = [*notes, *(record["notes"] if self.json else ())]
         if self.convention != "canonical":
             bases = {"temperature": words.get("temperature", 1.0), "base_temperature": self.base_temperature}
-            said["converted_value"] = float(convert(said["value"], problem.labels, self.convention, **bases))
+            record["converted_value"] = float(convert(record["value"], problem.labels, self.convention, **bases))
         if self.save is not None:
             _save_solution(found, self.save)
         if self.json:
-            print(json.dumps(said))
+            print(json.dumps(record))
         else:
-            print_answer(said, self.convention)
-        return int(said["verdict"] == "contradiction")
+            print_answer(record, self.convention)
+        return int(record["verdict"] == "contradiction")
 
     def stated(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The words that the flags state, and notes on what a file was taken for."""

@@ -1,4 +1,4 @@
-"""The door of the room: arrays and files in, checked float64 NumPy arrays out.
+"""Arrays and files in, checked float64 NumPy arrays out.
 
 Features may come from a UFM solution (NumPy, JAX) or from a trained network (NumPy, JAX, PyTorch, an ``.npz``
 file). Everything behind this door is plain NumPy in float64 with samples as columns, so the measures

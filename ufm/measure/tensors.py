@@ -114,10 +114,10 @@ _MEANINGS: dict[str, Any] = {
     "numpy.dtype": _DType,
     "numpy.ndarray": Foreign,
     "_codecs.encode": lambda text, encoding: str(text).encode("latin1"),
-    **{f"numpy.{room}.multiarray.scalar": _scalar for room in ("core", "_core")},
-    **{f"numpy.{room}.multiarray._reconstruct": lambda *how: _Array() for room in ("core", "_core")},
+    **{f"numpy.{package}.multiarray.scalar": _scalar for package in ("core", "_core")},
+    **{f"numpy.{package}.multiarray._reconstruct": lambda *how: _Array() for package in ("core", "_core")},
     **{f"torch.{name}": np.dtype(code) for name, code in _DTYPES.items()},
-    **{f"{room}.{name}": kind for room in ("torch", "torch.storage") for name, kind in _STORAGES.items()},
+    **{f"{package}.{name}": kind for package in ("torch", "torch.storage") for name, kind in _STORAGES.items()},
 }
 
 

@@ -17,7 +17,7 @@ from .backbones import BACKBONES
 
 LOSSES = ("ce", "mse", "supcon")
 
-FORMAT = 2
+FORMAT = 3
 """Of the folder of a run."""
 
 
@@ -179,7 +179,7 @@ def read_config(out: str | Path) -> Config:
     """
     path = Path(out) / "config.json"
     try:
-        said = json.loads(_files.read_sealed(path))
+        record = json.loads(_files.read_sealed(path))
     except FileNotFoundError:
         raise ValueError(f"resume: {out} holds no run (no config.json); begin one with --out {out}") from None
     except (Damaged, ValueError, RecursionError) as error:
@@ -189,11 +189,11 @@ def read_config(out: str | Path) -> Config:
             f"resume: {path} is damaged or was changed by hand ({error}); restore it, or begin a changed run in a "
             f"folder of its own"
         ) from None
-    if not isinstance(said, dict) or said.get("format") != FORMAT:
-        raise _other_format(out, said.get("format") if isinstance(said, dict) else said)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise _other_format(out, record.get("format") if isinstance(record, dict) else record)
     names = {field.name for field in dataclasses.fields(Config)}
     try:
-        return Config(**{name: value for name, value in said.items() if name in names})
+        return Config(**{name: value for name, value in record.items() if name in names})
     except TypeError as error:
         raise ValueError(f"resume: {path} holds no run ({error}); restore it") from None
 
@@ -201,10 +201,10 @@ def read_config(out: str | Path) -> Config:
 def _format_of(path: Path) -> object:
     """What a configuration says of its format, whoever wrote it; ``None`` where it cannot be read."""
     try:
-        said = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    return said.get("format", "of before") if isinstance(said, dict) else None
+    return record.get("format", "of before") if isinstance(record, dict) else None
 
 
 def _other_format(out: str | Path, begun: object) -> ValueError:

@@ -428,13 +428,13 @@ def bound_batches(key: Any, labels: Any, batch_size: int) -> jax.Array:
     labels = np.asarray(labels)
     bound = np.unique(labels, return_index=True)[1]
     others = np.setdiff1d(np.arange(len(labels)), bound)
-    room = batch_size - len(bound)
-    if not 1 <= room <= len(others):
+    places = batch_size - len(bound)
+    if not 1 <= places <= len(others):
         raise ValueError(
             f"batch_size: {batch_size} does not lie in {len(bound) + 1}..{len(labels)}; "
             f"it holds {len(bound)} bound samples, one of each class, and at least one other"
         )
-    order = jnp.asarray(others, jnp.int32)[epoch_order(key, len(others), room)]
+    order = jnp.asarray(others, jnp.int32)[epoch_order(key, len(others), places)]
     return jnp.concatenate(
         [order, jnp.broadcast_to(jnp.asarray(bound, jnp.int32)[None, :], (len(order), len(bound)))], 1
     )

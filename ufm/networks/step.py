@@ -124,8 +124,8 @@ def numbers_of(config: Config, images: Images, steps: int) -> dict[str, Any]:
 
 def room_for(images: Images) -> np.ndarray:
     """The bytes of all images, with empty ones behind them up to a power of two."""
-    room = 1 << (len(images) - 1).bit_length()
-    return np.concatenate([images.images, np.zeros((room - len(images), *images.image_shape), np.uint8)])
+    capacity = 1 << (len(images) - 1).bit_length()
+    return np.concatenate([images.images, np.zeros((capacity - len(images), *images.image_shape), np.uint8)])
 
 
 # ------------------------------------------------------------------ losses
@@ -254,15 +254,15 @@ def many_steps(
     slope = jax.value_and_grad(functools.partial(objective, structure), has_aux=True)
 
     def step(i: Any, carried: Any) -> Any:
-        state, said = carried
+        state, metrics = carried
         rows, key = order[i], jax.random.wrap_key_data(keys[i])
         (total, (stats, loss, right)), gradient = slope(
             state["params"], state["stats"], rest, numbers, pixels[rows], labels[rows], key
         )
         updates, memory = transform.update(gradient, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        said = said.at[i].set(jnp.stack([total, loss, right]))
-        return {"params": params, "stats": stats, "optimizer": memory}, said
+        metrics = metrics.at[i].set(jnp.stack([total, loss, right]))
+        return {"params": params, "stats": stats, "optimizer": memory}, metrics
 
     return jax.lax.fori_loop(0, count, step, (state, jnp.zeros((order.shape[0], 3))))
 

@@ -148,9 +148,9 @@ def train(
     run = _Run(config, Path(out), resume, tuple(jax.local_devices() if devices is None else devices))
     run.listen = listen
     with run.folder():
-        for said in run.epochs():
+        for record in run.epochs():
             if progress is not None:
-                progress(said)
+                progress(record)
         return run.finish(time.perf_counter() - begin)
 
 
@@ -213,10 +213,10 @@ class _Run:
 
     def _begin_folder(self) -> None:
         """Written once everything else has proven right: what is there can be resumed."""
-        said = {"format": FORMAT, "ufm": versions(), **dataclasses.asdict(self.config)}
+        record = {"format": FORMAT, "ufm": versions(), **dataclasses.asdict(self.config)}
         with self._writing():
             (self.out / "checkpoints").mkdir(exist_ok=True)
-        _files.write(self.out / "config.json", (json.dumps(said, indent=1) + "\n").encode(), sealed=True)
+        _files.write(self.out / "config.json", (json.dumps(record, indent=1) + "\n").encode(), sealed=True)
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return _files.writing(self.out, remedy=self._remedy)
@@ -254,9 +254,9 @@ class _Run:
         """
         try:
             arrays = _files.arrays_of(_files.read_sealed(path))
-            said = json.loads(arrays.pop("said").tobytes())
-            epoch, history = said["epoch"], said["history"]
-            found = {name: arrays[f"x{number}"] for number, name in enumerate(said["names"])}
+            record = json.loads(arrays.pop("record").tobytes())
+            epoch, history = record["epoch"], record["history"]
+            found = {name: arrays[f"x{number}"] for number, name in enumerate(record["names"])}
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise Damaged(f"it is not a checkpoint ({type(error).__name__})") from None
         flat = _flat(self.state)
@@ -278,11 +278,11 @@ class _Run:
     def _save(self) -> None:
         """Write a checkpoint, and forget all but the last two."""
         flat = {name: np.asarray(leaf) for name, leaf in _flat(self.state).items()}
-        said = {"epoch": self.done, "names": list(flat), "history": self.history}
+        record = {"epoch": self.done, "names": list(flat), "history": self.history}
         arrays = {f"x{number}": array for number, array in enumerate(flat.values())}
-        text = np.frombuffer(json.dumps(said, allow_nan=False).encode(), dtype=np.uint8)
+        text = np.frombuffer(json.dumps(record, allow_nan=False).encode(), dtype=np.uint8)
         path = self.out / "checkpoints" / f"{self.done}.npz"
-        _files.write(path, lambda x: np.savez(x, allow_pickle=False, said=text, **arrays), self._remedy, sealed=True)
+        _files.write(path, lambda x: np.savez(x, allow_pickle=False, record=text, **arrays), self._remedy, sealed=True)
         with self._writing():
             for old in self._checkpoints()[2:]:
                 old.unlink()
@@ -347,7 +347,7 @@ class _Run:
     def _steps(self, order: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """A compiled call; objective, loss and accuracy of each of its steps."""
         blank = [(0, STEPS_PER_CALL - len(order)), (0, 0)]
-        self.state, said = many_steps(
+        self.state, metrics = many_steps(
             self.structure,
             self.state,
             self.rest,
@@ -358,7 +358,7 @@ class _Run:
             jax.device_put(np.pad(keys, blank), self.whole),
             np.int32(len(order)),
         )
-        return np.asarray(said)[: len(order)]
+        return np.asarray(metrics)[: len(order)]
 
     def _last_nc1(self) -> float | None:
         seen = [line["train"]["nc1_quotient"] for line in self.history if "train" in line]

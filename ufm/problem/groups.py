@@ -339,8 +339,8 @@ def grouped(
             positive_array(name, value)
         lambda_z = np.sqrt(np.asarray(weight_decay, dtype=np.float64)) * np.sqrt(np.asarray(feature_decay, dtype=float))
     if (bias_decay is not None) != (bias == "decay"):
-        said = "it is missing" if bias == "decay" else f"{show(bias_decay)} has no place"
-        raise ValueError(f"bias_decay: {said} with bias {bias!r}; give it with bias 'decay' only")
+        fault = "it is missing" if bias == "decay" else f"{show(bias_decay)} has no place"
+        raise ValueError(f"bias_decay: {fault} with bias {bias!r}; give it with bias 'decay' only")
     classes, counts = positive_array("classes", classes), positive_array("counts", counts)
     if not np.all(classes == np.round(classes)):
         raise ValueError(

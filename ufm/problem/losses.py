@@ -166,8 +166,10 @@ def _try_facts(cls: type, trials: int = 64) -> None:
                 ends = 0.5 * (ends + np.swapaxes(ends, -1, -2))
             low, high, middle = (np.asarray(values(x)) for x in (ends[0], ends[1], 0.5 * (ends[0] + ends[1])))
         except (TypeError, IndexError, AttributeError, ValueError, AssertionError) as error:
-            said = str(error).split("\n")[0]
-            raise ValueError(f"{cls.name}: its formula fails at a 3 x 4 matrix of logits ({said}); mend it") from None
+            message = str(error).split("\n")[0]
+            raise ValueError(
+                f"{cls.name}: its formula fails at a 3 x 4 matrix of logits ({message}); mend it"
+            ) from None
     slack = 1e-9 * (np.abs(low) + np.abs(high))
     if cls.convex and np.any(middle > 0.5 * (low + high) + slack):
         raise ValueError(f"convex: {cls.name} is not convex, as a random segment shows; say convex = False")

@@ -1,4 +1,4 @@
-"""The table of words: all that states a problem, said once for Python, the command, sweep files and reports.
+"""The table of words: all that states a problem, written once for Python, the command, sweep files and reports.
 
 A *word* has a name, a kind, a help sentence and, where it has them, choices, a range and a default.  It also knows with
 which losses, models and other words it matters.  :mod:`ufm.problem.state` makes problems of words; every door reads the

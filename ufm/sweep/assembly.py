@@ -75,10 +75,10 @@ def merged(store: Store, damaged: list[str] | None = None) -> Merged:
                 damaged.append(str(path))
             continue
         _lay(found, sizes[block.structure], block, better)
-        made_by = {"versions": block.said["versions"], "device": block.said["device"]}
+        made_by = {"versions": block.record["versions"], "device": block.record["device"]}
         if made_by not in found.made_by:
             found.made_by.append(made_by)
-        found.timings.append((block.structure, block.number, len(block.rows), float(block.said["seconds"])))
+        found.timings.append((block.structure, block.number, len(block.rows), float(block.record["seconds"])))
     return found
 
 

@@ -335,13 +335,13 @@ def compute(task: Task, devices: Sequence[Any] = ()) -> list[Block]:
     padded = np.concatenate([np.pad(rows, (0, task.size - len(rows)), mode="edge") for rows in filled])
     arrays, reasons = task.answer(task.structure, padded, task.settings, used)
     seconds = time.perf_counter() - begin
-    said = {"seconds": seconds / len(task.rows), "versions": versions(), "device": _device_kind(used)}
+    record = {"seconds": seconds / len(task.rows), "versions": versions(), "device": _device_kind(used)}
     blocks = []
     for place, (number, rows) in enumerate(zip(task.numbers, task.rows, strict=True)):
         first = place * task.size
         own = {name: array[first : first + len(rows)] for name, array in arrays.items()}
         why = {row - first: text for row, text in reasons.items() if first <= row < first + len(rows)}
-        blocks.append(Block(task.structure.index, number, rows, own, why, said))
+        blocks.append(Block(task.structure.index, number, rows, own, why, record))
     return blocks
 
 

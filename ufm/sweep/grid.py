@@ -226,9 +226,9 @@ class Sweep:
         }
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Sweep:
+    def from_json(cls, record: Mapping[str, Any]) -> Sweep:
         """The sweep that :meth:`to_json` wrote."""
-        return cls(said["problem"], said["axes"], said["solve"], said["block"], said["title"])
+        return cls(record["problem"], record["axes"], record["solve"], record["block"], record["title"])
 
     def resume_command(self, path: Path) -> str:
         """The command that goes on with the sweep in a folder."""
@@ -237,8 +237,8 @@ class Sweep:
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides about the numbers: problem, axes and settings, but not title and block."""
-        said = self.to_json()
-        text = json.dumps([said["problem"], said["axes"], said["solve"]], sort_keys=True)
+        record = self.to_json()
+        text = json.dumps([record["problem"], record["axes"], record["solve"]], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -273,17 +273,17 @@ def read_file(path: str | Path) -> Sweep:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ValueError(f"file: {path} cannot be read ({error}); give a YAML or TOML file") from None
-    said = _parse(path, text)
-    if not isinstance(said, dict):
-        raise ValueError(f"file: {path} holds {type(said).__name__}, not a table with problem and axes")
+    record = _parse(path, text)
+    if not isinstance(record, dict):
+        raise ValueError(f"file: {path} holds {type(record).__name__}, not a table with problem and axes")
     known = [field.name for field in dataclasses.fields(Sweep)]
-    for key in said:
+    for key in record:
         if key not in known:
             raise ValueError(f"file: {path}: {show(key)} is not known; choose from {', '.join(known)}")
     for key in ("problem", "axes"):
-        if key not in said:
+        if key not in record:
             raise ValueError(f"file: {path}: {key} is missing; a sweep needs problem and axes")
-    return Sweep(**said)
+    return Sweep(**record)
 
 
 def _parse(path: Path, text: str) -> Any:

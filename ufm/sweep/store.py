@@ -31,7 +31,7 @@ from .._version import __version__
 from ..problem.labels import show
 from .grid import Sweep
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Block:
         rows: cells inside the structure, (cells,).
         arrays: results by name, (cells, ...).
         reasons: why a cell has no answer, by its place in ``rows``.
-        said: seconds, versions, device.
+        record: seconds, versions, device.
     """
 
     structure: int
@@ -52,7 +52,7 @@ class Block:
     rows: np.ndarray
     arrays: dict[str, np.ndarray]
     reasons: dict[int, str]
-    said: dict[str, Any]
+    record: dict[str, Any]
 
 
 class Store:
@@ -85,8 +85,8 @@ class Store:
                 if not marker.is_file():  # it may have come while this process waited to hold the folder
                     for folder in ("blocks", "again"):
                         (path / folder).mkdir(exist_ok=True)
-                    said = {"format": FORMAT, "ufm": __version__, "fingerprint": sweep.fingerprint, **sweep.to_json()}
-                    _files.write(marker, (json.dumps(said, indent=1) + "\n").encode(), sealed=True)
+                    record = {"format": FORMAT, "ufm": __version__, "fingerprint": sweep.fingerprint, **sweep.to_json()}
+                    _files.write(marker, (json.dumps(record, indent=1) + "\n").encode(), sealed=True)
                     _files.sync_folder(path.absolute().parent)
         store = cls.open(path, type(sweep).from_json)
         if store.sweep.fingerprint != sweep.fingerprint:
@@ -113,8 +113,8 @@ class Store:
         path = Path(path)
         marker = path / "sweep.json"
         try:
-            said = json.loads(_files.read_sealed(marker))
-            sweep = read(said) if said["format"] == FORMAT else None
+            record = json.loads(_files.read_sealed(marker))
+            sweep = read(record) if record["format"] == FORMAT else None
         except FileNotFoundError:
             raise ValueError(f"resume: {path} holds no sweep (no sweep.json); begin one with --out {path}") from None
         except (Damaged, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -126,7 +126,7 @@ class Store:
                 f"restore it, or give a changed sweep a folder of its own"
             ) from None
         if sweep is None:
-            raise _other_format(path, said["format"])
+            raise _other_format(path, record["format"])
         return cls(path, sweep)
 
     @contextlib.contextmanager
@@ -174,20 +174,20 @@ class Store:
             ValueError: it cannot be written (a full disk, a read-only folder).
         """
         arrays: dict[str, Any] = {f"x/{name}": array for name, array in block.arrays.items()}
-        said = {
+        record = {
             "fingerprint": self.sweep.fingerprint,
             "structure": block.structure,
             "number": block.number,
             "reasons": block.reasons,
-            **block.said,
+            **block.record,
         }
-        text = np.frombuffer(json.dumps(said).encode(), dtype=np.uint8)
+        text = np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)
         target = self.name(block.structure, block.number)
         if again:
             names = [path.name.partition(".")[0] for path in (self.path / "again").iterdir()]
             number = max((int(name) for name in names if name.isdecimal()), default=-1) + 1
             target = self.path / "again" / f"{number}.npz"
-        self._save(target, lambda stream: np.savez(stream, allow_pickle=False, said=text, rows=block.rows, **arrays))
+        self._save(target, lambda stream: np.savez(stream, allow_pickle=False, record=text, rows=block.rows, **arrays))
 
     def get(self, path: Path, rows: np.ndarray | None = None) -> Block:
         """Read a block back.
@@ -201,16 +201,16 @@ class Store:
         """
         try:
             loaded = _files.arrays_of(_files.read_sealed(path))
-            said = json.loads(loaded.pop("said").tobytes())
+            record = json.loads(loaded.pop("record").tobytes())
             found = Block(
-                said.pop("structure"),
-                said.pop("number"),
+                record.pop("structure"),
+                record.pop("number"),
                 loaded.pop("rows"),
                 {name.removeprefix("x/"): array for name, array in loaded.items()},
-                {int(row): why for row, why in said.pop("reasons").items()},
-                said,
+                {int(row): why for row, why in record.pop("reasons").items()},
+                record,
             )
-            if said.pop("fingerprint") != self.sweep.fingerprint:
+            if record.pop("fingerprint") != self.sweep.fingerprint:
                 raise Damaged("it belongs to another sweep")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"it is not a block ({type(error).__name__}: {error})") from None

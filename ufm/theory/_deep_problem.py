@@ -70,7 +70,7 @@ def at_least(problem: Problem, name: str, value: int, least: int) -> Hypothesis:
     return Hypothesis(f"{name} >= {least}", value >= least, f"{name} = {value}")
 
 
-def room(problem: Problem, needed: int | Sequence[int], words: str = "") -> Hypothesis:
+def wide_enough(problem: Problem, needed: int | Sequence[int], words: str = "") -> Hypothesis:
     """d and all widths reach what a network needs.
 
     Args:

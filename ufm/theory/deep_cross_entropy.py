@@ -21,9 +21,9 @@ from ._deep_problem import (
     exact_activation,
     network_answer,
     plain_balanced,
-    room,
     room_of,
     sizes_of,
+    wide_enough,
 )
 from .deep import log_decay_product
 from .deep_ce import Scaled, Structure
@@ -96,7 +96,7 @@ def deep_ce_zero(problem: Problem) -> Answer:
 
 def _collapse_rank(problem: Problem) -> Hypothesis:
     k = problem.num_classes
-    return room(problem, k, "K") if _relu(problem) else room(problem, k - 1, "K - 1")
+    return wide_enough(problem, k, "K") if _relu(problem) else wide_enough(problem, k - 1, "K - 1")
 
 
 @oracle(
@@ -130,7 +130,7 @@ def deep_ce_collapse(problem: Problem) -> Answer:
     hypotheses=lambda problem: (
         *plain_balanced(problem),
         at_least(problem, "K", problem.num_classes, 3),
-        room(problem, (problem.num_classes + 1) // 2, "K/2"),
+        wide_enough(problem, (problem.num_classes + 1) // 2, "K/2"),
     ),
     about="deep",
 )
@@ -150,7 +150,7 @@ def deep_ce_low_rank(problem: Problem) -> Answer:
     hypotheses=lambda problem: (
         *plain_balanced(problem),
         Hypothesis("K even", problem.num_classes % 2 == 0, f"K = {problem.num_classes}"),
-        room(problem, (problem.num_classes // 2 + 1, *(problem.num_classes,) * (problem.model.depth - 1))),
+        wide_enough(problem, (problem.num_classes // 2 + 1, *(problem.num_classes,) * (problem.model.depth - 1))),
     ),
     about="deep",
 )
@@ -174,7 +174,7 @@ def deep_ce_relu_paired(problem: Problem) -> Answer:
     hypotheses=lambda problem: (
         *plain_balanced(problem),
         Hypothesis("no bias", problem.model.bias == "none", f"bias {problem.model.bias}"),
-        room(problem, problem.num_classes, "K"),
+        wide_enough(problem, problem.num_classes, "K"),
     ),
     about="deep",
 )

@@ -28,9 +28,9 @@ from ._deep_problem import (
     network_answer,
     plain,
     plain_balanced,
-    room,
     room_of,
     sizes_of,
+    wide_enough,
 )
 from .deep_structures import Composition, Directions, Network
 from .mse import mse_zero_point
@@ -106,7 +106,7 @@ def _bias_of_collapse(problem: Problem) -> Hypothesis:
 
 def _collapse_rank(problem: Problem) -> Hypothesis:
     k, fewer = problem.num_classes, _bias_is_free(problem) and _linear(problem)
-    return room(problem, k - 1 if fewer else k, "K - 1" if fewer else "K")
+    return wide_enough(problem, k - 1 if fewer else k, "K - 1" if fewer else "K")
 
 
 @oracle(
@@ -268,7 +268,7 @@ def _sizes_of_blocks(problem: Problem, network: Network, blocks: tuple[Direction
 def _kneser_conditions(problem: Problem) -> tuple[Hypothesis, ...]:
     def widths() -> tuple[Hypothesis, ...]:
         block = deep_structures.kneser(_vertices(problem), problem.model.depth)
-        return (room(problem, deep_structures.units_needed([block])),)
+        return (wide_enough(problem, deep_structures.units_needed([block])),)
 
     return _when((*_relu_balanced(problem), _is_kneser(problem)), widths)
 
@@ -308,7 +308,7 @@ def _best_fan(samples: float, weight_decays: tuple[float, ...], feature_decay: f
             *_relu_balanced(problem),
             Hypothesis("K = 3", problem.num_classes == 3, f"K = {problem.num_classes}"),
         ),
-        lambda: (room(problem, (*(2,) * (problem.model.depth - 1), 4)),),
+        lambda: (wide_enough(problem, (*(2,) * (problem.model.depth - 1), 4)),),
     ),
     about="deep",
 )
@@ -322,9 +322,9 @@ def deep_fan(problem: Problem) -> Answer:
 
 
 @functools.lru_cache(maxsize=512)
-def _best_composition(compose: Callable[..., Composition], num_classes: int, *given: object, **room: object) -> Any:
+def _best_composition(compose: Callable[..., Composition], num_classes: int, *given: object, **widths: object) -> Any:
     try:
-        return compose(num_classes, *given, **room)
+        return compose(num_classes, *given, **widths)
     except ValueError:  # too narrow
         return None
 

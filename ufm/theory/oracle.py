@@ -160,8 +160,8 @@ _GIVEN = tuple(field.name for field in dataclasses.fields(Prediction))[4:]
 
 
 def _evaluated(error: BaseException) -> Hypothesis:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return Hypothesis("the formula can be evaluated in float64", False, said[:80])
+    message = " ".join(str(error).split()) or type(error).__name__
+    return Hypothesis("the formula can be evaluated in float64", False, message[:80])
 
 
 REGISTRY: Registry[Oracle] = Registry("oracle")
@@ -253,13 +253,13 @@ def structures(problem: Problem) -> list[Prediction]:
     [('deep_linear_orthogonal', 'minimum', 0.033627), ('deep_zero', 'point', 0.5)]
     """
     found: list[tuple[float, Prediction, Params]] = []
-    for said in sorted(predict(problem), key=lambda entry: entry.status == "open"):
-        value, params = said.value, said.params
+    for prediction in sorted(predict(problem), key=lambda entry: entry.status == "open"):
+        value, params = prediction.value, prediction.params
         if value is None or params is None:
             continue
         if not any(_same(params, other) for _, _, other in found):
-            found.append((value, said, params))
-    return [said for _, said, _ in sorted(found, key=lambda item: item[0])]
+            found.append((value, prediction, params))
+    return [prediction for _, prediction, _ in sorted(found, key=lambda item: item[0])]
 
 
 def _same(one: Params, other: Params) -> bool:
