@@ -779,7 +779,7 @@ def test_command_batches(capsys):
 def test_saved_features_have_no_classifier(capsys, tmp_path):
     said_by(capsys, f"solve --loss supcon --counts 6,4 --form samples --save {tmp_path / 'x.npz'}")
     with np.load(tmp_path / "x.npz") as saved:
-        assert set(saved) == {"H", "y", "counts", "samples"}
+        assert set(saved) == {"H", "y", "multiplicity", "samples"}
         assert saved["H"].shape == (2, 10)
         # the samples of a class coincide, and two classes are opposite
         sign = np.where(saved["y"] == 0, 1.0, -1.0)
