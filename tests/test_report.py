@@ -9,7 +9,8 @@ import ufm
 from ufm import cli
 from ufm.measure import gram_distance, measure, simplex_etf_gram
 from ufm.measure.reading import read_features
-from ufm.report import Geometry, _best_order, compare, read_report, report
+from ufm.report import Geometry, compare, read_report, report
+from ufm.report.compare import _best_order
 from ufm.theory.frames import centering_matrix, factors_from_logits, simplex_etf
 
 COUNTS = (40, 40, 4, 4)
