@@ -515,7 +515,7 @@ def test_a_changed_or_older_configuration_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="is damaged or was changed by hand"):
         read_config(tmp_path / "run")
     path.with_name("config.json.sha256").unlink()
-    path.write_text(content.replace('"format": 2,', ""))
+    path.write_text(content.replace('"format": 3,', ""))
     with pytest.raises(ValueError, match="begin the run again in a new folder"):
         read_config(tmp_path / "run")
 

@@ -315,14 +315,14 @@ def test_a_damaged_block_size_is_chosen_again(tmp_path):
 def test_the_folder_of_another_version_is_refused_in_a_sentence(store):
     path = store.path / "sweep.json"
     said = json.loads(path.read_text())
-    for format, seal in ((1, False), (3, True), (None, False), ("2", True)):
+    for format, seal in ((1, False), (4, True), (None, False), ("2", True)):
         path.unlink()
         _files.seal_of(path).unlink(missing_ok=True)
         content = json.dumps(said | {"format": format}).encode()
         _files.write(path, content, sealed=True) if seal else path.write_bytes(content)
         with pytest.raises(ValueError, match=r"^resume: .*(has format|is damaged)") as told:
             Store.open(store.path)
-        if format in (1, 3):
+        if format in (1, 4):
             assert "begin the sweep again in a new folder" in str(told.value)
 
 
