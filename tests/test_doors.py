@@ -12,6 +12,7 @@ import pytest
 
 import ufm
 from ufm._numerics import record, to_host
+from ufm.answer import second_pass
 from ufm.atlas import Axis, Plane, diagram
 from ufm.certify import bound_known, certificate, certify, curvature, is_proven, saddle_escape, why_unknown
 from ufm.cli import main
@@ -267,7 +268,7 @@ def contradicting(found):
 @pytest.mark.contradiction
 def test_no_second_pass_hides_a_contradiction(monkeypatch):
     """Neither a repeated solve of one problem, nor the better of two answers in a stack or a grid."""
-    routes = sys.modules["ufm.answer.routes"]
+    factored = sys.modules["ufm.answer.factored"]
     seen = []
 
     def wrong_at_first(problem, params, **options):
@@ -275,7 +276,7 @@ def test_no_second_pass_hides_a_contradiction(monkeypatch):
         found = certify(problem, params, **options)
         return contradicting(found) if len(seen) == 1 else found
 
-    monkeypatch.setattr(routes, "certify", wrong_at_first)
+    monkeypatch.setattr(factored, "certify", wrong_at_first)
     problem = ufm.shallow([3, 3], constraint="nonnegative", bias="free")
     assert ufm.answer(problem).certificate.words == "contradiction"
     seen.clear()
@@ -285,7 +286,7 @@ def test_no_second_pass_hides_a_contradiction(monkeypatch):
     first = lambda wrong, fine: np.concatenate([wrong[:1], fine[1:]])  # noqa: E731
     found = jax.tree.map(first, contradicting(right), right)
     again = lambda rows: jax.tree.map(lambda leaf: leaf[rows], right)  # noqa: E731
-    kept = routes.second_pass(found, again, 1e-16, unknown=True).relative_gap
+    kept = second_pass(found, again, 1e-16, unknown=True).relative_gap
     assert kept[0] < 0 <= kept[1]
     assert tally([1, 1], kept) == {"CONVERGED": 2, "CONTRADICTION": 1}
     assert tally([1, 1], np.abs(kept)) == {"CONVERGED": 2}

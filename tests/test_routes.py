@@ -123,6 +123,9 @@ EXACT = {
 def test_every_exact_route_gives_the_same_value_within_its_gap(name):
     problem, golden = GOLDEN[name]
     judged = {route.name: route.judge(route.reduce(problem), Limits(1e-9)) for route in EXACT[name]}
+    for route in EXACT[name]:
+        params = route.lift(problem, route.reduce(problem), judged[route.name])
+        assert float(problem.objective(params)) == pytest.approx(float(judged[route.name].result.value), rel=1e-9)
     least = min(float(found.result.value) for found in judged.values())
     for route, found in judged.items():
         value, certificate = float(found.result.value), found.certificate

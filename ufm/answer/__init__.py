@@ -9,22 +9,19 @@ from .._version import versions
 from ..problem import class_logits, class_means
 from .answer import ATTAINED, Answer, Comparison, answer, describe
 from .cells import Cells
+from .merged import solve_and_certify_groups
+from .passes import Judged, Limits, Pass, second_pass
 from .readings import EXTRA, UNITS, Groups
 from .routes import (
     FACTORED,
     MERGED,
     ROUTES,
-    Judged,
-    Limits,
-    Pass,
     Route,
     certified_groups,
     certified_many,
     judge,
     judge_minima,
     route_of,
-    second_pass,
-    solve_and_certify_groups,
 )
 from .walks import Walks
 

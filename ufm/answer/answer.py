@@ -30,6 +30,8 @@ from ..problem import (
 from ..search import Search
 from ..solve import History, Result
 from ..theory import Prediction, predict
+from .factored import walks_once
+from .passes import Judged, Limits
 from .readings import (
     ZERO_LOGITS,
     Groups,
@@ -37,7 +39,7 @@ from .readings import (
     groups_of_logits,
     groups_of_means,
 )
-from .routes import MERGED, ROUTES, Judged, Limits, Route, route_of, walks_once
+from .routes import MERGED, ROUTES, Route, route_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from .._numerics import float64, in_float64, processors, record
 from ..problem import Problem
+from .passes import Limits, second_pass
 from .readings import Arrays
-from .routes import Limits, Route, second_pass
+from .routes import Route
 from .walks import Walks
 
 _SPREAD = 8

@@ -25,7 +25,8 @@ from ..problem import (
     class_spectrum,
     equal_classes,
 )
-from ..solve import GramResult, GroupsResult
+from ..solve import GroupsResult
+from .passes import Judged, Limits
 
 ZERO_LOGITS = 1e-6
 """Logits, or class means, below this are the solver's zero."""
@@ -161,15 +162,15 @@ _PHASE_CLASSES = 100
 """Most classes of problems whose logits leave the device, for the phase to be read off them."""
 
 
-def verdicts(result: Any, certificate: Any) -> dict[str, Any]:
+def verdicts(found: Judged) -> dict[str, Any]:
     """Value, bound and how the solve ended; pure arrays."""
     return {
-        "value": result.value,
-        "lower_bound": certificate.lower_bound,
-        "relative_gap": certificate.relative_gap,
-        "relative_gradient": result.relative_gradient,
-        "status": result.status,
-        "steps": result.steps,
+        "value": found.result.value,
+        "lower_bound": found.certificate.lower_bound,
+        "relative_gap": found.certificate.relative_gap,
+        "relative_gradient": found.result.relative_gradient,
+        "status": found.result.status,
+        "steps": found.result.steps,
     }
 
 
@@ -192,16 +193,18 @@ def class_geometry(problem: Problem, params: Params) -> dict[str, Any]:
     }
 
 
-def read_factors(problem: Problem, result: Any, certificate: Any) -> dict[str, Any]:
+def read_factors(problem: Problem, found: Judged) -> dict[str, Any]:
     """What is read of parameters: verdicts, geometry, and the logits of problems small enough to read phases from."""
-    found = verdicts(result, certificate) | class_geometry(problem, result.params)
+    params = found.result.params
+    read = verdicts(found) | class_geometry(problem, params)
     if problem.model.readout == "linear" and problem.model.depth <= 1 and problem.num_classes <= _PHASE_CLASSES:
-        found["logits"] = class_logits(problem, result.params)
-    return found
+        read["logits"] = class_logits(problem, params)
+    return read
 
 
-def complete_factors(problem: Problem, found: Arrays) -> Arrays:
+def complete_factors(problem: Problem, program: Problem, found: Arrays, limits: Limits) -> Arrays:
     """The phase of problems of two kinds of classes, in place of their logits."""
+    del program, limits
     logits, labels = found.pop("logits", None), problem.labels
     if logits is not None and labels.copies is not None and labels.kinds == 2:
         with np.errstate(invalid="ignore"):
@@ -209,13 +212,15 @@ def complete_factors(problem: Problem, found: Arrays) -> Arrays:
     return found
 
 
-def read_groups(result: GroupsResult, certificate: Any) -> dict[str, Any]:
+def read_groups(program: LogitGroups, found: Judged) -> dict[str, Any]:
     """What is read of a grouped logit program; pure arrays."""
-    return verdicts(result, certificate) | {"alpha": result.alpha, "between": result.between, "bias": result.bias}
+    del program
+    return verdicts(found) | {name: getattr(found.result, name) for name in ("alpha", "between", "bias")}
 
 
-def complete_groups(problem: Problem, program: LogitGroups, found: Arrays) -> Arrays:
+def complete_groups(problem: Problem, program: LogitGroups, found: Arrays, limits: Limits) -> Arrays:
     """Spectrum, phase and geometry of the class means, by groups of equal classes."""
+    del limits
     alpha, between, bias = (found.pop(name) for name in ("alpha", "between", "bias"))
     classes, counts = np.asarray(program.classes)[0], np.asarray(program.counts)
     block = np.sqrt(classes)[:, None] * between * np.sqrt(classes * counts)[:, None, :]
@@ -291,20 +296,22 @@ def _to_etf(classes: Any, square: Any, within: Any, norm: Any, cosine: Any) -> A
     return {"norm_ratio": ratio, "distance_to_etf": np.sqrt(np.maximum(2 - 2 * along, 0.0))}
 
 
-def read_gram(program: GramProgram, result: GramResult, certificate: Any) -> dict[str, Any]:
+def read_gram(program: GramProgram, found: Judged) -> dict[str, Any]:
     """What is read of a grouped Gram program; pure arrays."""
-    gram, length = result.gram, jnp.sqrt(result.gram.square)
+    gram = found.result.gram
+    length = jnp.sqrt(gram.square)
     return {
-        **verdicts(result, certificate),
-        "excess_gap": certificate.excess_gap,
+        **verdicts(found),
+        "excess_gap": found.certificate.excess_gap,
         "cosine_within": jnp.where(program.classes > 1, gram.within / gram.square, jnp.nan),
         "cosine_between": gram.between / (length[:, :, None] * length[:, None, :]),
         "norm": length,
     }
 
 
-def complete_gram(program: GramProgram, found: Arrays) -> Arrays:
+def complete_gram(problem: Problem, program: GramProgram, found: Arrays, limits: Limits) -> Arrays:
     """The shape of the Gram matrix of all class means, by groups of equal classes."""
+    del problem, limits
     classes = np.asarray(program.classes)[0]
     within = np.where(classes > 1, found["cosine_within"], 0.0)
     return found | _to_etf(classes, found["norm"] ** 2, within, found["norm"], found["cosine_between"])

@@ -218,11 +218,7 @@ def features_of(matrix: Any, dim: int) -> Any:
 def solve_by_gram(problem: Problem, program: GramProgram, group: Any, gtol: Any, max_steps: Any) -> Result:
     """Solve the program and map its Gram matrix back to features of the problem; a pure array program."""
     found = minimize_gram(program, gtol, max_steps)
-    matrix = found.gram.between[group][:, group]
-    matrix = jnp.where(jnp.eye(matrix.shape[0], dtype=bool), found.gram.square[group][None, :], matrix)
-    means = features_of(matrix, problem.model.dim)
-    features = means if problem.labels.classes is None else means[:, jnp.asarray(problem.labels.classes)]
-    params = problem.model.project(Params((), features * _radius(problem), None), problem.labels)
+    params = lift_gram(problem, found.gram, group)
     space = make_space(problem, params)
     y = space.from_params(params)
     value, gradient = space.value_and_gradient(y)
@@ -232,6 +228,19 @@ def solve_by_gram(problem: Problem, program: GramProgram, group: Any, gtol: Any,
     return Result(params, value, plain, found.relative_gradient, status, found.steps, found.history)
 
 
-def _radius(problem: Problem) -> Any:
-    bounded = problem.model.constraint != "none" and problem.model.feature_radius is not None
-    return problem.model.feature_radius if bounded else 1.0
+@in_float64
+def lift_gram(problem: Problem, gram: GroupGram, group: Any) -> Params:
+    """Features of a problem whose class means have a grouped Gram matrix.
+
+    Args:
+        problem: one problem, with a column for every class.
+        gram: grouped Gram matrix, in units of the squared radius of a sphere or ball.
+        group: group of each class, (K,).
+    """
+    matrix = gram.between[group][:, group]
+    matrix = jnp.where(jnp.eye(matrix.shape[0], dtype=bool), gram.square[group][None, :], matrix)
+    means = features_of(matrix, problem.model.dim)
+    features = means if problem.labels.classes is None else means[:, jnp.asarray(problem.labels.classes)]
+    radius = problem.model.feature_radius if problem.model.constraint != "none" else None
+    features = features if radius is None else features * radius
+    return problem.model.project(Params((), features, None), problem.labels)
