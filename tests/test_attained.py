@@ -53,7 +53,7 @@ def test_nonnegative_features_reach_the_minimum_of_theory(loss):
 
 
 DECAY = {"weight_decay": 0.01, "feature_decay": 0.002}
-HELD = {"constraint": "sphere", "classifier_constraint": "sphere", "scale": 4.0}
+HELD = {"constraint": "sphere", "classifier_constraint": "sphere", "temperature": 0.25}
 KNOWN = {
     "nonnegative_ce": ufm.shallow([40, 15, 4], constraint="nonnegative", **DECAY),
     "nonnegative_focal": ufm.shallow([40, 15, 4], loss="focal", constraint="nonnegative", **DECAY),

@@ -194,7 +194,7 @@ def test_other_problems_are_turned_away(other):
 
 
 def test_lines_are_critical_on_spheres_only():
-    with pytest.raises(ValueError, match="features:"):
+    with pytest.raises(ValueError, match="constraint:"):
         critical_points(ufm.contrastive([3, 3], constraint="none", feature_decay=0.1))
 
 

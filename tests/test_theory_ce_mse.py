@@ -345,7 +345,7 @@ def test_balanced_cross_entropy_is_the_minimum(case):
         feature_decay=lam_h,
         bias=bias,
         bias_decay=lam_b or None,
-        temperature=1 / scale,
+        temperature=None if scale is None else 1 / scale,
     )
     prediction = oracle("ce_simplex_etf", problem)
     same(prediction, full.minimum())
