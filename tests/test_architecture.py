@@ -45,6 +45,14 @@ def test_a_walk_names_what_exists_and_enters_no_room_twice(walk):
     assert len(rooms) == len(set(rooms)), rooms
 
 
+def test_the_places_of_the_page_exist():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([a-z_]+/\w+\.py):(\w+)`", page.partition("## Rooms")[0])
+    assert len(places) >= 12
+    for file, name in places:
+        assert hasattr(importlib.import_module("ufm." + file.removesuffix(".py").replace("/", ".")), name), (file, name)
+
+
 def test_the_walks_of_the_page():
     assert list(WALKS) == [
         "A problem, from `ufm.answer`",

@@ -1,4 +1,4 @@
-"""The door: certificates for one problem or a stack of them."""
+"""Certificates of one problem or a stack: a value with its error, a lower bound, and the verdict (:func:`_judge`)."""
 
 from __future__ import annotations
 
