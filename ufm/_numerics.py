@@ -5,10 +5,12 @@ Every other room stands on this one.  It knows nothing of unconstrained features
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import functools
 import os
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
@@ -92,7 +94,7 @@ def in_float64(function: F, proves: bool = False) -> F:
             check_precision()
             return function(*args, **kwargs)
         device = processor() if proves else _asked.get() or processor()
-        with jax.enable_x64(True), jax.default_device(device):
+        with jax.enable_x64(True), jax.default_device(device), _PROOFS if proves else contextlib.nullcontext():
             try:
                 args, kwargs = jax.tree.map(functools.partial(_uncommitted, device=device), (args, kwargs))
                 return to_host(function(*args, **kwargs))
@@ -103,6 +105,10 @@ def in_float64(function: F, proves: bool = False) -> F:
 
     return wrapped  # type: ignore[return-value]
 
+
+_PROOFS = threading.RLock()
+"""Threads prove one after another: two large programs at once may each wait for threads of the processor that the other
+holds, for ever (jaxlib 0.10.2, certificates of 1024 problems on two cores)."""
 
 _asked: contextvars.ContextVar[Any] = contextvars.ContextVar("device", default=None)
 
