@@ -378,6 +378,15 @@ def test_what_is_refused():
     wrong = r"^own-new: its formula fails at a 3 x 4 matrix of logits \(.*has shape \(\) but expected \(4\)"
     with pytest.raises(ValueError, match=wrong):  # the mean of all columns: equal weights would hide it
         make(per_column=lambda self, logits, labels: jnp.mean(jnp.sum(logits**2, axis=0)))
+    with pytest.raises(ValueError, match=r"^shift_invariant: a number added to all logits changes own-new"):
+        make(convex=True, shift_invariant=True, **square)
+    with pytest.raises(
+        ValueError, match=r"^convex: the derivative that JAX takes of own-new is not that of its formula"
+    ):
+        make(convex=True, per_column=lambda self, z, labels: jnp.sum(z * jax.lax.stop_gradient(z), axis=0))
+    for mean in (lambda z: jnp.mean(z, axis=1, keepdims=True), lambda z: z[:, :1]):
+        with pytest.raises(ValueError, match=r"^own-new: the loss of a column changes with the other columns"):
+            make(convex=True, per_column=lambda self, z, labels, mean=mean: jnp.sum((z - mean(z)) ** 2, axis=0))
     with pytest.raises(ValueError, match=r"^own-new: its formula fails at a 3 x 4 matrix of logits"):
         make(per_column=lambda self, logits, labels: logits @ logits)
     with pytest.raises(ValueError, match=r"^margin: -1 must be positive"):

@@ -10,6 +10,7 @@ Parameters are array leaves; ``None`` means absent (a structural choice that cos
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -148,33 +149,71 @@ def _try_facts(cls: type, trials: int = 64) -> None:
     labels = from_counts([2.0, 1.0, 1.0]).by_sample()
     size = labels.num_classes if cls.reads == "logits" else labels.num_columns
     rng = np.random.default_rng(0)
+    ends = rng.standard_normal((2, trials, size, labels.num_columns)) * np.geomspace(0.1, 10, trials)[:, None, None]
+    if cls.reads == "pairs":
+        ends = 0.5 * (ends + np.swapaxes(ends, -1, -2))
+
+    def total(x: Any) -> Any:
+        return jnp.sum(column_losses(loss, x, labels)) if cls.reads == "logits" else loss.mean(x, labels)
+
     with float64():
-
-        def total(x: Any) -> Any:
-            x = jnp.asarray(x)
-            return jnp.sum(column_losses(loss, x, labels)) if cls.reads == "logits" else loss.mean(x, labels)
-
         try:
-            if jnp.shape(total(np.zeros((size, labels.num_columns)))) != ():
+            if jnp.shape(total(jnp.zeros((size, labels.num_columns)))) != ():
                 raise TypeError("its values have a wrong shape")
-            values = jax.jit(jax.vmap(total))
-            ends = (
-                rng.standard_normal((2, trials, size, labels.num_columns))
-                * np.geomspace(0.1, 10, trials)[:, None, None]
-            )
-            if cls.reads == "pairs":
-                ends = 0.5 * (ends + np.swapaxes(ends, -1, -2))
+            values, slopes = jax.jit(jax.vmap(total)), jax.jit(jax.vmap(jax.grad(total)))
             low, high, middle = (np.asarray(values(x)) for x in (ends[0], ends[1], 0.5 * (ends[0] + ends[1])))
+            alone = cls.reads == "pairs" or _stands_alone(loss, labels, ends[:, -1])
         except (TypeError, IndexError, AttributeError, ValueError, AssertionError) as error:
             message = str(error).split("\n")[0]
             raise ValueError(
                 f"{cls.name}: its formula fails at a 3 x 4 matrix of logits ({message}); mend it"
             ) from None
+        step = 1e-6 * (ends[1] - ends[0])
+        rise = 0.5e6 * (np.asarray(values(ends[0] + step)) - np.asarray(values(ends[0] - step)))
+        slope = np.sum(np.asarray(slopes(ends[0])) * (ends[1] - ends[0]), axis=(1, 2))
+        shifts = rng.standard_normal((trials, 1, labels.num_columns))
+        shifted = np.asarray(values(ends[0] + shifts)) if cls.shift_invariant else low
     slack = 1e-9 * (np.abs(low) + np.abs(high))
+    if not alone:
+        raise ValueError(
+            f"{cls.name}: the loss of a column changes with the other columns, so class means cannot stand for "
+            "samples; give one that looks at its column and its class alone"
+        )
     if cls.convex and np.any(middle > 0.5 * (low + high) + slack):
         raise ValueError(f"convex: {cls.name} is not convex, as a random segment shows; say convex = False")
+    if cls.convex and np.any(np.abs(rise - slope) > 1e-3 * (np.abs(slope) + np.abs(low))):
+        raise ValueError(
+            f"convex: the derivative that JAX takes of {cls.name} is not that of its formula (a stop_gradient, a custom"
+            " derivative), so its tangents bound nothing; mend that, or say convex = False"
+        )
     if cls.nonnegative and min(low.min(), high.min()) < 0:
         raise ValueError(f"nonnegative: {cls.name} takes negative values; say nonnegative = False, or add a constant")
+    if np.any(np.abs(shifted - low) > slack):
+        raise ValueError(
+            f"shift_invariant: a number added to all logits changes {cls.name}; say shift_invariant = False"
+        )
+
+
+def _stands_alone(loss: Any, labels: Labels, logits: np.ndarray) -> bool:
+    """Whether the loss of a column is a function of that column and its class, so that class means stand for samples.
+
+    Args:
+        loss: a loss of logits.
+        labels: in sample form.
+        logits: two matrices, (2, K, n).
+    """
+
+    def losses(matrix: np.ndarray, labels: Labels) -> np.ndarray:
+        return np.asarray(column_losses(loss, jnp.asarray(matrix), labels))
+
+    # the first column is that of one matrix, the others are those of the second
+    mixed, one, two = (losses(x, labels) for x in (np.hstack([logits[0][:, :1], logits[1][:, 1:]]), *logits))
+    means = logits[0][:, : labels.num_classes]
+    of_class, of_sample = losses(means, from_counts(labels.counts)), losses(means[:, labels.column_classes], labels)
+    close = functools.partial(np.allclose, rtol=1e-9, atol=1e-300)
+    return bool(
+        close(mixed[0], one[0]) and close(mixed[1:], two[1:]) and close(of_sample, of_class[labels.column_classes])
+    )
 
 
 def column_losses(loss: Any, logits: Any, labels: Labels) -> Any:
