@@ -14,6 +14,7 @@ value has its derivative everywhere where it is differentiable.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +81,8 @@ def _move(problem: Problem, params: Params, change: Any) -> tuple[Any, Params]:
 
     y = flat / unit
     _, push = jax.jvp(lambda p: slope(p, y), (problem,), (change,))
-    directions = jax.vmap(lambda tree: ravel_pytree(tree)[0] / unit)(_symmetries(problem, params))
+    symmetries = _symmetries(problem, jax.tree.map(jnp.asarray, params))
+    directions = jax.vmap(lambda tree: ravel_pytree(tree)[0] / unit)(symmetries)
     _, sizes, basis = jnp.linalg.svd(directions, full_matrices=False)
     basis = jnp.where((sizes > _SAME * jnp.max(sizes, initial=1e-300))[:, None], basis, 0.0)
     hessian = jax.jacfwd(lambda y: slope(problem, y))(y)
@@ -132,31 +134,40 @@ def _outward(problem: Problem, params: Params) -> Params:
 
 def _symmetries(problem: Problem, params: Params) -> Params:
     """Directions along which F does not change, one per row of each leaf: rotations, lengths, a shift of all logits."""
-    zero = jax.tree.map(jnp.zeros_like, params)
-    factors = [params.features, *params.weights]
-    rows: list[Params] = []
-    for place, inner in enumerate(factors):
-        if place and place == len(factors) - 1:
-            break  # the classifier's rows are classes
-        width = inner.shape[0]
-        for p in range(width):
-            for q in range(p):
-                turn = jnp.zeros((width, width)).at[p, q].set(1.0).at[q, p].set(-1.0)
-                moved = list(jax.tree.map(jnp.zeros_like, factors))
-                moved[place] = turn @ inner
-                if place + 1 < len(factors):
-                    moved[place + 1] = -factors[place + 1] @ turn
-                rows.append(Params(tuple(moved[1:]), moved[0], zero.bias))
-    if problem.model.constraint == "sphere":
-        for column in range(params.features.shape[1]):
-            along = jnp.zeros_like(params.features).at[:, column].set(params.features[:, column])
-            rows.append(Params(zero.weights, along, zero.bias))
-    if problem.model.classifier_constraint == "sphere":
-        for row in range(params.classifier.shape[0]):
-            along = jnp.zeros_like(params.classifier).at[row].set(params.classifier[row])
-            rows.append(Params((*zero.weights[:-1], along), zero.features, zero.bias))
-    if problem.model.bias == "free" and problem.loss_kind.shift_invariant:
-        rows.append(Params(zero.weights, zero.features, jnp.ones_like(params.bias)))
-    if not rows:
+    model, factors = problem.model, (params.features, *params.weights)
+    found = []
+    for place in range(max(1, len(factors) - 1)):  # between a factor and the next; the classifier's rows are classes
+        pairs = np.stack(np.tril_indices(factors[place].shape[0], -1), axis=1)
+        if len(pairs):
+            found.append(jax.vmap(functools.partial(_rotation, params, place))(pairs))
+    if model.constraint == "sphere":
+        found.append(jax.vmap(functools.partial(_length, params, True))(np.arange(params.features.shape[1])))
+    if model.classifier_constraint == "sphere":
+        found.append(jax.vmap(functools.partial(_length, params, False))(np.arange(params.classifier.shape[0])))
+    if model.bias == "free" and problem.loss_kind.shift_invariant:
+        shift = dataclasses.replace(jax.tree.map(jnp.zeros_like, params), bias=jnp.ones_like(params.bias))
+        found.append(jax.tree.map(lambda leaf: leaf[None], shift))
+    if not found:
         return jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape)), params)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
+
+
+def _rotation(params: Params, place: int, plane: Any) -> Params:
+    """The turn of two coordinates between a factor, the features being number 0, and the next: T A and -B T."""
+    p, q = plane
+    moved = [jnp.zeros_like(x) for x in (params.features, *params.weights)]
+    inner = params.features if place == 0 else params.weights[place - 1]
+    moved[place] = moved[place].at[p].set(inner[q]).at[q].set(-inner[p])
+    if place < len(params.weights):
+        outer = params.weights[place]
+        moved[place + 1] = moved[place + 1].at[:, q].set(-outer[:, p]).at[:, p].set(outer[:, q])
+    return Params(tuple(moved[1:]), moved[0], None if params.bias is None else jnp.zeros_like(params.bias))
+
+
+def _length(params: Params, features: bool, index: Any) -> Params:
+    """The change of the length of one column of the features, or of one row of the classifier."""
+    zero = jax.tree.map(jnp.zeros_like, params)
+    if features:
+        return dataclasses.replace(zero, features=zero.features.at[:, index].set(params.features[:, index]))
+    last = zero.classifier.at[index].set(params.classifier[index])
+    return dataclasses.replace(zero, weights=(*zero.weights[:-1], last))
