@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "steps": 10_000,
     "lanes": 32,
 }
-"""Settings of the solves with their defaults, see :data:`ufm.answer.ROUTES`."""
+"""Settings of the solves with their defaults, see ``ROUTES`` in ``ufm/answer/routes.py``."""
 
 
 MOST_CELLS = 10**8
