@@ -1081,7 +1081,12 @@ def test_every_oracle_cites_a_reference():
         references.cite("nobody2020nothing")
 
 
-def test_bibliography_file_is_the_packaged_list():
-    assert (ROOT / "docs" / "references.bib").read_text(encoding="utf-8") == references.bibtex()
+def test_bibliography_is_as_it_would_be_written():
+    text = (ROOT / "ufm" / "references.bib").read_text(encoding="utf-8")
+    assert text == references.bibtex()
+    assert list(references.read_bibtex(text)) == list(references.REFERENCES.values())
+    for wrong in (text[1:], text.replace("  year", " year", 1), text.replace("@article", "@book", 1)):
+        with pytest.raises(ValueError, match="bibliography: the entry at line 1 cannot be read"):
+            list(references.read_bibtex(wrong))
     assert list(references.REFERENCES) == sorted(references.REFERENCES)
     assert all(key == entry.key for key, entry in references.REFERENCES.items())
