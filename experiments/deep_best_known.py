@@ -4,10 +4,10 @@ Claim (derived in part; related: Sukenik, Lampert & Mondelli 2024): for ReLU net
 classes, networks of low rank are better than deep neural collapse.  By how much is open: each entry of the table is an
 upper bound, given as the ratio to the value of collapse as all decays vanish.
 
-For every K and L :func:`ufm.hunt.hunt` minimises that ratio over networks with few features and few hidden units, from
-random starts.  Further rounds start from the neighbours in the table, one class or one layer more or less, and from
-Kneser structures.  An entry only ever improves, and is better than collapse and than the Kneser structure of as many
-classes.  The result is ``ufm/theory/best_known.npz``; `ufm.search` has it among its starts.
+For every K and L :func:`ufm.search.hunt` minimises that ratio over networks with few features and few hidden units,
+from random starts.  Further rounds start from the neighbours in the table, one class or one layer more or less, and
+from Kneser structures.  An entry only ever improves, and is better than collapse and than the Kneser structure of as
+many classes.  The result is ``ufm/theory/best_known.npz``; `ufm.search` has it among its starts.
 
 With ``--at`` the search is at one decay, in units of the decay from which zero is better than collapse (all decays
 equal, n = 1): a descent of `ufm.search`, from random starts and from the table.  What is lower there than everything in
@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 import ufm
-from ufm.hunt import hunt
+from ufm.search import hunt
 from ufm.theory.deep import channels, collapse_zero_threshold
 from ufm.theory.deep_structures import (
     Directions,

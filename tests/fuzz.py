@@ -39,7 +39,6 @@ ROOMS = (
     "ufm.sweep",
     "ufm.landscape",
     "ufm.search",
-    "ufm.hunt",
     "ufm.report",
     "ufm.atlas",
     "ufm.theory",

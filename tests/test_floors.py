@@ -22,7 +22,7 @@ FLOORS = (
     ("problem",),
     ("measure",),
     ("solve", "certify", "theory"),
-    ("search", "hunt", "known"),
+    ("search", "known"),
     ("answer",),
     ("landscape", "sweep", "networks"),
     ("__init__",),

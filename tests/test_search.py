@@ -8,8 +8,7 @@ import pytest
 
 import ufm
 from experiments import deep_best_known
-from ufm.hunt import hunt
-from ufm.search import random_starts
+from ufm.search import hunt, random_starts
 from ufm.theory import deep_structures, structures
 from ufm.theory.deep import channels, collapse_zero_threshold, deep_collapse
 from ufm.theory.deep_structures import (
