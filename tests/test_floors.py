@@ -24,11 +24,11 @@ FLOORS = (
     ("solve", "certify", "theory"),
     ("search", "known"),
     ("answer",),
-    ("landscape", "sweep", "networks"),
+    ("landscape", "sweep"),
     ("__init__",),
     ("plot",),
     ("atlas", "report"),
-    ("trained",),
+    ("networks",),
     ("cli",),
     ("__main__",),
 )

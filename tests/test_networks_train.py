@@ -21,16 +21,16 @@ import pytest
 
 import ufm
 from quick import current, flags
-from ufm import trained as trained_module
 from ufm._files import Damaged
 from ufm.cli import main
 from ufm.networks import BACKBONES, head_matrices, load, normalise, standardise
+from ufm.networks import run as run_module
 from ufm.networks import step as step_module
 from ufm.networks import train as train_module
 from ufm.networks.config import LOSSES, Config, read_config
+from ufm.networks.run import run as run_and_report
 from ufm.networks.step import supcon
 from ufm.networks.train import read_log, train
-from ufm.trained import run as run_and_report
 
 SMALL = Config(arch="mlp", width=0.1, epochs=3, batch_size=200, samples=60, evaluations=2, learning_rate=0.05)
 
@@ -447,7 +447,7 @@ def test_events_are_those_of_tensorboard(tmp_path):
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.record_writer import masked_crc32c
 
-    listen = trained_module._tensorboard(tmp_path)
+    listen = run_module._tensorboard(tmp_path)
     for epoch in (3, 4):
         listen({"epoch": epoch, "loss": 0.5 / epoch, "train": {"accuracy": 0.25, "gram": [[1.0]]}})
     (file,) = (tmp_path / "events").iterdir()

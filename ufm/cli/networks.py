@@ -67,7 +67,7 @@ class Train:
         from .._json import plain
 
         try:
-            from .. import trained
+            from ..networks import run
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in ("flax", "sklearn"):
                 raise
@@ -81,7 +81,7 @@ class Train:
                 bar.update(task, completed=record["epoch"], total=record["epochs"], statuses=words)
 
             signals.resume_with("ufm train --resume", out, "config.json")
-            found = trained.run(
+            found = run.run(
                 config,
                 out,
                 resume=self.resume is not None,

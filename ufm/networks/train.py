@@ -17,9 +17,9 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -43,6 +43,11 @@ from .step import (
     room_for,
     split,
 )
+
+if TYPE_CHECKING:
+    from jaxlib._jax import Device
+else:
+    Device = jax.Device  # to type checkers a variable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +126,7 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
-    devices: Any = None,
+    devices: Sequence[Device] | None = None,
     progress: Progress = None,
     listen: Progress = None,
 ) -> Trained:
@@ -157,7 +162,7 @@ def train(
 class _Run:
     """The moving parts of a run: device arrays, compiled programs, log and checkpoints."""
 
-    def __init__(self, config: Config, out: Path, resume: bool, devices: tuple[Any, ...]) -> None:
+    def __init__(self, config: Config, out: Path, resume: bool, devices: tuple[Device, ...]) -> None:
         self.config, self.out, self.resume = config, out, resume
         if config.batch_size % len(devices):
             raise ValueError(

@@ -1,6 +1,6 @@
 """From a configuration to a finished run: the network trained, its geometry held against theory, files and figures.
 
-The training is that of :mod:`ufm.networks`, the comparison that of :mod:`ufm.report`; here the two meet.
+The training is that of :mod:`ufm.networks.train`, the comparison that of :mod:`ufm.report`; here the two meet.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from . import _checks as door
-from . import plot
-from ._files import whole
-from .measure import gram_distance
-from .networks.step import feature_decay_of
-from .networks.train import Config, Progress, Trained, prepare, train
-from .report import Report, report
+from .. import _checks as door
+from .. import plot
+from .._checks import ArrayLike
+from .._files import whole
+from ..measure import gram_distance
+from ..report import Report, report
+from .step import feature_decay_of
+from .train import Config, Device, Progress, Trained, prepare, train
 
 _TARGETS = ("optimum", "simplex_etf", "orthogonal_frame", "seli")
 
@@ -79,7 +80,7 @@ def run(
     resume: bool = False,
     compare: bool = True,
     tensorboard: bool = False,
-    devices: Any = None,
+    devices: Sequence[Device] | None = None,
     progress: Progress = None,
 ) -> Run:
     """Train a network, report its geometry, and draw how it came about.
@@ -125,7 +126,7 @@ def distances_by_epoch(history: list[dict[str, Any]], found: Report | None) -> d
     size = len(rows[0]["train"]["gram"])
     centring = np.eye(size) - 1.0 / size
 
-    def centred(gram: Any) -> np.ndarray:
+    def centred(gram: ArrayLike) -> np.ndarray:
         return centring @ np.asarray(gram) @ centring
 
     distances: dict[str, list[float]] = {"epoch": [line["epoch"] for line in rows]}
@@ -137,7 +138,7 @@ def distances_by_epoch(history: list[dict[str, Any]], found: Report | None) -> d
     return distances
 
 
-def _weights(trained: Trained) -> Any:
+def _weights(trained: Trained) -> np.ndarray | list[np.ndarray] | None:
     return None if not trained.weights else trained.weights[0] if len(trained.weights) == 1 else list(trained.weights)
 
 
@@ -174,6 +175,12 @@ def _title(config: Config) -> str:
     return ", ".join([*words, f"{config.decay} decay"])
 
 
+class _Message(Protocol):
+    """A message of protobuf, whose classes are made when they are imported."""
+
+    def SerializeToString(self) -> bytes: ...
+
+
 def _tensorboard(out: Path) -> Callable[[dict[str, Any]], None]:
     """A listener that writes every scalar of the log as an event.
 
@@ -190,7 +197,7 @@ def _tensorboard(out: Path) -> Callable[[dict[str, Any]], None]:
     begun = time.time()
     path = out / "events" / f"events.out.tfevents.{int(begun)}.{socket.gethostname()}"
 
-    def record(event: Any) -> bytes:
+    def record(event: _Message) -> bytes:
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
         checks = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
