@@ -67,7 +67,8 @@ from ufm.problem import losses  # noqa: E402
 
 collect_ignore = ["plugin"]
 
-shapes.check("ufm.measure")
+for _name in ("measure", "problem", "problem.batches", "problem.labels", "problem.losses"):
+    shapes.check(f"ufm.{_name}")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -13,6 +13,9 @@ import typing
 import jaxtyping
 from beartype.door import is_bearable
 
+_SHAPES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Float64", "Int", "Real")}
+"""Names that a module need not import at run time: jaxtyping is for its readers and for these tests."""
+
 
 def _states_a_shape(hint: object) -> bool:
     """Whether an annotation is an array type of jaxtyping, or holds one."""
@@ -21,10 +24,16 @@ def _states_a_shape(hint: object) -> bool:
     return any(_states_a_shape(part) for part in typing.get_args(hint))
 
 
-def with_shapes(function):
-    """The function, whose arguments and result must agree with the shapes that it states."""
+def with_shapes(function, names=None):
+    """The function, whose arguments and result must agree with the shapes that it states.
+
+    Args:
+        function: any function.
+        names: what its annotations may name beside what its module imports.
+    """
     inner = inspect.unwrap(function)
-    hints = {name: hint for name, hint in typing.get_type_hints(inner).items() if _states_a_shape(hint)}
+    known = typing.get_type_hints(inner, localns={**(names or {}), **_SHAPES})
+    hints = {name: hint for name, hint in known.items() if _states_a_shape(hint)}
     if not hints:
         return function
     signature = inspect.signature(inner)
@@ -45,16 +54,23 @@ def with_shapes(function):
 
 
 def check(name: str) -> None:
-    """Check the public functions of a package from now on, and the methods of its public classes."""
+    """Check the public functions of a package or a module from now on, and what its public classes can do."""
     package = importlib.import_module(name)
-    for name in package.__all__:
-        found = getattr(package, name)
+    names = vars(package)
+    public = getattr(package, "__all__", [key for key, value in names.items() if _is_at_home(value, name)])
+    for found in [names[key] for key in public if not key.startswith("_")]:
         if inspect.isclass(found):
-            for key, method in list(vars(found).items()):
-                if inspect.isfunction(method) and (watched := with_shapes(method)) is not method:
+            for key, part in list(vars(found).items()):
+                if inspect.isfunction(part) and (watched := with_shapes(part, names)) is not part:
                     setattr(found, key, watched)
-        elif inspect.isfunction(found) and (watched := with_shapes(found)) is not found:
+                elif isinstance(part, property) and (watched := with_shapes(part.fget, names)) is not part.fget:
+                    setattr(found, key, property(watched, doc=part.__doc__))
+        elif inspect.isfunction(found) and (watched := with_shapes(found, names)) is not found:
             for module in [m for key, m in sys.modules.items() if key.partition(".")[0] == "ufm"]:
                 for key, value in list(vars(module).items()):
                     if value is found:
                         setattr(module, key, watched)
+
+
+def _is_at_home(value: object, name: str) -> bool:
+    return inspect.isfunction(value) and value.__module__ == name

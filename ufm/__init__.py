@@ -138,7 +138,7 @@ def __dir__() -> list[str]:
 class _Package(types.ModuleType):
     """Python binds every module that it imports in its package; of one name (solve) the function is meant here."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if not (isinstance(value, types.ModuleType) and name in _HOME_OF):
             super().__setattr__(name, value)
 

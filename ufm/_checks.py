@@ -16,7 +16,7 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -35,7 +35,7 @@ LARGEST_RADIUS = 1e150
 """Largest radius of a sphere or ball; the smallest is its inverse."""
 
 
-def is_traced(tree: Any) -> bool:
+def is_traced(tree: object) -> bool:
     """Whether a leaf is an abstract value of a transformation; where JAX is not loaded there is none."""
     if "jax" not in sys.modules:
         return False
@@ -50,7 +50,7 @@ _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 200
 _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = _BRIEF.maxset = _BRIEF.maxfrozenset = _BRIEF.maxdeque = 20
 
 
-def show(value: Any, limit: int = 60) -> str:
+def show(value: object, limit: int = 60) -> str:
     """A value in a message: one line of printable characters, not too long."""
     text = short(value) if isinstance(value, np.ndarray) else _describe(value)
     text = re.sub(r" (?:instance )?at 0x[0-9a-fA-F]+", "", text)  # where an object lies in memory says nothing
@@ -58,14 +58,14 @@ def show(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
     try:
         return _BRIEF.repr(value)
     except Exception:  # an object whose repr fails
         return f"an object of type {type(value).__name__}"
 
 
-def short(values: Any, limit: int = 6) -> str:
+def short(values: ArrayLike, limit: int = 6) -> str:
     """The first entries of an array in a message."""
     array = np.asarray(values)
     flat = array.ravel() if array.size <= limit else array.flat[:limit]
@@ -76,12 +76,12 @@ def short(values: Any, limit: int = 6) -> str:
     return f"[{text}{', ...' if array.size > limit else ''}]"
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is one real number: not a bool, not a text."""
     return isinstance(value, (numbers.Real, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
 
 
-def whole_number(name: str, value: Any, least: int, most: int = 2**53) -> int:
+def whole_number(name: str, value: object, least: int, most: int = 2**53) -> int:
     """The value as an int, or a ValueError that names the argument."""
     value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
     if not is_number(value) or not (isinstance(value, int) or math.isfinite(value)) or value != int(value):
@@ -93,14 +93,14 @@ def whole_number(name: str, value: Any, least: int, most: int = 2**53) -> int:
     return int(value)
 
 
-def one_of(name: str, value: Any, allowed: Sequence[str], known: str = "known") -> str:
+def one_of(name: str, value: object, allowed: Sequence[str], known: str = "known") -> str:
     """The value where it is one of the words, or a ValueError that lists them."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: {show(value)} is not {known}; choose one of {', '.join(allowed)}")
     return value
 
 
-def real_array(name: str, value: Any, kind: str = "a number") -> np.ndarray:
+def real_array(name: str, value: object, kind: str = "a number") -> np.ndarray:
     """A number, a list or an array of real numbers as a float64 array; anything else is refused.
 
     Text, booleans, bytes, complex numbers, ``None`` and numbers beyond float64 are no numbers here.
@@ -127,7 +127,7 @@ def _is_narrow(dtype: np.dtype) -> bool:
     return dtype.kind == "V" and dtype.names is None and dtype.subdtype is None and dtype.type is not np.void
 
 
-def positive_array(name: str, value: Any, *, zero: bool = False, largest: float = LARGEST) -> np.ndarray:
+def positive_array(name: str, value: object, *, zero: bool = False, largest: float = LARGEST) -> np.ndarray:
     """Positive numbers (or 0 where ``zero``) within the range of this module, as a float64 array."""
     array = real_array(name, value)
     good = np.isfinite(array) & ((array >= 0) if zero else (array > 0))
@@ -138,7 +138,7 @@ def positive_array(name: str, value: Any, *, zero: bool = False, largest: float 
     return array
 
 
-def check_range(name: str, value: Any, largest: float = LARGEST) -> None:
+def check_range(name: str, value: object, largest: float = LARGEST) -> None:
     """Refuse finite numbers that are larger than ``largest``, or nonzero and smaller than its inverse."""
     if value is None or is_traced(value):
         return
@@ -154,7 +154,7 @@ def check_range(name: str, value: Any, largest: float = LARGEST) -> None:
 
 # ------------------------------------------------------------------ doors: what each argument must be
 
-Reader = Callable[[str, Any], Any]
+Reader = Callable[[str, object], Any]
 """Takes the name of an argument and what was given; returns what the function gets, or raises a ValueError."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -183,7 +183,7 @@ def checked(**readers: Reader) -> Callable[[F], F]:
             raise TypeError(f"{function.__name__} takes no {sorted(unknown)}")
 
         @functools.wraps(function)
-        def door(*args: Any, **kwargs: Any) -> Any:
+        def door(*args: object, **kwargs: object) -> object:
             bound = signature.bind(*args, **kwargs)
             for name, value in bound.arguments.items():
                 if name in readers and value is not defaults[name] and not is_traced(value):
@@ -210,7 +210,7 @@ STEPS = whole(1, 2**31 - 1)
 def between(low: float, high: float, words: str) -> Reader:
     """Reader of one number strictly between two."""
 
-    def read(name: str, value: Any) -> float:
+    def read(name: str, value: object) -> float:
         if not is_number(value) or not low < value < high:
             raise ValueError(f"{name}: {show(value)} is not allowed; give {words}")
         return float(value)
@@ -233,42 +233,42 @@ def word(*allowed: str) -> Reader:
     return lambda name, value: one_of(name, value, allowed)
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """Reader of yes or no."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name}: {show(value)} is not True or False; give one of the two")
     return bool(value)
 
 
-def text(name: str, value: Any) -> str:
+def text(name: str, value: object) -> str:
     """Reader of any text."""
     if not isinstance(value, str):
         raise ValueError(f"{name}: {show(value)} is not a text; give a str")
     return value
 
 
-def identifier(name: str, value: Any) -> str:
+def identifier(name: str, value: object) -> str:
     """Reader of the name of an argument or a flag."""
     if not isinstance(value, str) or not value.replace("-", "_").isidentifier() or len(value) > 60:
         raise ValueError(f"{name}: {show(value)} is not the name of an argument; give such as counts_file")
     return value
 
 
-def callable_or_none(name: str, value: Any) -> Any:
+def callable_or_none(name: str, value: object) -> Callable[..., Any] | None:
     """Reader of a function that is called as something goes on."""
     if value is not None and not callable(value):
         raise ValueError(f"{name}: {show(value)} cannot be called; give a function, or None")
     return value
 
 
-def function(name: str, value: Any) -> Any:
+def function(name: str, value: object) -> Callable[..., Any]:
     """Reader of a function."""
     if not callable(value):
         raise ValueError(f"{name}: {show(value)} cannot be called; give a function")
     return value
 
 
-def path(name: str, value: Any) -> Any:
+def path(name: str, value: object) -> str | os.PathLike[str]:
     """Reader of the name of a file or a folder."""
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in os.fspath(value):
         raise ValueError(f"{name}: {show(value)} is not a path; give the name of a file or a folder")
@@ -281,7 +281,7 @@ def of_type(kinds: type | tuple[type, ...], remedy: str) -> Reader:
     """Reader of an instance of a class; the remedy says how one is made."""
     names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
 
-    def read(name: str, value: Any) -> Any:
+    def read(name: str, value: object) -> object:
         if not isinstance(value, kinds):
             raise ValueError(f"{name}: {show(value)} is not a {names}; {remedy}")
         return value
@@ -297,7 +297,7 @@ def numbers_of(
     Whole numbers, which index something, come back as integers.
     """
 
-    def read(name: str, value: Any) -> np.ndarray:
+    def read(name: str, value: object) -> np.ndarray:
         array = real_array(name, value)
         if array.ndim not in ndim or not array.size:
             raise ValueError(f"{name}: shape {array.shape} does not fit; give {' or '.join(map(str, ndim))} axes")
@@ -321,7 +321,7 @@ def pair_of(least: float = -math.inf, *, positive: bool = False) -> Reader:
     """Reader of two numbers (first, last) of a range, the first below the last."""
     inner = numbers_of(least, ndim=(1,), positive=positive)
 
-    def read(name: str, value: Any) -> tuple[float, float]:
+    def read(name: str, value: object) -> tuple[float, float]:
         array = inner(name, value)
         if array.shape != (2,) or not array[0] < array[1]:
             raise ValueError(f"{name}: {show(value)} is not a range; give (first, last) with first < last")
@@ -333,7 +333,7 @@ def pair_of(least: float = -math.inf, *, positive: bool = False) -> Reader:
 def whole_numbers(least: int, most: int = 2**53, *, empty: bool = False) -> Reader:
     """Reader of a list of whole numbers, of one at least unless it may be ``empty``."""
 
-    def read(name: str, value: Any) -> tuple[int, ...]:
+    def read(name: str, value: object) -> tuple[int, ...]:
         array = real_array(name, value)
         if array.ndim != 1 or not (array.size or empty):
             raise ValueError(f"{name}: {show(value)} is not a list of whole numbers; give such as (2, 3)")

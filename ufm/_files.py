@@ -18,12 +18,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
 
-Content = bytes | Callable[[BinaryIO], Any]
+Content = bytes | Callable[[BinaryIO], object]
 """Bytes, or a function that writes them to a stream."""
 
 OPEN = threading.RLock()

@@ -10,7 +10,7 @@ MATRIX_ROWS = 64
 """Matrices with more rows are in JSON only where asked for: with a thousand classes each has twenty megabytes."""
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Returns the value as dicts, lists, numbers, truth values and text.
 
     Arrays become lists; NaN and infinities, for which strict JSON has no word, become ``None``.
@@ -23,8 +23,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(entry) for entry in value]
-    if hasattr(value, "tolist"):  # arrays of NumPy and of JAX, and single numbers of NumPy
-        return plain(value.tolist())
+    if (tolist := getattr(value, "tolist", None)) is not None:  # arrays of NumPy and JAX, single numbers of NumPy
+        return plain(tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int):  # an enumeration of statuses is one
@@ -54,22 +54,23 @@ def as_json(record: dict[str, Any], matrices: bool, keep: Sequence[str] = ()) ->
     return plain(light)
 
 
-def _is_matrix(value: Any) -> bool:
+def _is_matrix(value: object) -> bool:
     """Whether a value has more rows than are given unasked, each of them a list."""
     if hasattr(value, "tolist"):
-        return value.ndim > 1 and len(value) > MATRIX_ROWS
+        shape: tuple[int, ...] = getattr(value, "shape", ())
+        return len(shape) > 1 and shape[0] > MATRIX_ROWS
     return isinstance(value, (list, tuple)) and len(value) > MATRIX_ROWS and isinstance(value[0], (list, tuple))
 
 
-def _parts(value: Any) -> Sequence[Any]:
+def _parts(value: object) -> Sequence[Any]:
     return list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
 
 
-def _holds_matrix(value: Any) -> bool:
+def _holds_matrix(value: object) -> bool:
     return _is_matrix(value) or any(_holds_matrix(part) for part in _parts(value))
 
 
-def _without_matrices(value: Any) -> Any:
+def _without_matrices(value: object) -> object:
     if _is_matrix(value):
         return None
     if isinstance(value, dict):

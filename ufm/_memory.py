@@ -18,9 +18,9 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -218,7 +218,7 @@ def check_array(stream: BinaryIO, stored: int, name: str) -> None:
     start = stream.tell() if stream.seekable() else None
     try:
         version = np.lib.format.read_magic(stream)
-        read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(stream)
         claimed = math.prod(shape) * dtype.itemsize
     except Exception:  # the reader says what is wrong with it
@@ -255,7 +255,7 @@ def check_file(place: Path, name: str = "file") -> bool:
     return True
 
 
-def load_arrays(place: Path, wanted: Any = None) -> np.ndarray | dict[str, np.ndarray]:
+def load_arrays(place: Path, wanted: Callable[[str], object] | None = None) -> np.ndarray | dict[str, np.ndarray]:
     """The array of an .npy file, or the arrays of an .npz file; sizes are checked first and nothing is unpickled.
 
     Args:
@@ -282,7 +282,7 @@ class BadMember(ValueError):
         self.member = member
 
 
-def _member(arrays: Any, key: str) -> np.ndarray:
+def _member(arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
     try:
         return arrays[key]
     except UNREADABLE as error:

@@ -19,9 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.tree_util import register_dataclass
+from jax.typing import DTypeLike
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+Array = jax.Array | np.ndarray
+"""An array: of NumPy on the host, of JAX inside a compiled program, where it may be traced."""
+
+Numbers = float | Array
+"""One number, or an array of them."""
 
 
 # ------------------------------------------------------------------ records
@@ -48,7 +55,7 @@ def record(cls: type[T]) -> type[T]:
 # ------------------------------------------------------------------ double precision, scoped
 
 
-def float64() -> Any:
+def float64() -> contextlib.AbstractContextManager[None]:
     """Context in which JAX computes in double precision; the global flag of the caller is left alone.
 
     The functions of ``ufm`` enter it by themselves.  Enter it yourself around ``jax.vmap`` or ``jax.jit``
@@ -62,7 +69,7 @@ def float64() -> Any:
     return jax.enable_x64(True)
 
 
-def is_traced(tree: Any) -> bool:
+def is_traced(tree: object) -> bool:
     """Whether a leaf of the tree is an abstract value of a transformation (vmap, jit, grad)."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
@@ -89,7 +96,7 @@ def in_float64(function: F, proves: bool = False) -> F:
     """
 
     @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: object, **kwargs: object) -> object:
         if is_traced((args, kwargs)):
             check_precision()
             return function(*args, **kwargs)
@@ -137,7 +144,7 @@ def placed(function: F) -> F:
     """Let a function take ``device``: what it solves runs there, what it proves on the processor all the same."""
 
     @functools.wraps(function)
-    def wrapped(*args: Any, device: Any = None, **kwargs: Any) -> Any:
+    def wrapped(*args: object, device: object = None, **kwargs: object) -> object:
         if device is None:
             return function(*args, **kwargs)
         token = _asked.set(_device_of(device))
@@ -149,7 +156,7 @@ def placed(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _device_of(device: Any) -> Any:
+def _device_of(device: object) -> Any:
     if isinstance(device, jax.Device):
         return device
     try:
@@ -163,7 +170,7 @@ def _device_of(device: Any) -> Any:
         ) from None
 
 
-def _uncommitted(leaf: Any, device: Any) -> Any:
+def _uncommitted(leaf: object, device: Any) -> object:
     """An array that no device holds fast; keys of random numbers, which NumPy does not know, are moved."""
     if not isinstance(leaf, jax.Array):
         return leaf
@@ -180,7 +187,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()
 
 
-def number(value: Any, dtype: Any = float) -> Any:
+def number(value: object, dtype: DTypeLike | None = float) -> Array:
     """A number as an array for a compiled program, by NumPy: JAX would compile a program for the conversion."""
     return jnp.asarray(value, dtype) if is_traced(value) else np.asarray(value, dtype)
 
@@ -193,7 +200,7 @@ def to_host(tree: T) -> T:
 # ------------------------------------------------------------------ rounding
 
 
-def unit_roundoff(dtype: Any = np.float64) -> float:
+def unit_roundoff(dtype: type | np.dtype = np.float64) -> float:
     """The unit roundoff u = eps/2: round-to-nearest errs by at most u, relatively."""
     return float(np.finfo(dtype).eps) / 2
 
@@ -201,14 +208,14 @@ def unit_roundoff(dtype: Any = np.float64) -> float:
 # ------------------------------------------------------------------ trees as vectors
 
 
-def tree_dot(a: Any, b: Any) -> Any:
+def tree_dot(a: T, b: T) -> jax.Array:
     """Sum over all leaves of the entrywise products."""
     return sum(
         (jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), start=jnp.zeros(())
     )
 
 
-def tree_where(condition: Any, a: Any, b: Any) -> Any:
+def tree_where(condition: Array | bool, a: T, b: T) -> T:
     """Leafwise ``jnp.where`` with one scalar condition."""
     return jax.tree.map(lambda u, v: jnp.where(condition, u, v), a, b)
 
@@ -216,14 +223,14 @@ def tree_where(condition: Any, a: Any, b: Any) -> Any:
 # ------------------------------------------------------------------ functions safe at their edges
 
 
-def power(x: Any, exponent: Any) -> Any:
+def power(x: Numbers, exponent: Numbers) -> jax.Array:
     """x ** exponent for x >= 0, with value 0 and derivative 0 at x = 0 (for exponent = 0: value 1)."""
     positive = x > 0
     safe = jnp.where(positive, x, 1.0)
     return jnp.where(positive, jnp.exp(exponent * jnp.log(safe)), jnp.where(exponent == 0, 1.0, 0.0))
 
 
-def unit_columns(x: Any) -> Any:
+def unit_columns(x: Array) -> Array:
     """Columns scaled to Euclidean norm 1; a zero column stays zero."""
     square = jnp.sum(x * x, axis=0, keepdims=True)
     return x * jnp.where(square > 0, 1.0 / jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

@@ -23,8 +23,9 @@ import os
 import platform
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._files import whole
-from ._numerics import is_traced, processor
+from ._numerics import Array, is_traced, processor
 from ._version import __version__
 
 QUICK = {"xla_cpu_use_fusion_emitters": False}
@@ -54,18 +55,18 @@ class Program:
     Called on traced values it is part of the program that is being traced.
     """
 
-    __wrapped__: Any
+    __wrapped__: FunctionType
     __name__: str
 
     def __init__(self, function: Callable[..., Any], static: tuple[int, ...], bulk: bool):
         functools.update_wrapper(self, function)
         self.static = static
         self.bulk = bulk
-        self._plain: Any = jax.jit(function, static_argnums=static, keep_unused=True)
-        self._quick: Any = jax.jit(function, static_argnums=static, keep_unused=True, compiler_options=QUICK)
-        self._kept: dict[Any, Callable[[list[Any]], Any] | None] = {}
+        self._plain = jax.jit(function, static_argnums=static, keep_unused=True)
+        self._quick = jax.jit(function, static_argnums=static, keep_unused=True, compiler_options=QUICK)
+        self._kept: dict[Hashable, _Loaded | None] = {}
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> Any:
         """What the function returns, computed by its compiled program."""
         leaves, structure = jax.tree.flatten([arg for place, arg in enumerate(args) if place not in self.static])
         if is_traced(leaves):
@@ -77,7 +78,7 @@ class Program:
         given = tuple(args[place] for place in self.static), tuple((np.shape(x), _dtype(x)) for x in leaves)
         key = quick, structure, given, _config.jax_enable_x64
         if key not in self._kept:
-            self._kept[key] = _keep(self, jitted, args, quick)
+            self._kept[key] = _keep(self, args, quick)
         kept = self._kept[key]
         if kept is not None:
             try:
@@ -88,14 +89,14 @@ class Program:
                 self._kept[key] = None
         return jitted(*args)
 
-    def fresh(self, quick: bool) -> Any:
+    def fresh(self, quick: bool) -> jax.stages.Wrapped:
         """The jitted function under a name that nobody has had: JAX's own cache then has no program for it.
 
         Machine code that came out of that cache is not whole when it is written once more.
         """
 
-        def function(*args: Any) -> Any:
-            return self.__wrapped__(*args)  # type: ignore[attr-defined]
+        def function(*args: object) -> object:
+            return self.__wrapped__(*args)
 
         function.__name__ = f"{self.__name__}_{secrets.token_hex(8)}"  # type: ignore[attr-defined]
         options = QUICK if quick else None
@@ -103,7 +104,7 @@ class Program:
 
     def _cache_size(self) -> int:
         """Number of structures compiled, or loaded, so far in this process."""
-        return self._plain._cache_size() + self._quick._cache_size() + sum(x is not None for x in self._kept.values())
+        return self._plain._cache_size() + self._quick._cache_size() + sum(x is not None for x in self._kept.values())  # type: ignore[attr-defined]
 
 
 def compiled(function: Callable[..., Any] | None = None, *, static: tuple[int, ...] = (), bulk: bool = False) -> Any:
@@ -196,16 +197,16 @@ def _delete_oldest(place: Path) -> None:
 class _Loaded:
     """Machine code that is ready to run on the processor, and the words of the tree that it returns."""
 
-    code: Any
-    returns: Any
+    code: Any  # of a class of jaxlib that states no types
+    returns: object
 
-    def __call__(self, leaves: list[Any]) -> Any:
+    def __call__(self, leaves: list[Array]) -> object:
         arrays = jax.device_put([np.asarray(leaf) for leaf in leaves], processor())
         found = self.code.execute_sharded(arrays).disassemble_into_single_device_arrays()
         return _built(self.returns, [shards[0] for shards in found])
 
 
-def _keep(program: Program, jitted: Any, args: tuple[Any, ...], quick: bool) -> Callable[[list[Any]], Any] | None:
+def _keep(program: Program, args: tuple[object, ...], quick: bool) -> _Loaded | None:
     """The program for arguments of this structure, from the folder or written to it; ``None`` where it cannot be."""
     assert _folder is not None
     try:
@@ -224,7 +225,7 @@ def _keep(program: Program, jitted: Any, args: tuple[Any, ...], quick: bool) -> 
         count = executable.out_tree.num_leaves
         returns = _words(executable.out_tree.unflatten([_Place(place) for place in range(count)]))
         header = {"returns": returns, "lapack": "lapack" in lowered.as_text()}
-        body = json.dumps(header).encode() + b"\n" + code.serialize()
+        body = json.dumps(header).encode() + b"\n" + code.serialize()  # type: ignore[union-attr]
         with whole(file) as part:
             part.write_bytes(hashlib.sha256(body).digest() + body)
         return _Loaded(code, returns)
@@ -271,7 +272,7 @@ def _runs_here() -> bool:
 
 
 @functools.cache
-def _surroundings() -> list[Any]:
+def _surroundings() -> list[object]:
     """Everything beside a function and its arguments that its machine code depends on."""
     source = hashlib.sha256()
     root = Path(__file__).parent
@@ -301,11 +302,12 @@ class _Place:
     number: int
 
 
-def _dtype(leaf: Any) -> Any:
-    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+def _dtype(leaf: object) -> np.dtype:
+    dtype = getattr(leaf, "dtype", None)
+    return np.asarray(leaf).dtype if dtype is None else dtype
 
 
-def _words(value: Any, static: bool = False) -> Any:
+def _words(value: object, static: bool = False) -> object:
     """A tree as plain JSON: records of ufm by name, structure by value, arrays and numbers by shape and type."""
     if value is None or (static and isinstance(value, bool | int | str)):
         return value
@@ -314,9 +316,9 @@ def _words(value: Any, static: bool = False) -> Any:
     if isinstance(value, _Place):
         return {"leaf": value.number}
     kind = type(value)
-    if kind in (tuple, list):
+    if isinstance(value, (tuple, list)) and kind in (tuple, list):
         return {kind.__name__: [_words(item, static) for item in value]}
-    if kind is dict:
+    if isinstance(value, dict) and kind is dict:
         return {"dict": [[name, _words(value[name], static)] for name in sorted(value)]}
     if dataclasses.is_dataclass(kind) and kind.__module__.partition(".")[0] == _PACKAGE:
         fields = {
@@ -329,10 +331,10 @@ def _words(value: Any, static: bool = False) -> Any:
         raise _Nameless
     if jnp.issubdtype(_dtype(value), jax.dtypes.extended):
         raise _Nameless
-    return {"array": [_dtype(value).str, *np.shape(value)]}
+    return {"array": [_dtype(value).str, *getattr(value, "shape", ())]}
 
 
-def _built(words: Any, leaves: list[Any]) -> Any:
+def _built(words: object, leaves: list[jax.Array]) -> object:
     """The tree of some words of results."""
     if not isinstance(words, dict):
         return words

@@ -17,9 +17,12 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from cmcrameri import cm as crameri
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -28,7 +31,7 @@ from ._files import whole
 from ._text import printable
 from .certify import is_proven
 
-_COLOURS: Any = crameri.cmaps
+_COLOURS = crameri.cmaps
 _STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -89,15 +92,15 @@ def collapse_diagram(dataset: xr.Dataset) -> Figure:
         return figure
 
 
-def _phase_panel(axes: Any, dataset: xr.Dataset) -> None:
+def _phase_panel(axes: Axes, dataset: xr.Dataset) -> None:
     phases = json.loads(dataset.attrs["phases"])
     names = [phases[str(code)] for code in range(len(phases))]
     colours = [_COLOURS["batlow"](x) for x in (0.95, 0.68, 0.38, 0.05)]
     shades = ListedColormap(["white", *colours])
     norm = BoundaryNorm(np.arange(-1.5, len(names)), shades.N)
-    cells: Any = {"shading": "nearest", "rasterized": True}
+    cells: dict[str, Any] = {"shading": "nearest", "rasterized": True}
     axes.pcolormesh(dataset.imbalance, dataset.lambda_Z, dataset.phase, cmap=shades, norm=norm, **cells)
-    handles: list[Any] = [Patch(facecolor=c, edgecolor="0.3", label=n) for c, n in zip(colours, names, strict=True)]
+    handles: list[Artist] = [Patch(facecolor=c, edgecolor="0.3", label=n) for c, n in zip(colours, names, strict=True)]
     if bool((dataset.phase < 0).any()):
         handles.append(Patch(facecolor="white", edgecolor="0.3", label="unclassified"))
     for name, (dash, label) in _BOUNDARIES.items():
@@ -111,27 +114,29 @@ def _phase_panel(axes: Any, dataset: xr.Dataset) -> None:
     axes.legend(handles=handles, loc="lower left", framealpha=0.95)
 
 
-def _traced_points(axes: Any, dataset: xr.Dataset, x: str, y: str, most: int = 60) -> list[Any]:
+def _traced_points(axes: Axes, dataset: xr.Dataset, x: str, y: str, most: int = 60) -> list[Line2D]:
     """Traced points of the boundaries, if there are any, thinned out to be seen beside the lines of theory."""
     if f"traced_{x}" not in dataset:
         return []
     step = -(-dataset.sizes["traced"] // most)
-    style: Any = {"marker": "o", "linestyle": "none", "markersize": 3.5, "markeredgecolor": "black"}
+    style: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 3.5, "markeredgecolor": "black"}
     style |= {"markerfacecolor": "white", "markeredgewidth": 0.7, "label": "boundary traced, some of its points"}
     return axes.plot(dataset[f"traced_{x}"][::step], dataset[f"traced_{y}"][::step], zorder=4, **style)
 
 
-def _gap_panel(figure: Figure, axes: Any, dataset: xr.Dataset) -> None:
+def _gap_panel(figure: Figure, axes: Axes, dataset: xr.Dataset) -> None:
     _draw_gap(figure, axes, dataset, dataset.imbalance, dataset.lambda_Z, dataset.relative_gap)
     _log_axes(axes, dataset)
 
 
-def _draw_gap(figure: Figure, axes: Any, dataset: xr.Dataset, x: Any, y: Any, relative_gap: Any) -> None:
+def _draw_gap(
+    figure: Figure, axes: Axes, dataset: xr.Dataset, x: xr.DataArray, y: xr.DataArray, relative_gap: xr.DataArray
+) -> None:
     """Gaps in colour, the share of proven cells as the title; cells whose bound lies above their value as crosses."""
     gap = relative_gap.where(relative_gap > 0)
     low, high = float(gap.min()), float(gap.max())
     norm = LogNorm(low, max(high, 10 * low)) if low > 0 else None  # no gap at all
-    cells: Any = {"shading": "nearest", "rasterized": True}
+    cells: dict[str, Any] = {"shading": "nearest", "rasterized": True}
     mesh = axes.pcolormesh(x, y, gap, cmap=_COLOURS["lapaz"], norm=norm, **cells)
     figure.colorbar(mesh, ax=axes, label="proven relative gap (rounding included)")
     certified = float(is_proven(relative_gap, dataset.attrs["certified_gap"]).mean())
@@ -143,7 +148,7 @@ def _draw_gap(figure: Figure, axes: Any, dataset: xr.Dataset, x: Any, y: Any, re
     axes.set_title(title)
 
 
-def _log_axes(axes: Any, dataset: xr.Dataset) -> None:
+def _log_axes(axes: Axes, dataset: xr.Dataset) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(float(dataset.imbalance[0]), float(dataset.imbalance[-1]))
@@ -162,11 +167,11 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
     drawn = json.loads(dataset.attrs["drawn"])
     x, y = dataset[drawn["x"][0]], dataset[drawn["y"][0]]
     dims = (drawn["y"][0], drawn["x"][0])
-    cells: Any = {"shading": "nearest", "rasterized": True}
+    cells: dict[str, Any] = {"shading": "nearest", "rasterized": True}
     with matplotlib.rc_context(_STYLE):
         figure, (left, right) = subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
         name, label, *scale = drawn["colour"]
-        shade: Any = {"norm": LogNorm()} if scale == ["log"] else {}
+        shade: dict[str, Any] = {"norm": LogNorm()} if scale == ["log"] else {}
         mesh = left.pcolormesh(x, y, dataset[name].transpose(*dims), cmap=_COLOURS["batlow"], **shade, **cells)
         whole = np.issubdtype(dataset[name].dtype, np.integer)
         figure.colorbar(mesh, ax=left, label=label, ticks=np.unique(dataset[name]) if whole else None)
@@ -181,7 +186,7 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
             along = dataset[line]
             points = (x, along) if along.dims == x.dims else (along, y)
             shown = np.where(np.isfinite(along), 1.0, np.nan)
-            style: Any = {"linestyle": dash, "color": "black", "linewidth": 1.5, "label": text}
+            style: dict[str, Any] = {"linestyle": dash, "color": "black", "linewidth": 1.5, "label": text}
             left.plot(points[0] * shown, points[1] * shown, color="white", linewidth=3.4)
             left.plot(points[0] * shown, points[1] * shown, **style)
         _traced_points(left, dataset, drawn["x"][0], drawn["y"][0])
@@ -208,7 +213,7 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
         return figure
 
 
-def _edges_by_column(axes: Any, x: np.ndarray, y: np.ndarray, phase: np.ndarray, scale: str) -> None:
+def _edges_by_column(axes: Axes, x: np.ndarray, y: np.ndarray, phase: np.ndarray, scale: str) -> None:
     """Where the phase changes along each column, for columns that have nothing between them."""
     middle = np.sqrt(y[1:] * y[:-1]) if scale == "log" else (y[1:] + y[:-1]) / 2
     for value, column in zip(x, phase.T, strict=True):
@@ -233,17 +238,17 @@ def structures(dataset: xr.Dataset) -> Figure:
         size = (1.4 + 2.5 * len(depths), 6.4)
         figure, grid = subplots(2, len(depths), figsize=size, sharex=True, sharey=True, squeeze=False)
         best = np.minimum(dataset.value, dataset.value_theory)
-        rows: Any = (
+        rows = (
             (best / dataset.collapse, "lowest found / collapse", "batlow", 0.5, 1.0),
             (dataset.lower_bound / best, "proven bound / lowest found", "lapaz", 0.0, 1.0),
         )
         shown = set()
         for axes_row, (ratio, label, colours, low, high) in zip(grid, rows, strict=True):
-            mesh: Any = None
+            mesh = None
             for axes, depth in zip(axes_row, depths, strict=True):
                 here = ratio.sel(depth=depth).transpose("relative_decay", "classes")
                 columns = np.arange(len(dataset.classes))
-                cells: Any = {"shading": "nearest", "rasterized": True, "vmin": low, "vmax": high}
+                cells: dict[str, Any] = {"shading": "nearest", "rasterized": True, "vmin": low, "vmax": high}
                 mesh = axes.pcolormesh(columns, dataset.relative_decay, here, cmap=_COLOURS[colours], **cells)
                 axes.axhline(1.0, color="white", linewidth=3.0)
                 axes.axhline(1.0, color="black", linewidth=1.2, linestyle="--")
@@ -256,13 +261,14 @@ def structures(dataset: xr.Dataset) -> Figure:
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
                 axes.yaxis.set_minor_formatter(NullFormatter())
+            assert mesh is not None
             figure.colorbar(mesh, ax=list(axes_row), label=label)
             axes_row[0].set_ylabel(r"decay $\lambda/\lambda^*$")
         for axes, lower, depth in zip(grid[0], grid[1], depths, strict=True):
             axes.set_title(f"L = {depth}")
             lower.set_xlabel("number of classes K")
             shown |= _structure_marks(axes, dataset.sel(depth=depth))
-        handles: list[Any] = [
+        handles: list[Artist] = [
             Line2D([], [], color="black", linestyle="--", label=r"collapse and zero tie, $\lambda^*$"),
             Line2D([], [], color="black", label="zero is proven optimal from here on"),
         ]
@@ -280,7 +286,7 @@ def structures(dataset: xr.Dataset) -> Figure:
         return figure
 
 
-def _structure_marks(axes: Any, here: xr.Dataset) -> set[str]:
+def _structure_marks(axes: Axes, here: xr.Dataset) -> set[str]:
     """A letter in each cell for the structure of theory with the lowest value; a cross where a descent found less."""
     shown = set()
     for column, k in enumerate(here.classes.values):
@@ -338,7 +344,7 @@ def landscape_table(cells: list[dict[str, Any]]) -> Figure:
         return figure
 
 
-def _landscape_panel(axes: Any, cells: list[dict[str, Any]]) -> Any:
+def _landscape_panel(axes: Axes, cells: list[dict[str, Any]]) -> AxesImage:
     dims, temperatures = sorted({c["d"] for c in cells}), sorted({c["temperature"] for c in cells})
     share = np.full((len(dims), len(temperatures)), np.nan)
     for i, d in enumerate(dims):
@@ -371,7 +377,7 @@ def batch_families(rows: list[dict[str, Any]]) -> Figure:
     settings, kinds = (list(dict.fromkeys(row[key] for row in rows)) for key in ("setting", "features"))
     names = list(dict.fromkeys(row["family"] for row in rows))
     temperatures = sorted({row["temperature"] for row in rows})
-    marks: dict[bool, Any] = {True: ("o", "graph conditions hold"), False: ("^", "a graph condition fails")}
+    marks: dict[bool, tuple[str, str]] = {True: ("o", "graph conditions hold"), False: ("^", "a graph condition fails")}
     shades = dict(zip(temperatures, ("black", "0.6"), strict=False))
     with matplotlib.rc_context(_STYLE):
         size = (1.0 + 4.0 * len(kinds), 1.9 + 2.3 * len(settings))
@@ -450,21 +456,13 @@ def descent_ends(found: dict[str, Any]) -> Figure:
             others = [_row(found["equal_times"] + rows, name) for name in named]
             _rank_panel(line[-1], rows, others, sweeps["decay"])
             line[0].set_ylabel(f"n = {n} per class\nshare of runs")
-        handles: list[Any] = [Patch(facecolor=colours[k], edgecolor="0.2", label=_ENDS[k][1]) for k in present]
+        handles: list[Artist] = [Patch(facecolor=colours[k], edgecolor="0.2", label=_ENDS[k][1]) for k in present]
         handles.append(Patch(facecolor="white", edgecolor="0.2", hatch="/////", label="moves by more than 1e-3 F"))
         handles += [
             Line2D([], [], color="black", marker="o", markersize=4, label="average rank after the ReLU"),
             Line2D([], [], color="0.45", marker="s", markersize=4, linestyle="--", label="before it"),
             Line2D([], [], color="0.6", marker="o", markersize=3, linestyle="none", label="one run, after the ReLU"),
-            Line2D(
-                [],
-                [],
-                color=accent,
-                marker="D",
-                markersize=4,
-                linestyle=":",
-                label=r"steps $\propto$ 1/decay",
-            ),
+            Line2D([], [], color=accent, marker="D", markersize=4, linestyle=":", label=r"steps $\propto$ 1/decay"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         total = {s: sum(counts[s] for counts in found["total"].values()) for s in ("settled", "slow", "moving")}
@@ -479,12 +477,12 @@ def _row(table: list[dict[str, Any]], setting: dict[str, Any]) -> dict[str, Any]
     return next(row for row in table if all(row[name] == value for name, value in setting.items()))
 
 
-def _share_panel(axes: Any, rows: list[dict[str, Any]], kinds: list[str], colours: dict[str, Any]) -> None:
+def _share_panel(axes: Axes, rows: list[dict[str, Any]], kinds: list[str], colours: dict[str, Any]) -> None:
     floor = np.zeros(len(rows))
     for kind in kinds:
         for states, hatch in ((("settled", "slow"), None), (("moving",), "/////")):
             share = np.array([sum(row["counts"][kind][s] for s in states) / row["runs"] for row in rows])
-            style: Any = {"color": colours[kind], "width": 0.8}
+            style: dict[str, Any] = {"color": colours[kind], "width": 0.8}
             axes.bar(range(len(rows)), share, bottom=floor, edgecolor="0.2", linewidth=0.5, **style)
             if hatch:  # the hatch takes the colour of the edge: white on dark, dark on light
                 dark = kind == "below"
@@ -495,7 +493,7 @@ def _share_panel(axes: Any, rows: list[dict[str, Any]], kinds: list[str], colour
     axes.set_xlim(-0.6, len(rows) - 0.4)
 
 
-def _rank_panel(axes: Any, rows: list[dict[str, Any]], others: list[dict[str, Any]], decays: list[float]) -> None:
+def _rank_panel(axes: Axes, rows: list[dict[str, Any]], others: list[dict[str, Any]], decays: list[float]) -> None:
     for place, row in enumerate(rows):
         ranks = sorted(np.mean(end["rank_after"]) for end in row["ends"] if end["rank_after"] is not None)
         spread = place + 0.3 * (np.arange(len(ranks)) / max(len(ranks) - 1, 1) - 0.5)
@@ -527,7 +525,7 @@ def report_grams(report: dict[str, Any]) -> Figure:
         report: a report as JSON (``Report.to_json``).
     """
     by_name = {target["name"]: target for target in report["targets"]}
-    shown: list[tuple[str, Any, Any]] = [("learned", report["class_means_gram"], None)]
+    shown: list[tuple[str, list[list[float]], float | None]] = [("learned", report["class_means_gram"], None)]
     for name in ("optimum", "seli", "simplex_etf"):
         if name in by_name:
             shown.append((_TARGET_WORDS[name], by_name[name]["gram"], by_name[name]["distance"]))
@@ -538,7 +536,7 @@ def report_grams(report: dict[str, Any]) -> Figure:
     with matplotlib.rc_context(_STYLE):
         size = (0.9 + 2.5 * len(shown), 3.1)
         figure, row = subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
-        mesh: Any = None
+        mesh = None
         for axes, gram, (title, _, distance) in zip(row[0], matrices, shown, strict=True):
             mesh = axes.imshow(gram, cmap=_COLOURS["lapaz"], vmin=low, vmax=high)
             if k <= 6:
@@ -551,6 +549,7 @@ def report_grams(report: dict[str, Any]) -> Figure:
             axes.set_yticks(ticks)
             axes.set_xlabel("class")
         row[0][0].set_ylabel("class")
+        assert mesh is not None
         figure.colorbar(mesh, ax=list(row[0]), label=r"$M^TM\,/\,\|M^TM\|_F$")
         figure.suptitle(f"{as_text(report['name'])}: Gram matrix of the class means")
         return figure
@@ -575,7 +574,7 @@ def report_spectrum(report: dict[str, Any]) -> Figure:
             if not spectrum.size or not spectrum[0] > 0:
                 continue
             most = max(most, min(len(spectrum), 4 * len(report["counts"])))
-            style: Any = {"marker": marks[place % len(marks)], "linestyle": _DASHES[place % len(_DASHES)]}
+            style: dict[str, Any] = {"marker": marks[place % len(marks)], "linestyle": _DASHES[place % len(_DASHES)]}
             style |= {"color": str(0.12 * (place % 6)), "markersize": 4, "markerfacecolor": "white", "linewidth": 1.0}
             label = f"{words.get(name, f'$W_{{{name[1:]}}}$' if name[1:] else '$W$')}, rank {report['ranks'][name]}"
             relative = np.maximum(spectrum / spectrum[0], _SMALLEST_SHOWN)
@@ -603,13 +602,19 @@ def report_distances(report: dict[str, Any]) -> Figure:
     with matplotlib.rc_context(_STYLE):
         figure, axes = subplots(figsize=(6.4, 1.5 + 0.45 * max(len(rows), 1)), layout="constrained")
         place = np.arange(len(rows))
-        kinds: Any = (
+        kinds = (
             ("distance", "class means", 0.19, "0.25", None),
             ("distance_centred", "centred", -0.19, "0.85", "////"),
         )
         for key, label, shift, shade, hatch in kinds:
             values = [np.nan if row[key] is None else row[key] for row in rows]
-            style: Any = {"height": 0.36, "color": shade, "edgecolor": "0.2", "linewidth": 0.6, "hatch": hatch}
+            style: dict[str, Any] = {
+                "height": 0.36,
+                "color": shade,
+                "edgecolor": "0.2",
+                "linewidth": 0.6,
+                "hatch": hatch,
+            }
             axes.barh(place + shift, values, label=label, **style)
             for at, value in zip(place + shift, values, strict=True):
                 if np.isfinite(value):
@@ -642,7 +647,7 @@ def training(
     measured = [line for line in history if "train" in line]
     epoch = np.array([line["epoch"] for line in measured], dtype=float)
 
-    def column(split: str, name: str) -> Any:
+    def column(split: str, name: str) -> np.ndarray:
         return np.array([line[split].get(name, np.nan) for line in measured], dtype=float)
 
     with matplotlib.rc_context(_STYLE):

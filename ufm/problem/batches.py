@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import _checks as door
-from .._checks import show, whole_number
+from .._checks import ArrayLike, show, whole_number
 from .labels import LABELS, Labels
+
+if TYPE_CHECKING:
+    from jaxtyping import Int, Real
 
 LARGEST_FAMILY = 200_000
 """Batches up to which a full symmetric family is listed."""
 
 
 @door.checked(labels=LABELS, seed=door.SEED)
-def partition(labels: Labels, size: int, seed: int | None = None) -> np.ndarray:
+def partition(labels: Labels, size: int, seed: int | None = None) -> Int[np.ndarray, "B b"]:
     """One epoch: the columns cut into batches, in order or shuffled; the last batch may be shorter.
 
     Args:
@@ -37,7 +41,7 @@ def partition(labels: Labels, size: int, seed: int | None = None) -> np.ndarray:
 
 
 @door.checked(labels=LABELS, epochs=door.whole(1, 10**6), seed=door.SEED)
-def reshuffled(labels: Labels, size: int, epochs: int, seed: int = 0) -> np.ndarray:
+def reshuffled(labels: Labels, size: int, epochs: int, seed: int = 0) -> Int[np.ndarray, "B b"]:
     """Random reshuffling: the union of ``epochs`` independent shuffled partitions."""
     epochs = whole_number("epochs", epochs, 1)
     seeds = np.random.SeedSequence(whole_number("seed", seed, 0)).generate_state(epochs)
@@ -45,7 +49,7 @@ def reshuffled(labels: Labels, size: int, epochs: int, seed: int = 0) -> np.ndar
 
 
 @door.checked(labels=LABELS)
-def stratified(labels: Labels, per_class: int) -> np.ndarray:
+def stratified(labels: Labels, per_class: int) -> Int[np.ndarray, "B b"]:
     """Disjoint batches with the same number of samples of every class; every count must be a multiple of it."""
     _columns(labels)
     per_class = whole_number("per_class", per_class, 1)
@@ -59,7 +63,7 @@ def stratified(labels: Labels, per_class: int) -> np.ndarray:
 
 
 @door.checked(family=door.numbers_of(-1, ndim=(2,), whole=True), columns=door.numbers_of(0, ndim=(0, 1), whole=True))
-def bind(family: Any, columns: Any) -> np.ndarray:
+def bind(family: Real[ArrayLike, "B b"], columns: Real[ArrayLike, "..."]) -> Int[np.ndarray, "B c"]:
     """Batch binding (Kini et al. 2024): add the same samples to every batch that does not hold them yet."""
     family, columns = np.asarray(family), np.atleast_1d(np.asarray(columns))
     rows = []
@@ -71,14 +75,14 @@ def bind(family: Any, columns: Any) -> np.ndarray:
 
 
 @door.checked(labels=LABELS)
-def all_subsets(labels: Labels, size: int) -> np.ndarray:
+def all_subsets(labels: Labels, size: int) -> Int[np.ndarray, "B b"]:
     """Every set of b different columns."""
     n, size = _columns(labels), _size(labels, size)
     return _listed(itertools.combinations(range(n), size), math.comb(n, size), size)
 
 
 @door.checked(labels=LABELS)
-def all_multisets(labels: Labels, size: int) -> np.ndarray:
+def all_multisets(labels: Labels, size: int) -> Int[np.ndarray, "B b"]:
     """Every multiset of b columns (a column may be drawn more than once), as in Graf et al. 2021."""
     n, size = _columns(labels), whole_number("size", size, 2, 10**6)
     combinations = itertools.combinations_with_replacement(range(n), size)
@@ -98,7 +102,7 @@ def _size(labels: Labels, size: int) -> int:
     return size
 
 
-def _listed(batches: Any, number: int, size: int) -> np.ndarray:
+def _listed(batches: Iterable[Sequence[int]], number: int, size: int) -> np.ndarray:
     if number > LARGEST_FAMILY:
         raise ValueError(f"size: {size} makes {number} batches, above {LARGEST_FAMILY}; draw some with reshuffled")
     return np.fromiter(itertools.chain.from_iterable(batches), dtype=np.int64, count=number * size).reshape(-1, size)

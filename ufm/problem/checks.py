@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -20,7 +18,7 @@ from .problem import Decay, Problem
 from .words import WORDS
 
 
-def check_problem(problem: Any, copies: bool = False) -> None:
+def check_problem(problem: object, copies: bool = False) -> None:
     """Raise a ValueError unless this is a problem of ufm with a loss of ufm and numbers in their ranges.
 
     Problems are usually stated by ``ufm.shallow``, ``ufm.deep`` and ``ufm.contrastive``, which check more; this is for
@@ -74,13 +72,13 @@ def check_problem(problem: Any, copies: bool = False) -> None:
 _MAKERS = {LogitGroups: "ufm.grouped", GramProgram: "ufm.problem.gram_program", Labels: "ufm.labels"}
 
 
-def check_kind(name: str, value: Any, kind: type) -> None:
+def check_kind(name: str, value: object, kind: type) -> None:
     """Raise a ValueError unless this is a grouped program, a Gram program or labels, as asked."""
     if type(value) is not kind:
         raise ValueError(f"{name}: {show(value)} is not a {kind.__name__}; make one with {_MAKERS[kind]}")
 
 
-def check_tolerance(name: str, value: Any) -> None:
+def check_tolerance(name: str, value: object) -> None:
     """Raise a ValueError unless this is one number from 0 to below 1; traced values pass.
 
     A relative gap is never above 1 where the lower bound is 0 or more, so from 1 on it would prove nothing.

@@ -7,19 +7,24 @@ NumPy computes, inside a compiled program JAX.  Nothing here solves or judges.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import is_traced
+from .._numerics import Array, is_traced
 from .checks import check_problem
 from .models import Params
 from .params import as_params
 from .problem import Problem
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-def class_means(problem: Problem, params: Params) -> Any:
+A = TypeVar("A", bound=Array)
+
+
+def class_means(problem: Problem, params: Params[A]) -> Float[A, "*batch d K"]:
     """Returns M, the class means of the features: column k is the mean of the columns of class k.
 
     Args:
@@ -38,7 +43,7 @@ def class_means(problem: Problem, params: Params) -> Any:
     return _means(problem, _checked(problem, params)[1])
 
 
-def class_logits(problem: Problem, params: Params) -> Any:
+def class_logits(problem: Problem, params: Params[A]) -> Float[A, "*batch K K"]:
     """Returns the class logits without bias, s W M: the outputs of the model at the class means.
 
     Args:
@@ -54,13 +59,13 @@ def class_logits(problem: Problem, params: Params) -> Any:
     return _outputs(arrays, problem, params)
 
 
-def class_outputs(problem: Problem, params: Params) -> Any:
+def class_outputs(problem: Problem, params: Params[A]) -> Float[A, "*batch _ K"]:
     """Returns what the model makes of the classes: class logits, or class means where there is no classifier."""
     arrays, params = _checked(problem, params)
     return _outputs(arrays, problem, params)
 
 
-def class_spectrum(problem: Problem, params: Params) -> Any:
+def class_spectrum(problem: Problem, params: Params[A]) -> Float[A, "*batch _"]:
     """Returns the singular values of Z D^{1/2}, whose sum the decay penalises; of M D^{1/2} without a classifier.
 
     Args:

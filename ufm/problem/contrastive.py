@@ -13,7 +13,7 @@ and the loss is the mean over the samples that have a positive (n_y >= 2).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,13 @@ import numpy as np
 
 from .. import _checks as door
 from .._checks import one_of, real_array, show
-from .._numerics import record, static
+from .._numerics import Array, Numbers, record, static
 from .labels import LABELS, Labels
 from .losses import Loss, _by_column, check_loss, inverse_frequency_weight, shipped
 from .words import name_loss
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 
 @shipped
@@ -45,8 +48,8 @@ class SupCon(Loss):
         views: p, views per instance, with ``mix``; columns i p, ..., i p + p - 1 are instance i.
     """
 
-    class_weight: Any = None
-    mix: Any = None
+    class_weight: Numbers | None = None
+    mix: Numbers | None = None
     self_included: bool = static(default=False)
     views: int = static(default=1)
 
@@ -59,7 +62,7 @@ class SupCon(Loss):
         """Whether the samples of a class coincide at every optimum, so that the class-mean problem is exact."""
         return self.mix is None
 
-    def per_column(self, similarities: Any, labels: Labels) -> Any:
+    def per_column(self, similarities: Float[Array, "n n"], labels: Labels) -> Float[Array, " n"]:
         """Loss of each anchor, shape (n,); 0 for an anchor without a positive."""
         own, size = same_class(labels), _class_sizes(labels)
         itself = jnp.eye(labels.num_columns)
@@ -77,11 +80,11 @@ class SupCon(Loss):
             self.anchors(labels) > 0
         )
 
-    def anchors(self, labels: Labels) -> Any:
+    def anchors(self, labels: Labels) -> Float[Array, " n"]:
         """Weight of each column among the anchors: w_i where its class has a positive, else 0."""
         return jnp.where(_class_sizes(labels) > 1.0, jnp.asarray(labels.weights), 0.0)
 
-    def mean(self, similarities: Any, labels: Labels) -> Any:
+    def mean(self, similarities: Float[Array, "n n"], labels: Labels) -> Float[Array, ""]:
         """The loss at a similarity matrix U."""
         anchors = self.anchors(labels)
         weight = anchors if self.class_weight is None else anchors * _by_column(self.class_weight, labels)
@@ -101,7 +104,7 @@ class BatchedSupCon(Loss):
         self_included: whether the pair (i, i) stays in the denominator.
     """
 
-    batches: Any
+    batches: Array
     self_included: bool = static(default=False)
 
     name = "supcon-batches"
@@ -109,12 +112,12 @@ class BatchedSupCon(Loss):
     convex = True
     collapses = False
 
-    def mean(self, similarities: Any, labels: Labels) -> Any:
+    def mean(self, similarities: Float[Array, "n n"], labels: Labels) -> Float[Array, ""]:
         """The pooled mean at a similarity matrix U of all columns."""
         batches, similarities = jnp.asarray(self.batches), jnp.asarray(similarities)
         classes = jnp.asarray(labels.column_classes)
 
-        def one(members: Any) -> tuple[Any, Any]:
+        def one(members: jax.Array) -> tuple[jax.Array, jax.Array]:
             present = members >= 0
             rows = jnp.where(present, members, 0)
             own = (classes[rows][:, None] == classes[rows][None, :]) & present[:, None] & present[None, :]
@@ -147,14 +150,14 @@ class Sigmoid(Loss):
         offset: b (the bias of SigLIP is -b).
     """
 
-    offset: Any = 0.0
+    offset: Numbers = 0.0
 
     name = "sigmoid"
     reads = "pairs"
     convex = True
     collapses = False
 
-    def mean(self, similarities: Any, labels: Labels) -> Any:
+    def mean(self, similarities: Float[Array, "n n"], labels: Labels) -> Float[Array, ""]:
         """The loss at a similarity matrix U of all columns."""
         del labels
         cross = similarities[0::2, 1::2]
@@ -177,14 +180,14 @@ class Spread(Loss):
         mix: a in [0, 1], the weight of L_sup.
     """
 
-    mix: Any = 0.5
+    mix: Numbers = 0.5
 
     name = "spread"
     reads = "pairs"
     convex = True
     collapses = False
 
-    def mean(self, similarities: Any, labels: Labels) -> Any:
+    def mean(self, similarities: Float[Array, "n n"], labels: Labels) -> Float[Array, ""]:
         """The loss at a similarity matrix U of all columns."""
         cross = similarities[0::2, 1::2]
         own = same_class(labels)[0::2, 1::2]
@@ -198,25 +201,25 @@ class Spread(Loss):
 # ------------------------------------------------------------------ pieces
 
 
-def same_class(labels: Labels) -> Any:
+def same_class(labels: Labels) -> Bool[Array, "n n"]:
     """Boolean n x n matrix: whether two columns have one class."""
     classes = jnp.asarray(labels.column_classes)
     return classes[:, None] == classes[None, :]
 
 
-def _class_sizes(labels: Labels) -> Any:
+def _class_sizes(labels: Labels) -> jax.Array:
     """n_{y_i} for each column."""
     return jnp.sum(jnp.where(same_class(labels), jnp.asarray(labels.weights)[None, :], 0.0), axis=1)
 
 
-def _log_sum(u: Any, factors: Any) -> Any:
+def _log_sum(u: Array, factors: Array) -> jax.Array:
     """log sum_j factors_ij exp(u_ij) by rows, safe for any size of u; factors >= 0, not all zero in a row."""
     seen = factors > 0
     top = jax.lax.stop_gradient(jnp.max(jnp.where(seen, u, -jnp.inf), axis=1, keepdims=True))
     return top[:, 0] + jnp.log(jnp.sum(factors * jnp.exp(jnp.where(seen, u - top, 0.0)), axis=1))
 
 
-def _anchor_losses(u: Any, factors: Any, positives: Any) -> Any:
+def _anchor_losses(u: Array, factors: Array, positives: Array) -> jax.Array:
     """log sum_j factors_ij exp(u_ij) - sum_j positives_ij u_ij, each row taken relative to its mean positive."""
     level = jnp.sum(positives * u, axis=1, keepdims=True)
     return _log_sum(u - level, jnp.broadcast_to(factors, u.shape))
@@ -233,7 +236,13 @@ CONVENTIONS = ("canonical", "sum", "khosla")
     temperature=door.numbers_of(positive=True),
     base_temperature=door.numbers_of(positive=True),
 )
-def convert(value: Any, labels: Labels, convention: str, temperature: Any = 1.0, base_temperature: Any = None) -> Any:
+def convert(
+    value: Numbers,
+    labels: Labels,
+    convention: str,
+    temperature: Numbers = 1.0,
+    base_temperature: Numbers | None = None,
+) -> Numbers:
     """The canonical SupCon value in another convention.
 
     Args:
@@ -263,17 +272,17 @@ def convert(value: Any, labels: Labels, convention: str, temperature: Any = 1.0,
 # ------------------------------------------------------------------ named members, from words
 
 
-def _simclr(labels: Labels, **others: Any) -> SupCon:
+def _simclr(labels: Labels, class_weight: Numbers | None = None, self_included: bool = False) -> SupCon:
     if not labels.is_balanced:
         raise ValueError("counts: simclr needs the same number of views of every instance; give equal counts")
-    return SupCon(**others)
+    return SupCon(class_weight=class_weight, self_included=self_included)
 
 
-def _weighted(labels: Labels, exponent: Any = 1.0, **others: Any) -> SupCon:
-    return SupCon(class_weight=inverse_frequency_weight(labels, exponent), **others)
+def _weighted(labels: Labels, exponent: Numbers = 1.0, self_included: bool = False) -> SupCon:
+    return SupCon(class_weight=inverse_frequency_weight(labels, exponent), self_included=self_included)
 
 
-def _supcon(labels: Labels, batches: Any = None, **others: Any) -> SupCon | BatchedSupCon:
+def _supcon(labels: Labels, batches: Array | None = None, **others: Any) -> SupCon | BatchedSupCon:
     del labels
     return SupCon(**others) if batches is None else BatchedSupCon(batches, **others)
 
@@ -323,7 +332,7 @@ def _check_instances(labels: Labels, views: int, alone: bool) -> None:
         raise ValueError(f"labels: columns of one instance differ in class; put its {views} views side by side")
 
 
-def _check_batches(batches: Any, labels: Labels) -> None:
+def _check_batches(batches: object, labels: Labels) -> None:
     real_array("batches", batches, "a table of column numbers; give whole numbers of shape (B, b)")
     index = np.asarray(batches)
     if index.size == 0 or index.ndim < 2 or not np.issubdtype(index.dtype, np.integer):

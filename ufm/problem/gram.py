@@ -19,16 +19,20 @@ semidefinite Q of this symmetry has such a factor, so a sphere problem stays one
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import _checks as door
-from .._numerics import in_float64, record, static
+from .._checks import ArrayLike
+from .._numerics import Array, Numbers, in_float64, record, static
 from .contrastive import SupCon
 from .problem import A_PROBLEM, Problem, loss_parameter, why_not_convex
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Real
 
 
 @record
@@ -41,17 +45,17 @@ class GroupGram:
         between: q_cc' of classes of two groups, shape (g, g), symmetric; its diagonal is ``within``.
     """
 
-    square: Any
-    within: Any
-    between: Any
+    square: Array
+    within: Array
+    between: Array
 
-    def cosines(self) -> np.ndarray:
+    def cosines(self) -> Float[np.ndarray, "*batch g g"]:
         """Cosines between classes of groups, (g, g); within a group on the diagonal; NaN where a class mean is 0."""
         norm = np.sqrt(np.asarray(self.square))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.between) / (norm[..., :, None] * norm[..., None, :])
 
-    def matrix(self, group: Any) -> np.ndarray:
+    def matrix(self, group: Int[ArrayLike, " K"]) -> Float[np.ndarray, "K K"]:
         """The K x K matrix, given the group of each class."""
         group = np.asarray(group)
         full = np.asarray(self.between)[np.ix_(group, group)].copy()
@@ -75,12 +79,12 @@ class GramProgram:
         on_sphere: whether q_cc = 1 (sphere, ball).
     """
 
-    classes: Any
-    counts: Any
-    share: Any
-    own: Any
-    scale: Any
-    decay: Any
+    classes: Array
+    counts: Array
+    share: Array
+    own: Array
+    scale: Array
+    decay: Array
     on_sphere: bool = static()
 
     @property
@@ -93,14 +97,14 @@ class GramProgram:
         """Leading shape of a stacked program; () for a single one."""
         return tuple(np.shape(self.classes)[:-1])
 
-    def __getitem__(self, index: Any) -> GramProgram:
+    def __getitem__(self, index: int | slice | np.ndarray) -> GramProgram:
         """One program (or a slice) of a stacked one."""
         if not self.batch_shape:
             raise TypeError("a single program cannot be indexed; make a stack with ufm.problem.group_program")
         return jax.tree.map(lambda leaf: leaf[index], self)
 
     @in_float64
-    def gram(self, factor: Any) -> GroupGram:
+    def gram(self, factor: Float[Array, "_ g"]) -> GroupGram:
         """The Gram matrix of a factor X, shape (g + 1, g): column a is (v_a, t_a)."""
         v, t = factor[:-1], jnp.where(self.classes > 1, factor[-1], 0.0)
         length = jnp.sum(v * v, axis=0)
@@ -111,12 +115,12 @@ class GramProgram:
         return GroupGram(square, within, jnp.where(group, within[None, :], between))
 
     @in_float64
-    def neighbours(self) -> Any:
+    def neighbours(self) -> Float[Array, "g g"]:
         """N_ab: classes of group b that a class of group a meets, m_b - [a = b]."""
         return self.classes[None, :] - jnp.eye(self.classes.shape[0])
 
     @in_float64
-    def log_ratios(self, gram: GroupGram) -> Any:
+    def log_ratios(self, gram: GroupGram) -> Float[Array, "g g"]:
         """log( N_ab n_b exp(s (q_ab - q_aa)) / a_a ) for groups a, b; -inf where no such class exists."""
         meets = self.neighbours()
         own = jnp.where(self.own > 0, self.own, 1.0)
@@ -125,13 +129,13 @@ class GramProgram:
         return jnp.where(meets > 0, known + exponent, -jnp.inf)
 
     @in_float64
-    def floor(self) -> Any:
+    def floor(self) -> Float[Array, ""]:
         """sum_c p_c log a_c: what F tends to when the classes are infinitely far apart."""
         own = jnp.where(self.own > 0, self.own, 1.0)
         return jnp.sum(self.classes * self.share * jnp.log(own))
 
     @in_float64
-    def log_excess(self, factor: Any) -> Any:
+    def log_excess(self, factor: Float[Array, "_ g"]) -> Float[Array, ""]:
         """log(F - floor) at a factor: all digits of it, also where exp(-s) underflows beside the floor.
 
         F - floor = sum_a m_a p_a log(1 + R_a) + (lambda/2) sum_a m_a n_a q_aa,   R_a = sum_b exp(log ratio_ab)
@@ -150,12 +154,12 @@ class GramProgram:
         return jax.nn.logsumexp(terms)
 
     @in_float64
-    def objective(self, factor: Any) -> Any:
+    def objective(self, factor: Float[Array, "_ g"]) -> Float[Array, ""]:
         """F at a factor."""
         return self.floor() + jnp.exp(self.log_excess(factor))
 
 
-def log_softplus(x: Any) -> Any:
+def log_softplus(x: jax.Array) -> jax.Array:
     """log log(1 + e^x), without underflow (it is x for large negative x)."""
     small = x < -36.0
     safe = jnp.where(small, 0.0, x)
@@ -204,7 +208,12 @@ def class_program(problem: Problem) -> GramProgram:
 )
 @in_float64
 def group_program(
-    classes: Any, counts: Any, scale: Any, decay: Any = None, class_weight: Any = 1.0, self_included: bool = False
+    classes: Real[ArrayLike, "*batch g"],
+    counts: Real[ArrayLike, "*batch g"],
+    scale: Real[ArrayLike, "..."],
+    decay: Real[ArrayLike, "..."] | None = None,
+    class_weight: Real[ArrayLike, "..."] = 1.0,
+    self_included: bool = False,
 ) -> GramProgram:
     """The convex program of g groups of equal classes, stated by numbers alone.
 
@@ -221,14 +230,14 @@ def group_program(
         raise ValueError(f"counts: shapes {shapes} of classes, counts and class_weight do not fit; give one per group")
     classes, counts, scale = jnp.asarray(classes), jnp.asarray(counts), jnp.asarray(scale)
     anchors = jnp.sum(jnp.where(counts > 1, classes * counts, 0.0), axis=-1, keepdims=True)
-    share = jnp.where(counts > 1, counts * class_weight / anchors, 0.0)
+    share = jnp.where(counts > 1, counts * jnp.asarray(class_weight) / anchors, 0.0)
     own = counts if self_included else counts - 1.0
     ridge = jnp.zeros_like(scale) if decay is None else jnp.asarray(decay)
     return GramProgram(classes, counts, share, own, scale, ridge, decay is None)
 
 
 @door.checked(problem=A_PROBLEM)
-def gram_program(problem: Problem) -> tuple[GramProgram, np.ndarray]:
+def gram_program(problem: Problem) -> tuple[GramProgram, Int[np.ndarray, " K"]]:
     """The convex program of a supervised contrastive problem, or of a stack, equal classes merged.
 
     Exact: the program is convex and equal classes (same count, same weight) may be exchanged, so an optimum is
@@ -259,7 +268,7 @@ def gram_program(problem: Problem) -> tuple[GramProgram, np.ndarray]:
     return group_program(classes, counts, scale, decay, weight, small.loss.self_included), group
 
 
-def _scale_and_decay(problem: Problem) -> tuple[Any, Any]:
+def _scale_and_decay(problem: Problem) -> tuple[Numbers, Numbers | None]:
     """(s rho^2, lambda of the ridge or ``None``)."""
     model, batch = problem.model, problem.batch_shape
     scale = np.ones(batch) if model.scale is None else model.scale

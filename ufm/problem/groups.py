@@ -17,19 +17,24 @@ g scalars and one g x g block: K is a number of the program, not its size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import _checks as door
-from .._checks import one_of, positive_array, real_array, show
-from .._numerics import in_float64, is_traced, record, static
+from .._checks import ArrayLike, one_of, positive_array, real_array, show
+from .._numerics import Array, in_float64, is_traced, record, static
 from .._text import nearest_word
 from .losses import CrossEntropy, check_loss
 from .problem import A_PROBLEM, Problem, equal_classes, loss_parameter, why_not_convex
 from .words import WORDS
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Real
+
+T = TypeVar("T")
 
 PARAMETERS = ("class_weight", "logit_scale", "sample_scale", "logit_shift", "own_margin")
 """Loss parameters with one number per group."""
@@ -55,16 +60,16 @@ class LogitGroups:
         bias: ``none``, ``free`` or ``decay``.
     """
 
-    classes: Any
-    counts: Any
-    lambda_z: Any
-    bias_decay: Any = None
-    smoothing: Any = None
-    class_weight: Any = None
-    logit_scale: Any = None
-    sample_scale: Any = None
-    logit_shift: Any = None
-    own_margin: Any = None
+    classes: Array
+    counts: Array
+    lambda_z: Array
+    bias_decay: Array | None = None
+    smoothing: Array | None = None
+    class_weight: Array | None = None
+    logit_scale: Array | None = None
+    sample_scale: Array | None = None
+    logit_shift: Array | None = None
+    own_margin: Array | None = None
     bias: str = static(default="none")
 
     @property
@@ -78,12 +83,12 @@ class LogitGroups:
         return tuple(np.shape(self.classes)[:-1])
 
     @property
-    def num_classes(self) -> Any:
+    def num_classes(self) -> Float[Array, "*batch"] | float:
         """K."""
         return self.classes.sum(-1)
 
     @property
-    def total(self) -> Any:
+    def total(self) -> Float[Array, "*batch"] | float:
         """N."""
         return (self.classes * self.counts).sum(-1)
 
@@ -92,16 +97,18 @@ class LogitGroups:
             raise TypeError("a single program has no length; make a stack with ufm.problem.grouped")
         return self.batch_shape[0]
 
-    def __getitem__(self, index: Any) -> LogitGroups:
+    def __getitem__(self, index: int | slice | np.ndarray) -> LogitGroups:
         """One program (or a slice) of a stacked one."""
         if not self.batch_shape:
             raise TypeError("a single program cannot be indexed; make a stack with ufm.problem.grouped")
         return jax.tree.map(lambda leaf: leaf[index], self)
 
     @in_float64
-    def objective(self, alpha: Any, between: Any, bias: Any) -> Any:
+    def objective(
+        self, alpha: Float[Array, " g"], between: Float[Array, "g g"], bias: Float[Array, " g"]
+    ) -> Float[Array, ""]:
         """F of the reduced variables: alpha (g,), M (g, g), beta (g,); one program."""
-        lane = lambda leaf: None if leaf is None else jnp.asarray(leaf)[..., None]  # noqa: E731
+        lane = lambda leaf: jnp.asarray(leaf)[..., None]  # noqa: E731
         numbers = lanes_of(jax.tree.map(lane, self))
         gaps = numbers.gaps(lane(alpha), lane(between), lane(bias))
         share = numbers.classes * numbers.counts * numbers.class_weight / numbers.total[None]
@@ -110,7 +117,10 @@ class LogitGroups:
         block = root[:, None] * between * (root * jnp.sqrt(jnp.asarray(self.counts)))[None, :]
         scalars = jnp.sum((self.classes - 1) * jnp.sqrt(jnp.asarray(self.counts)) * jnp.abs(alpha))
         norm = scalars + jnp.sum(jnp.linalg.svd(block, compute_uv=False))
-        decay = 0.0 if self.bias != "decay" else 0.5 * self.bias_decay * jnp.sum(self.classes * bias**2)
+        decay = 0.0
+        if self.bias == "decay":
+            assert self.bias_decay is not None
+            decay = 0.5 * self.bias_decay * jnp.sum(self.classes * bias**2)
         return jnp.sum(share * numbers.losses(gaps)) + self.lambda_z * norm + decay
 
 
@@ -126,28 +136,28 @@ class GroupLanes:
         bias: kind of the bias.
     """
 
-    classes: Any
-    counts: Any
-    class_weight: Any
-    logit_scale: Any
-    sample_scale: Any
-    logit_shift: Any
-    own_margin: Any
-    lambda_z: Any
-    bias_decay: Any
-    smoothing: Any
-    total: Any
-    all_classes: Any
+    classes: Array
+    counts: Array
+    class_weight: Array
+    logit_scale: Array
+    sample_scale: Array
+    logit_shift: Array
+    own_margin: Array
+    lambda_z: Array
+    bias_decay: Array
+    smoothing: Array
+    total: Array
+    all_classes: Array
     has_smoothing: bool = static()
     bias: str = static()
 
     @property
-    def multiplicity(self) -> Any:
+    def multiplicity(self) -> Array:
         """N_ab = K_a - [a = b]: other classes of group a that a sample of group b sees, (g, g, lanes)."""
         eye = jnp.eye(self.classes.shape[0])[:, :, None]
         return self.classes[:, None] - eye
 
-    def gaps(self, alpha: Any, between: Any, bias: Any) -> Any:
+    def gaps(self, alpha: Array, between: Array, bias: Array) -> jax.Array:
         """Logit of another class of group a minus the own one, for a sample of group b, (g, g, lanes)."""
         scale = self.logit_scale[:, None] * self.sample_scale[None]
         own = jnp.eye(self.classes.shape[0], dtype=bool)[:, :, None]
@@ -158,7 +168,7 @@ class GroupLanes:
         across = scale * level - (own_scale * at_own)[None] + shift
         return jnp.where(own, (self.own_margin - own_scale * alpha)[None], across)
 
-    def losses(self, gaps: Any) -> Any:
+    def losses(self, gaps: jax.Array) -> jax.Array:
         """Loss of a sample of each group without its class weight, (g, lanes)."""
         many = self.multiplicity
         top = jnp.maximum(0.0, jnp.max(jnp.where(many > 0, gaps, 0.0), axis=0))
@@ -168,7 +178,7 @@ class GroupLanes:
             return plain
         return plain - (self.smoothing / self.all_classes)[None] * jnp.sum(many * gaps, axis=0)
 
-    def probabilities(self, gaps: Any) -> Any:
+    def probabilities(self, gaps: jax.Array) -> jax.Array:
         """Softmax of one other class of group a for a sample of group b, (g, g, lanes); 0 where there is none."""
         many = self.multiplicity
         top = jnp.maximum(0.0, jnp.max(jnp.where(many > 0, gaps, 0.0), axis=0))
@@ -199,7 +209,7 @@ def lanes_of(program: LogitGroups) -> GroupLanes:
     )
 
 
-def in_blocks(function: Callable[..., Any], width: int, *trees: Any) -> Any:
+def in_blocks(function: Callable[..., T], width: int, *trees: object) -> T:
     """Apply a function of lanes (axis last) to stacks (axis first), ``width`` lanes at a time; a pure array program.
 
     The last block is filled up with its last cell.  The answer is stacked like the input.
@@ -209,11 +219,11 @@ def in_blocks(function: Callable[..., Any], width: int, *trees: Any) -> Any:
     blocks = -(-size // width)
     rows = jnp.minimum(jnp.arange(blocks * width), size - 1).reshape(blocks, width)
 
-    def one(index: Any) -> Any:
+    def one(index: jax.Array) -> T:
         return function(*jax.tree.map(lambda leaf: jnp.moveaxis(leaf[index], 0, -1), trees))
 
     # The answers leave as (block, ..., lane); the lane axis goes back to the front.
-    def stacked(leaf: Any) -> Any:
+    def stacked(leaf: jax.Array) -> jax.Array:
         leaf = jnp.moveaxis(leaf, -1, 1)
         return leaf.reshape(blocks * width, *leaf.shape[2:])[:size]
 
@@ -279,7 +289,7 @@ def logit_groups(problem: Problem) -> LogitGroups:
 
 
 @door.checked(problem=A_PROBLEM)
-def group_of_classes(problem: Problem) -> np.ndarray:
+def group_of_classes(problem: Problem) -> Int[np.ndarray, " K"]:
     """The group of each class in :func:`logit_groups`, shape (K,)."""
     reason = why_not_groups(problem)
     if reason:
@@ -288,15 +298,15 @@ def group_of_classes(problem: Problem) -> np.ndarray:
 
 
 def grouped(
-    classes: Any,
-    counts: Any,
+    classes: Real[ArrayLike, "*#batch g"],
+    counts: Real[ArrayLike, "*#batch g"],
     *,
-    lambda_z: Any = None,
-    weight_decay: Any = None,
-    feature_decay: Any = None,
+    lambda_z: Real[ArrayLike, "*#batch"] | None = None,
+    weight_decay: Real[ArrayLike, "*#batch"] | None = None,
+    feature_decay: Real[ArrayLike, "*#batch"] | None = None,
     bias: str = "none",
-    bias_decay: Any = None,
-    **loss_parameters: Any,
+    bias_decay: Real[ArrayLike, "*#batch"] | None = None,
+    **loss_parameters: Real[ArrayLike, "..."] | None,
 ) -> LogitGroups:
     """State a grouped logit program by numbers alone, or a stack of them.
 
@@ -353,7 +363,7 @@ def grouped(
     g = classes.shape[-1]
     if np.any(classes.sum(-1) < 2):
         raise ValueError("classes: one class alone; give at least two classes")
-    loss = {name: value for name, value in loss_parameters.items() if value is not None}
+    loss: dict[str, Any] = {name: value for name, value in loss_parameters.items() if value is not None}
     check_loss(CrossEntropy(**loss), g)
     numbers = {"lambda_z": positive_array("lambda_z", lambda_z)}
     if bias_decay is not None:

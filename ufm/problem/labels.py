@@ -11,15 +11,21 @@ Class counts are array leaves: a sweep over imbalance is one compiled program.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 
 from .. import _checks as door
-from .._checks import check_range, is_number, real_array, short, show, whole_number
+from .._checks import ArrayLike, check_range, is_number, real_array, short, show, whole_number
 from .._columns import Kind, read_column
 from .._memory import check_bytes
-from .._numerics import is_traced, record, static
+from .._numerics import Array, is_traced, record, static
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Float, Int, Real
 
 
 @record
@@ -35,8 +41,8 @@ class Labels:
             labels with :func:`kinds`.
     """
 
-    weights: Any
-    classes: Any
+    weights: Array
+    classes: Array | None
     num_classes: int = static()
     copies: tuple[int, ...] | None = static(default=None)
 
@@ -46,7 +52,7 @@ class Labels:
         return int(self.weights.shape[-1])
 
     @property
-    def total(self) -> Any:
+    def total(self) -> Float[Array, "*batch"] | float:
         """N, the number of samples."""
         return (self.weights if self.copies is None else np.asarray(self.copies) * self.weights).sum(-1)
 
@@ -61,12 +67,12 @@ class Labels:
         return np.repeat(np.arange(self.kinds), 1 if self.copies is None else self.copies)
 
     @property
-    def column_classes(self) -> Any:
+    def column_classes(self) -> Int[Array, "*batch n"]:
         """Class of each column, also in the class-mean form."""
         return np.arange(self.num_classes) if self.classes is None else self.classes
 
     @property
-    def counts(self) -> Any:
+    def counts(self) -> Float[Array, "*batch K"]:
         """Samples per class n_k, shape (*batch, K); of each kind, (*batch, g), with ``copies``."""
         if self.classes is None:
             return self.weights
@@ -80,7 +86,7 @@ class Labels:
         return (self.weights[..., :, None] * onehot).sum(-2)
 
     @property
-    def averages(self) -> Any:
+    def averages(self) -> Float[Array, "*batch n K"]:
         """S with H S = M, the class means, shape (*batch, n, K): w_i / n_k for column i of class k, else 0."""
         classes = self.column_classes[..., :, None]
         inside = classes == np.arange(self.num_classes).reshape((1,) * (classes.ndim - 1) + (-1,))
@@ -114,7 +120,7 @@ LABELS = door.of_type(Labels, "make one with ufm.labels.from_labels or from_coun
 """Reader of labels at a door."""
 
 
-def from_counts(counts: Any) -> Labels:
+def from_counts(counts: Real[ArrayLike, "*batch K"]) -> Labels:
     """Labels in class-mean form from the counts n_1..n_K.
 
     Args:
@@ -127,14 +133,15 @@ def from_counts(counts: Any) -> Labels:
     np.float64(210.0)
     """
     if is_traced(counts):
-        return Labels(counts, None, counts.shape[-1])
+        traced = jnp.asarray(counts)
+        return Labels(traced, None, traced.shape[-1])
     array = _checked_counts(counts)
     if array.shape[-1] < 2:
         raise ValueError(f"counts: {show(counts)} has fewer than two classes; give at least two counts")
     return Labels(array, None, array.shape[-1])
 
 
-def kinds(counts: Any, copies: Any) -> Labels:
+def kinds(counts: Real[ArrayLike, "*batch g"], copies: Real[ArrayLike, " g"]) -> Labels:
     """Labels of equal classes stated by their number: m_a classes of n_a samples each, for g kinds of classes.
 
     Args:
@@ -148,7 +155,7 @@ def kinds(counts: Any, copies: Any) -> Labels:
     >>> million.num_classes, million.total
     (1000000, np.float64(505000000.0))
     """
-    array = counts if is_traced(counts) else _checked_counts(counts)
+    array = jnp.asarray(counts) if is_traced(counts) else _checked_counts(counts)
     given = np.ravel(real_array("copies", copies, "a list of whole numbers; give the number of classes of each kind"))
     sizes = tuple(whole_number("copies", float(size), 1) for size in given)
     if len(sizes) != array.shape[-1]:
@@ -158,7 +165,7 @@ def kinds(counts: Any, copies: Any) -> Labels:
     return Labels(array, None, sum(sizes), sizes)
 
 
-def _checked_counts(counts: Any) -> np.ndarray:
+def _checked_counts(counts: ArrayLike) -> np.ndarray:
     array = real_array("counts", counts, "a list of numbers; give one number per class")
     if array.ndim == 0 or not array.shape[-1]:
         raise ValueError(f"counts: {show(counts)} has fewer than two classes; give at least two counts")
@@ -175,7 +182,7 @@ def _checked_counts(counts: Any) -> np.ndarray:
     return array
 
 
-def from_labels(labels: Any, num_classes: int | None = None) -> Labels:
+def from_labels(labels: Real[ArrayLike, " N"], num_classes: int | None = None) -> Labels:
     """Labels in sample form from an array of class indices 0..K-1.
 
     Args:
@@ -204,13 +211,15 @@ def from_labels(labels: Any, num_classes: int | None = None) -> Labels:
     return Labels(np.ones(array.size), array, classes)
 
 
-def balanced(num_classes: int, samples: Any) -> Labels:
+def balanced(num_classes: int, samples: Real[ArrayLike, "*batch"]) -> Labels:
     """K classes of n samples each, in class-mean form; n may be an array (a batch)."""
     num_classes = _classes(num_classes)
     return from_counts(_at_least("samples", samples, 0.0)[..., None] * np.ones(num_classes))
 
 
-def step(num_classes: int, samples: Any, ratio: Any, minority: float = 0.5) -> Labels:
+def step(
+    num_classes: int, samples: Real[ArrayLike, "*#batch"], ratio: Real[ArrayLike, "*#batch"], minority: float = 0.5
+) -> Labels:
     """Step imbalance, (R, rho)-STEP: the first (1 - rho) K classes have n samples, the last rho K have n / R.
 
     Args:
@@ -232,7 +241,9 @@ def step(num_classes: int, samples: Any, ratio: Any, minority: float = 0.5) -> L
     return from_counts(np.where(is_minority, n / r, n))
 
 
-def exponential(num_classes: int, samples: Any, ratio: Any, whole: bool = True) -> Labels:
+def exponential(
+    num_classes: int, samples: Real[ArrayLike, "*#batch"], ratio: Real[ArrayLike, "*#batch"], whole: bool = True
+) -> Labels:
     """Exponential long tail: n_k = n R^{-k/(K-1)} for k = 0..K-1, as in CIFAR-10-LT and CIFAR-100-LT.
 
     Args:
@@ -313,7 +324,7 @@ def read_labels(path: str | Path, kind: Kind | None = None, name: str | None = N
     return _named_error(from_labels, values, name, path), tuple(notes)
 
 
-def _named_error(build: Any, values: np.ndarray, name: str, path: Path) -> Labels:
+def _named_error(build: Callable[[np.ndarray], Labels], values: np.ndarray, name: str, path: Path) -> Labels:
     try:
         return build(values)
     except ValueError as error:
@@ -354,13 +365,13 @@ def _is_one_hot(values: np.ndarray) -> bool:
     return table and bool(np.all((values == 0) | (values == 1)) and np.all(values.sum(axis=1) == 1))
 
 
-def _classes(number: Any) -> int:
+def _classes(number: object) -> int:
     number = whole_number("classes", number, 2)
     check_bytes("classes", f"a list of {number} classes", 64.0 * number, "give fewer classes")
     return number
 
 
-def _at_least(name: str, value: Any, least: float) -> np.ndarray:
+def _at_least(name: str, value: object, least: float) -> np.ndarray:
     """The value as a float array of finite numbers: above 0, or at least ``least`` where that is positive."""
     array = real_array(name, value)
     good = np.isfinite(array) & ((array >= least) if least > 0 else (array > 0))
@@ -371,7 +382,7 @@ def _at_least(name: str, value: Any, least: float) -> np.ndarray:
     return array
 
 
-def _samples_and_ratio(samples: Any, ratio: Any) -> tuple[Any, Any]:
+def _samples_and_ratio(samples: object, ratio: object) -> tuple[np.ndarray, np.ndarray]:
     """n of the largest class and R = largest count / smallest count, each with a last axis for the classes."""
     n, r = _at_least("samples", samples, 0.0), _at_least("imbalance", ratio, 1.0)
     try:

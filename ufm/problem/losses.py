@@ -12,20 +12,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_range, real_array, show
-from .._numerics import float64, is_traced, power, record
+from .._numerics import Array, Numbers, float64, is_traced, power, record
 from .labels import Labels, from_counts
 from .words import NAMED_LOSSES, WORDS, Kind, Range, Word, name_loss
 
-T = TypeVar("T", bound=type)
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
-LOSSES: list[type] = []
+T = TypeVar("T", bound="type[Loss]")
+
+LOSSES: list[type[Loss]] = []
 """The classes of all losses, those of pairs (:mod:`ufm.problem.contrastive`) and registered ones among them."""
 
 
@@ -58,7 +62,9 @@ class Loss:
     collapses: ClassVar[bool] = False
     ranges: ClassVar[dict[str, Range]] = {}
     per_class: ClassVar[tuple[str, ...]] = ()
-    curvature: ClassVar[Any] = None
+    curvature: ClassVar[Callable[..., Array] | None] = None
+    per_column: ClassVar[Callable[..., Array]]
+    mean: ClassVar[Callable[..., Array]]
 
 
 def shipped(cls: T) -> T:
@@ -128,7 +134,7 @@ def register_loss(name: str) -> Callable[[T], T]:
     return register
 
 
-def _words_of(cls: Any) -> dict[str, Word]:
+def _words_of(cls: type[Loss]) -> dict[str, Word]:
     """A word for each number of a loss; one that the table has keeps its meaning there."""
     found = {}
     for field in dataclasses.fields(cls):
@@ -140,7 +146,7 @@ def _words_of(cls: Any) -> dict[str, Word]:
     return found
 
 
-def _try_facts(cls: type, trials: int = 64) -> None:
+def _try_facts(cls: type[Loss], trials: int = 64) -> None:
     """Try at random points what a loss declares; a trial proves nothing, but finds the common mistakes."""
     try:
         loss = cls()
@@ -153,7 +159,7 @@ def _try_facts(cls: type, trials: int = 64) -> None:
     if cls.reads == "pairs":
         ends = 0.5 * (ends + np.swapaxes(ends, -1, -2))
 
-    def total(x: Any) -> Any:
+    def total(x: Array) -> Array:
         return jnp.sum(column_losses(loss, x, labels)) if cls.reads == "logits" else loss.mean(x, labels)
 
     with float64():
@@ -194,7 +200,7 @@ def _try_facts(cls: type, trials: int = 64) -> None:
         )
 
 
-def _stands_alone(loss: Any, labels: Labels, logits: np.ndarray) -> bool:
+def _stands_alone(loss: Loss, labels: Labels, logits: np.ndarray) -> bool:
     """Whether the loss of a column is a function of that column and its class, so that class means stand for samples.
 
     Args:
@@ -216,7 +222,7 @@ def _stands_alone(loss: Any, labels: Labels, logits: np.ndarray) -> bool:
     )
 
 
-def column_losses(loss: Any, logits: Any, labels: Labels) -> Any:
+def column_losses(loss: Loss, logits: Float[Array, "K n"], labels: Labels) -> Float[Array, " n"]:
     """Returns the loss of each column, shape (n,), at a K x n matrix of logits.
 
     Raises:
@@ -230,7 +236,7 @@ def column_losses(loss: Any, logits: Any, labels: Labels) -> Any:
     return found
 
 
-def known_loss(loss: Any) -> type:
+def known_loss(loss: object) -> type[Loss]:
     """The class of a loss that ufm ships or that is registered; all that is known of a loss is asked of this class.
 
     A class derived from it may have another formula, for which nothing proven of its parent holds.  So it does not pass
@@ -243,8 +249,9 @@ def known_loss(loss: Any) -> type:
     'MeanSquaredError'
     """
     cls = type(loss)
-    if cls in LOSSES:
-        return cls
+    known = next((other for other in LOSSES if other is cls), None)
+    if known is not None:
+        return known
     parent = next((other.__name__ for other in cls.__mro__ if other in LOSSES), None)
     if parent is not None:
         raise ValueError(
@@ -279,18 +286,18 @@ class CrossEntropy(Loss):
         own_margin: m_k, taken off the logit of the sample's own class.
     """
 
-    smoothing: Any = None
-    class_weight: Any = None
-    logit_scale: Any = None
-    sample_scale: Any = None
-    logit_shift: Any = None
-    own_margin: Any = None
+    smoothing: Numbers | None = None
+    class_weight: Numbers | None = None
+    logit_scale: Numbers | None = None
+    sample_scale: Numbers | None = None
+    logit_shift: Numbers | None = None
+    own_margin: Numbers | None = None
 
     name = "ce"
     convex = True
     shift_invariant = True
 
-    def scale(self, labels: Labels) -> Any:
+    def scale(self, labels: Labels) -> Float[Array, "K n"] | None:
         """s, broadcastable to K x n: the factor of each logit; ``None`` if it is 1."""
         if self.logit_scale is None and self.sample_scale is None:
             return None
@@ -298,7 +305,7 @@ class CrossEntropy(Loss):
         columns = 1.0 if self.sample_scale is None else _by_column(self.sample_scale, labels)[None, :]
         return jnp.broadcast_to(rows * columns, (labels.num_classes, labels.num_columns))
 
-    def shift(self, labels: Labels) -> Any:
+    def shift(self, labels: Labels) -> Float[Array, "K n"] | None:
         """iota, K x n: the additive shift of each logit; ``None`` if it is 0."""
         if self.logit_shift is None and self.own_margin is None:
             return None
@@ -309,17 +316,17 @@ class CrossEntropy(Loss):
             total = total - own_mask(labels) * _by_column(self.own_margin, labels)[None, :]
         return total
 
-    def column_weight(self, labels: Labels) -> Any:
+    def column_weight(self, labels: Labels) -> Float[Array, " n"] | None:
         """omega of each column, shape (n,); ``None`` if it is 1."""
         return None if self.class_weight is None else _by_column(self.class_weight, labels)
 
-    def inner_logits(self, logits: Any, labels: Labels) -> Any:
+    def inner_logits(self, logits: Float[Array, "K n"], labels: Labels) -> Float[Array, "K n"]:
         """u = s * z + iota."""
         scale, shift = self.scale(labels), self.shift(labels)
         u = logits if scale is None else scale * logits
         return u if shift is None else u + shift
 
-    def per_column(self, logits: Any, labels: Labels) -> Any:
+    def per_column(self, logits: Float[Array, "K n"], labels: Labels) -> Float[Array, " n"]:
         """Loss of each column, shape (n,)."""
         loss, gaps = log_sum_of_gaps(self.inner_logits(logits, labels), labels)
         if self.smoothing is not None:
@@ -327,13 +334,13 @@ class CrossEntropy(Loss):
         weight = self.column_weight(labels)
         return loss if weight is None else weight * loss
 
-    def curvature(self, labels: Labels) -> Any:
+    def curvature(self, labels: Labels) -> Float[Array, " n"]:
         """omega_y max_c s_c^2 / 2, shape (n,)."""
         scale, weight = self.scale(labels), self.column_weight(labels)
         most = jnp.full(labels.num_columns, 0.5) if scale is None else 0.5 * jnp.max(scale, axis=0) ** 2
         return most if weight is None else weight * most
 
-    def residual(self, logits: Any, labels: Labels) -> tuple[Any, Any]:
+    def residual(self, logits: Float[Array, "K n"], labels: Labels) -> tuple[Float[Array, "K n"], Float[Array, " n"]]:
         """Softmax residual R = P - T of the inner logits, split as (off-diagonal part, own-class mass t).
 
         The off-diagonal part is P_cy - T_cy with zero at the own class; the own entry of R is minus its column
@@ -362,14 +369,14 @@ class WeightedTargets(Loss):
         class_weight: omega_k > 0, a number, shape (K,) or ``None``.
     """
 
-    smoothing: Any = None
-    class_weight: Any = None
+    smoothing: Numbers | None = None
+    class_weight: Numbers | None = None
 
     name = "wce-targets"
     convex = True
     shift_invariant = True
 
-    def masses(self, labels: Labels) -> tuple[Any, Any]:
+    def masses(self, labels: Labels) -> tuple[Float[Array, " n"], Float[Array, "K 1"]]:
         """(sum_c omega_c T_yc of each column (n,), (eps/K) omega_c of each row (K, 1))."""
         k = labels.num_classes
         weight = jnp.broadcast_to(jnp.asarray(1.0 if self.class_weight is None else self.class_weight), (k,))
@@ -377,17 +384,17 @@ class WeightedTargets(Loss):
         own = _by_column((1 - smoothing) * weight, labels)
         return own + smoothing / k * jnp.sum(weight), (smoothing / k * weight)[:, None]
 
-    def column_weight(self, labels: Labels) -> Any:
+    def column_weight(self, labels: Labels) -> Float[Array, " n"]:
         """Factor of the cross-entropy of each column to its uneven target, sum_c omega_c T_yc, shape (n,)."""
         return self.masses(labels)[0]
 
-    def per_column(self, logits: Any, labels: Labels) -> Any:
+    def per_column(self, logits: Float[Array, "K n"], labels: Labels) -> Float[Array, " n"]:
         """Loss of each column, shape (n,)."""
         mass, even = self.masses(labels)
         loss, gaps = log_sum_of_gaps(logits, labels)
         return mass * loss - jnp.sum(even * gaps, axis=0)
 
-    def curvature(self, labels: Labels) -> Any:
+    def curvature(self, labels: Labels) -> Float[Array, " n"]:
         """Half the mass of each column, shape (n,)."""
         return 0.5 * self.column_weight(labels)
 
@@ -404,14 +411,14 @@ class Focal(Loss):
     Reference: Lin et al. 2017; as a UFM loss Zhou et al. 2022 (arXiv 2210.02192).
     """
 
-    gamma: Any = 2.0
-    class_weight: Any = None
+    gamma: Numbers = 2.0
+    class_weight: Numbers | None = None
 
     name = "focal"
     convex = False
     shift_invariant = True
 
-    def per_column(self, logits: Any, labels: Labels) -> Any:
+    def per_column(self, logits: Float[Array, "K n"], labels: Labels) -> Float[Array, " n"]:
         """Loss of each column, shape (n,)."""
         cross_entropy, _ = log_sum_of_gaps(logits, labels)
         loss = power(-jnp.expm1(-cross_entropy), self.gamma) * cross_entropy
@@ -423,21 +430,21 @@ class Focal(Loss):
 class MeanSquaredError(Loss):
     """Mean squared error (1/2) ||z - e_y||^2 to the one-hot target, with optional class weights. Convex."""
 
-    class_weight: Any = None
+    class_weight: Numbers | None = None
 
     name = "mse"
     convex = True
 
-    def column_weight(self, labels: Labels) -> Any:
+    def column_weight(self, labels: Labels) -> Float[Array, " n"] | None:
         """omega of each column, shape (n,); ``None`` if it is 1."""
         return None if self.class_weight is None else _by_column(self.class_weight, labels)
 
-    def per_column(self, logits: Any, labels: Labels) -> Any:
+    def per_column(self, logits: Float[Array, "K n"], labels: Labels) -> Float[Array, " n"]:
         """Loss of each column, shape (n,)."""
         loss = 0.5 * jnp.sum((logits - own_mask(labels)) ** 2, axis=0)
         return loss if self.class_weight is None else _by_column(self.class_weight, labels) * loss
 
-    def curvature(self, labels: Labels) -> Any:
+    def curvature(self, labels: Labels) -> Float[Array, " n"]:
         """omega_y, shape (n,)."""
         weight = self.column_weight(labels)
         return jnp.ones(labels.num_columns) if weight is None else weight
@@ -446,12 +453,12 @@ class MeanSquaredError(Loss):
 # ------------------------------------------------------------------ cross-entropy, accurately
 
 
-def own_mask(labels: Labels) -> Any:
+def own_mask(labels: Labels) -> Bool[Array, "K n"]:
     """Boolean K x n matrix: entry (c, i) says whether column i is of class c."""
     return jnp.arange(labels.num_classes)[:, None] == jnp.asarray(labels.column_classes)[None, :]
 
 
-def gaps_to_own(u: Any, labels: Labels) -> Any:
+def gaps_to_own(u: Float[Array, "K n"], labels: Labels) -> Float[Array, "K n"]:
     """u_c - u_y for every column; exactly 0 at the own class, and with an exact gradient there."""
     if labels.classes is None:
         own = jnp.diagonal(u)
@@ -460,7 +467,7 @@ def gaps_to_own(u: Any, labels: Labels) -> Any:
     return jnp.where(own_mask(labels), 0.0, u - own[None, :])
 
 
-def log_sum_of_gaps(u: Any, labels: Labels) -> tuple[Any, Any]:
+def log_sum_of_gaps(u: Float[Array, "K n"], labels: Labels) -> tuple[Float[Array, " n"], Float[Array, "K n"]]:
     """(log(1 + sum_{c != y} exp(gap_c)), gaps), safe against overflow and accurate for tiny losses."""
     gaps = gaps_to_own(u, labels)
     top = jax.lax.stop_gradient(jnp.maximum(0.0, jnp.max(gaps, axis=0)))
@@ -469,7 +476,7 @@ def log_sum_of_gaps(u: Any, labels: Labels) -> tuple[Any, Any]:
     return top + jnp.log1p(jnp.expm1(-top) + others), gaps
 
 
-def off_diagonal_softmax(u: Any, labels: Labels) -> tuple[Any, Any]:
+def off_diagonal_softmax(u: Float[Array, "K n"], labels: Labels) -> tuple[Float[Array, "K n"], Float[Array, " n"]]:
     """(softmax with zero at the own class, its column sum t = 1 - p_y), without cancellation."""
     gaps = gaps_to_own(u, labels)
     top = jnp.maximum(0.0, jnp.max(gaps, axis=0))
@@ -478,12 +485,12 @@ def off_diagonal_softmax(u: Any, labels: Labels) -> tuple[Any, Any]:
     return probabilities, jnp.sum(probabilities, axis=0)
 
 
-def _by_row(per_class: Any, labels: Labels) -> Any:
+def _by_row(per_class: Numbers, labels: Labels) -> jax.Array:
     """Values per class (K,) or one number, one per logit: a column (K, 1)."""
     return jnp.broadcast_to(jnp.asarray(per_class), (labels.num_classes,))[:, None]
 
 
-def _by_column(per_class: Any, labels: Labels) -> Any:
+def _by_column(per_class: Numbers, labels: Labels) -> jax.Array:
     """Values per class (K,) or one number, laid out per column (n,)."""
     values = jnp.broadcast_to(jnp.asarray(per_class), (labels.num_classes,))
     return values if labels.classes is None else values[jnp.asarray(labels.classes)]
@@ -492,14 +499,14 @@ def _by_column(per_class: Any, labels: Labels) -> Any:
 # ------------------------------------------------------------------ named members, from words
 
 
-def logit_adjusted(labels: Labels, tau: Any = 1.0, **others: Any) -> CrossEntropy:
+def logit_adjusted(labels: Labels, tau: Numbers = 1.0, **others: Numbers | None) -> CrossEntropy:
     """LA: logits shifted by tau log(n_c / N) in training (Menon et al. 2021)."""
     xp = _arrays(labels, tau)
     prior = xp.log(xp.asarray(labels.counts) / xp.asarray(labels.total)[..., None])
     return CrossEntropy(logit_shift=xp.asarray(tau)[..., None] * prior, **others)
 
 
-def ldam(labels: Labels, largest_margin: Any = 0.5, **others: Any) -> CrossEntropy:
+def ldam(labels: Labels, largest_margin: Numbers = 0.5, **others: Numbers | None) -> CrossEntropy:
     """LDAM: own-class margin m_k proportional to n_k^{-1/4}, the largest one given (Cao et al. 2019)."""
     xp = _arrays(labels, largest_margin)
     shape = xp.asarray(labels.counts) ** -0.25
@@ -508,7 +515,7 @@ def ldam(labels: Labels, largest_margin: Any = 0.5, **others: Any) -> CrossEntro
     )
 
 
-def cdt(labels: Labels, exponent: Any = 0.3, **others: Any) -> CrossEntropy:
+def cdt(labels: Labels, exponent: Numbers = 0.3, **others: Numbers | None) -> CrossEntropy:
     """CDT: logit of class c scaled by delta_c = (n_c / n_max)^exponent (Ye et al. 2020)."""
     xp = _arrays(labels, exponent)
     counts = xp.asarray(labels.counts)
@@ -517,7 +524,7 @@ def cdt(labels: Labels, exponent: Any = 0.3, **others: Any) -> CrossEntropy:
     )
 
 
-def ldt(labels: Labels, exponent: Any = 0.5, **others: Any) -> CrossEntropy:
+def ldt(labels: Labels, exponent: Numbers = 0.5, **others: Numbers | None) -> CrossEntropy:
     """LDT: all logits of a sample of class k scaled by kappa_k = (n_k / n_max)^exponent (Behnia et al. 2023)."""
     xp = _arrays(labels, exponent)
     counts = xp.asarray(labels.counts)
@@ -526,28 +533,28 @@ def ldt(labels: Labels, exponent: Any = 0.5, **others: Any) -> CrossEntropy:
     )
 
 
-def vs(labels: Labels, exponent: Any = 0.3, tau: Any = 1.0, **others: Any) -> CrossEntropy:
+def vs(labels: Labels, exponent: Numbers = 0.3, tau: Numbers = 1.0, **others: Numbers | None) -> CrossEntropy:
     """VS: the scales of CDT with the shifts of LA (Kini et al. 2021)."""
     scaled, shifted = cdt(labels, exponent), logit_adjusted(labels, tau)
     return CrossEntropy(logit_scale=scaled.logit_scale, logit_shift=shifted.logit_shift, **others)
 
 
-def inverse_frequency(labels: Labels, exponent: Any = 1.0, **others: Any) -> CrossEntropy:
+def inverse_frequency(labels: Labels, exponent: Numbers = 1.0, **others: Numbers | None) -> CrossEntropy:
     """Class weights omega_k proportional to n_k^{-exponent}, scaled so that sum n_k omega_k = N."""
     return CrossEntropy(class_weight=inverse_frequency_weight(labels, exponent), **others)
 
 
-def inverse_frequency_targets(labels: Labels, exponent: Any = 1.0, **others: Any) -> WeightedTargets:
+def inverse_frequency_targets(labels: Labels, exponent: Numbers = 1.0, **others: Numbers | None) -> WeightedTargets:
     """The class weights of :func:`inverse_frequency` on each entry of the smoothed target, as in PyTorch."""
     return WeightedTargets(class_weight=inverse_frequency_weight(labels, exponent), **others)
 
 
-def _arrays(*values: Any) -> Any:
+def _arrays(*values: object) -> ModuleType:
     """The module that builds arrays of these: NumPy, or that of JAX where one is traced."""
     return jnp if is_traced(values) else np
 
 
-def inverse_frequency_weight(labels: Labels, exponent: Any) -> Any:
+def inverse_frequency_weight(labels: Labels, exponent: Numbers) -> Float[Array, "*batch K"]:
     """omega_k proportional to n_k^{-exponent} with sum n_k omega_k = N."""
     xp = _arrays(labels, exponent)
     counts = xp.asarray(labels.counts)
@@ -578,7 +585,7 @@ PER_CLASS = tuple(name for name, word in WORDS.items() if word.kind == "per clas
 """Those of them that may differ from class to class."""
 
 
-def check_ranges(loss: Any, lanes: bool = False) -> None:
+def check_ranges(loss: Loss, lanes: bool = False) -> None:
     """Raise a ValueError that names the first number of a loss that is out of its range; traced numbers pass.
 
     With ``lanes`` NaN and infinity pass: one bad problem of a stack harms no other.
@@ -596,7 +603,7 @@ def check_ranges(loss: Any, lanes: bool = False) -> None:
             check_range(name, array)
 
 
-def check_loss(loss: Any, num_classes: int) -> None:
+def check_loss(loss: Loss, num_classes: int) -> None:
     """Raise a ValueError that names the first parameter of the loss that is out of its range or of a wrong shape."""
     check_ranges(loss)
     for name in (*PER_CLASS, *loss.per_class):

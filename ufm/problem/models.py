@@ -13,28 +13,34 @@ Constraints are words; their radii and budgets are array leaves:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from .._numerics import record, static, unit_columns
+from .._numerics import Array, Numbers, record, static, unit_columns
 from .labels import Labels
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+A_co = TypeVar("A_co", bound=Array, covariant=True)
 
 
 @record
-class Params:
+class Params(Generic[A_co]):
     """What is optimised: weight matrices (last one is the classifier W, K x d), features H (d x n), bias b (K,).
 
     The bias is ``None`` in a model without one; a model read by pairs has no weight matrices.
+    ``Params[np.ndarray]`` are those of a result, ``Params[jax.Array]`` those inside of a compiled program.
     """
 
-    weights: tuple[Any, ...]
-    features: Any
-    bias: Any = None
+    weights: tuple[A_co, ...]
+    features: A_co
+    bias: A_co | None = None
 
     @property
-    def classifier(self) -> Any:
+    def classifier(self) -> A_co:
         """W, the last weight matrix, K x d."""
         return self.weights[-1] if isinstance(self.weights, (tuple, list)) else self.weights
 
@@ -61,13 +67,13 @@ class Model:
     constraint: str = static(default="none")
     classifier_constraint: str = static(default="none")
     bias: str = static(default="none")
-    scale: Any = None
-    feature_radius: Any = None
-    classifier_radius: Any = None
+    scale: Numbers | None = None
+    feature_radius: Numbers | None = None
+    classifier_radius: Numbers | None = None
     readout: str = static(default="linear")
     widths: tuple[int, ...] = static(default=())
     activation: str = static(default="linear")
-    rounding: Any = None
+    rounding: Numbers | None = None
 
     @property
     def depth(self) -> int:
@@ -79,7 +85,7 @@ class Model:
         """Whether nothing is constrained, so that only the decay holds the parameters."""
         return self.constraint == "none" and self.classifier_constraint == "none"
 
-    def activate(self, z: Any) -> Any:
+    def activate(self, z: Array) -> Array:
         """The activation a, entrywise; the slope that automatic differentiation takes of the ReLU at 0 is 1/2."""
         if self.activation == "linear":
             return z
@@ -87,7 +93,7 @@ class Model:
             return jnp.maximum(z, 0.0)
         return 0.5 * (z + jnp.sqrt(z * z + self.rounding**2))
 
-    def layers(self, params: Params) -> tuple[list[Any], list[Any]]:
+    def layers(self, params: Params) -> tuple[list[Array], list[Array]]:
         """(P_1, ..., P_L), (A_0, ..., A_{L-1}): outputs of the matrices and their inputs, A_0 = H, A_l = a(P_l)."""
         outputs, inputs = [], [params.features]
         for index, weight in enumerate(params.weights):
@@ -96,12 +102,12 @@ class Model:
                 inputs.append(self.activate(outputs[-1]))
         return outputs, inputs
 
-    def logits_without_bias(self, params: Params) -> Any:
+    def logits_without_bias(self, params: Params) -> Float[Array, "K n"]:
         """s W_L a(W_{L-1} ... a(W_1 H)), K x n."""
         z = self.layers(params)[0][-1]
         return z if self.scale is None else self.scale * z
 
-    def logits(self, params: Params) -> Any:
+    def logits(self, params: Params) -> Float[Array, "_ n"]:
         """What the loss sees: Z = s W H + b 1^T, K x n, or the similarities U = s H^T H, n x n."""
         if self.readout == "pairs":
             u = params.features.T @ params.features
@@ -131,7 +137,7 @@ class Model:
             w = w - unit * jnp.sum(unit * w, axis=1, keepdims=True)
         return Params((*vector.weights[:-1], w), h, vector.bias)
 
-    def init(self, key: Any, labels: Labels, size: Any = 1.0) -> Params:
+    def init(self, key: jax.Array, labels: Labels, size: Numbers = 1.0) -> Params:
         """Random feasible start: Gaussian entries of variance size^2 / d, bias 0."""
         key_w, key_h = jax.random.split(key)
         deviation = size / jnp.sqrt(self.dim)
@@ -152,7 +158,7 @@ class Model:
         return self.project(Params(weights, h, b), labels)
 
 
-def _project(word: str, x: Any, radius: Any, classes: int) -> Any:
+def _project(word: str, x: Array, radius: Numbers | None, classes: int) -> Array:
     """Columns of one factor at the nearest point of their set, in units of the radius, whose square may underflow."""
     if word == "none":
         return x
@@ -172,7 +178,7 @@ def _project(word: str, x: Any, radius: Any, classes: int) -> Any:
     return x * _shrink(jnp.sum(unit * unit) / classes)
 
 
-def _shrink(square: Any) -> Any:
+def _shrink(square: jax.Array) -> jax.Array:
     """Factor min(1, 1 / sqrt(square)), safe at square = 0."""
     inside = square <= 1.0
     return jnp.where(inside, 1.0, jnp.sqrt(1.0 / jnp.where(inside, 1.0, square)))

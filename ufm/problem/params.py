@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from .._checks import real_array, show
-from .._numerics import is_traced
+from .._numerics import Array, is_traced
 from .models import Params
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def check_laid_out(problem: Any) -> None:
+    from .problem import Problem
+
+
+def check_laid_out(problem: Problem) -> None:
     """Raise a ValueError where equal classes are stated by their number, so that there is no column for each."""
     if problem.labels.copies is not None:
         raise ValueError(
@@ -21,7 +27,7 @@ def check_laid_out(problem: Any) -> None:
         )
 
 
-def as_params(problem: Any, given: Any, name: str = "params", many: bool = False) -> Params:
+def as_params(problem: Problem, given: object, name: str = "params", many: bool = False) -> Params:
     """Parameters of a problem from what a caller gave, or a ValueError that says what does not fit.
 
     Accepted are :class:`Params` (the one weight matrix may stand without its tuple) and everything that carries them: a
@@ -71,7 +77,9 @@ def as_params(problem: Any, given: Any, name: str = "params", many: bool = False
     return Params(weights, features, bias)
 
 
-def _misfit(weights: Any, features: Any, needed: list[tuple[int, int]], of_features: tuple[int, int]) -> str:
+def _misfit(
+    weights: tuple[Array, ...], features: Array, needed: list[tuple[int, int]], of_features: tuple[int, int]
+) -> str:
     """What is wrong with shapes, and what would be right."""
     given, have = [w.shape[-2:] for w in weights], features.shape[-2:]
     if not needed and weights:
@@ -88,20 +96,21 @@ def _misfit(weights: Any, features: Any, needed: list[tuple[int, int]], of_featu
     return f"shapes {wrong} do not fit; give {right}"
 
 
-def _matrix(name: str, part: str, value: Any) -> Any:
+def _matrix(name: str, part: str, value: object) -> Array:
     array = _real(name, part, value)
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{name}: {part} of shape {array.shape} is not a matrix; give one with rows and columns")
     return array
 
 
-def _real(name: str, part: str, value: Any) -> Any:
+def _real(name: str, part: str, value: object) -> Array:
     """Real numbers as float64; tensors of PyTorch, wherever they are, by their own methods."""
     if is_traced(value):
-        return value
-    if callable(getattr(value, "detach", None)):
-        value = value.detach().cpu()
-        value = value.double().numpy() if hasattr(value, "double") else value
+        return jnp.asarray(value)
+    detach: Callable[[], Any] | None = getattr(value, "detach", None)
+    if callable(detach):
+        tensor = detach().cpu()
+        value = tensor.double().numpy() if hasattr(tensor, "double") else tensor
     try:
         return real_array(name, value, "real numbers")
     except ValueError:

@@ -10,19 +10,22 @@ solve.  It answers questions about itself and reduces itself to the smallest pro
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import checked, of_type
-from .._numerics import in_float64, record, static
+from .._numerics import Array, Numbers, in_float64, record, static
 from .._programs import compiled
 from .labels import Labels
-from .losses import PER_CLASS, column_losses, known_loss
+from .losses import PER_CLASS, Loss, column_losses, known_loss
 from .models import Model, Params
 from .params import as_params, check_laid_out
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 @record
@@ -32,9 +35,9 @@ class Decay:
     In a deep model ``weight`` has shape (L,), one decay per weight matrix.
     """
 
-    weight: Any = 0.0
-    feature: Any = 0.0
-    bias: Any = 0.0
+    weight: Numbers = 0.0
+    feature: Numbers = 0.0
+    bias: Numbers = 0.0
 
 
 @record
@@ -51,14 +54,14 @@ class Problem:
 
     # -------------------------------------------------------------- the objective
 
-    def data_term(self, logits: Any) -> Any:
+    def data_term(self, logits: Float[Array, "_ n"]) -> Float[Array, ""]:
         """(1/N) sum_i n_i loss(z_i, y_i) at a K x n matrix of logits, or the loss at an n x n one of similarities."""
         if self.model.readout == "pairs":
             return self.loss.mean(logits, self.labels)
         losses = column_losses(self.loss, logits, self.labels)
         return jnp.sum(self.labels.weights * losses) / jnp.sum(self.labels.weights)
 
-    def penalty(self, params: Params) -> Any:
+    def penalty(self, params: Params) -> Float[Array, ""]:
         """The decay terms."""
         decays = self.weight_decays
         total = sum((0.5 * c * jnp.sum(w**2) for c, w in zip(decays, params.weights, strict=True)), start=jnp.zeros(()))
@@ -68,7 +71,7 @@ class Problem:
         return total
 
     @in_float64
-    def objective(self, params: Params) -> Any:
+    def objective(self, params: Params) -> Float[Array, "*batch"]:
         """F at the parameters, or at each of a stack of them; for a stack of problems, of each at its own."""
         known_loss(self.loss)
         params = as_params(self, params, many=True)
@@ -77,7 +80,7 @@ class Problem:
         return (_values if self.batch_shape else _values_of_one)(self, params)
 
     @in_float64
-    def init(self, key: Any, size: Any = None) -> Params:
+    def init(self, key: jax.Array, size: Numbers | None = None) -> Params:
         """Random feasible start (see :meth:`Model.init`); by default W and H start with balanced decay terms."""
         check_laid_out(self)
         params = self.model.init(key, self.labels, 1.0 if size is None else size)
@@ -110,7 +113,7 @@ class Problem:
         bias = None if self.model.bias == "none" else self._bias_curvature() + self.decay.bias
         return Params(weights, feature, bias)
 
-    def _bias_curvature(self) -> Any:
+    def _bias_curvature(self) -> jax.Array:
         """Curvature of the data term in one bias entry, near the optimum.
 
         MSE: 1. Cross-entropy: at the optimum the own-class miss of class k is about N lambda_Z / sqrt(n_k) (logit
@@ -129,7 +132,7 @@ class Problem:
     # -------------------------------------------------------------- questions about itself
 
     @property
-    def loss_kind(self) -> type:
+    def loss_kind(self) -> type[Loss]:
         """The class of the loss; raises for one that is neither of ufm nor registered (see ``losses.known_loss``)."""
         return known_loss(self.loss)
 
@@ -149,14 +152,16 @@ class Problem:
         return self.labels.num_classes
 
     @property
-    def weight_decays(self) -> tuple[Any, ...]:
+    def weight_decays(self) -> tuple[Numbers, ...]:
         """lambda_1, ..., lambda_L of the weight matrices; empty without any."""
-        if self.model.depth > 1:
-            return tuple(self.decay.weight[..., layer] for layer in range(self.model.depth))
-        return (self.decay.weight,) * self.model.depth
+        weight, depth = self.decay.weight, self.model.depth
+        if depth > 1:
+            assert isinstance(weight, Array)
+            return tuple(weight[..., layer] for layer in range(depth))
+        return (weight,) * depth
 
     @property
-    def lambda_z(self) -> Any:
+    def lambda_z(self) -> Numbers:
         """lambda_Z = sqrt(lambda_W lambda_H) s^{-1}: weight of the nuclear norm of Z D^{1/2} in the logit program."""
         product = (self.decay.weight * self.decay.feature) ** 0.5
         return product if self.model.scale is None else product / self.model.scale
@@ -185,7 +190,7 @@ class Problem:
             raise TypeError("a single problem has no length; stack problems with ufm.stack")
         return self.batch_shape[0]
 
-    def __getitem__(self, index: Any) -> Problem:
+    def __getitem__(self, index: int | slice | np.ndarray) -> Problem:
         """One problem (or a slice) of a stacked problem."""
         if not self.batch_shape:
             raise TypeError("a single problem cannot be indexed; stack problems with ufm.stack")
@@ -244,7 +249,7 @@ class Reduction:
     """
 
     problem: Problem
-    labels: Any
+    labels: Labels | None
     dim: int = static()
 
     def lift(self, params: Params) -> Params:
@@ -260,17 +265,17 @@ class Reduction:
 
 
 @compiled
-def _value(problem: Problem, params: Params) -> Any:
+def _value(problem: Problem, params: Params) -> Array:
     return problem.data_term(problem.model.logits(params)) + problem.penalty(params)
 
 
 @compiled
-def _values(problems: Problem, params: Params) -> Any:
+def _values(problems: Problem, params: Params) -> Array:
     return jax.vmap(_value)(problems, params)
 
 
 @compiled
-def _values_of_one(problem: Problem, params: Params) -> Any:
+def _values_of_one(problem: Problem, params: Params) -> Array:
     return jax.vmap(lambda each: _value(problem, each))(params)
 
 
@@ -282,14 +287,14 @@ def _with_classes(problem: Problem, source: np.ndarray, copies: tuple[int, ...] 
     return dataclasses.replace(problem, labels=labels, loss=dataclasses.replace(problem.loss, **numbers))
 
 
-def _per_class(problem: Problem) -> dict[str, Any]:
+def _per_class(problem: Problem) -> dict[str, Array]:
     """Parameters of the loss that have one number per class."""
     names = dict.fromkeys((*PER_CLASS, *problem.loss_kind.per_class))
     found = {name: value for name in names if (value := getattr(problem.loss, name, None)) is not None}
     return {name: value for name, value in found.items() if np.ndim(value) > len(problem.batch_shape)}
 
 
-def loss_parameter(problem: Problem, name: str) -> np.ndarray | None:
+def loss_parameter(problem: Problem, name: str) -> Float[np.ndarray, "*batch g"] | None:
     """A parameter of the loss, (*batch, K), or (*batch, g) where equal classes are stated by their number."""
     value = getattr(problem.loss, name)
     if value is None:
@@ -304,7 +309,9 @@ A_PROBLEM = of_type(Problem, "state one with ufm.shallow, ufm.deep or ufm.contra
 
 
 @checked(problem=A_PROBLEM)
-def equal_classes(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def equal_classes(
+    problem: Problem,
+) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " K"], Float[np.ndarray, " g"]]:
     """Classes with the same count and the same parameters of the loss, in every problem of a stack.
 
     Returns:

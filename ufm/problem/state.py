@@ -10,8 +10,8 @@ for each class.  An array has one value for each problem, its first axis being t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 from .._checks import (
     LARGEST,
     LARGEST_RADIUS,
+    ArrayLike,
     flag,
     positive_array,
     real_array,
@@ -27,7 +28,7 @@ from .._checks import (
     whole_number,
 )
 from .._memory import check_bytes
-from .._numerics import is_traced
+from .._numerics import Array, is_traced
 from . import batches as families
 from . import labels as labels_module
 from .contrastive import check_contrastive
@@ -36,6 +37,9 @@ from .losses import Loss, check_loss, known_loss
 from .models import Model
 from .problem import Decay, Problem
 from .words import NAMED_LOSSES, WORDS, check_words, is_given, model_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Real
 
 
 def state(words: Mapping[str, Any], merged: bool = False) -> Problem:
@@ -74,21 +78,21 @@ def state(words: Mapping[str, Any], merged: bool = False) -> Problem:
 
 
 def shallow(
-    counts: Any = None,
+    counts: Real[ArrayLike, "*#batch K"] | None = None,
     *,
     labels: Labels | None = None,
     dim: int | None = None,
     loss: str | Loss = "ce",
-    weight_decay: Any = None,
-    feature_decay: Any = None,
+    weight_decay: Real[ArrayLike, "..."] | None = None,
+    feature_decay: Real[ArrayLike, "*#batch"] | None = None,
     bias: str = "none",
-    bias_decay: Any = None,
+    bias_decay: Real[ArrayLike, "*#batch"] | None = None,
     constraint: str = "none",
     classifier_constraint: str = "none",
-    temperature: Any = None,
-    feature_radius: Any = None,
-    classifier_radius: Any = None,
-    **words: Any,
+    temperature: Real[ArrayLike, "*#batch"] | None = None,
+    feature_radius: Real[ArrayLike, "*#batch"] | None = None,
+    classifier_radius: Real[ArrayLike, "*#batch"] | None = None,
+    **words: object,
 ) -> Problem:
     """State a shallow unconstrained features model, or a stack of them.
 
@@ -136,21 +140,21 @@ def shallow(
 
 
 def deep(
-    counts: Any = None,
+    counts: Real[ArrayLike, "*#batch K"] | None = None,
     *,
     depth: int,
     labels: Labels | None = None,
     dim: int | None = None,
-    width: Any = None,
+    width: int | Sequence[int] | None = None,
     activation: str | None = None,
     loss: str | Loss = "mse",
-    weight_decay: Any = None,
-    feature_decay: Any = None,
+    weight_decay: Real[ArrayLike, "..."] | None = None,
+    feature_decay: Real[ArrayLike, "*#batch"] | None = None,
     bias: str = "none",
-    bias_decay: Any = None,
+    bias_decay: Real[ArrayLike, "*#batch"] | None = None,
     constraint: str = "none",
-    feature_radius: Any = None,
-    **words: Any,
+    feature_radius: Real[ArrayLike, "*#batch"] | None = None,
+    **words: object,
 ) -> Problem:
     """State a deep unconstrained features model, or a stack of them.
 
@@ -200,16 +204,16 @@ def deep(
 
 
 def contrastive(
-    counts: Any = None,
+    counts: Real[ArrayLike, "..."] | None = None,
     *,
     labels: Labels | None = None,
     dim: int | None = None,
     loss: str | Loss = "supcon",
     constraint: str = "sphere",
-    temperature: Any = None,
-    feature_decay: Any = None,
-    feature_radius: Any = None,
-    **words: Any,
+    temperature: Real[ArrayLike, "*#batch"] | None = None,
+    feature_decay: Real[ArrayLike, "*#batch"] | None = None,
+    feature_radius: Real[ArrayLike, "*#batch"] | None = None,
+    **words: object,
 ) -> Problem:
     """State a contrastive unconstrained features model, or a stack of them.
 
@@ -270,7 +274,7 @@ def _of_python(face: str, given: dict[str, Any], more: Mapping[str, Any]) -> dic
     return {name: _as_word(name, value, depth) for name, value in words.items()}
 
 
-def _as_word(name: str, value: Any, depth: int) -> Any:
+def _as_word(name: str, value: object, depth: int) -> object:
     """A value of Python as a word has it: a list is one value, an array has one for each problem."""
     kind = WORDS[name].kind if name in WORDS else None
     if kind not in _KINDS or not WORDS[name].swept or is_traced(value):
@@ -309,7 +313,7 @@ def stack(problems: list[Problem]) -> Problem:
 # ------------------------------------------------------------------ values
 
 
-def _read(name: str, value: Any) -> Any:
+def _read(name: str, value: object) -> object:
     """The value of a word as a problem holds it: numbers as float64 arrays, in their range; traced ones as they are."""
     word = WORDS[name]
     if is_traced(value) or word.about == "answer":
@@ -330,22 +334,23 @@ def _read(name: str, value: Any) -> Any:
     return array if word.swept else float(array)
 
 
-def _in_range(name: str, array: Any) -> None:
+def _in_range(name: str, value: ArrayLike) -> None:
     limits = WORDS[name].range
-    if limits is None or is_traced(array):
+    if limits is None or is_traced(value):
         return
+    array = np.asarray(value)
     with np.errstate(invalid="ignore"):
         good = np.isfinite(array) & limits.valid(array)
     if not good.all():
         raise ValueError(f"{name}: {array[~good].ravel()[0]:g} {limits.sentence}")
 
 
-def _positive(name: str, value: Any, positive: bool = True, largest: float = LARGEST) -> None:
+def _positive(name: str, value: object, positive: bool = True, largest: float = LARGEST) -> None:
     if not is_traced(value):
         positive_array(name, value, zero=not positive, largest=largest)
 
 
-def _first(value: Any) -> str:
+def _first(value: ArrayLike) -> str:
     return "a traced value" if is_traced(value) else f"{np.ravel(value)[0]:g}"
 
 
@@ -430,7 +435,7 @@ def _kinds(words: Mapping[str, Any]) -> Labels | None:
     return labels_module.kinds(pair, (classes - few, few))
 
 
-def _loss(words: Mapping[str, Any], labels: Labels) -> Any:
+def _loss(words: Mapping[str, Any], labels: Labels) -> Loss:
     """The loss that words state, its numbers as arrays and checked."""
     loss = words.get("loss", "ce")
     if isinstance(loss, str):
@@ -453,10 +458,11 @@ def _loss(words: Mapping[str, Any], labels: Labels) -> Any:
     return _checked(loss, labels)
 
 
-def _checked(loss: Any, labels: Labels) -> Any:
+def _checked(loss: Loss, labels: Labels) -> Loss:
     """The loss with its numbers as arrays, if they are in range and fit the labels."""
     numbers = [f.name for f in dataclasses.fields(loss) if not f.metadata.get("static") and f.name != "batches"]
-    loss = dataclasses.replace(loss, **{name: _array(getattr(loss, name), name) for name in numbers})
+    given = {name: value for name in numbers if (value := getattr(loss, name)) is not None}
+    loss = dataclasses.replace(loss, **{name: _array(value, name) for name, value in given.items()})
     if known_loss(loss).reads == "logits":
         check_loss(loss, labels.kinds)
         return loss
@@ -467,7 +473,7 @@ def _checked(loss: Any, labels: Labels) -> Any:
     return loss
 
 
-def _family(words: Mapping[str, Any], labels: Labels) -> Any:
+def _family(words: Mapping[str, Any], labels: Labels) -> Array:
     """The family of mini-batches that words state."""
     family, size = words["batches"], words.get("batch_size")
     epochs, seed = words.get("epochs", 1), words.get("seed", 0)
@@ -500,7 +506,7 @@ def _constraint(words: Mapping[str, Any], name: str) -> str:
     return words.get(name, WORDS[name].default_with(model_of(words)))
 
 
-def _with_classifier(words: Mapping[str, Any], labels: Labels, loss: Any) -> Problem:
+def _with_classifier(words: Mapping[str, Any], labels: Labels, loss: Loss) -> Problem:
     """A model with one weight matrix or several."""
     k, depth = labels.num_classes, words.get("depth", 1)
     check_bytes("depth", f"a compiled program of {depth} matrices", 1e4 * depth, "give fewer matrices")
@@ -538,7 +544,7 @@ def _with_classifier(words: Mapping[str, Any], labels: Labels, loss: Any) -> Pro
     return _align(Problem(labels, loss, model, decay))
 
 
-def _weight_decay(words: Mapping[str, Any], depth: int, default: float) -> Any:
+def _weight_decay(words: Mapping[str, Any], depth: int, default: float) -> Array:
     """lambda_W, (*batch,), or with several matrices (*batch, L)."""
     given = words.get("weight_decay", np.asarray(default))
     if is_traced(given):
@@ -555,7 +561,7 @@ def _weight_decay(words: Mapping[str, Any], depth: int, default: float) -> Any:
     return np.broadcast_to(given, (*given.shape[:-1], depth)).copy()
 
 
-def _scale(words: Mapping[str, Any]) -> Any:
+def _scale(words: Mapping[str, Any]) -> Array | None:
     """s = 1/temperature."""
     temperature = words.get("temperature")
     if temperature is None:
@@ -564,7 +570,7 @@ def _scale(words: Mapping[str, Any]) -> Any:
     return 1.0 / temperature
 
 
-def _radius(words: Mapping[str, Any], name: str, constraint: str) -> Any:
+def _radius(words: Mapping[str, Any], name: str, constraint: str) -> Array | None:
     value = words.get(name)
     if value is not None:  # a budget is a square
         _positive(name, value, largest=LARGEST if constraint == "budget" else LARGEST_RADIUS)
@@ -583,7 +589,7 @@ def _widths(width: Any, depth: int, classes: int) -> tuple[int, ...]:
     return tuple(whole_number("width", w, 1) for w in width)
 
 
-def _of_pairs(words: Mapping[str, Any], labels: Labels, loss: Any) -> Problem:
+def _of_pairs(words: Mapping[str, Any], labels: Labels, loss: Loss) -> Problem:
     """A model without a classifier, read by pairs."""
     constraint = _constraint(words, "constraint")
     on_set = constraint not in ("none", "nonnegative")
@@ -610,13 +616,13 @@ def _of_pairs(words: Mapping[str, Any], labels: Labels, loss: Any) -> Problem:
 def _align(problem: Problem) -> Problem:
     """Make every leaf float64 with one common leading batch shape."""
     names = [name for name, word in WORDS.items() if word.kind == "per class"]
-    per_class: list[Any] = [getattr(problem.loss, name, None) for name in (*names, *problem.loss.per_class)]
-    vectors = {id(problem.labels.weights)} | {id(value) for value in per_class if np.ndim(value)}
+    per_class: list[Array | None] = [getattr(problem.loss, name, None) for name in (*names, *problem.loss.per_class)]
+    vectors = {id(problem.labels.weights)} | {id(value) for value in per_class if value is not None and np.ndim(value)}
     if problem.model.depth > 1:
         vectors.add(id(problem.decay.weight))
     keep = {id(problem.labels.classes), id(getattr(problem.loss, "batches", None))}  # integers, the same in a stack
 
-    def batch_of(leaf: Any) -> tuple[int, ...]:
+    def batch_of(leaf: Array) -> tuple[int, ...]:
         if id(leaf) in keep:
             return ()
         return np.shape(leaf)[:-1] if id(leaf) in vectors else np.shape(leaf)
@@ -632,7 +638,7 @@ def _align(problem: Problem) -> Problem:
     if len(shape) > 1:
         raise ValueError(f"batch: the arguments make a batch of shape {shape}; give one batch axis (flatten a grid)")
 
-    def fit(leaf: Any) -> Any:
+    def fit(leaf: Array) -> Array:
         if id(leaf) in keep:
             return np.broadcast_to(leaf, (*shape, *np.shape(leaf))) if shape else np.asarray(leaf)
         core = np.shape(leaf)[-1:] if id(leaf) in vectors else ()
@@ -643,6 +649,6 @@ def _align(problem: Problem) -> Problem:
     return jax.tree.map(fit, problem)
 
 
-def _array(value: Any, name: str = "") -> Any:
-    """Lists and numbers as float64 arrays; None and traced values as they are."""
-    return value if value is None or is_traced(value) else real_array(name, value, "a number, nor one number per class")
+def _array(value: object, name: str = "") -> Array:
+    """Lists and numbers as float64 arrays; traced values as they are."""
+    return jnp.asarray(value) if is_traced(value) else real_array(name, value, "a number, nor one number per class")

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from .._checks import is_number, is_traced, show
 from .._registry import Registry
 from .._text import nearest_word
+
+if TYPE_CHECKING:
+    from .losses import Loss
 
 Kind = Literal["number", "whole", "choice", "flag", "counts", "per class", "per matrix", "widths", "object"]
 """What a value is: one number, one whole number, a name, yes or no, a list of counts, a number or one per class, a
@@ -34,7 +37,7 @@ GIVEN = ("given",)
 class Range(NamedTuple):
     """What is valid of a number: a test of finite values, and the sentence behind a value that fails it."""
 
-    valid: Callable[[np.ndarray], Any]
+    valid: Callable[[np.ndarray], np.ndarray | bool]
     sentence: str
 
 
@@ -79,7 +82,7 @@ class Word:
     models: tuple[str, ...] = MODELS
     beside: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     apart: tuple[str, ...] = ()
-    neutral: tuple[Any, ...] = (None, False)
+    neutral: tuple[object, ...] = (None, False)
     swept: bool = False
     sampled: bool = False
     about: Literal["labels", "loss", "model", "shape", "answer"] = "model"
@@ -298,7 +301,7 @@ for _name, _word in {
     WORDS.register(_name, _word)
 
 
-def unknown(word: Any, known: Iterable[str] = ()) -> str:
+def unknown(word: object, known: Iterable[str] = ()) -> str:
     """What is wrong with a name that is not in the table (or among ``known``), and the nearest word, or all of them.
 
     >>> unknown("weightdecay")
@@ -323,7 +326,7 @@ class NamedLoss(NamedTuple):
         merges: whether its builder takes labels whose equal classes are stated by their number.
     """
 
-    builder: Callable[..., Any]
+    builder: Callable[..., Loss]
     words: tuple[str, ...]
     reads: str
     sampled: bool
@@ -336,7 +339,7 @@ NAMED_LOSSES: Registry[NamedLoss] = Registry("loss")
 
 def name_loss(
     name: str,
-    builder: Callable[..., Any],
+    builder: Callable[..., Loss],
     words: Iterable[str] | Mapping[str, Word] = (),
     *,
     reads: Literal["logits", "pairs"] = "logits",
@@ -435,7 +438,7 @@ def check_words(words: Mapping[str, Any]) -> None:
         raise ValueError("counts: is missing; give counts, or classes and samples")
 
 
-def _check_choice(name: str, value: Any, model: str, words: Mapping[str, Any]) -> None:
+def _check_choice(name: str, value: object, model: str, words: Mapping[str, Any]) -> None:
     """Refuse a name that a choice does not have, in any model or in this one."""
     word = WORDS[name]
     if not word.choices or (name == "batches" and not isinstance(value, str)):
@@ -478,6 +481,6 @@ def _why_idle(name: str, word: Word, model: str, words: Mapping[str, Any]) -> st
     return None
 
 
-def show_loss(loss: Any) -> str:
+def show_loss(loss: object) -> str:
     """A loss in a message: its name, or what the object is."""
     return loss if isinstance(loss, str) else show(loss)
