@@ -312,9 +312,8 @@ def _by_groups(problem: Problem, kind: np.ndarray, program: Any, found: Judged, 
     else:
         groups = groups_of_logits(problem, program, seen)
         bias = None if problem.model.bias == "none" else np.asarray(seen.bias)[kind]
-    result = Result(
-        Params((), None, bias), seen.value, gradient, seen.relative_gradient, seen.status, seen.steps, history
-    )
+    params = Params((), None, bias)  # type: ignore[arg-type]  # no features are laid out
+    result = Result(params, seen.value, gradient, seen.relative_gradient, seen.status, seen.steps, history)
     comparisons = tuple(_compare(p, float(seen.value), None) for p in predict(problem))
     return Answer(problem, result, found.certificate, comparisons, {}, seconds, groups)
 

@@ -233,8 +233,8 @@ def imbalanced(
 
     def counts_at(n: float) -> np.ndarray:
         if profile == "exponential":
-            return class_counts.exponential(images.num_classes, n, ratio, whole=False).counts
-        return class_counts.step(images.num_classes, n, ratio, minority).counts
+            return np.asarray(class_counts.exponential(images.num_classes, n, ratio, whole=False).counts)
+        return np.asarray(class_counts.step(images.num_classes, n, ratio, minority).counts)
 
     if profile not in ("step", "exponential"):
         raise ValueError(f"profile: {show(profile)} is unknown; give 'step' or 'exponential'")

@@ -438,8 +438,8 @@ def phase(problem: Problem) -> Any:
             raise ValueError(f"phase: this needs {condition}")
     smoothing = getattr(problem.loss, "smoothing", None)
     smoothing = 0.0 if smoothing is None else smoothing
-    thresholds = two_group_thresholds(k_a, k_b, n_a, n_b, problem.model.bias, problem.decay.bias, smoothing)
-    return phase_of(problem.lambda_z, thresholds)
+    thresholds = two_group_thresholds(k_a, k_b, n_a, n_b, problem.model.bias, np.asarray(problem.decay.bias), smoothing)
+    return phase_of(np.asarray(problem.lambda_z), thresholds)
 
 
 def _two_groups(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -580,7 +580,7 @@ def two_group_collapse(problem: Problem) -> Answer:
     ratio = float(minority_collapse_ratio(lambda_z, n_b, k_a, k_b))
     return {
         "quantities": {
-            "phase": phase_of(problem.lambda_z, found),
+            "phase": phase_of(np.asarray(problem.lambda_z), found),
             "minority_collapse_lambda_z": float(found.minority) if k_b > 1 else None,
             "between_group_lambda_z": float(found.between),
             "complete_collapse_lambda_z": float(found.complete),

@@ -39,6 +39,7 @@ import math
 
 import numpy as np
 
+from .._numerics import Numbers
 from ..problem import Problem
 from ._roots import root
 from .frames import regular_polygon, simplex_etf
@@ -151,7 +152,7 @@ def polygon_loss(num_classes: int, scale: float) -> float:
 # ------------------------------------------------------------------ oracles
 
 
-def _radius(constraint: str, value: float | None) -> float:
+def _radius(constraint: str, value: Numbers | None) -> float:
     """Root mean square norm at the boundary of a constraint: its radius, or the root of a budget."""
     size = number(value, 1.0)
     return math.sqrt(size) if constraint == "budget" else size
@@ -391,7 +392,7 @@ def sphere_mse(problem: Problem) -> Answer:
     }
 
 
-def _decayed(name: str, value: float) -> Hypothesis:
+def _decayed(name: str, value: Numbers) -> Hypothesis:
     return Hypothesis(f"{name} > 0", float(value) > 0, f"{name} = {float(value):g}")
 
 
