@@ -16,6 +16,7 @@ from ufm.measure.reading import read_features
 from ufm.problem import group_of_classes, labels, logit_groups
 from ufm.problem.size import check_fits
 from ufm.report import read_report
+from ufm.solve import LBFGS
 from ufm.solve.groups import lifted_logits
 from ufm.sweep.grid import read_file
 
@@ -124,8 +125,8 @@ def test_what_is_too_large_is_refused_where_it_is_stated(monkeypatch, call, name
 
 def test_the_estimate_is_what_a_solve_was_seen_to_take():
     """Largest resident size above that of a small solve, measured at K = 1000 (cross-entropy) and K = 600 (others)."""
-    seen = {"LBFGS": (ufm.shallow([10.0] * 1000), 728e6), "gram": (ufm.contrastive([10.0] * 600), 125e6)}
-    for route, (problem, bytes_seen) in seen.items():
+    seen = ((LBFGS(), ufm.shallow([10.0] * 1000), 728e6), ("gram", ufm.contrastive([10.0] * 600), 125e6))
+    for route, problem, bytes_seen in seen:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("UFM_MEMORY", f"{bytes_seen * 1.3:.0f}")
             check_fits(problem, route, merged=True)

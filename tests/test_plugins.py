@@ -349,6 +349,14 @@ class Lame(Method):
         return state
 
 
+@ufm.record
+class Greedy(Lame):
+    """Keeps a million copies of the parameters."""
+
+    def footprint(self, parameters, outputs):
+        return 1e6 * parameters
+
+
 class Loose(Lame):
     """No pytree."""
 
@@ -385,6 +393,12 @@ def test_wrong_methods_are_refused(name, cls, message):
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         register_method(name)(cls)
     assert "mine" not in METHODS
+
+
+def test_a_method_from_outside_says_what_memory_it_takes(monkeypatch):
+    monkeypatch.setenv("UFM_MEMORY", "1GB")
+    with pytest.raises(ValueError, match=r"^problem: a solution of 30 classes needs .* \(1\.44e\+10 bytes\)"):
+        ufm.solve(ufm.shallow([3] * 30), Greedy())
 
 
 def test_wrong_methods_are_refused_by_solve():

@@ -80,7 +80,7 @@ def solve_many(
     if problem.loss_kind.name != "ce" or why_not_logits(problem):
         return solve(problem, gtol=gtol, max_steps=max_steps)
     if problem.num_classes > LARGEST_LANE_CLASSES:
-        check_fits(problem[0], "LBFGS", merged=True)
+        check_fits(problem[0], LBFGS(), merged=True)
         return _one_after_another(problem, gtol, max_steps)
     return _through_lanes(problem, gtol, max_steps, width=int(min(width, 8 * -(-len(problem) // 8))))
 

@@ -54,6 +54,10 @@ class Method(Protocol):
     constraints: ClassVar[Literal["none", "spheres", "all"]] = "all"
     max_steps: ClassVar[int] = 20_000
 
+    def footprint(self, parameters: float, outputs: float) -> float:
+        """Numbers in memory at once, where W, H and b have so many and the logits, or similarities, so many."""
+        return 16.0 * parameters + 8.0 * outputs
+
     def init(self, space: Space, y: Any) -> Any:
         """First state, at the coordinates y: anything with a ``point`` (see :func:`point_at`) and ``floor``."""
         ...
@@ -153,6 +157,10 @@ class GradientDescent(Method):
     momentum: Any = 0.0
     plain = True
 
+    def footprint(self, parameters: float, outputs: float) -> float:
+        """Numbers in memory at once, see :class:`Method`."""
+        return 8.0 * parameters + 8.0 * outputs
+
     def init(self, space: Space, y: Any) -> SimpleState:
         """First state."""
         return SimpleState(point_at(space, y), jnp.zeros_like(y), jnp.asarray(False))
@@ -176,6 +184,10 @@ class Adam(Method):
     learning_rate: Any = 1e-2
     decay: int = static(default=0)
     plain = True
+
+    def footprint(self, parameters: float, outputs: float) -> float:
+        """Numbers in memory at once, see :class:`Method`."""
+        return 10.0 * parameters + 8.0 * outputs
 
     def _transform(self) -> Any:
         import optax
@@ -233,6 +245,10 @@ class LBFGS(Method):
 
     memory: int = static(default=10)
     constraints = "spheres"
+
+    def footprint(self, parameters: float, outputs: float) -> float:
+        """Numbers in memory at once; the pairs of vectors are there twice while the loop runs."""
+        return (6.0 + 4.0 * self.memory) * parameters + 8.0 * outputs
 
     def init(self, space: Space, y: Any) -> LBFGSState:
         """First state."""
@@ -442,6 +458,10 @@ class Newton(Method):
     cut: Any = 1e-12
     constraints = "none"
     max_steps = 200
+
+    def footprint(self, parameters: float, outputs: float) -> float:
+        """Numbers in memory at once, with the Hessian and its eigenvectors."""
+        return 16.0 * parameters + 8.0 * outputs + 4.0 * parameters**2
 
     def init(self, space: Space, y: Any) -> NewtonState:
         """First state."""

@@ -39,6 +39,10 @@ class Smoothed:
     stages: Any = STAGES
     max_steps = 20_000
 
+    def footprint(self, parameters: float, outputs: float) -> float:
+        """Numbers in memory at once: those of its walks."""
+        return LBFGS().footprint(parameters, outputs)
+
 
 def needs_smoothing(problem: Problem) -> bool:
     """Whether a problem has kinks between its layers."""

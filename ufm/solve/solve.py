@@ -151,13 +151,13 @@ def _solve(
             raise ValueError(f"init_size: {show(init_size)} has no use with a given start; drop one of them")
         start = as_params(problem, start, "start", many=True)
         starts = 1 if problem.batch_shape else max(1, int(np.prod(np.shape(start.features)[:-2])))
-        check_fits(problem, type(method).__name__, lanes=starts)
+        check_fits(problem, method, lanes=starts)
         return _from_start(problem, start, method, gtol, max_steps)
     if init_size is not None and not is_traced(init_size) and not _is_positive(init_size):
         raise ValueError(f"init_size: {show(init_size)} is not allowed; give a finite positive number")
     known = free and has_orthogonal_starts(problem)
     lanes = int(restarts) + (MOST_STARTS if known else 0)
-    check_fits(problem, type(method).__name__, lanes=lanes, merged=bool(reduce))
+    check_fits(problem, method, lanes=lanes, merged=bool(reduce))
     options = {"restarts": int(restarts), "reduce": bool(reduce), "known": known}
     return _from_seed(problem, method, seed, gtol, max_steps, init_size, **options)
 
