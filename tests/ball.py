@@ -78,7 +78,7 @@ class Exact:
     def __init__(self, problem: Any):
         loss, model, k = problem.loss, problem.model, problem.num_classes
         self.k, self.is_ce, self.bias = k, loss.name == "ce", model.bias
-        weights = [exact(w) for w in np.asarray(problem.labels.weights)]
+        weights = [exact(w) for w in np.asarray(problem.labels.multiplicity)]
         classes = np.asarray(problem.labels.column_classes)
         self.column_weights, self.column_classes = weights, classes
         self.counts = [sum((w for w, c in zip(weights, classes, strict=True) if c == j), fmpq(0)) for j in range(k)]

@@ -422,7 +422,7 @@ def test_minimum_over_planes():
 def exact_objective(problem, params):
     """F of a deep network from exact rationals; exp and log in balls."""
     mse = problem.loss.name == "mse"
-    weights, classes = problem.labels.weights, np.asarray(problem.labels.column_classes)
+    weights, classes = problem.labels.multiplicity, np.asarray(problem.labels.column_classes)
     total, data = sum(exact(w) for w in weights), arb(0)
     for i, (weight, label) in enumerate(zip(weights, classes, strict=True)):
         a = [exact(x) for x in np.asarray(params.features)[:, i]]
@@ -727,10 +727,10 @@ def test_samples_and_class_means_have_one_bound():
 def test_counts_that_are_rounded_sums():
     """0.7 + 0.3 is less than 1 by 6e-17 and rounds to 1: such counts are rounded down, whole ones are not."""
     labels = ufm.labels.from_labels([0, 0, 1, 1, 2, 2])
-    labels = dataclasses.replace(labels, weights=np.array([0.7, 0.3] * 3))
+    labels = dataclasses.replace(labels, multiplicity=np.array([0.7, 0.3] * 3))
     problem = ufm.deep(labels=labels, depth=3, weight_decay=0.01, feature_decay=0.01)
     given, whole = planes_room.numbers_of(problem), planes_room.numbers_of(ufm.deep([1, 1, 1], depth=3))
-    weights = [exact(x) for x in labels.weights]
+    weights = [exact(x) for x in labels.multiplicity]
     assert weights[0] + weights[1] < 1
     for square in given.squares:
         assert exact(square) <= weights[0] + weights[1]

@@ -22,7 +22,7 @@ PROBLEMS = {
 def by_hand(problem, params):
     """(M, Z or M, singular values) with one loop per class and matrix."""
     classes = np.asarray(problem.labels.column_classes)
-    weights = np.asarray(problem.labels.weights)
+    weights = np.asarray(problem.labels.multiplicity)
     members = [classes == k for k in range(3)]
     means = np.stack([np.average(params.features[:, m], axis=1, weights=weights[m]) for m in members], axis=1)
     outputs = means

@@ -23,7 +23,7 @@ def by_hand(problem, weights, h, lam, lam_h, relu=True):
         if relu and layer + 1 < len(weights):
             a = np.maximum(a, 0)
     labels = problem.labels
-    classes, n = np.asarray(labels.column_classes), np.asarray(labels.weights)
+    classes, n = np.asarray(labels.column_classes), np.asarray(labels.multiplicity)
     target = np.eye(problem.num_classes)[:, classes]
     fit = 0.5 * np.sum(n * np.sum((a - target) ** 2, axis=0)) / np.sum(n)
     return fit + 0.5 * sum(c * np.sum(w**2) for c, w in zip(lam, weights, strict=True)) + 0.5 * lam_h * np.sum(n * h**2)

@@ -203,7 +203,7 @@ def test_problems_that_inherit():
         ("decay", {"feature": np.float64(np.nan)}, "feature_decay: nan is not allowed"),
         ("model", {"scale": np.float64(0.0)}, "scale: 0 is not allowed; give a finite positive number"),
         ("model", {"constraint": "cube"}, "constraint: 'cube' is not known; choose one of none"),
-        ("labels", {"weights": np.array([3.0, -3.0])}, "counts: -3 is not allowed"),
+        ("labels", {"multiplicity": np.array([3.0, -3.0])}, "counts: -3 is not allowed"),
         ("loss", {"smoothing": np.float64(1.5)}, r"smoothing: 1.5 must lie in \[0, 1\)"),
         ("loss", {"class_weight": np.array([1.0, -1.0])}, "class_weight: -1 must be positive"),
     ],

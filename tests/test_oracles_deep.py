@@ -54,7 +54,7 @@ def by_hand(problem, params):
             layer = np.maximum(layer, 0.0)
     if params.bias is not None:
         layer = layer + params.bias[:, None]
-    n = np.asarray(problem.labels.weights)
+    n = np.asarray(problem.labels.multiplicity)
     target = np.eye(problem.num_classes)[:, np.asarray(problem.labels.column_classes)]
     if problem.loss.name == "mse":
         fit = np.sum((layer - target) ** 2, axis=0) / 2

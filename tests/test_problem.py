@@ -116,7 +116,7 @@ def test_step_puts_the_minority_last():
 
 def test_profiles_take_batches():
     batch = labels_module.step(4, 100, [1, 10, 100])
-    assert batch.weights.shape == (3, 4)
+    assert batch.multiplicity.shape == (3, 4)
     assert batch.counts.tolist() == [[100] * 4, [100, 100, 10, 10], [100, 100, 1, 1]]
     assert labels_module.step(4, [100, 50], [2, 5]).counts.tolist() == [[100, 100, 50, 50], [50, 50, 10, 10]]
     assert labels_module.exponential(10, 5000, [100, 10]).counts[:, -1].tolist() == [50, 500]
@@ -133,7 +133,7 @@ def test_sample_form_counts(extra, random):
     counts = [found.count(c) for c in range(5)]
     assert labels.counts.tolist() == counts
     assert labels.total == len(found) == labels.num_columns
-    assert labels.by_class().weights.tolist() == counts
+    assert labels.by_class().multiplicity.tolist() == counts
     assert labels.by_class().by_sample().classes.tolist() == sorted(found)
     assert labels.is_balanced == (len(set(counts)) == 1)
 
@@ -150,7 +150,7 @@ def test_sample_form_takes_what_files_hold():
 def test_stacked_sample_form_knows_its_counts():
     labels = ufm.shallow(labels=labels_module.from_labels([0, 2, 1, 0]), weight_decay=[1e-3, 1e-2]).labels
     assert labels.counts.tolist() == [[2, 1, 1]] * 2
-    assert labels.by_class().weights.shape == (2, 3)
+    assert labels.by_class().multiplicity.shape == (2, 3)
     assert not labels.is_balanced
 
 
@@ -256,7 +256,7 @@ def test_damaged_archives_are_named(tmp_path):
 def naive_objective(problem, w, h, b):
     """F by the formula, one sample at a time; analytic in its arguments, so that it takes complex numbers."""
     labels, loss, model, decay = problem.labels, problem.loss, problem.model, problem.decay
-    classes, weights, k = labels.column_classes, labels.weights, labels.num_classes
+    classes, weights, k = labels.column_classes, labels.multiplicity, labels.num_classes
     scale = 1.0 if model.scale is None else float(model.scale)
     total = 0.0
     for i, y in enumerate(classes):
@@ -606,7 +606,7 @@ def test_free_starts_balance_the_decays():
     problem = ufm.shallow([300.0, 20.0, 5.0, 1.0], dim=200, weight_decay=1e-5, feature_decay=0.3)
     start = in_double(lambda: problem.init(jax.random.key(0)))
     of_w = 1e-5 * np.sum(start.classifier**2)
-    of_h = 0.3 * np.sum(problem.labels.weights * np.sum(start.features**2, axis=0))
+    of_h = 0.3 * np.sum(problem.labels.multiplicity * np.sum(start.features**2, axis=0))
     assert of_w == pytest.approx(of_h, rel=0.5)
 
 
@@ -746,7 +746,7 @@ def test_the_metric_is_positive(constraint, bias, loss):
     assert (metric.bias is None) == (bias == "none")
     if constraint == "free":
         assert metric.classifier == problem.decay.weight
-        np.testing.assert_array_equal(metric.features, problem.decay.feature * problem.labels.weights)
+        np.testing.assert_array_equal(metric.features, problem.decay.feature * problem.labels.multiplicity)
 
 
 def test_sufficient_dimension():

@@ -223,7 +223,7 @@ def test_factors_are_balanced():
     """lambda_W ||W||^2 = lambda_H ||H||^2 at every critical point (1.1)."""
     problem, result = random_stack("none"), solved("none")
     of_w = problem.decay.weight * np.sum(result.params.classifier**2, axis=(1, 2))
-    of_h = problem.decay.feature * np.einsum("bi,bdi->b", problem.labels.weights, result.params.features**2)
+    of_h = problem.decay.feature * np.einsum("bi,bdi->b", problem.labels.multiplicity, result.params.features**2)
     np.testing.assert_allclose(of_w, of_h, rtol=1e-8)
 
 
@@ -386,7 +386,7 @@ def measured(problem, params):
         metric = problem.metric()
     gradient = jax.tree.map(np.asarray, gradient)
     scaled = [gradient.classifier / np.sqrt(problem.decay.weight)]
-    scaled += [gradient.features / np.sqrt(problem.decay.feature * problem.labels.weights)[None, :]]
+    scaled += [gradient.features / np.sqrt(problem.decay.feature * problem.labels.multiplicity)[None, :]]
     if gradient.bias is not None:
         scaled += [gradient.bias / np.sqrt(metric.bias)]
     norm = lambda parts: np.sqrt(sum(np.sum(np.square(p)) for p in parts))  # noqa: E731

@@ -330,7 +330,7 @@ def _by_factors(problem: Problem, found: Judged, seconds: float) -> Answer:
         # a deep network's classifier sees other features: its measures are those of the layers
         None if pairs or deep else alive * np.asarray(params.classifier),
         None if params.bias is None or deep else np.asarray(params.bias),
-        np.asarray(problem.labels.weights),
+        np.asarray(problem.labels.multiplicity),
         problem.num_classes,
     )
     means = class_means(problem, params)
@@ -348,7 +348,7 @@ def _layers(problem: Problem, params: Params) -> Layers:
         inputs,
         outputs,
         np.asarray(problem.labels.column_classes),
-        np.asarray(problem.labels.weights),
+        np.asarray(problem.labels.multiplicity),
         problem.num_classes,
         problem.model.activation,
         weight_decays=[float(c) for c in problem.weight_decays],

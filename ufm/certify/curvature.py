@@ -213,7 +213,7 @@ def saddle_escape(problem: Problem, params: Params) -> Escape:
 def _escape(problem: Problem, params: Params) -> Escape:
     labels, decay = problem.labels, problem.decay
     indicator = own_mask(labels)
-    weights = jnp.where(indicator, jnp.asarray(labels.weights)[None, :], 0.0)
+    weights = jnp.where(indicator, jnp.asarray(labels.multiplicity)[None, :], 0.0)
     counts = jnp.sum(weights, axis=1)
     slope = jax.grad(problem.data_term)(problem.model.logits(params))  # K x n, column weights included
     gamma = slope @ indicator.T.astype(slope.dtype) / jnp.sqrt(counts)[None, :]

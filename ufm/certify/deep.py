@@ -96,7 +96,7 @@ def _per_class(value: Any, size: int) -> np.ndarray:
 
 def _counts(problem: Problem) -> tuple[np.ndarray, float]:
     """(n_k, N), correctly rounded sums."""
-    weights, classes = np.asarray(problem.labels.weights), np.asarray(problem.labels.column_classes)
+    weights, classes = np.asarray(problem.labels.multiplicity), np.asarray(problem.labels.column_classes)
     counts = np.array([math.fsum(weights[classes == c]) for c in range(problem.num_classes)])
     return counts, math.fsum(weights)
 
@@ -110,7 +110,7 @@ def numbers_of(problem: Problem) -> Numbers:
     counts, total = _counts(problem)
     model = problem.model
     omega = _per_class(problem.loss.class_weight, problem.num_classes)
-    weights = np.asarray(problem.labels.weights, dtype=np.float64)
+    weights = np.asarray(problem.labels.multiplicity, dtype=np.float64)
     whole = bool(np.all(weights == np.round(weights))) and total < 2.0**52
     squares = squares_below(counts, omega, model.bias, float(problem.decay.bias), exact=whole)
     feature = float(problem.decay.feature)

@@ -63,12 +63,12 @@ def class_form(problem: Problem) -> ClassForm:
     def per_class(value: Any, default: float) -> Any:
         return default * ones if value is None else jnp.broadcast_to(jnp.asarray(value), (k,))
 
-    counts = jnp.asarray(labels.weights)
+    counts = jnp.asarray(labels.multiplicity)
     if labels.classes is not None:
         counts = jnp.sum(jnp.where(own_mask(labels), counts[None, :], 0.0), axis=1)
     total = jnp.sum(counts)
     terms = k if labels.classes is None else labels.num_columns + k
-    doubt = jnp.where(is_whole(jnp.asarray(labels.weights)), 0.0, gamma(terms))
+    doubt = jnp.where(is_whole(jnp.asarray(labels.multiplicity)), 0.0, gamma(terms))
     kind = problem.loss_kind
     omega = per_class(loss.class_weight if kind in (CrossEntropy, MeanSquaredError, Focal) else None, 1.0)
     ce = loss if kind is CrossEntropy else CrossEntropy()

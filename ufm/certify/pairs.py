@@ -196,7 +196,7 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
 
     The sigmoid loss moves by at most that error times itself, as the slope of a softplus is below its value.
     """
-    weights = jnp.asarray(problem.labels.weights)
+    weights = jnp.asarray(problem.labels.multiplicity)
     product, doubt = _product(features)
     similarities, move = _scale(problem) * product, SLACK * _scale(problem) * doubt
     if problem.loss_kind not in COUNTED:
@@ -308,7 +308,7 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
     point is at most 2 s F / lambda, so T min(0, mu) with mu the least eigenvalue of the weighted matrix.
     """
     labels, model = problem.labels, problem.model
-    n, weights = labels.num_columns, jnp.asarray(labels.weights)
+    n, weights = labels.num_columns, jnp.asarray(labels.multiplicity)
     similarities = _scale(problem) * (features.T @ features)
     tangent = jax.value_and_grad(lambda u: problem.loss.mean(u, labels))
     widest = jnp.max(jnp.abs(similarities))

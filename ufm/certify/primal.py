@@ -21,7 +21,7 @@ def value_with_error(problem: Problem, params: Params, doubt: Any = None) -> tup
         doubt: the exact value is that of a point whose entries in H and W differ from the floats by this share in all
             (see :mod:`.feasible`); ``None`` for the floats themselves.
     """
-    weights = jnp.asarray(problem.labels.weights)
+    weights = jnp.asarray(problem.labels.multiplicity)
     losses, errors = _losses(problem, params, doubt)
     data, steps = long_sum(weights * losses)
     errors = long_sum(weights * errors)[0] + FLUSHED * weights.shape[-1]
@@ -37,7 +37,7 @@ def value_with_error(problem: Problem, params: Params, doubt: Any = None) -> tup
 
 def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
     """The decay terms and the number of roundings of a term; all terms are nonnegative."""
-    total, longest = energy(0.5 * problem.decay.feature, params.features, jnp.asarray(problem.labels.weights))
+    total, longest = energy(0.5 * problem.decay.feature, params.features, jnp.asarray(problem.labels.multiplicity))
     for decay, w in zip(problem.weight_decays, params.weights, strict=True):
         cost, steps = energy(0.5 * decay, jnp.asarray(w).T)
         total, longest = total + cost, max(longest, steps)

@@ -106,7 +106,7 @@ def read_labels(path: Path, kind: Kind | None) -> tuple[Labels, tuple[str, ...]]
     from ..problem import labels
 
     found, notes = labels.read_labels(path, kind)
-    if np.ndim(found.weights) != 1:
+    if np.ndim(found.multiplicity) != 1:
         raise ValueError(f"counts-file: {path} holds a table of counts; give one list, one number per class")
     return found, notes
 

@@ -141,7 +141,7 @@ def _save_solution(found: Answer, path: Path) -> None:
         raise ValueError(
             "save: features of so many classes are not laid out; solve fewer than 1001 classes to save them"
         )
-    arrays = {"H": params.features, "multiplicity": found.problem.labels.weights, "samples": "columns"}
+    arrays = {"H": params.features, "multiplicity": found.problem.labels.multiplicity, "samples": "columns"}
     if len(params.weights) == 1:
         arrays["W"] = params.classifier
     else:

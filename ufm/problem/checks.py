@@ -56,7 +56,7 @@ def check_problem(problem: object, copies: bool = False) -> None:
     stacked = bool(problem.batch_shape)
     check_ranges(problem.loss, lanes=stacked)
     for name, value in (
-        ("counts", labels.weights),
+        ("counts", labels.multiplicity),
         ("weight_decay", decay.weight),
         ("feature_decay", decay.feature),
         ("bias_decay", decay.bias),

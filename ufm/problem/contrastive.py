@@ -66,7 +66,7 @@ class SupCon(Loss):
         """Loss of each anchor, shape (n,); 0 for an anchor without a positive."""
         own, size = same_class(labels), _class_sizes(labels)
         itself = jnp.eye(labels.num_columns)
-        weights = jnp.asarray(labels.weights)[None, :]
+        weights = jnp.asarray(labels.multiplicity)[None, :]
         if self.mix is None:
             positives = jnp.where(own, weights - itself, 0.0) / jnp.maximum(size - 1.0, 1.0)[:, None]
         else:
@@ -82,7 +82,7 @@ class SupCon(Loss):
 
     def anchors(self, labels: Labels) -> Float[Array, " n"]:
         """Weight of each column among the anchors: w_i where its class has a positive, else 0."""
-        return jnp.where(_class_sizes(labels) > 1.0, jnp.asarray(labels.weights), 0.0)
+        return jnp.where(_class_sizes(labels) > 1.0, jnp.asarray(labels.multiplicity), 0.0)
 
     def mean(self, similarities: Float[Array, "n n"], labels: Labels) -> Float[Array, ""]:
         """The loss at a similarity matrix U."""
@@ -209,7 +209,7 @@ def same_class(labels: Labels) -> Bool[Array, "n n"]:
 
 def _class_sizes(labels: Labels) -> jax.Array:
     """n_{y_i} for each column."""
-    return jnp.sum(jnp.where(same_class(labels), jnp.asarray(labels.weights)[None, :], 0.0), axis=1)
+    return jnp.sum(jnp.where(same_class(labels), jnp.asarray(labels.multiplicity)[None, :], 0.0), axis=1)
 
 
 def _log_sum(u: Array, factors: Array) -> jax.Array:

@@ -260,7 +260,7 @@ def gram_program(problem: Problem) -> tuple[GramProgram, Int[np.ndarray, " K"]]:
         small, group = problem.merged()
     else:
         small, group = problem, np.arange(problem.labels.kinds)
-    counts = np.asarray(small.labels.weights, dtype=np.float64)
+    counts = np.asarray(small.labels.multiplicity, dtype=np.float64)
     classes = np.broadcast_to(np.array(small.labels.copies, dtype=np.float64), counts.shape)
     omega = loss_parameter(small, "class_weight")
     weight = 1.0 if omega is None else omega

@@ -270,7 +270,7 @@ def logit_groups(problem: Problem) -> LogitGroups:
     if is_traced(problem):
         raise ValueError("problem: it is traced, and groups are found on the host; call logit_groups outside of jit")
     small = problem if problem.labels.copies is not None else problem.merged()[0]
-    batch, loss, shape = problem.batch_shape, small.loss, np.shape(small.labels.weights)
+    batch, loss, shape = problem.batch_shape, small.loss, np.shape(small.labels.multiplicity)
     weight, feature = (np.asarray(decay, dtype=np.float64) for decay in (problem.decay.weight, problem.decay.feature))
     product = weight * feature
     root = np.where(product > np.finfo(np.float64).tiny, np.sqrt(product), np.sqrt(weight) * np.sqrt(feature))
@@ -279,7 +279,7 @@ def logit_groups(problem: Problem) -> LogitGroups:
     flat = lambda value: np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), batch))  # noqa: E731
     return LogitGroups(
         np.array(np.broadcast_to(np.asarray(small.labels.copies, dtype=np.float64), shape)),
-        np.array(small.labels.weights, dtype=np.float64),
+        np.array(small.labels.multiplicity, dtype=np.float64),
         flat(root),
         flat(problem.decay.bias) if problem.model.bias == "decay" else None,
         None if loss.smoothing is None else flat(loss.smoothing),

@@ -1,9 +1,10 @@
 """Labels: how many samples each class has.
 
-A set of labels is a list of *columns*.  Column i carries a class and a weight, the number of samples it stands
-for.  The class-mean form has one column per class with weight n_k; the sample form has N columns with weight 1.
-One formula serves both:  N = sum of weights,  n_k = sum of the weights of class k.  A third form states equal classes
-once: g *kinds* of classes, m_a copies of kind a with n_a samples each, so that a million classes are never laid out.
+A set of labels is a list of *columns*.  Column i carries a class and a multiplicity, the number of samples it
+stands for.  The class-mean form has one column per class with multiplicity n_k; the sample form has N columns with
+multiplicity 1.  One formula serves both: N is the sum of all multiplicities, n_k that of class k.  A third form states
+equal classes once: g *kinds* of classes, m_a copies of kind a with n_a samples each, so that a million classes are
+never laid out.
 
 Class counts are array leaves: a sweep over imbalance is one compiled program.
 """
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 
 @record
 class Labels:
-    """Columns with classes and weights.
+    """Columns with classes and multiplicities.
 
     Attributes:
-        weights: number of samples that each column stands for, shape (*batch, n); n_a with ``copies``, (*batch, g).
+        multiplicity: number of samples that a column stands for, shape (*batch, n); with ``copies`` n_a, (*batch, g).
         classes: class of each column, shape (n,), in a stack (batch, n); ``None`` is the class-mean form, column k is
             class k.
         num_classes: K.
@@ -41,7 +42,7 @@ class Labels:
             labels with :func:`kinds`.
     """
 
-    weights: Array
+    multiplicity: Array
     classes: Array | None
     num_classes: int = static()
     copies: tuple[int, ...] | None = static(default=None)
@@ -49,12 +50,12 @@ class Labels:
     @property
     def num_columns(self) -> int:
         """Number of columns n of the feature matrix."""
-        return int(self.weights.shape[-1])
+        return int(self.multiplicity.shape[-1])
 
     @property
     def total(self) -> Float[Array, "*batch"] | float:
         """N, the number of samples."""
-        return (self.weights if self.copies is None else np.asarray(self.copies) * self.weights).sum(-1)
+        return (self.multiplicity if self.copies is None else np.asarray(self.copies) * self.multiplicity).sum(-1)
 
     @property
     def kinds(self) -> int:
@@ -75,23 +76,25 @@ class Labels:
     def counts(self) -> Float[Array, "*batch K"]:
         """Samples per class n_k, shape (*batch, K); of each kind, (*batch, g), with ``copies``."""
         if self.classes is None:
-            return self.weights
-        if isinstance(self.weights, np.ndarray) and isinstance(self.classes, np.ndarray):  # without an n x K matrix
-            classes, weights = np.broadcast_arrays(self.classes, self.weights)
-            rows = zip(classes.reshape(-1, self.num_columns), weights.reshape(-1, self.num_columns), strict=True)
-            found = np.array([np.bincount(own, weight, self.num_classes) for own, weight in rows])
-            return found.reshape(*weights.shape[:-1], self.num_classes)
+            return self.multiplicity
+        if isinstance(self.multiplicity, np.ndarray) and isinstance(
+            self.classes, np.ndarray
+        ):  # without an n x K matrix
+            classes, many = np.broadcast_arrays(self.classes, self.multiplicity)
+            rows = zip(classes.reshape(-1, self.num_columns), many.reshape(-1, self.num_columns), strict=True)
+            found = np.array([np.bincount(own, number, self.num_classes) for own, number in rows])
+            return found.reshape(*many.shape[:-1], self.num_classes)
         classes = self.column_classes[..., :, None]
         onehot = classes == np.arange(self.num_classes).reshape((1,) * (classes.ndim - 1) + (-1,))
-        return (self.weights[..., :, None] * onehot).sum(-2)
+        return (self.multiplicity[..., :, None] * onehot).sum(-2)
 
     @property
     def averages(self) -> Float[Array, "*batch n K"]:
         """S with H S = M, the class means, shape (*batch, n, K): w_i / n_k for column i of class k, else 0."""
         classes = self.column_classes[..., :, None]
         inside = classes == np.arange(self.num_classes).reshape((1,) * (classes.ndim - 1) + (-1,))
-        weights = self.weights[..., :, None] * inside
-        return weights / weights.sum(-2, keepdims=True)
+        inside = self.multiplicity[..., :, None] * inside
+        return inside / inside.sum(-2, keepdims=True)
 
     @property
     def is_balanced(self) -> bool:
@@ -100,12 +103,12 @@ class Labels:
         return bool(np.all(counts == counts[..., :1]))
 
     def by_class(self) -> Labels:
-        """The class-mean form: one column per class with weight n_k; copies lie side by side."""
+        """The class-mean form: one column per class with multiplicity n_k; copies lie side by side."""
         counts = self.counts if self.copies is None else self.counts[..., self.kind_of_class]
         return Labels(counts, None, self.num_classes)
 
     def by_sample(self) -> Labels:
-        """The sample form: n_k columns of weight 1 for class k, in class order. Needs whole counts."""
+        """The sample form: n_k columns of multiplicity 1 for class k, in class order. Needs whole counts."""
         counts = np.asarray(self.by_class().counts)
         if counts.ndim != 1:
             raise ValueError("labels: by_sample() works on one set of labels, not on a batch; index the batch first")

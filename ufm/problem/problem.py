@@ -59,13 +59,15 @@ class Problem:
         if self.model.readout == "pairs":
             return self.loss.mean(logits, self.labels)
         losses = column_losses(self.loss, logits, self.labels)
-        return jnp.sum(self.labels.weights * losses) / jnp.sum(self.labels.weights)
+        return jnp.sum(self.labels.multiplicity * losses) / jnp.sum(self.labels.multiplicity)
 
     def penalty(self, params: Params) -> Float[Array, ""]:
         """The decay terms."""
         decays = self.weight_decays
         total = sum((0.5 * c * jnp.sum(w**2) for c, w in zip(decays, params.weights, strict=True)), start=jnp.zeros(()))
-        total = total + 0.5 * self.decay.feature * jnp.sum(self.labels.weights * jnp.sum(params.features**2, axis=0))
+        total = total + 0.5 * self.decay.feature * jnp.sum(
+            self.labels.multiplicity * jnp.sum(params.features**2, axis=0)
+        )
         if params.bias is not None and self.model.bias == "decay":
             total = total + 0.5 * self.decay.bias * jnp.sum(params.bias**2)
         return total
@@ -102,7 +104,7 @@ class Problem:
         Solvers work in sqrt(m) x, where the decay is isotropic; ||g / sqrt(m)||^2 has the unit of F.  A block under
         a constraint gets the curvature that the data term has at zero logits; the bias, that of the data term.
         """
-        n, total, k = self.labels.weights, jnp.sum(self.labels.weights), self.labels.num_classes
+        n, total, k = self.labels.multiplicity, jnp.sum(self.labels.multiplicity), self.labels.num_classes
         weights = tuple(jnp.where(weight > 0, weight, 1.0 / k) for weight in map(jnp.asarray, self.weight_decays))
         feature = self.decay.feature * n
         feature = jnp.where(feature > 0, feature, n / total)
@@ -183,7 +185,7 @@ class Problem:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Leading shape of a stacked problem; () for a single one."""
-        return tuple(np.shape(self.labels.weights)[:-1])
+        return tuple(np.shape(self.labels.multiplicity)[:-1])
 
     def __len__(self) -> int:
         if not self.batch_shape:

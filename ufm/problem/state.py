@@ -617,7 +617,9 @@ def _align(problem: Problem) -> Problem:
     """Make every leaf float64 with one common leading batch shape."""
     names = [name for name, word in WORDS.items() if word.kind == "per class"]
     per_class: list[Array | None] = [getattr(problem.loss, name, None) for name in (*names, *problem.loss.per_class)]
-    vectors = {id(problem.labels.weights)} | {id(value) for value in per_class if value is not None and np.ndim(value)}
+    vectors = {id(problem.labels.multiplicity)} | {
+        id(value) for value in per_class if value is not None and np.ndim(value)
+    }
     if problem.model.depth > 1:
         vectors.add(id(problem.decay.weight))
     keep = {id(problem.labels.classes), id(getattr(problem.loss, "batches", None))}  # integers, the same in a stack

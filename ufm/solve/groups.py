@@ -420,7 +420,9 @@ def lift(problem: Problem, program: LogitGroups, result: GroupsResult) -> Params
     """
     group = group_of_classes(problem)
     small = problem.reduce().problem
-    scaled = jnp.asarray(lifted_logits(program, result, group)) * jnp.sqrt(jnp.asarray(small.labels.weights))[None, :]
+    scaled = (
+        jnp.asarray(lifted_logits(program, result, group)) * jnp.sqrt(jnp.asarray(small.labels.multiplicity))[None, :]
+    )
     params = factor(small, scaled, None if program.bias == "none" else jnp.asarray(result.bias)[group])
     if problem.labels.classes is None:
         return params

@@ -392,7 +392,7 @@ class _Queue:
 
 @compiled(static=(3,), bulk=True)
 def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Result:
-    k, n = problem.num_classes, problem.labels.weights.shape[0]
+    k, n = problem.num_classes, problem.labels.multiplicity.shape[0]
     table = jax.vmap(_numbers)(problem)
     size = table.start.shape[1]
 

@@ -55,7 +55,7 @@ class _BiasSpace:
 
     def parts(self, b: Any) -> tuple[Any, Any, Any, Any]:
         """(U, S, V^T, N lambda_Z) of T at b."""
-        counts = self.problem.labels.weights
+        counts = self.problem.labels.multiplicity
         target = (jnp.eye(b.shape[0]) - b[:, None]) * jnp.sqrt(counts)[None, :]
         u, s, vt = jnp.linalg.svd(target, full_matrices=False)
         return u, s, vt, jnp.sum(counts) * self.problem.lambda_z
@@ -67,7 +67,7 @@ class _BiasSpace:
 
     def value_and_gradient(self, b: Any) -> tuple[Any, Any]:
         """The envelope and its gradient."""
-        counts, total = self.problem.labels.weights, jnp.sum(self.problem.labels.weights)
+        counts, total = self.problem.labels.multiplicity, jnp.sum(self.problem.labels.multiplicity)
         u, s, vt, level = self.parts(b)
         cut = jnp.minimum(s, level)
         value = jnp.sum(cut**2) / (2 * total) + self.problem.lambda_z * jnp.sum(s - cut)
@@ -201,7 +201,7 @@ class _Split:
 
 
 def _split(problem: Problem) -> _Split:
-    total = jnp.sum(problem.labels.weights)
+    total = jnp.sum(problem.labels.multiplicity)
     eliminated = problem.loss_kind.name == "mse"
     has_b = problem.model.bias != "none" and not eliminated
     # Curvature bound of the data term in X: 1/N for MSE; half of it, with the squared scales, for cross-entropy.
@@ -213,7 +213,7 @@ def _split(problem: Problem) -> _Split:
         curvature = problem.metric().bias - problem.decay.bias
         root_m = jnp.sqrt(total * (1.0 + problem.decay.bias / jnp.minimum(curvature, bound)))
         bound = 2.0 * bound
-    return _Split(problem, jnp.sqrt(problem.labels.weights), root_m, total / bound, eliminated, has_b)
+    return _Split(problem, jnp.sqrt(problem.labels.multiplicity), root_m, total / bound, eliminated, has_b)
 
 
 def _one_threshold(split: _Split) -> _State:
@@ -222,7 +222,7 @@ def _one_threshold(split: _Split) -> _State:
     A free bias removes the component along v = sqrt(n/N): the target is centred.
     """
     start = split.start()
-    total = jnp.sum(split.problem.labels.weights)
+    total = jnp.sum(split.problem.labels.multiplicity)
     (x, _), value, _ = split.advance((start.x, start.b), start.gradient, total)
     status = jnp.where(jnp.isfinite(value), Status.CONVERGED, Status.NONFINITE)
     zero = start.steps
@@ -276,7 +276,7 @@ def mse_bias(problem: Problem, z: Any) -> Any:
     if problem.model.bias == "none":
         return jnp.zeros(z.shape[0])
     omega = problem.loss.column_weight(problem.labels)
-    a = problem.labels.weights / jnp.sum(problem.labels.weights)
+    a = problem.labels.multiplicity / jnp.sum(problem.labels.multiplicity)
     a = a if omega is None else omega * a
     decay = problem.decay.bias if problem.model.bias == "decay" else 0.0
     return -((z - jnp.eye(z.shape[0])) @ a) / (jnp.sum(a) + decay)
@@ -292,7 +292,7 @@ def factor(problem: Problem, x: Any, bias: Any) -> Params:
     root = jnp.sqrt(s[:keep] if problem.model.scale is None else s[:keep] / problem.model.scale)
     ratio = (problem.decay.feature / problem.decay.weight) ** 0.25
     w = ratio * u[:, :keep] * root[None, :]
-    h = root[:, None] * vt[:keep] / jnp.sqrt(problem.labels.weights)[None, :] / ratio
+    h = root[:, None] * vt[:keep] / jnp.sqrt(problem.labels.multiplicity)[None, :] / ratio
     if d > k:
         w = jnp.concatenate([w, jnp.zeros((k, d - k))], axis=1)
         h = jnp.concatenate([h, jnp.zeros((d - k, k))], axis=0)
@@ -309,7 +309,7 @@ def balance(problem: Problem, params: Params) -> Params:
     if problem.batch_shape:
         raise ValueError("problem: balance takes one problem; use jax.vmap for a stack")
     logits = problem.model.logits_without_bias(params)
-    return factor(problem, logits * jnp.sqrt(problem.labels.weights)[None, :], params.bias)
+    return factor(problem, logits * jnp.sqrt(problem.labels.multiplicity)[None, :], params.bias)
 
 
 def _as_result(problem: Problem, x: Any, bias: Any, status: Any, steps: Any, gtol: Any) -> Result:

@@ -39,7 +39,7 @@ def orthogonal_starts(problem: Problem) -> Params:
     """The starts, stacked along a leading axis; a pure array program for one problem."""
     labels, model, k = problem.labels, problem.model, problem.num_classes
     own = jnp.arange(k)[:, None] == jnp.asarray(labels.column_classes)[None, :]
-    counts = jnp.sum(jnp.where(own, jnp.asarray(labels.weights)[None, :], 0.0), axis=1)
+    counts = jnp.sum(jnp.where(own, jnp.asarray(labels.multiplicity)[None, :], 0.0), axis=1)
     scale = 1.0 if model.scale is None else model.scale
     metric = problem.metric()
     price = jnp.sum(jnp.where(own, jnp.broadcast_to(metric.features, own.shape), 0.0), axis=1)  # n_k lambda_H
@@ -96,7 +96,7 @@ def living_sets(classes: int, dim: int) -> np.ndarray:
 def _class_data(problem: Problem, margin: Any, own: Any) -> Any:
     """Data term of each class at the logits t (e_k - 1/K), (K,)."""
     logits = margin * (jnp.where(own, 1.0, 0.0) - 1.0 / problem.num_classes)
-    weights = jnp.asarray(problem.labels.weights)
+    weights = jnp.asarray(problem.labels.multiplicity)
     losses = weights * column_losses(problem.loss, logits, problem.labels) / jnp.sum(weights)
     return jnp.sum(jnp.where(own, losses[None, :], 0.0), axis=1)
 
@@ -104,7 +104,7 @@ def _class_data(problem: Problem, margin: Any, own: Any) -> Any:
 def _best_bias(problem: Problem, params: Params, own: Any) -> Any:
     """The bias of MSE that is best for the other factors: the mean residual, shrunk by its decay."""
     omega = problem.loss.column_weight(problem.labels)
-    weights = jnp.asarray(problem.labels.weights)
+    weights = jnp.asarray(problem.labels.multiplicity)
     share = weights * (1.0 if omega is None else omega) / jnp.sum(weights)
     residual = jnp.where(own, 1.0, 0.0) - problem.model.logits_without_bias(params)
     decay = problem.decay.bias if problem.model.bias == "decay" else 0.0

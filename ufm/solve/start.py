@@ -51,7 +51,7 @@ def geometric_factors(lambda_z: Any, counts: Any, balanced: bool) -> tuple[Any, 
 
 def geometric_start(problem: Problem) -> Params:
     """The start as parameters of a class-mean problem with positive decays and d >= K - 1."""
-    counts = problem.labels.weights
+    counts = problem.labels.multiplicity
     w, m = geometric_factors(problem.lambda_z, counts, balanced=True)
     w = w / jnp.sqrt(problem.decay.weight)
     m = m / jnp.sqrt(problem.decay.feature * counts)[None, :]
