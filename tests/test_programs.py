@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm import _programs, atlas
+from ufm import _numerics, _programs, atlas
 from ufm._numerics import record
 from ufm._programs import compiled, keep_compiled_programs
 from ufm.cli import declared
@@ -233,3 +234,85 @@ print(json.dumps([programs, default, places]))
 def test_device_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"^device: 'nowhere' is not a device here"):
         ufm.solve(ufm.shallow([5, 3]), device="nowhere")
+
+
+# ------------------------------------------------------------------ LAPACK takes one matrix at a time
+
+
+def lapack_shapes(function, *args) -> list[str]:
+    """The first argument of every call of LAPACK in a program, as ``8x8xf64``."""
+    with ufm.float64():
+        text = jax.jit(function).lower(*args).as_text()
+    return re.findall(r"custom_call @lapack_\w+\(.*?: \(tensor<(.*?)>", text)
+
+
+DECOMPOSITIONS = {
+    "eigh": lambda x: np.linalg.eigh(x)[0],
+    "eigvalsh": np.linalg.eigvalsh,
+    "svd": lambda x: np.linalg.svd(x)[1],
+    "singular_values": lambda x: np.linalg.svd(x, compute_uv=False),
+    "solve_linear": lambda x: np.linalg.solve(x, np.broadcast_to(np.ones(5), x.shape[:-1])[..., None])[..., 0],
+}
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_stacks_are_decomposed_one_matrix_after_another(name):
+    """Whether a stack comes by leading axes or by vmap, along the first axis or the last."""
+    x = np.random.default_rng(0).normal(size=(3, 4, 5, 5))
+    x = x + x.swapaxes(-1, -2)
+    rest = (np.ones((3, 4, 5)),) if name == "solve_linear" else ()
+    function, expected = getattr(_numerics, name), DECOMPOSITIONS[name](x)
+    pick = {"eigh": 0, "svd": 1}.get(name)
+
+    def read(*args):
+        found = function(*args)
+        return found if pick is None else found[pick]
+
+    last = jax.vmap(jax.vmap(read, in_axes=(-1, *(0 for _ in rest))))
+    with ufm.float64():
+        for found in (
+            read(x, *rest),
+            jax.vmap(jax.vmap(read))(x, *rest),
+            last(np.moveaxis(x, 1, -1), *rest),
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+    shapes = lapack_shapes(read, x, *rest) + lapack_shapes(last, np.moveaxis(x, 1, -1), *rest)
+    assert {shape.count("x") for shape in shapes} == {2}, shapes
+
+
+def test_a_decomposition_stays_in_one_call_on_other_devices():
+    x = np.ones((3, 5, 5))
+    traced = jax.jit(jax.vmap(_numerics.eigh)).trace(x)
+    assert "while" in traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "while" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+STACKED = {
+    "logits": lambda x: ufm.shallow([9, 9, 4], weight_decay=x),
+    "two spheres": lambda x: ufm.shallow([5, 5, 5], constraint="sphere", classifier_constraint="sphere", temperature=x),
+    "pairs": lambda x: ufm.contrastive([4, 3, 2], temperature=x),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_stacked_proofs_hold_no_stacked_call_of_lapack(name):
+    """jaxlib gives the parts of a stack to the threads of the processor and waits on one of them.
+
+    Certificates of 1,024 problems in two threads at once waited for each other for ever on two cores.
+    """
+    problem = ufm.stack([STACKED[name](x) for x in (0.1, 0.2, 0.3)])
+    params = jax.tree.map(
+        lambda leaf: np.broadcast_to(leaf, (3, *np.shape(leaf))), STACKED[name](0.1).init(jax.random.key(0))
+    )
+    shapes = lapack_shapes(ufm.certify, problem, params)
+    assert {shape.count("x") for shape in shapes} == {2}, shapes
+
+
+def test_only_one_module_calls_lapack():
+    """By :mod:`jax.numpy`; the search over deep starts runs in one thread and differentiates through its calls."""
+    calls = re.compile(r"(?:jnp|arrays)\.linalg\.(?!norm\b)\w+|(?:jax\.scipy|jsp|lax)\.linalg\.\w+")
+    found = {}
+    for path in sorted((ROOT / "ufm").rglob("*.py")):
+        if names := calls.findall(path.read_text(encoding="utf-8")):
+            found[path.name] = names
+    assert set(found) == {"_numerics.py", "_programs.py", "search.py"}, found

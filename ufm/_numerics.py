@@ -5,13 +5,11 @@ Every other room stands on this one.  It knows nothing of unconstrained features
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import dataclasses
 import functools
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -101,7 +99,7 @@ def in_float64(function: F, proves: bool = False) -> F:
             check_precision()
             return function(*args, **kwargs)
         device = processor() if proves else _asked.get() or processor()
-        with jax.enable_x64(True), jax.default_device(device), _PROOFS if proves else contextlib.nullcontext():
+        with jax.enable_x64(True), jax.default_device(device):
             try:
                 args, kwargs = jax.tree.map(functools.partial(_uncommitted, device=device), (args, kwargs))
                 return to_host(function(*args, **kwargs))
@@ -112,10 +110,6 @@ def in_float64(function: F, proves: bool = False) -> F:
 
     return wrapped  # type: ignore[return-value]
 
-
-_PROOFS = threading.RLock()
-"""Threads prove one after another: two large programs at once may each wait for threads of the processor that the other
-holds, for ever (jaxlib 0.10.2, certificates of 1024 problems on two cores)."""
 
 _asked: contextvars.ContextVar[Any] = contextvars.ContextVar("device", default=None)
 
@@ -218,6 +212,66 @@ def tree_dot(a: T, b: T) -> jax.Array:
 def tree_where(condition: Array | bool, a: T, b: T) -> T:
     """Leafwise ``jnp.where`` with one scalar condition."""
     return jax.tree.map(lambda u, v: jnp.where(condition, u, v), a, b)
+
+
+# ------------------------------------------------------------------ decompositions of stacked matrices
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function of matrices take stacks, by ``jax.vmap`` or leading axes, one after another on the processor.
+
+    LAPACK takes the matrices of a stack one by one anyway. jaxlib (0.10.2) gives large parts of a stack to the pool of
+    threads and waits for them, on a thread of the same pool: as many such calls at once as there are threads, of one
+    program or of several, wait for each other for ever. A single matrix is never parted. Other devices take a stack in
+    one call.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def single(*matrices: jax.Array) -> Any:
+        return function(*matrices)
+
+    @single.def_vmap
+    def stacked(size: int, batched: Sequence[bool], *matrices: jax.Array) -> Any:
+        whole = [
+            matrix if own else jnp.broadcast_to(matrix, (size, *matrix.shape))
+            for matrix, own in zip(matrices, batched, strict=True)
+        ]
+        found = jax.lax.platform_dependent(
+            *whole,
+            cpu=lambda *matrices: jax.lax.map(lambda rows: single(*rows), matrices),
+            default=jax.vmap(function),
+        )
+        return found, jax.tree.map(lambda _: True, found)
+
+    def mapped(*matrices: jax.Array) -> Any:
+        over = single
+        for _ in range(matrices[0].ndim - 2):
+            over = jax.vmap(over)
+        return over(*matrices)
+
+    return mapped
+
+
+eigh = _one_by_one(functools.partial(jnp.linalg.eigh, symmetrize_input=False))
+"""Eigenvalues, rising, and eigenvectors of a symmetric matrix, of which the lower triangle is read; or of a stack."""
+
+eigvalsh = _one_by_one(functools.partial(jnp.linalg.eigvalsh, symmetrize_input=False))
+"""Eigenvalues, rising, of a symmetric matrix, of which the lower triangle is read; or of a stack."""
+
+
+def symmetric(matrix: Any) -> Any:
+    """The symmetric part of a matrix, or of a stack."""
+    return 0.5 * (matrix + jnp.swapaxes(matrix, -1, -2))
+
+
+svd = _one_by_one(lambda matrix: jnp.linalg.svd(matrix, full_matrices=False))
+"""Thin singular value decomposition (U, S, V^T) of a matrix, or of a stack."""
+
+singular_values = _one_by_one(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False))
+"""Singular values, falling, of a matrix, or of a stack."""
+
+solve_linear = _one_by_one(jnp.linalg.solve)
+"""The solution x of A x = b for a matrix A and a vector b, or for stacks of both."""
 
 
 # ------------------------------------------------------------------ functions safe at their edges

@@ -147,21 +147,18 @@ class Chart:
     def answer(
         self, part: Part, rows: np.ndarray, settings: Mapping[str, Any], devices: Sequence[Any]
     ) -> tuple[Arrays, dict[int, str]]:
-        """Results of rows of a part, equal shares of them on each device (see :data:`ufm.sweep.engine.Answering`).
-
-        Devices of the processor take their shares one after another: they have its threads in common, and two programs
-        at once may each wait for threads that the other holds.
-        """
+        """Results of rows of a part, equal shares of them on each device (see :data:`ufm.sweep.engine.Answering`)."""
         del settings
         shares = np.split(rows, max(1, len(devices)))
-        own = {device for device in devices if device.platform != "cpu"}
         found: Any = placed(self.at if self.plane.fixed or self.plane.trace else self.found)
 
         def on(share: np.ndarray, device: Any) -> Arrays:
             return found(*self.coordinates(part, share), device=device)
 
-        with concurrent.futures.ThreadPoolExecutor(max(1, len(own))) as pool:
-            parts = list(pool.map(on, shares, devices or (None,)))
+        if len(shares) == 1:
+            return on(rows, devices[0] if devices else None), {}
+        with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
+            parts = list(pool.map(on, shares, devices))
         return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}, {}
 
     def found(self, *coordinates: Any) -> Arrays:
@@ -193,8 +190,6 @@ def _computed(chart: Chart, store: Store, options: Mapping[str, Any]) -> xr.Data
     """The dataset of a chart, by way of its blocks; the caller holds the folder."""
     plane = chart.plane
     store.sweep = chart  # not a copy read back from the folder, which has no plane
-    if options.get("executor") is None:  # a block at a time has all threads of the processor
-        options = {**options, "workers": 1}
     engine.fill(store, chart.answer, lambda part, settings: plane.block, **options)
     damaged: list[str] = []
     blocks = merged(store, damaged)
@@ -421,7 +416,7 @@ def run(
         cells: grid points along each axis; the diagram's own default otherwise.
         resume: go on with the unfinished run in ``out``, with the settings of its beginning.
         executor: see :func:`ufm.sweep.run`, as ``workers`` and ``devices``.
-        workers: blocks at work at a time, with an executor; in this process one on each device.
+        workers: blocks at work at a time.
         devices: where problems are solved; bounds are proven on the processor.
         progress: called after each block with (cells done, cells in all, cells by status).
         **settings: of the diagram, see :func:`settings_of`.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import show, whole_number
-from .._numerics import in_float64, is_traced, number, record, static
+from .._numerics import eigvalsh, in_float64, is_traced, number, record, static
 from .._programs import compiled
 from ..problem import (
     CrossEntropy,
@@ -382,7 +382,7 @@ def _off_gram(program: GramProgram, gram: GroupGram) -> Any:
     block = jnp.where(eye, 0.0, root[:, None] * root[None, :] * gram.between)
     block = block + jnp.diag(gram.square + (program.classes - 1) * gram.within)
     usable = jnp.all(jnp.isfinite(block))
-    least = jnp.linalg.eigvalsh(jnp.where(usable, block, jnp.zeros_like(block)), symmetrize_input=False)[0]
+    least = eigvalsh(jnp.where(usable, block, jnp.zeros_like(block)))[0]
     off = jnp.maximum(-least / (unit * jnp.max(program.classes) * program.groups), 0.0)
     off = jnp.maximum(off, jnp.max(gram.within - gram.square) / unit)
     if program.on_sphere:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .._checks import whole_number
-from .._numerics import in_float64, record
+from .._numerics import eigh, eigvalsh, in_float64, record, svd, symmetric
 from .._programs import compiled
 from ..problem import CrossEntropy, Params, Problem, as_params, check_problem, check_tolerance
 from ..problem.losses import own_mask
@@ -133,7 +133,7 @@ def _curvature_of(problem: Problem, params: Params, amount: int, relative: Any) 
     gradient, hessian = jax.grad(objective)(vector), jax.hessian(objective)(vector)
     if _on_spheres(problem):
         gradient, hessian = _on_tangents(params.features, gradient, hessian)
-    values, vectors = jnp.linalg.eigh(hessian)
+    values, vectors = eigh(symmetric(hessian))
     residuals = norm_of(hessian @ vectors[:, :amount] - vectors[:, :amount] * values[None, :amount], axis=0)
     norm, slope, size = jnp.max(jnp.abs(values)), norm_of(gradient), norm_of(vector)
     tolerance = relative * norm + 8 * slope / jnp.where(size > 0, size, 1.0)
@@ -185,7 +185,7 @@ def _symmetry_modes(problem: Problem, params: Params, cut: float = 1e-7) -> Any:
     """
     d = problem.model.dim
     gram = _frame(params)
-    singular = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram @ gram.T), 0.0))
+    singular = jnp.sqrt(jnp.maximum(eigvalsh(symmetric(gram @ gram.T)), 0.0))
     rank = jnp.sum(singular > cut * jnp.maximum(jnp.max(singular), 1e-300))
     rest = d - rank
     shift = int(problem.loss_kind is CrossEntropy and problem.model.bias == "free")
@@ -217,9 +217,9 @@ def _escape(problem: Problem, params: Params) -> Escape:
     counts = jnp.sum(weights, axis=1)
     slope = jax.grad(problem.data_term)(problem.model.logits(params))  # K x n, column weights included
     gamma = slope @ indicator.T.astype(slope.dtype) / jnp.sqrt(counts)[None, :]
-    left, sigma, right = jnp.linalg.svd(gamma)
+    left, sigma, right = svd(gamma)
     frame = _frame(params)
-    spectrum, directions = jnp.linalg.eigh(frame @ frame.T)
+    spectrum, directions = eigh(symmetric(frame @ frame.T))
     q = directions[:, 0]
     ratio = (decay.feature / decay.weight) ** 0.25
     means = -q[:, None] * (right[0] / jnp.sqrt(counts))[None, :] / ratio

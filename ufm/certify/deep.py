@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._numerics import eigh, eigvalsh, symmetric
 from .._programs import compiled
 from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Params, Problem
 from ..problem.problem import Decay
@@ -164,7 +165,7 @@ def _directions(problem: Problem, params: Params) -> Any:
     found = jnp.where(jnp.isfinite(found), found, 0.0)
     found = found * jnp.stack([powers_of_two(one)[0] for one in found])[:, None, None]
     gram = jnp.einsum("dck,dcj->dkj", found, found)
-    size = jnp.sum(jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0.0)), axis=1)
+    size = jnp.sum(jnp.sqrt(jnp.maximum(eigvalsh(symmetric(gram)), 0.0)), axis=1)
     return found / jnp.where(size > 0, size, 1.0)[:, None, None]
 
 
@@ -245,7 +246,7 @@ def _cut(setting: Setting, residual: Any, level: Any) -> tuple[Any, Any]:
     matrix = factor * residual
     down, up = powers_of_two(matrix)
     matrix = matrix * down
-    _, vectors = jnp.linalg.eigh(matrix.T @ matrix, symmetrize_input=False)
+    _, vectors = eigh(matrix.T @ matrix)
     columns = matrix @ vectors
     sigma = jnp.sqrt(jnp.sum(columns**2, axis=0))
     gain = jnp.minimum(1.0, level * down / jnp.where(sigma > 0, sigma, 1.0))

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._numerics import record, static
+from .._numerics import eigh, record, static
 from ..problem import CrossEntropy, Labels, Params, Problem
 from .form import FACTOR_ROUNDINGS, ClassForm, bounded_cost, is_bounded
 from .norm import Basis, absolute_norm, basis, verified_norm
@@ -153,7 +153,7 @@ def _snapped_points(setting: Setting, residual: Any, candidates: int) -> tuple[A
     matrix = jnp.where(finite, matrix, jnp.zeros_like(matrix))
     down, up = powers_of_two(matrix)
     matrix = matrix * down
-    _, vectors = jnp.linalg.eigh(matrix.T @ matrix, symmetrize_input=False)
+    _, vectors = eigh(matrix.T @ matrix)
     frame = basis(vectors)
     columns = matrix @ vectors
     sigma = jnp.sqrt(jnp.sum(columns**2, axis=0))[::-1]  # descending, up to rounding

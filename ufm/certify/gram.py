@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._numerics import record
+from .._numerics import eigh, record, solve_linear
 from ..problem.gram import GramProgram, GroupGram
 from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma, in_range, is_whole, own_entropy
 
@@ -181,7 +181,7 @@ def _pad(factor: Any, size: int) -> Any:
 
 def _eigh(matrix: Any) -> tuple[Any, Any]:
     finite = jnp.all(jnp.isfinite(matrix))
-    values, vectors = jnp.linalg.eigh(jnp.where(finite, matrix, jnp.zeros_like(matrix)), symmetrize_input=False)
+    values, vectors = eigh(jnp.where(finite, matrix, jnp.zeros_like(matrix)))
     return jnp.where(finite, values, jnp.nan), vectors
 
 
@@ -259,7 +259,7 @@ def _matched(program: GramProgram, trial: Trial, target: Any) -> Any:
         level = jnp.where(degree > 0, scale, 0.0)
         laplace = jnp.eye(size) - flow / (scale[:, None] * scale[None, :])
         laplace = laplace + level[:, None] * level[None, :] / jnp.maximum(jnp.sum(level**2), 1e-300)
-        potential = jnp.linalg.solve(laplace, classes * wanted / scale) / scale
+        potential = solve_linear(laplace, classes * wanted / scale) / scale
         mass = jnp.maximum(mass + conduct * (potential[:, None] - potential[None, :]), 0.0)
     share = jnp.where(program.share > 0, program.share, 1.0)
     return _kept(mass / (program.scale * share[:, None]))

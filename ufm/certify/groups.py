@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import show, whole_number
-from .._numerics import in_float64, number, record
+from .._numerics import eigh, in_float64, number, record, svd
 from .._programs import compiled
 from ..problem import check_kind, check_tolerance
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
@@ -127,7 +127,7 @@ def _nuclear_upper(block: Any) -> Any:
     """
     g = block.shape[0]
     finite = jnp.all(jnp.isfinite(block))
-    u, s, vt = jnp.linalg.svd(jnp.where(finite, block, 0.0))
+    u, s, vt = svd(jnp.where(finite, block, 0.0))
     root = jnp.sqrt(s)
     left, right = u * root[None, :], root[:, None] * vt
     apart = jnp.sqrt(jnp.sum((block - left @ right) ** 2))
@@ -324,7 +324,7 @@ def _block_norm(block: Any, drift: Any) -> Any:
     finite = jnp.all(jnp.isfinite(block))
     safe = jnp.where(finite, block, 0.0)
     square = safe * powers_of_two(safe)[0]
-    _, vectors = jnp.linalg.eigh(square.T @ square, symmetrize_input=False)
+    _, vectors = eigh(square.T @ square)
     return jnp.where(finite, verified_norm(safe, basis(vectors), drift), jnp.nan)
 
 

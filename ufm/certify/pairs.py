@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import record
+from .._numerics import eigh, record
 from ..problem import BatchedSupCon, Params, Problem, Sigmoid, Spread, SupCon
 from ..problem.gram import GramProgram, GroupGram, class_program
 from .enclosure import Ball, NoRule, enclose, radius_of, why_not
@@ -369,7 +369,7 @@ def _shifted(matrix: Any, slope: Any) -> tuple[Any, Any]:
     """((U U^T)_ii, sum_{j != i} |slope - U U^T|_ij), upper bounds, with U U^T the matrix shifted to be singular."""
     n = matrix.shape[0]
     finite = jnp.all(jnp.isfinite(matrix))
-    values, vectors = jnp.linalg.eigh(jnp.where(finite, matrix, jnp.zeros_like(matrix)), symmetrize_input=False)
+    values, vectors = eigh(jnp.where(finite, matrix, jnp.zeros_like(matrix)))
     factor = vectors * jnp.sqrt(jnp.maximum(values - values[0], 0.0))[None, :]
     product, size = factor @ factor.T, jnp.abs(factor) @ jnp.abs(factor).T
     error = SLACK * jnp.abs(slope - product) + gamma(n + 4) * size + gamma(8) * jnp.abs(slope)

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._numerics import eigh
 from ..problem import Labels, Params, Problem
 from .dual import Bound
 from .enclosure import Ball, enclose, radius_of, why_not
@@ -130,7 +131,7 @@ def _norm(form: ClassForm, slope: Ball) -> Any:
     largest = jnp.max(jnp.abs(matrix))
     unit = matrix / jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
     unit = jnp.where(jnp.all(jnp.isfinite(unit)), unit, jnp.zeros_like(unit))
-    _, vectors = jnp.linalg.eigh(unit.T @ unit, symmetrize_input=False)
+    _, vectors = eigh(unit.T @ unit)
     return verified_norm(matrix, basis(vectors), error)
 
 

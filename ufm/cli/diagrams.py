@@ -102,10 +102,10 @@ class Phase:
     """A setting of the diagram, such as classes=3 or temperatures=[0.1,1]; may be repeated."""
     resume: bool = False
     """Go on with the unfinished run in --out, with the settings of its beginning."""
+    workers: int | None = None
+    """Blocks at work at a time; one per core by default."""
     scheduler: str | None = None
     """Address of a dask scheduler (tcp://host:8786), or local:N for N processes of this machine."""
-    workers: int | None = None
-    """Blocks at work at a time, with --scheduler; 64 by default."""
     json: bool = False
     """Print one JSON object."""
 

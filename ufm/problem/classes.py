@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import Array, is_traced
+from .._numerics import Array, is_traced, singular_values
 from .checks import check_problem
 from .models import Params
 from .params import as_params
@@ -77,7 +77,8 @@ def class_spectrum(problem: Problem, params: Params[A]) -> Float[A, "*batch _"]:
     """
     arrays, params = _checked(problem, params)
     root = arrays.sqrt(arrays.asarray(problem.labels.counts))
-    return arrays.linalg.svd(_outputs(arrays, problem, params) * root[..., None, :], compute_uv=False)
+    scaled = _outputs(arrays, problem, params) * root[..., None, :]
+    return singular_values(scaled) if arrays is jnp else np.linalg.svd(scaled, compute_uv=False)
 
 
 def _checked(problem: Problem, params: Params) -> tuple[ModuleType, Params]:

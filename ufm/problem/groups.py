@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import _checks as door
 from .._checks import ArrayLike, one_of, positive_array, real_array, show
-from .._numerics import Array, in_float64, is_traced, record, static
+from .._numerics import Array, in_float64, is_traced, record, singular_values, static
 from .._text import nearest_word
 from .losses import CrossEntropy, check_loss
 from .problem import A_PROBLEM, Problem, equal_classes, loss_parameter, why_not_convex
@@ -116,7 +116,7 @@ class LogitGroups:
         between = jnp.asarray(between)
         block = root[:, None] * between * (root * jnp.sqrt(jnp.asarray(self.counts)))[None, :]
         scalars = jnp.sum((self.classes - 1) * jnp.sqrt(jnp.asarray(self.counts)) * jnp.abs(alpha))
-        norm = scalars + jnp.sum(jnp.linalg.svd(block, compute_uv=False))
+        norm = scalars + jnp.sum(singular_values(block))
         decay = 0.0
         if self.bias == "decay":
             assert self.bias_decay is not None

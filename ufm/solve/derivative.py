@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from .._numerics import eigh, svd, symmetric
 from ..problem import Params, Problem
 from .result import Result
 
@@ -83,10 +84,10 @@ def _move(problem: Problem, params: Params, change: Any) -> tuple[Any, Params]:
     _, push = jax.jvp(lambda p: slope(p, y), (problem,), (change,))
     symmetries = _symmetries(problem, jax.tree.map(jnp.asarray, params))
     directions = jax.vmap(lambda tree: ravel_pytree(tree)[0] / unit)(symmetries)
-    _, sizes, basis = jnp.linalg.svd(directions, full_matrices=False)
+    _, sizes, basis = svd(directions)
     basis = jnp.where((sizes > _SAME * jnp.max(sizes, initial=1e-300))[:, None], basis, 0.0)
     hessian = jax.jacfwd(lambda y: slope(problem, y))(y)
-    values, vectors = jnp.linalg.eigh(0.5 * (hessian + hessian.T) + jnp.max(jnp.abs(hessian)) * basis.T @ basis)
+    values, vectors = eigh(symmetric(0.5 * (hessian + hessian.T) + jnp.max(jnp.abs(hessian)) * basis.T @ basis))
     inverse = jnp.where(jnp.abs(values) > _FLAT, 1.0 / values, jnp.nan)
     moved = -(vectors * inverse[None, :]) @ (vectors.T @ push)
     moved = moved - basis.T @ (basis @ moved)

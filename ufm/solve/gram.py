@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _checks as door
-from .._numerics import in_float64, number, record, unit_columns
+from .._numerics import eigh, in_float64, number, record, symmetric, unit_columns
 from .._programs import compiled
 from ..problem import GramProgram, GroupGram, Params, Problem, check_kind
 from .loop import check_limits, walk
@@ -137,7 +137,7 @@ def simplex_factor(program: GramProgram) -> Any:
     radius = jnp.ones(()) if program.on_sphere else _ridge_square(program)
     off = -1.0 / (k - 1.0)
     block = jnp.where(jnp.eye(g, dtype=bool), ((1.0 + (m - 1.0) * off) / m)[None, :], off)
-    values, vectors = jnp.linalg.eigh(block)
+    values, vectors = eigh(symmetric(block))
     v = vectors.T * jnp.sqrt(jnp.maximum(values, 0.0))[:, None]
     t = jnp.sqrt(jnp.maximum(1.0 - jnp.sum(v * v, axis=0), 0.0))
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(g + 1, g)))
@@ -207,7 +207,7 @@ def features_of(matrix: Any, dim: int) -> Any:
     """Features, d x K, with a K x K Gram matrix (the nearest in d dimensions if its rank is above d)."""
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"matrix: shape {matrix.shape} is not square; give a K x K Gram matrix")
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = eigh(symmetric(matrix))
     size = values.shape[0]
     values = jnp.where(values > 4 * size * jnp.finfo(values.dtype).eps * values[-1], values, 0.0)
     kept = min(dim, size)

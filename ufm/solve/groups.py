@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import _checks as door
 from .._checks import show, whole_number
-from .._numerics import in_float64, number, record
+from .._numerics import eigh, in_float64, number, record, svd
 from .._programs import compiled
 from ..measure.modes import phase_of_modes
 from ..problem import Params, Problem, check_kind
@@ -170,7 +170,7 @@ def _begin_factors(space: _Factors) -> Any:
     miss = jnp.clip((numbers.lambda_z[0] / force + numbers.smoothing[0]) * (1.0 - 1.0 / total), 1e-300, 1.0)
     gap = jnp.maximum(jnp.log(jnp.maximum((total - 1.0) * (1.0 - miss) / miss, 1.0)), 0.1) / scale
     between = gap[None, :] * (jnp.diag(1.0 / k) - 1.0 / total)
-    left, s, right = jnp.linalg.svd(between * space.outer)
+    left, s, right = svd(between * space.outer)
     root = jnp.sqrt(s[: g - 1])
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(g, g - 1)))
     u = left[:, : g - 1] * root[None, :] + 1e-3 * root[0] * noise
@@ -189,7 +189,7 @@ def _measure(numbers: GroupLanes, alpha: Any, between: Any, bias: Any, rank: Any
     excess = jnp.where(alpha > 0, jnp.abs(excess), jnp.maximum(-excess, 0.0))
     matrix = between * outer
     finite = jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(gm))
-    left, s, right = jnp.linalg.svd(jnp.where(finite, matrix, 0.0))
+    left, s, right = svd(jnp.where(finite, matrix, 0.0))
     force = jnp.where(finite, -gm / outer / level, 0.0)
     alive = jnp.arange(s.shape[0]) < rank
     inner = left.T @ force @ right.T
@@ -214,7 +214,7 @@ def _polish(space: _Factors, y: Any) -> Any:
         g, h = gradient(y), curvature(y)
         h = 0.5 * (h + h.T)
         finite = jnp.all(jnp.isfinite(h))
-        values, vectors = jnp.linalg.eigh(jnp.where(finite, h, 0.0))
+        values, vectors = eigh(jnp.where(finite, h, 0.0))
         keep = jnp.abs(values) > 1e-11 * jnp.max(jnp.abs(values))
         move = vectors @ (jnp.where(keep, vectors.T @ g, 0.0) / jnp.where(keep, jnp.abs(values), 1.0))
         new = y - move
@@ -232,13 +232,13 @@ def _solve_factors(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any,
     # walk gives back what to_params makes; the polish needs coordinates, so they are found again.
     reached: Any = result.params
     alpha, between, bias = reached
-    left, s, right = jnp.linalg.svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
+    left, s, right = svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
     root = jnp.sqrt(s[: g - 1])
     parts = [jnp.sqrt(2 * space.cost * alpha), (left[:, : g - 1] * root[None, :]).ravel()]
     parts += [(root[:, None] * right[: g - 1]).ravel()]
     y = jnp.concatenate([*parts, bias * space.unit] if numbers.bias != "none" else parts)
     alpha, between, bias = space.to_params(_polish(space, y))
-    left, s, right = jnp.linalg.svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
+    left, s, right = svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
 
     def cut(share: Any) -> tuple[Any, ...]:
         kept = s > share * jnp.maximum(s[0], numbers.lambda_z[0])

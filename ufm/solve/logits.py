@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _checks as door
-from .._numerics import record, tree_dot, tree_where
+from .._numerics import record, svd, tree_dot, tree_where
 from ..problem import Params, Problem, is_explicit
 from ..problem.problem import A_PROBLEM
 from .loop import RECORDED_STEPS
@@ -57,7 +57,7 @@ class _BiasSpace:
         """(U, S, V^T, N lambda_Z) of T at b."""
         counts = self.problem.labels.multiplicity
         target = (jnp.eye(b.shape[0]) - b[:, None]) * jnp.sqrt(counts)[None, :]
-        u, s, vt = jnp.linalg.svd(target, full_matrices=False)
+        u, s, vt = svd(target)
         return u, s, vt, jnp.sum(counts) * self.problem.lambda_z
 
     def logits(self, b: Any) -> Any:
@@ -178,7 +178,7 @@ class _Split:
 
     def threshold(self, x: Any, level: Any) -> tuple[Any, Any]:
         """X with its singular values lowered by a level, and their sum then."""
-        u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+        u, s, vt = svd(x)
         s = jnp.maximum(s - level, 0.0)
         s = jnp.where(jnp.arange(self.problem.num_classes) < self.problem.model.dim, s, 0.0)
         return (u * s[None, :]) @ vt, jnp.sum(s)
@@ -284,7 +284,7 @@ def mse_bias(problem: Problem, z: Any) -> Any:
 
 def factor(problem: Problem, x: Any, bias: Any) -> Params:
     """W and H with s W H = Z and balanced decay terms, from X = Z D^{1/2} (shallow theory, 1.1)."""
-    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    u, s, vt = svd(x)
     # A zero singular value comes out of the SVD as rounding, and the factors would carry its square root.
     s = jnp.where(s > _ZERO * s[0], s, 0.0)
     d, k = problem.model.dim, problem.num_classes

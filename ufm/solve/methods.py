@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _checks as door
-from .._numerics import record, static, tree_where
+from .._numerics import eigh, record, static, symmetric, tree_where
 from .._registry import Registry
 from .space import Space
 
@@ -473,7 +473,7 @@ class Newton(Method):
         old = state.point
         hessian = jax.hessian(space.value)(old.y)
         finite = jnp.all(jnp.isfinite(hessian))
-        eigenvalues, vectors = jnp.linalg.eigh(jnp.where(finite, hessian, jnp.eye(old.y.shape[0])))
+        eigenvalues, vectors = eigh(symmetric(jnp.where(finite, hessian, jnp.eye(old.y.shape[0]))))
         top = jnp.max(jnp.abs(eigenvalues))
         slope = vectors.T @ old.gradient
         active = jnp.abs(eigenvalues) > self.cut * top

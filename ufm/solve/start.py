@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .._numerics import svd
 from ..problem import Params, Problem
 
 _LEAST_MARGIN = 0.1
@@ -41,7 +42,7 @@ def geometric_factors(lambda_z: Any, counts: Any, balanced: bool) -> tuple[Any, 
     strength = lambda_z * expected_margins(lambda_z, counts) * jnp.sqrt(counts)
     k = counts.shape[-1]
     if balanced:
-        u, s, vt = jnp.linalg.svd((jnp.eye(k) - 1.0 / k) * strength[None, :], full_matrices=False)
+        u, s, vt = svd((jnp.eye(k) - 1.0 / k) * strength[None, :])
         root = jnp.sqrt(s[: k - 1])
         return u[:, : k - 1] * root[None, :], root[:, None] * vt[: k - 1]
     basis = jnp.asarray(helmert(k))
