@@ -5,6 +5,7 @@ Every other room stands on this one.  It knows nothing of unconstrained features
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import functools

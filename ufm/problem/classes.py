@@ -78,7 +78,8 @@ def class_spectrum(problem: Problem, params: Params[A]) -> Float[A, "*batch _"]:
     arrays, params = _checked(problem, params)
     root = arrays.sqrt(arrays.asarray(problem.labels.counts))
     scaled = _outputs(arrays, problem, params) * root[..., None, :]
-    return singular_values(scaled) if arrays is jnp else np.linalg.svd(scaled, compute_uv=False)
+    values: Any = singular_values(scaled) if arrays is jnp else np.linalg.svd(scaled, compute_uv=False)
+    return values
 
 
 def _checked(problem: Problem, params: Params) -> tuple[ModuleType, Params]:
