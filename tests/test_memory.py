@@ -74,6 +74,24 @@ def test_the_tightest_control_group_counts(tmp_path):
     assert _memory._of_control_groups(tmp_path, own) == 400
 
 
+def test_a_small_problem_does_not_ask_how_much_is_free(monkeypatch):
+    """To ask takes 2 ms, ten times what it takes to state the problem."""
+    monkeypatch.delenv("UFM_MEMORY", raising=False)
+    asked = []
+    monkeypatch.setattr(_memory, "available", lambda: asked.append(1) or 1e3)
+    problem = ufm.shallow([30] * 5 + [6] * 5, weight_decay=1e-3)
+    ufm.deep([5, 5], depth=4, weight_decay=1e-3)
+    ufm.contrastive([5, 5, 2], temperature=0.5)
+    check_fits(problem, LBFGS())
+    ufm.theory.predict(problem)
+    assert not asked
+    with pytest.raises(ValueError, match="needs .* and 1 kB are free"):
+        _memory.check_bytes("counts", "a list", _memory.TAKEN_FREELY + 1, "give fewer")
+    monkeypatch.setenv("UFM_MEMORY", "1e3")
+    with pytest.raises(ValueError, match="needs .* are allowed by UFM_MEMORY"):
+        _memory.check_bytes("counts", "a list", 2e3, "give fewer")
+
+
 def test_the_machine_has_memory():
     assert 2**20 < _memory.available() < 2**60
 

@@ -29,6 +29,10 @@ LARGEST_UNFOLDING = 200
 
 UNFOLDED_FREELY = 256 * 2**20
 
+TAKEN_FREELY = 64 * 2**20
+"""Bytes that are taken without asking how many are free: to ask costs more than to state a problem, and a process that
+has no more than these left cannot compile anything."""
+
 UNREADABLE = (
     *(OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, RecursionError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError),
@@ -158,6 +162,11 @@ def _number(path: Path) -> float | None:
     return float(text) if text.isdecimal() else None
 
 
+def exceeds_limit(needed: float) -> bool:
+    """Whether bytes are more than may be taken; :data:`TAKEN_FREELY` bytes are not unless ``UFM_MEMORY`` says so."""
+    return (needed > TAKEN_FREELY or stated_limit() is not None) and needed > limit()
+
+
 def in_words(size: float) -> str:
     """A number of bytes for a person: ``1.8 TB``."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -172,9 +181,8 @@ def check_bytes(name: str, what: str, needed: float, remedy: str) -> None:
     Raises:
         ValueError: ``name: what needs ... of memory and ... may be taken; remedy``.
     """
-    most = limit()
-    if needed > most:
-        whence = "are free" if stated_limit() is None else "are allowed by UFM_MEMORY"
+    if exceeds_limit(needed):
+        most, whence = limit(), "are free" if stated_limit() is None else "are allowed by UFM_MEMORY"
         raise ValueError(
             f"{name}: {what} needs {in_words(needed)} of memory ({needed:.3g} bytes) and {in_words(most)} {whence}; "
             f"{remedy}, or set UFM_MEMORY to a higher limit"

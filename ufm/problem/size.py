@@ -44,8 +44,6 @@ def check_fits(problem: Problem, route: str | Walk, *, lanes: int = 1, merged: b
     """
     stacked = max(1, math.prod(problem.batch_shape))
     needed = 8.0 * lanes * stacked * _entries(problem, route, merged)
-    if needed < 2**28:  # not worth asking how much is free
-        return
     k, n = problem.num_classes, problem.labels.num_columns
     size = f"{k} classes" if n == k else f"{n} columns of {k} classes"
     size += f" in {stacked} problems" if stacked > 1 else ""

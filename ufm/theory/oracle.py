@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import _checks as door
-from .._memory import in_words, limit
+from .._memory import exceeds_limit, in_words, limit
 from .._registry import Registry
 from ..problem import Params, Problem, check_problem
 from ..references import Reference, references_in, register_reference
@@ -132,7 +132,7 @@ class Oracle:
         if problem.batch_shape:
             raise ValueError("problem: an oracle speaks of one problem; index the stack first")
         needed = 8.0 * _MATRICES * float(problem.num_classes) ** 2
-        if not self.for_many_classes and needed > limit():
+        if not self.for_many_classes and exceeds_limit(needed):
             found = f"{in_words(needed)} needed for K = {problem.num_classes}, {in_words(limit())} free"
             return self._silent((Hypothesis("memory for K x K matrices", False, found),))
         conditions: tuple[Hypothesis, ...] = ()
