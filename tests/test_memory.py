@@ -85,10 +85,10 @@ def test_a_small_problem_does_not_ask_how_much_is_free(monkeypatch):
     check_fits(problem, LBFGS())
     ufm.theory.predict(problem)
     assert not asked
-    with pytest.raises(ValueError, match="needs .* and 1 kB are free"):
+    with pytest.raises(ValueError, match=r"needs .* and 1 kB are free"):
         _memory.check_bytes("counts", "a list", _memory.TAKEN_FREELY + 1, "give fewer")
     monkeypatch.setenv("UFM_MEMORY", "1e3")
-    with pytest.raises(ValueError, match="needs .* are allowed by UFM_MEMORY"):
+    with pytest.raises(ValueError, match=r"needs .* are allowed by UFM_MEMORY"):
         _memory.check_bytes("counts", "a list", 2e3, "give fewer")
 
 
