@@ -21,10 +21,6 @@ MIRRORED = {"batches.py", "cells.py", "contrastive.py", "deep.py", "gram.py", "g
 in atlas. Cells of a grid are stated in sweep and answered in answer; batches are listed in problem, theory knows which
 of them keep the geometry of the full batch."""
 
-# Not yet split, to be dropped with the change that splits them.
-STILL_LONG: set[str] = set()
-STILL_LONG_FUNCTIONS = {"atlas/shallow.py:focal"}
-
 
 def modules():
     return {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -50,12 +46,12 @@ def long_functions(limit):
 
 def test_no_module_is_long():
     long = {name: size for name, path in modules().items() if (size := len(path.read_text().splitlines())) > 700}
-    assert set(long) - STILL_LONG == LONG_MODULES, long
+    assert set(long) == LONG_MODULES, long
 
 
 def test_no_function_is_long():
     long = long_functions(60)
-    assert set(long) - STILL_LONG_FUNCTIONS == STRAIGHT_LINES, long
+    assert set(long) == STRAIGHT_LINES, long
 
 
 def test_lines_of_code_are_counted():

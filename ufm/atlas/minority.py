@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Bool, Float64, Int
 
-from .._checks import FRACTION, POSITIVE, callable_or_none, checked, numbers_of, of_type, path, whole, word
+from .._checks import FRACTION, POSITIVE, ArrayLike, callable_or_none, checked, numbers_of, of_type, path, whole, word
 from .._files import make_folder
 from ..answer import certified_many
 from ..measure import PHASES, collapse_phase, gram_distance, norms, numerical_rank, simplex_etf_gram
@@ -24,7 +25,7 @@ from ..problem import Labels, Params, Problem, class_logits, class_means, labels
 from ..problem.words import WORDS
 from ..sweep import CONTRADICTION
 from ..sweep.boundary import Boundary
-from ..theory.imbalance import phase_of, two_group_thresholds
+from ..theory.imbalance import TwoGroupThresholds, phase_of, two_group_thresholds
 from .diagram import Answers, Arrays, Axis, Plane, Trace, diagram
 from .runner import Chart, dataset_of, save, summary
 
@@ -37,7 +38,9 @@ _PHASE_GRADIENT = 1e-9
 """Relative gradient at which phases are read: dead modes have then shrunk far below the tolerance."""
 
 
-def group_margins(problem: Problem, params: Params, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def group_margins(
+    problem: Problem, params: Params, sizes: tuple[int, ...]
+) -> tuple[Float64[np.ndarray, "m g"], Float64[np.ndarray, "m g"]]:
     """By how much each mode of a nearly optimal point is alive; negative if it is dead.
 
     In X = Z D^{1/2}, with the gradient Gamma of the data term there, a mode of strength x and dual strength g = -gamma
@@ -79,7 +82,7 @@ def group_margins(problem: Problem, params: Params, sizes: tuple[int, ...]) -> t
     return np.stack(within, axis=1) - 1.0, np.linalg.svd(block, compute_uv=False) - 1.0
 
 
-def _residual(problem: Problem, logits: np.ndarray, bias: Any) -> np.ndarray:
+def _residual(problem: Problem, logits: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """Gradient of the loss of each class in its logits, (m, K, K)."""
     k = logits.shape[-1]
     z = logits if bias is None else logits + np.asarray(bias)[..., :, None]
@@ -168,17 +171,17 @@ def ce_minority(
     )
 
 
-def _threshold_lines(thresholds: Any) -> dict[str, tuple[str, np.ndarray]]:
+def _threshold_lines(thresholds: TwoGroupThresholds) -> dict[str, tuple[str, np.ndarray]]:
     names = ("minority collapse", "between-cluster collapse", "complete collapse")
     return {f"threshold_{key}": (name, t) for key, name, t in zip(thresholds._fields, names, thresholds, strict=True)}
 
 
-def two_group_codes(inside: np.ndarray, between: np.ndarray) -> np.ndarray:
+def two_group_codes(inside: Bool[np.ndarray, "m 2"], between: Bool[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
     """Codes of :data:`ufm.measure.PHASES` of two groups of at least two classes; -1 where it is none of them.
 
     Args:
-        inside: whether the contrast inside the majority and inside the minority is alive, shape (m, 2).
-        between: whether the mode between them is alive, shape (m,).
+        inside: whether the contrast inside the majority and inside the minority is alive.
+        between: whether the mode between them is alive.
     """
     a, b = inside[:, 0], inside[:, 1]
     cases = [a & between & b, a & between & ~b, a & ~between & ~b, ~(a | between | b)]
@@ -197,7 +200,7 @@ def threshold_deviation(traced: Boundary, majority: int, minority: int, minority
     return relative[np.arange(len(lam)), np.argmin(size, axis=1)]
 
 
-def two_group_counts(classes: int, minority: float, minority_samples: Any, ratio: Any) -> np.ndarray:
+def two_group_counts(classes: int, minority: float, minority_samples: float, ratio: ArrayLike) -> np.ndarray:
     """Counts of a step-imbalanced problem with the minority count fixed: n_A = R n_B first, then n_B."""
     ratio = np.asarray(ratio, dtype=np.float64)
     return np.asarray(labels.step(classes, minority_samples * ratio, ratio, minority).counts)
@@ -242,8 +245,8 @@ def axes_in_view(
     width=whole(1, 10**7),
 )
 def collapse_diagram(
-    ratios: Any,
-    decays: Any,
+    ratios: ArrayLike,
+    decays: ArrayLike,
     *,
     classes: int = 10,
     minority: float = 0.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -9,12 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from .._checks import checked, whole
 from ..certify import certify
 from ..measure.modes import group_modes
 from ..problem import Params, Problem, class_logits, shallow
-from ..solve import solve
+from ..solve import Result, solve
 from ..sweep.boundary import Boundary, bisect
 from ..theory.cross_entropy import focal_margin, focal_transition, focal_value
 from ..theory.frames import simplex_etf
@@ -27,8 +29,8 @@ from .diagram import Answers, Arrays, Axis, Plane, Trace, diagram
 from .minority import LAMBDA_Z, RATIO, group_margins, two_group_counts
 
 
-def own_margins(logits: np.ndarray) -> np.ndarray:
-    """The own logit minus the mean of the others, by class: (..., K, K) to (..., K)."""
+def own_margins(logits: Float64[np.ndarray, "*m K K"]) -> Float64[np.ndarray, "*m K"]:
+    """The own logit minus the mean of the others, by class."""
     own = np.einsum("...kk->...k", logits)
     return own - (logits.sum(-2) - own) / (logits.shape[-1] - 1)
 
@@ -164,17 +166,10 @@ def focal(
     transitions = [focal_transition(classes, g) for g in gamma.tolist()]
     onset = np.array([t.global_c0 for t in transitions]) / root
     jump = np.array([t.jump_margin for t in transitions])
-    frame = simplex_etf(classes)
-    sizes = np.sqrt(np.array((0.0, *margins)) * (classes - 1) / classes)[:, None, None]
 
     def problem(power: np.ndarray, decay: np.ndarray) -> Problem:
         words = {"loss": "focal", "gamma": power, "dim": classes - 1, "weight_decay": decay, "feature_decay": decay}
         return shallow(np.full((len(decay), classes), samples), **words)
-
-    def starts(problem: Problem) -> Params:
-        factors = sizes * frame.T * samples**0.25, sizes * frame / samples**0.25
-        w, h = (np.tile(factor, (len(problem), 1, 1)) for factor in factors)
-        return Params((w,), h)
 
     def read(answers: Answers) -> Arrays:
         values, z = answers.values, answers.logits
@@ -189,23 +184,6 @@ def focal(
             "value": np.array([focal_value(classes, root * c, g) for g, c in points]),
             "margin": np.array([focal_margin(classes, root * c, g) for g, c in points]),
             "_alive": decay < onset[np.searchsorted(gamma, power)],
-        }
-
-    def follow(plane: Plane, at: Callable[..., Arrays]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The lambda_Z at which the features vanish for each gamma, and the margin just below it."""
-        ends = np.full(cells, lam[0]), lam[-1]
-        words: dict[str, Any] = {"scale": "log", "tolerance": tolerance, "block": plane.block}
-        changes = bisect(lambda line, x: at(gamma[line], x)["phase"], *ends, **words)
-        margin = at(gamma[changes.line], (1 - tolerance) * changes.position)["margin"]
-        deviation = changes.position / onset[changes.line] - 1
-        traced = {"gamma": gamma[changes.line], "lambda_Z": changes.position, "deviation": deviation, "margin": margin}
-        return {f"traced_{name}": (("traced",), column) for name, column in traced.items()}, {
-            "points": len(deviation),
-            "largest_deviation": float(np.max(np.abs(deviation))),
-            "tolerance": tolerance,
-            "largest_difference_of_the_jump": float(np.max(np.abs(margin - jump[changes.line]))),
-            "largest_jump": float(np.max(margin)),
-            "evaluations": changes.evaluations,
         }
 
     return Plane(
@@ -229,11 +207,53 @@ def focal(
         source="Zhou et al. 2022, arXiv 2210.02192 (structure, abstract level); thresholds and the jump derived",
         gap=gap,
         limits={"gtol": 1e-9, "max_steps": steps},
-        starts=starts,
+        starts=functools.partial(_simplex_starts, classes, samples, (0.0, *margins)),
         tie=_LOWER,  # at a first-order transition zero and the other minimum tie
         block=cells,
-        trace=follow,
+        trace=_Jump(onset, jump, tolerance),
     )
+
+
+def _simplex_starts(classes: int, samples: float, margins: tuple[float, ...], problem: Problem) -> Params:
+    """Simplex ETFs of each of some margins, as starts of every cell."""
+    frame = simplex_etf(classes)
+    sizes = np.sqrt(np.array(margins) * (classes - 1) / classes)[:, None, None]
+    factors = sizes * frame.T * samples**0.25, sizes * frame / samples**0.25
+    w, h = (np.tile(factor, (len(problem), 1, 1)) for factor in factors)
+    return Params((w,), h)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Jump:
+    """The lambda_Z at which the features vanish for each gamma, by bisection, and the margin just below it.
+
+    Attributes:
+        onset: lambda_Z of theory, for each gamma of the grid.
+        margin: of theory just below it, likewise.
+        tolerance: relative error of the points.
+    """
+
+    onset: np.ndarray
+    margin: np.ndarray
+    tolerance: float
+
+    def __call__(self, plane: Plane, at: Callable[..., Arrays]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Variables of the dataset, and what provenance says."""
+        gamma, decays = np.asarray(plane.x.values), plane.y.values
+        ends = np.full(len(gamma), decays[0]), decays[-1]
+        words: dict[str, Any] = {"scale": "log", "tolerance": self.tolerance, "block": plane.block}
+        changes = bisect(lambda line, x: at(gamma[line], x)["phase"], *ends, **words)
+        found = at(gamma[changes.line], (1 - self.tolerance) * changes.position)["margin"]
+        deviation = changes.position / self.onset[changes.line] - 1
+        traced = {"gamma": gamma[changes.line], "lambda_Z": changes.position, "deviation": deviation, "margin": found}
+        return {f"traced_{name}": (("traced",), column) for name, column in traced.items()}, {
+            "points": len(deviation),
+            "largest_deviation": float(np.max(np.abs(deviation))),
+            "tolerance": self.tolerance,
+            "largest_difference_of_the_jump": float(np.max(np.abs(found - self.margin[changes.line]))),
+            "largest_jump": float(np.max(found)),
+            "evaluations": changes.evaluations,
+        }
 
 
 # ------------------------------------------------------------------ two groups of classes
@@ -287,18 +307,6 @@ def relu_collapse(
     low, high = vanishes(-1), vanishes(0)
     decay = np.geomspace(0.3 * low(ratio).min(), 2.0 * high(ratio).max(), cells)
 
-    def read(answers: Answers) -> Arrays:
-        n, margins, means = np.asarray(answers.problem.labels.counts), own_margins(answers.logits), answers.means
-        alive = margins.max(-1) > _DEAD
-        products = np.swapaxes(means, -1, -2) @ means
-        square = np.einsum("...kk->...", products)
-        off = np.abs(products * (1.0 - np.eye(products.shape[-1]))).max((-2, -1))
-        return {
-            "margin_minority": np.max(np.where(n == n.min(-1, keepdims=True), margins, 0.0), axis=-1),
-            "margin_majority": np.max(np.where(n == n.max(-1, keepdims=True), margins, 0.0), axis=-1),
-            "overlap": np.where(alive, off / np.where(alive, square, 1.0), 0.0),
-        }
-
     def theory(ratio: np.ndarray, decay: np.ndarray) -> Arrays:
         expected = [nonnegative_ce(n, lam) for n, lam in zip(counts(ratio), decay, strict=True)]
         return {
@@ -317,7 +325,7 @@ def relu_collapse(
         problem=lambda ratio, decay: shallow(
             counts(ratio), dim=k, constraint="nonnegative", weight_decay=decay, feature_decay=decay
         ),
-        read=read,
+        read=_margins_and_overlap,
         phase=phase,
         phases=("all classes alive", "minority vanished", "all classes vanished"),
         theory=theory,
@@ -337,6 +345,20 @@ def relu_collapse(
         restarts=restarts,
         rounds=rounds,
     )
+
+
+def _margins_and_overlap(answers: Answers) -> Arrays:
+    """Largest margin of the classes with fewest and with most samples; how far class means are from orthogonal."""
+    n, margins, means = np.asarray(answers.problem.labels.counts), own_margins(answers.logits), answers.means
+    alive = margins.max(-1) > _DEAD
+    products = np.swapaxes(means, -1, -2) @ means
+    square = np.einsum("...kk->...", products)
+    off = np.abs(products * (1.0 - np.eye(products.shape[-1]))).max((-2, -1))
+    return {
+        "margin_minority": np.max(np.where(n == n.min(-1, keepdims=True), margins, 0.0), axis=-1),
+        "margin_majority": np.max(np.where(n == n.max(-1, keepdims=True), margins, 0.0), axis=-1),
+        "overlap": np.where(alive, off / np.where(alive, square, 1.0), 0.0),
+    }
 
 
 LEVELS = (0.05, 0.1, 0.2)
@@ -513,20 +535,12 @@ def peeled_collapse(
             return shallow(counts, dim=classes, weight_decay=0.0, feature_decay=0.0, **budgets)
 
         merged = _merged_start(group, feature_budget, classifier_budget, classes)
-        low, high = np.zeros(len(group)), np.full(len(group), math.log(largest_ratio))
-        for _ in range(halvings):
-            middle = (low + high) / 2
-            stays = _stays_merged(posed(middle), merged)[0]
-            low, high = np.where(stays, low, middle), np.where(stays, middle, high)
-        if np.any(high >= math.log(largest_ratio)):
-            raise ValueError(
-                f"largest_ratio: {largest_ratio:g} is below R* of some cell; raise it or lower the budgets"
-            )
+        log_ratio = _log_ratio(posed, merged, largest_ratio, halvings)
         place = np.searchsorted(budget, feature_budget) * len(majority)
         place += np.array([majority.index(number) for number in group.tolist()])
-        found = _proven(posed, high, merged, _of_the_norms_of(merged, noise[:, place]), gap)
+        found = _proven(posed, log_ratio, merged, _of_the_norms_of(merged, noise[:, place]), gap)
         sizes = [(number, classes - number) for number in group.tolist()]
-        given = zip(sizes, feature_budget.tolist(), high, strict=True)
+        given = zip(sizes, feature_budget.tolist(), log_ratio, strict=True)
         expected = [two_groups(s, math.exp(x), e, classifier_budget).value for s, e, x in given]
         apart = (found["contrast_below"] > _MERGED) & (found["contrast_above"] <= _MERGED)
         return {**found, "value_theory": np.array(expected), "_switches": apart}
@@ -570,6 +584,21 @@ def _merged_start(group: np.ndarray, budgets: np.ndarray, classifier_budget: flo
     return Params((weight * math.sqrt(classifier_budget),), features * np.sqrt(budgets)[:, None, None])
 
 
+def _log_ratio(
+    posed: Callable[[np.ndarray], Problem], merged: Params, largest_ratio: float, halvings: int
+) -> np.ndarray:
+    """log R* of each cell, from which on its merged point is the minimum: by bisection."""
+    cells = len(merged.features)
+    low, high = np.zeros(cells), np.full(cells, math.log(largest_ratio))
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        stays = _stays_merged(posed(middle), merged)[0]
+        low, high = np.where(stays, low, middle), np.where(stays, middle, high)
+    if np.any(high >= math.log(largest_ratio)):
+        raise ValueError(f"largest_ratio: {largest_ratio:g} is below R* of some cell; raise it or lower the budgets")
+    return high
+
+
 def _of_the_norms_of(like: Params, noise: np.ndarray) -> Params:
     """Random factors with the norms of other ones."""
     matrices = []
@@ -579,7 +608,7 @@ def _of_the_norms_of(like: Params, noise: np.ndarray) -> Params:
     return Params((matrices[0],), matrices[1])
 
 
-def _stays_merged(problem: Problem, start: Params, max_steps: int = 1000) -> tuple[np.ndarray, Any]:
+def _stays_merged(problem: Problem, start: Params, max_steps: int = 1000) -> tuple[np.ndarray, Result]:
     """Whether the merged point is the minimum, and the end of the descent that found it; far from R* few steps tell."""
     result = solve(problem, start=start, gtol=1e-12, max_steps=max_steps)
     logits, counts = class_logits(problem, result.params), np.asarray(problem.labels.counts)
