@@ -21,6 +21,16 @@ MIRRORED = {"batches.py", "cells.py", "contrastive.py", "deep.py", "gram.py", "g
 in atlas. Cells of a grid are stated in sweep and answered in answer; batches are listed in problem, theory knows which
 of them keep the geometry of the full batch."""
 
+LONGEST_ROAD = 40
+"""Most modules that somebody reads to follow one number from words to a stored and judged dataset."""
+
+STATIONS = {
+    *("problem/words.py", "problem/state.py", "problem/problem.py"),
+    *("answer/routes.py", "answer/answer.py"),
+    *("sweep/engine.py", "sweep/store.py", "atlas/diagram.py", "atlas/runner.py"),
+}
+"""Where words, a problem, its route and its answer are, a sweep, its store, a diagram and what is claimed of it."""
+
 
 def modules():
     return {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -66,6 +76,15 @@ def test_a_name_is_given_to_two_modules_only_where_their_subject_is_one():
             rooms[Path(name).name].append(name)
     doubled = {name: places for name, places in rooms.items() if len(places) > 1}
     assert set(doubled) == MIRRORED, doubled
+
+
+def test_the_road_is_short():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = lambda text: set(re.findall(r"`([\w/]+\.py)\b", text))  # noqa: E731
+    road = named(page.partition("\n## Walks\n")[2])
+    assert road <= set(modules())
+    assert named(page) >= STATIONS, STATIONS - named(page)
+    assert 20 < len(road | STATIONS) <= LONGEST_ROAD, sorted(road | STATIONS)
 
 
 def test_every_public_name_is_in_the_glossary():
