@@ -11,11 +11,13 @@ import pytest
 
 import ufm
 from group_programs import TWO_KINDS, decay_of, torture
-from ufm.answer import certified_groups, class_logits, solve_and_certify_groups
+from ufm.answer import Judged, Limits, certified_groups, solve_and_certify_groups
+from ufm.answer.readings import complete_groups, read_groups
+from ufm.atlas.minority import two_group_codes
 from ufm.certify import certify_groups
 from ufm.measure import collapse_phase
-from ufm.problem import group_of_classes, grouped, logit_groups, why_not_groups
-from ufm.solve import Status, group_modes_of, group_phase, lift, lifted_logits, solve_groups
+from ufm.problem import class_logits, group_of_classes, grouped, logit_groups, why_not_groups
+from ufm.solve import Status, lift, lifted_logits, solve_groups
 from ufm.theory.imbalance import group_collapse_threshold, two_group_thresholds, zero_point
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_shallow.json").read_text(encoding="utf-8"))
@@ -29,6 +31,12 @@ def two_groups(kind, n=60, seed=0, classes=(5, 3), span=(-3.0, 0.2)):
     counts = np.stack([np.repeat(pair, classes) for pair in 10 ** rng.uniform(0, 3, (n, 2))])
     level = 10 ** rng.uniform(*span, n) * np.sqrt(counts.max(1)) / counts.sum(1)
     return ufm.shallow(counts, weight_decay=level, feature_decay=level, bias=kind, **decay_of(kind))
+
+
+def variables(problem, program, result, certificate):
+    """What a dataset has of the stacked solutions of programs."""
+    read = read_groups(program, Judged(result, certificate))
+    return complete_groups(problem, program, {name: np.array(value) for name, value in read.items()}, Limits())
 
 
 # ------------------------------------------------------------------ values
@@ -57,7 +65,7 @@ def test_agrees_with_the_full_problem(kind):
     np.testing.assert_allclose(result.value, full.value, rtol=1e-10)
     np.testing.assert_allclose(certificate.lower_bound, judged.lower_bound, rtol=1e-11)
     counts = np.asarray(problem.labels.counts)
-    phases = group_phase(program, result)
+    phases = variables(problem, program, result, certificate)["phase"]
     np.testing.assert_array_equal(phases, collapse_phase(class_logits(problem, full.params), counts))
     assert set(phases) == {0, 1, 2, 3}
     assert np.all(result.status == Status.CONVERGED)
@@ -95,11 +103,13 @@ def test_lift_in_the_order_of_the_classes():
     program = logit_groups(problem)
     result = solve_groups(program)
     assert group_of_classes(problem).tolist() == [0, 1, 0, 1, 1]
-    values, times = group_modes_of(program, result)
-    modes = np.sort(np.repeat(values, times.astype(int)))
+    stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (program, result, certify_groups(program, result)))
+    found = variables(ufm.stack([problem]), *stacked)
+    modes = np.repeat(found["singular_values"][0], found["multiplicity"][0].astype(int))
     logits = lifted_logits(program, result, group_of_classes(problem))
     singular = np.linalg.svd(logits * np.sqrt([5, 50, 5, 50, 50]), compute_uv=False)
-    np.testing.assert_allclose(modes, np.sort(singular), atol=1e-12 * singular[0])
+    np.testing.assert_allclose(modes, singular[:-1], atol=1e-12 * singular[0])
+    assert singular[-1] < 1e-12 * singular[0]  # columns of Z sum to zero
     assert ufm.certify(problem, lift(problem, program, result)).words == "global"
 
 
@@ -181,7 +191,8 @@ def test_thresholds_from_both_sides(kind, sizes):
         level = np.concatenate([order * (1 - step), order * (1 + step)])
         program = grouped(sizes, counts, lambda_z=level, bias=kind, **decay_of(kind, 0.02))
         result, certificate = certified_groups(program)
-        assert group_phase(program, result, tolerance=1e-9).tolist() == [0, 1, 2, 1, 2, 3]
+        phases = two_group_codes(result.alpha > 0, np.any(result.between != 0, axis=(-2, -1)))
+        assert phases.tolist() == [0, 1, 2, 1, 2, 3]
         assert np.all(certificate.relative_gap < 1e-12)
         dead = result.alpha[[3, 4, 5], 1], result.between[[4, 5]], result.alpha[5, 0]
         assert all(np.all(mode == 0.0) for mode in dead)

@@ -1,4 +1,4 @@
-"""Curvature at a point: Hessian spectrum, zero modes and those that symmetry explains, and a way out of a saddle.
+"""Curvature at a point: Hessian spectrum, zero modes and those that symmetry explains.
 
 On features on spheres (contrastive problems) it is the Riemannian Hessian of the product of spheres,
 
@@ -18,11 +18,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .._checks import whole_number
-from .._numerics import eigh, eigvalsh, in_float64, record, svd, symmetric
+from .._numerics import eigh, eigvalsh, in_float64, record, symmetric
 from .._programs import compiled
 from ..problem import CrossEntropy, Params, Problem, as_params, check_problem, check_tolerance
-from ..problem.losses import own_mask
-from .form import lambda_z
 from .rounding import norm_of
 
 LARGEST = 1500
@@ -53,23 +51,6 @@ class Curvature:
     zero_modes: Any
     symmetry_modes: Any
     morse_index: Any
-
-
-@record
-class Escape:
-    """A direction of negative curvature at a rank-deficient critical point (shallow theory 1.6).
-
-    Attributes:
-        direction: dW, dH and a zero bias.
-        curvature: second derivative of F along it, 2 s (lambda_Z - sigma_1) in logit units; exact at critical points.
-        spare: smallest singular value of [W^T, H] over the largest; must be (near) 0 for the direction to exist.
-        valid: whether the curvature is clearly negative (1e-8 lambda_Z) and the rank is below d.
-    """
-
-    direction: Params
-    curvature: Any
-    spare: Any
-    valid: Any
 
 
 @functools.partial(in_float64, proves=True)
@@ -190,43 +171,3 @@ def _symmetry_modes(problem: Problem, params: Params, cut: float = 1e-7) -> Any:
     rest = d - rank
     shift = int(problem.loss_kind is CrossEntropy and problem.model.bias == "free")
     return d * (d - 1) // 2 - rest * (rest - 1) // 2 + shift
-
-
-@functools.partial(in_float64, proves=True)
-def saddle_escape(problem: Problem, params: Params) -> Escape:
-    """Direction of negative curvature at a rank-deficient critical point with ||Gamma||_2 > lambda_Z.
-
-        dW = (lambda_H/lambda_W)^{1/4} u q^T,   dm_k = -(lambda_W/lambda_H)^{1/4} q v_k / sqrt(n_k)
-
-    with (u, v) the top singular pair of Gamma = A D^{-1/2}, A the derivative of the data term in the class logits, and
-    q a unit vector orthogonal to the rows of W and to all features.
-
-    Reference: derived (ufm), shallow theory 1.6; the argument is the standard one of low-rank optimisation.
-    """
-    params = _check(problem, params)
-    if problem.model.readout == "pairs":
-        raise ValueError("problem: a contrastive problem has no classifier, and this escape moves one")
-    return _escape(problem, params)
-
-
-@compiled
-def _escape(problem: Problem, params: Params) -> Escape:
-    labels, decay = problem.labels, problem.decay
-    indicator = own_mask(labels)
-    weights = jnp.where(indicator, jnp.asarray(labels.multiplicity)[None, :], 0.0)
-    counts = jnp.sum(weights, axis=1)
-    slope = jax.grad(problem.data_term)(problem.model.logits(params))  # K x n, column weights included
-    gamma = slope @ indicator.T.astype(slope.dtype) / jnp.sqrt(counts)[None, :]
-    left, sigma, right = svd(gamma)
-    frame = _frame(params)
-    spectrum, directions = eigh(symmetric(frame @ frame.T))
-    q = directions[:, 0]
-    ratio = (decay.feature / decay.weight) ** 0.25
-    means = -q[:, None] * (right[0] / jnp.sqrt(counts))[None, :] / ratio
-    spare = jnp.sqrt(jnp.maximum(spectrum[0], 0.0) / jnp.maximum(spectrum[-1], 1e-300))
-    scale = 1.0 if problem.model.scale is None else problem.model.scale
-    bend = 2 * scale * (lambda_z(problem) - sigma[0])
-    bias = None if params.bias is None else jnp.zeros_like(jnp.asarray(params.bias))
-    direction = Params((ratio * left[:, 0][:, None] * q[None, :],), means @ indicator.astype(means.dtype), bias)
-    clear = bend < -1e-8 * scale * lambda_z(problem)
-    return Escape(direction, bend, spare, clear & (spare < 1e-7))

@@ -4,8 +4,6 @@ from .descent import Descent, descend
 from .gram import GramResult, features_of, solve_gram
 from .groups import (
     GroupsResult,
-    group_modes_of,
-    group_phase,
     lift,
     lifted_logits,
     minimize_groups,
@@ -54,8 +52,6 @@ __all__ = [
     "descend",
     "evaluated",
     "features_of",
-    "group_modes_of",
-    "group_phase",
     "lift",
     "lifted_logits",
     "minimize",

@@ -18,7 +18,6 @@ from .. import _checks as door
 from .._checks import show, whole_number
 from .._numerics import eigh, in_float64, number, record, svd
 from .._programs import compiled
-from ..measure.modes import phase_of_modes
 from ..problem import Params, Problem, check_kind
 from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
 from ..problem.problem import A_PROBLEM
@@ -335,44 +334,6 @@ def solve_groups(
 
 
 # ------------------------------------------------------------------ what a solution means
-
-
-@door.checked(program=A_PROGRAM, result=A_RESULT)
-def group_modes_of(program: LogitGroups, result: GroupsResult) -> tuple[np.ndarray, np.ndarray]:
-    """Singular values of Z D^{1/2} with their multiplicities, without laying out the classes.
-
-    Returns:
-        (values, multiplicities), each (..., 2 g): sqrt(n_a) alpha_a, K_a - 1 times; then those of the g x g block.
-    """
-    classes, counts = np.asarray(program.classes), np.asarray(program.counts)
-    root = np.sqrt(classes)
-    block = root[..., :, None] * np.asarray(result.between) * (root * np.sqrt(counts))[..., None, :]
-    usable = np.asarray(np.isfinite(block).all((-1, -2)))
-    inner = np.linalg.svd(np.where(usable[..., None, None], block, 0.0), compute_uv=False)
-    inner = np.where(usable[..., None], inner, np.nan)
-    values = np.concatenate([np.sqrt(counts) * np.asarray(result.alpha), inner], axis=-1)
-    return values, np.concatenate([classes - 1.0, np.ones_like(classes)], axis=-1)
-
-
-@door.checked(program=A_PROGRAM, result=A_RESULT, tolerance=door.POSITIVE)
-def group_phase(program: LogitGroups, result: GroupsResult, tolerance: float = 1e-6) -> np.ndarray:
-    """The phase code of two-group solutions, as :func:`ufm.measure.collapse_phase` gives it for their logits.
-
-    Raises:
-        ValueError: the program has not two groups, or their counts are equal.
-    """
-    if program.groups != 2:
-        raise ValueError(f"program: {program.groups} groups; the phases are those of two groups of classes")
-    classes, counts = np.asarray(program.classes), np.asarray(program.counts)
-    if np.any(counts[..., 0] == counts[..., 1]):
-        raise ValueError("program: equal counts; the phases are those of a majority and a minority")
-    alpha, between = np.where(classes > 1, np.asarray(result.alpha), np.nan), np.asarray(result.between)
-    mean = np.sum(classes[..., :, None] * between, axis=-2, keepdims=True) / classes.sum(-1)[..., None, None]
-    strength = np.abs(between - mean).max((-1, -2))
-    first = counts[..., 0] > counts[..., 1]
-    majority, minority = np.where(first, alpha.T[0].T, alpha.T[1].T), np.where(first, alpha.T[1].T, alpha.T[0].T)
-    code = phase_of_modes(majority, minority, strength, tolerance)
-    return np.where(np.isfinite(between).all((-1, -2)), code, -1)
 
 
 @door.checked(program=A_PROGRAM, result=A_RESULT, group=door.numbers_of(0, ndim=(1,), whole=True))
