@@ -16,6 +16,8 @@ from .._version import versions
 from ..certify import Certificate
 from ..measure import Layers, forward, gram_distance, measure, measure_layers, numerical_rank
 from ..problem import (
+    GramProgram,
+    LogitGroups,
     Params,
     Problem,
     check_problem,
@@ -39,7 +41,7 @@ from .readings import (
     groups_of_logits,
     groups_of_means,
 )
-from .routes import MERGED, ROUTES, Route, route_of
+from .routes import MERGED, ROUTES, Program, Route, route_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,14 +304,15 @@ def _asks_for_factors(options: dict[str, Any]) -> bool:
     )
 
 
-def _by_groups(problem: Problem, kind: np.ndarray, program: Any, found: Judged, seconds: float) -> Answer:
+def _by_groups(problem: Problem, kind: np.ndarray, program: Program, found: Judged, seconds: float) -> Answer:
     """The answer where equal classes are merged: cost and memory by groups, not by classes."""
     seen, bias, gradient = found.result, None, np.float64(np.nan)
     empty = np.full(1, np.nan)
     history = History(np.full(1, -1), empty, empty)
-    if problem.model.readout == "pairs":
+    if isinstance(program, GramProgram):
         groups, gradient, history = groups_of_gram(program, seen.gram), seen.gradient_norm, seen.history
     else:
+        assert isinstance(program, LogitGroups)
         groups = groups_of_logits(problem, program, seen)
         bias = None if problem.model.bias == "none" else np.asarray(seen.bias)[kind]
     params = Params((), None, bias)  # type: ignore[arg-type]  # no features are laid out

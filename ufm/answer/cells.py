@@ -19,7 +19,7 @@ from .._numerics import float64, in_float64, processors, record
 from ..problem import Problem
 from .passes import Limits, second_pass
 from .readings import Arrays
-from .routes import Route
+from .routes import Program, Route
 from .walks import Walks
 
 _SPREAD = 8
@@ -33,15 +33,15 @@ _KINDS = {"status": np.int8, "phase": np.int8, "steps": np.int32}
 class Numbers:
     """What is kept of each cell, by name; as the second pass reads it."""
 
-    arrays: Any
+    arrays: dict[str, Any]
 
     @property
-    def gap(self) -> Any:
+    def gap(self) -> np.ndarray:
         """F - lower bound."""
         return self.arrays["value"] - self.arrays["lower_bound"]
 
     @property
-    def relative_gap(self) -> Any:
+    def relative_gap(self) -> np.ndarray:
         """(F - lower bound) / F, proven."""
         return self.arrays["relative_gap"]
 
@@ -59,7 +59,7 @@ class Cells:
 
     problem: Problem
     route: Route
-    program: Any
+    program: Program
     limits: Limits
 
     @classmethod
@@ -68,12 +68,15 @@ class Cells:
     ) -> Cells:
         """The cells of a stack; ``walks`` gives their random starts, on routes that take some."""
         program = route.reduce(problem)
-        return cls(problem, route, program if walks is None else walks(program), limits)
+        if walks is not None:
+            assert isinstance(program, Problem)
+            program = walks(program)
+        return cls(problem, route, program, limits)
 
     def __len__(self) -> int:
         return len(self.problem)
 
-    def __getitem__(self, rows: Any) -> Cells:
+    def __getitem__(self, rows: slice | np.ndarray) -> Cells:
         """Some of the cells."""
         return dataclasses.replace(self, problem=self.problem[rows], program=self.program[rows])
 
@@ -127,7 +130,9 @@ def _of_dataset(read: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _numbers(limits: Limits) -> tuple[Any, Any, Any]:
+def _numbers(limits: Limits) -> tuple[float | jax.Array, int | jax.Array, float | jax.Array]:
+    assert limits.gtol is not None
+    assert limits.max_steps is not None
     return limits.gtol, limits.max_steps, limits.gap
 
 
@@ -140,7 +145,7 @@ def _fixed(limits: Limits) -> tuple[int, int, int]:
 def _kernel(route: Route, fixed: tuple[int, int, int]) -> Callable[..., dict[str, Any]]:
     """The pure function of arrays that solves, certifies and reads."""
 
-    def kernel(program: Any, gtol: Any, max_steps: Any, gap: Any) -> dict[str, Any]:
+    def kernel(program: Program, gtol: jax.Array, max_steps: jax.Array, gap: jax.Array) -> dict[str, Any]:
         return route.read(program, route.kernel(program, Limits(gap, gtol, max_steps, *fixed)))
 
     return kernel
@@ -154,7 +159,7 @@ def _read_on_host(route: Route) -> Callable[..., Any]:
 # ------------------------------------------------------------------ devices
 
 
-def over(kernel: Callable[..., Any], devices: Sequence[Any], tree: Any, *limits: Any) -> Any:
+def over(kernel: Callable[..., Any], devices: Sequence[Any], tree: Program, *limits: float | jax.Array) -> Any:
     """Run a kernel on stacked data, the leading axis cut into one equal part per device.
 
     Each device runs the program of its part alone, so that two devices or more give the same bits, as long as the parts
@@ -165,7 +170,9 @@ def over(kernel: Callable[..., Any], devices: Sequence[Any], tree: Any, *limits:
 
 
 @in_float64
-def _over(tree: Any, limits: Any, *, kernel: Callable[..., Any], devices: tuple[Any, ...]) -> Any:
+def _over(
+    tree: Program, limits: tuple[float | jax.Array, ...], *, kernel: Callable[..., Any], devices: tuple[Any, ...]
+) -> Any:
     limits = jax.tree.map(lambda leaf: jnp.asarray(leaf), limits)
     return _compiled(kernel, devices)(tree, *limits)
 
@@ -175,7 +182,7 @@ def _compiled(kernel: Callable[..., Any], devices: tuple[Any, ...]) -> Callable[
     mesh = Mesh(np.asarray(devices or processors()[:1]), ("cells",))
     cells, whole = PartitionSpec("cells"), PartitionSpec()
 
-    def sharded(tree: Any, *limits: Any) -> Any:
+    def sharded(tree: Program, *limits: jax.Array) -> Any:
         specs = (cells, *(whole for _ in limits))
         return jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=cells, check_vma=False)(tree, *limits)
 

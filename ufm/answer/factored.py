@@ -142,7 +142,7 @@ def search_kernel(problem: Problem, limits: Limits) -> Judged:
         lifted = reduction.lift(params)
         certificate = certify(problem, lifted, tolerance=limits.gap)
         if certificate.words in ("global", "contradiction"):
-            result = evaluated(problem, lifted, limits.gtol or 1e-10)
+            result = evaluated(problem, lifted, float(limits.gtol or 1e-10))
             best = prediction.name, value
             return Judged(result, certificate, Search(result, best[0], best[:1], np.array([value]), best))
     seed = {name: options[name] for name in ("seed",) if options.get(name) is not None}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from .passes import Judged, Limits, Pass
 
 
 def solve_and_certify_groups(
-    program: LogitGroups, gtol: Any, gap: Any, max_steps: Any, width: int
+    program: LogitGroups, gtol: jax.Array, gap: jax.Array, max_steps: jax.Array, width: int
 ) -> tuple[GroupsResult, Certificate]:
     """Solve and certify a stacked grouped program in one pass; a pure array program.
 
@@ -44,7 +43,9 @@ _groups = compiled(solve_and_certify_groups, static=(4,), bulk=True)
 
 
 @functools.partial(in_float64, proves=True)
-def _groups_once(program: LogitGroups, gtol: Any, gap: Any, max_steps: Any, *, width: int) -> Any:
+def _groups_once(
+    program: LogitGroups, gtol: float | jax.Array, gap: float | jax.Array, max_steps: int | jax.Array, *, width: int
+) -> tuple[GroupsResult, Certificate]:
     program = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), program)
     limits = jnp.asarray(gtol, float), jnp.asarray(gap, float), jnp.asarray(max_steps, "int32")
     return _groups(program, *limits, width)
@@ -70,7 +71,7 @@ def groups_again(program: LogitGroups, limits: Limits) -> Sequence[Pass]:
         del found
         width = limits.group_lanes
         result = solve_groups(program, gtol=limits.tighter(1e-3), width=width, general=True)
-        return Judged(result, certify_groups(program, result, tolerance=limits.gap, width=width))
+        return Judged(result, certify_groups(program, result, tolerance=float(limits.gap), width=width))
 
     short = limits.max_steps is not None and limits.max_steps < default_steps(program)
     return (Pass(longer), Pass(general)) if short else (Pass(general),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -13,7 +13,22 @@ from .._numerics import record
 from ..certify.certificate import GLOBAL
 from ..solve import Result, Status
 
-T = TypeVar("T")
+
+class Bounded(Protocol):
+    """What a lower bound was proven for: a :class:`Judged`, or any tree of arrays that has its gaps."""
+
+    @property
+    def gap(self) -> Any:
+        """F - lower bound, proven."""
+        ...
+
+    @property
+    def relative_gap(self) -> Any:
+        """(F - lower bound) / F, proven."""
+        ...
+
+
+T = TypeVar("T", bound=Bounded)
 
 TIGHTEST = 1e-13
 """Relative gradient below which rounding begins."""
@@ -45,7 +60,7 @@ class Judged:
         """(F - lower bound) / F, proven."""
         return self.certificate.relative_gap
 
-    def __getitem__(self, index: Any) -> Judged:
+    def __getitem__(self, index: int | slice | np.ndarray) -> Judged:
         """One answer (or a slice) of a stack."""
         return jax.tree.map(lambda leaf: leaf[index], self)
 
@@ -64,9 +79,9 @@ class Limits:
         options: further options of :func:`ufm.solve`, for one problem.
     """
 
-    gap: Any = 1e-8
-    gtol: Any = None
-    max_steps: Any = None
+    gap: float | jax.Array = 1e-8
+    gtol: float | jax.Array | None = None
+    max_steps: int | jax.Array | None = None
     lanes: int = 32
     group_lanes: int = 256
     steps: int = 10_000
@@ -80,7 +95,7 @@ class Limits:
 
     def tighter(self, share: float) -> float:
         """The relative gradient of a further pass: a share of that of the first."""
-        return TIGHTEST if self.gtol is None else max(share * self.gtol, TIGHTEST)
+        return TIGHTEST if self.gtol is None else max(share * float(self.gtol), TIGHTEST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,19 +111,23 @@ class Pass:
     unknown: bool = False
 
 
-def closer(new: Any, old: Any) -> Any:
+def closer(new: Bounded, old: Bounded) -> np.ndarray:
     """Whether the gap is smaller."""
     return np.asarray(new.gap) < np.asarray(old.gap)
 
 
-def lower(new: Judged, old: Judged) -> Any:
+def lower(new: Judged, old: Judged) -> np.ndarray:
     """Whether the value is lower, or equal with a smaller gap; a contradiction replaces every answer."""
     value, before = np.asarray(new.result.value), np.asarray(old.result.value)
     return (value < before) | ((value == before) & closer(new, old)) | (np.asarray(new.gap) < 0)
 
 
 def second_pass(
-    found: T, again: Callable[[Any], T], gap: float, better: Callable[[Any, Any], Any] = closer, unknown: bool = False
+    found: T,
+    again: Callable[[Any], T],
+    gap: float | jax.Array,
+    better: Callable[[Any, Any], np.ndarray] = closer,
+    unknown: bool = False,
 ) -> T:
     """Answers, those of them whose gap is open replaced where another attempt is better.
 
@@ -120,7 +139,7 @@ def second_pass(
         better: from new answers and old ones to which of the new ones are kept.
         unknown: whether answers without a bound are open.
     """
-    relative = np.asarray(found.relative_gap)  # type: ignore[attr-defined]
+    relative = np.asarray(found.relative_gap)
     left = np.flatnonzero(~(relative <= gap) if unknown else np.isfinite(relative) & (relative > gap))
     if not left.size:
         return found
@@ -132,19 +151,19 @@ def second_pass(
     rows = lambda tree, index: jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)  # noqa: E731
     taken = np.flatnonzero(better(rows(other, np.arange(left.size)), rows(bare, left)))
 
-    def put(old: Any, new: Any) -> Any:
+    def put(old: jax.Array | np.ndarray, new: jax.Array | np.ndarray) -> np.ndarray:
         old = np.array(old)
         old[left[taken]] = np.asarray(new)[taken]
         return old
 
-    merged: Any = jax.tree.map(put, bare, other)
+    merged = jax.tree.map(put, bare, other)
     if bare is found:
         return merged
     history = found.result.history  # type: ignore[attr-defined]
     return dataclasses.replace(merged, result=dataclasses.replace(merged.result, history=history))
 
 
-def _without_history(found: Any) -> Any:
+def _without_history(found: T) -> T:
     """Answers without their histories, whose lengths differ from pass to pass."""
     if not isinstance(found, Judged) or not isinstance(found.result, Result):
         return found

@@ -72,7 +72,7 @@ def groups_of_means(problem: Problem, means: np.ndarray) -> Groups:
     return Groups(classes, np.asarray(problem.labels.counts)[first], np.sqrt(squares), cosines, rank)
 
 
-def groups_of_gram(program: Any, gram: GroupGram) -> Groups:
+def groups_of_gram(program: GramProgram, gram: GroupGram) -> Groups:
     """The geometry of a grouped Gram matrix, without laying out its classes."""
     classes, square = np.asarray(program.classes), np.asarray(gram.square)
     cosines = gram.cosines()
@@ -276,7 +276,9 @@ def _geometry(
     return found | _to_etf(classes, square, np.where(classes > 1, within, 0.0), norm, cosine)
 
 
-def _to_etf(classes: Any, square: Any, within: Any, norm: Any, cosine: Any) -> Arrays:
+def _to_etf(
+    classes: np.ndarray, square: np.ndarray, within: np.ndarray, norm: np.ndarray, cosine: np.ndarray
+) -> Arrays:
     """Ratio of the norms of the class means, and distance of their Gram matrix to the simplex ETF, by groups.
 
     || G/||G||_F - E/||E||_F ||_F with E = I - J/K, from <G, E> = tr G - (sum of G)/K.

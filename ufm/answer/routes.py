@@ -27,6 +27,7 @@ from .. import _checks as door
 from ..certify import Certificate, certify
 from ..known import known_networks
 from ..problem import (
+    GramProgram,
     LogitGroups,
     Params,
     Problem,
@@ -59,6 +60,7 @@ from .readings import (
     read_groups,
 )
 from .walks import (
+    Walks,
     complete_walks,
     descent_kernel,
     read_descent,
@@ -67,6 +69,9 @@ from .walks import (
     starts_kernel,
     why_not_by_descent,
 )
+
+Program = Problem | LogitGroups | GramProgram | Walks
+"""What a route solves: a problem, the smallest program of equal value, or problems with starts of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Route:
     name: str
     why_not: Callable[[Problem], str | None]
     exact: bool
-    reduce: Callable[[Problem], Any]
+    reduce: Callable[[Problem], Program]
     kernel: Callable[[Any, Limits], Judged]
     again: Callable[[Any, Limits], Sequence[Pass]]
     lift: Callable[[Problem, Any, Judged], Params]
@@ -99,14 +104,16 @@ class Route:
     block: int
     walks: bool = False
 
-    def judge(self, program: Any, limits: Limits) -> Judged:
+    def judge(self, program: Program, limits: Limits) -> Judged:
         """Answers of a program that the route made: the first pass, and the further ones where a gap is open."""
         single = not program.batch_shape
         found = self.kernel(program, limits)
         for attempt in self.again(program, limits):
 
-            def again(rows: Any, run: Any = attempt.run, before: Judged = found) -> Judged:
-                return run(program, before, limits) if single else run(program[rows], before[rows], limits)
+            def again(rows: np.ndarray | None, attempt: Pass = attempt, before: Judged = found) -> Judged:
+                if rows is None:
+                    return attempt.run(program, before, limits)
+                return attempt.run(program[rows], before[rows], limits)
 
             found = second_pass(found, again, limits.gap, lower if single else closer, attempt.unknown)
         return agreed(found) if isinstance(found.result, Result) else found
@@ -164,12 +171,12 @@ def judge_minima(problem: Problem, gap: float) -> Judged | None:
 # ------------------------------------------------------------------ the table
 
 
-def _as_they_are(problem: Problem, program: Any, found: Judged) -> Params:
+def _as_they_are(problem: Problem, program: Program, found: Judged) -> Params:
     del problem, program
     return found.result.params
 
 
-def _only_once(program: Any, limits: Limits) -> Sequence[Pass]:
+def _only_once(program: Program, limits: Limits) -> Sequence[Pass]:
     del program, limits
     return ()
 

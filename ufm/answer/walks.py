@@ -33,24 +33,24 @@ class Walks:
     """
 
     problem: Problem
-    keys: Any
-    size: Any = None
-    learning_rate: Any = None
-    momentum: Any = None
+    keys: jax.Array | np.ndarray
+    size: jax.Array | np.ndarray | None = None
+    learning_rate: jax.Array | np.ndarray | None = None
+    momentum: jax.Array | np.ndarray | None = None
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """(cells,)."""
         return self.problem.batch_shape
 
-    def __getitem__(self, index: Any) -> Walks:
+    def __getitem__(self, index: slice | np.ndarray) -> Walks:
         """Some of the problems."""
         return jax.tree.map(lambda leaf: leaf[index], self)
 
     def starts(self) -> Params:
         """The random starts, each leaf (cells, starts, ...); a pure function of arrays."""
 
-        def draw(problem: Problem, keys: Any, size: Any) -> Params:
+        def draw(problem: Problem, keys: jax.Array | np.ndarray, size: jax.Array | np.ndarray | None) -> Params:
             return jax.vmap(lambda key: problem.init(jax.random.wrap_key_data(key), size))(keys)
 
         return jax.vmap(draw, in_axes=(0, 0, None if self.size is None else 0))(self.problem, self.keys, self.size)
@@ -103,10 +103,10 @@ def read_starts(program: Walks, found: Judged) -> dict[str, Any]:
     return seen | bounds
 
 
-def complete_walks(problem: Problem, program: Walks, found: Arrays, limits: Limits) -> Arrays:
+def complete_walks(problem: Problem, program: Walks, found: dict[str, Any], limits: Limits) -> Arrays:
     """With the bounds that are computed on the host."""
     del problem
-    params: Any = found.pop("params", None)
+    params: Params | None = found.pop("params", None)
     if params is not None:
         certificate = certify(program.problem, params, tolerance=limits.gap)
         for name in ("lower_bound", "relative_gap"):
@@ -126,6 +126,7 @@ def why_not_by_descent(problem: Problem) -> str | None:
 
 def descent_kernel(program: Walks, limits: Limits) -> Judged:
     """Plain gradient descent from the first start of each problem; the host certifies its ends."""
+    assert program.momentum is not None
     starts = jax.tree.map(lambda leaf: leaf[:, 0], program.starts())
     rates = {"learning_rate": program.learning_rate, "momentum": program.momentum[0]}
     return Judged(descend(program.problem, starts, steps=limits.steps, **rates), None)

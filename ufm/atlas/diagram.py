@@ -22,7 +22,7 @@ from ..answer import FACTORED, MERGED, Judged, Limits, judge, route_of, second_p
 from ..certify import Certificate, certify, is_proven
 from ..problem import Params, Problem, class_logits, class_means
 from ..solve import solve
-from ..sweep.boundary import Boundary, trace
+from ..sweep.boundary import Boundary, Range, trace
 
 Arrays = dict[str, np.ndarray]
 """Results by name, one number per cell."""
@@ -51,9 +51,14 @@ class Axis:
 
     name: str
     label: str
-    values: Any
+    values: Sequence[float] | np.ndarray
     scale: str = "log"
     structure: bool = False
+
+    @property
+    def range(self) -> Range:
+        """Its ends and its scale."""
+        return float(self.values[0]), float(self.values[-1]), self.scale
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -209,7 +214,7 @@ class Trace:
             found = read(*points.T)
             return np.where(is_proven(found["relative_gap"], plane.gap), found["phase"], -1)
 
-        box: Any = tuple((float(a.values[0]), float(a.values[-1]), a.scale) for a in (plane.x, plane.y))
+        box = plane.x.range, plane.y.range
         words = {"resolution": self.resolution, "levels": self.levels, "tolerance": self.tolerance}
         traced = trace(proven, box, **words, block=plane.block)
         deviation = (self.deviation or functools.partial(_from_nearest_line, plane))(traced)

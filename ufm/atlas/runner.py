@@ -28,7 +28,7 @@ import numpy as np
 import xarray as xr
 
 from .. import _files, plot
-from .._checks import callable_or_none, checked, flag, of_type, path, show, text, whole
+from .._checks import ArrayLike, Numbers, callable_or_none, checked, flag, of_type, path, show, text, whole
 from .._json import plain
 from .._numerics import placed, processor
 from .._version import versions
@@ -150,7 +150,7 @@ class Chart:
         """Results of rows of a part, equal shares of them on each device (see :data:`ufm.sweep.engine.Answering`)."""
         del settings
         shares = np.split(rows, max(1, len(devices)))
-        found: Any = placed(self.at if self.plane.fixed or self.plane.trace else self.found)
+        found: Callable[..., Arrays] = placed(self.at if self.plane.fixed or self.plane.trace else self.found)
 
         def on(share: np.ndarray, device: Any) -> Arrays:
             return found(*self.coordinates(part, share), device=device)
@@ -161,7 +161,7 @@ class Chart:
             parts = list(pool.map(on, shares, devices))
         return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}, {}
 
-    def found(self, *coordinates: Any) -> Arrays:
+    def found(self, *coordinates: Numbers) -> Arrays:
         """Results at coordinates: one compiled call."""
         plane = self.plane
         if plane.answer is not None:
@@ -285,7 +285,7 @@ class _Readings:
         return found
 
 
-def _codes(phase: Any) -> np.ndarray:
+def _codes(phase: ArrayLike) -> np.ndarray:
     """Phases as small integers."""
     return np.asarray(phase).astype(np.int8)
 
@@ -399,7 +399,7 @@ def run(
     *,
     cells: int | None = None,
     resume: bool = False,
-    executor: Any = None,
+    executor: engine.Executor | None = None,
     workers: int | None = None,
     devices: Sequence[Any] | None = None,
     progress: engine.Progress = None,
@@ -575,5 +575,5 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value

@@ -18,12 +18,15 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
 from .._registry import load_plugins
 from .._text import nearest_word, printable
 from .._version import __version__
 from . import declared, signals
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _HOMES = {
     "solve": ("solving", "Solve"),
@@ -111,7 +114,7 @@ def _forget_output() -> None:
         os.close(nowhere)
 
 
-def _check_paths(command: Any) -> None:
+def _check_paths(command: DataclassInstance) -> None:
     """Refuse what no file can be called, before any work."""
     for field in dataclasses.fields(command):
         value = getattr(command, field.name)
@@ -184,12 +187,12 @@ def _parse(arguments: Sequence[str]) -> Any:
         raise
 
 
-def _flags(kind: Any) -> list[str]:
+def _flags(kind: DataclassInstance | type[DataclassInstance]) -> list[str]:
     """The flags of a command, those of its parts among them."""
     found = []
     for field in dataclasses.fields(kind):
-        part = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
-        found += _flags(part) if part else ["--" + field.name.replace("_", "-")]
+        part = field.default_factory
+        found += _flags(part) if dataclasses.is_dataclass(part) else ["--" + field.name.replace("_", "-")]
     return found
 
 

@@ -82,7 +82,8 @@ def oracles() -> dict[str, dict[str, str]]:
     found = {}
     for module in _loaded("__init__", set()):
         for source in re.findall(r"^@(oracle\(.*?^\))", _text(f"theory/{module}.py"), re.MULTILINE | re.DOTALL):
-            call: Any = ast.parse(source, mode="eval").body
+            call = ast.parse(source, mode="eval").body
+            assert isinstance(call, ast.Call)
             given = {word.arg: word.value for word in call.keywords}
             words = {word: _value(given[word], module) for word in ("status", "statement", "citation")}
             name = ast.literal_eval(call.args[0])
@@ -93,13 +94,11 @@ def oracles() -> dict[str, dict[str, str]]:
     return found
 
 
-def _value(node: Any, module: str) -> str:
+def _value(node: ast.expr, module: str) -> str:
     """A literal of a module of theory, or an f-string of its constants."""
     if isinstance(node, ast.JoinedStr):
-        return "".join(
-            _value(getattr(part, "value", part) if isinstance(part, ast.FormattedValue) else part, module)
-            for part in node.values
-        )
+        parts = (part.value if isinstance(part, ast.FormattedValue) else part for part in node.values)
+        return "".join(_value(part, module) for part in parts)
     if not isinstance(node, ast.Name):
         return ast.literal_eval(node)
     for statement in _head(f"theory/{module}.py"):

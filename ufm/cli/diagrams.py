@@ -9,10 +9,11 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from rich.progress import Progress, TaskID
 
 from .._columns import Kind
 from .._files import make_folder
@@ -20,6 +21,9 @@ from . import declared, signals
 from .flags import check_minority, progress_bar, read_labels, read_setting
 from .screen import Screen, bold, line
 from .tables import print_quickstart
+
+if TYPE_CHECKING:
+    from ..sweep import Summary
 
 
 @dataclasses.dataclass
@@ -161,7 +165,7 @@ class Phase:
         return found.contradictions
 
 
-def _shown_on(bar: Any, task: Any) -> Callable[[int, int, dict[str, int]], None]:
+def _shown_on(bar: Progress, task: TaskID) -> Callable[[int, int, dict[str, int]], None]:
     """Shows on a bar how many cells are done."""
 
     def report(done: int, total: int, tally: dict[str, int]) -> None:
@@ -253,7 +257,7 @@ class Sweep:
         self.show(found, out)
         return found.contradictions
 
-    def show(self, found: Any, out: Path, ran: bool = True) -> None:
+    def show(self, found: Summary, out: Path, ran: bool = True) -> None:
         """Print what a run did, or how far it is."""
         if self.json:
             print(json.dumps(dataclasses.asdict(found)))

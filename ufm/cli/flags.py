@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from .._columns import Kind
 from .screen import Screen
@@ -59,7 +60,7 @@ _TYPES: dict[str, Any] = {"number": float, "whole": int, "choice": str, "flag": 
 """Type of a flag by the kind of its word; lists of numbers are read from text."""
 
 
-def stated(flags: Any) -> dict[str, Any]:
+def stated(flags: object) -> dict[str, Any]:
     """The words whose flags were given, each with its value."""
     from ..problem.words import WORDS
 
@@ -112,7 +113,7 @@ def read_labels(path: Path, kind: Kind | None) -> tuple[Labels, tuple[str, ...]]
 
 
 @contextlib.contextmanager
-def progress_bar(what: str = "cells") -> Any:
+def progress_bar(what: str = "cells") -> Iterator[tuple[Progress, TaskID]]:
     """A bar on standard error, and its one task."""
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich.table import Table
@@ -16,6 +16,9 @@ from . import signals
 from .flags import progress_bar, stated
 from .screen import Screen, bold, line, warn
 from .tables import print_report, shown, shown_measures
+
+if TYPE_CHECKING:
+    from ..report import Geometry
 
 
 def _architectures() -> Any:
@@ -130,7 +133,7 @@ class Features:
     """What an array is called in FILE, such as features=embeddings or labels=targets; may be repeated."""
     samples: Literal["columns", "rows"] | None = None
     """Where the samples are in the features; by default the axis as long as the labels. Needed where both are."""
-    words: Any = None
+    words: object = None
     """The matching model: loss, decays and constraint."""
     frames_only: bool = False
     """Solve nothing: hold the features against frames alone."""
@@ -233,7 +236,7 @@ def _names(given: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _geometry(path: Path, samples: Any) -> Any:
+def _geometry(path: Path, samples: Literal["columns", "rows"] | None) -> Geometry:
     """One side of a comparison."""
     from .. import report
     from ..measure.reading import read_features

@@ -34,7 +34,7 @@ class Solve:
     and --imbalance. With --depth above 1, a linear or ReLU network reads the features.
     """
 
-    words: Any = None
+    words: object = None
     """What is asked: classes, loss and model, and how it is answered."""
     counts_file: Path | None = None
     """File of samples per class (.csv, .txt, .npy, .npz)."""

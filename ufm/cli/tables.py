@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
 from .screen import Screen, bold, line
+
+if TYPE_CHECKING:
+    from ..atlas import Quickstart
 
 
 def shown_measures() -> list[str]:
@@ -146,7 +149,7 @@ def print_report(j: dict[str, Any], files: list[str]) -> None:
     out.print(f"{j['seconds']:.1f} s{written}", soft_wrap=True)
 
 
-def print_quickstart(found: Any, notes: Sequence[str] = ()) -> None:
+def print_quickstart(found: Quickstart, notes: Sequence[str] = ()) -> None:
     """What ``ufm quickstart`` found, and notes on what files were taken for."""
     out = Screen()
     words = (
@@ -290,7 +293,7 @@ def _short(values: Sequence[float] | None, limit: int = 6) -> str:
     return ", ".join(f"{v:.4g}" for v in values[:limit]) + (", ..." if len(values) > limit else "")
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     """A quantity on one line; long arrays by their shape."""
     if isinstance(value, list):
         text = "[" + ", ".join(_brief(item) for item in value) + "]"

@@ -218,14 +218,16 @@ def _geometry_of(record: dict[str, Any]) -> Geometry:
     )
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: object) -> float:
     """A finite number, or nan for ``None``."""
-    if value is not None and not (is_number(value) and abs(value) <= sys.float_info.max):
+    if value is None:
+        return math.nan
+    if not (is_number(value) and abs(value) <= sys.float_info.max):
         raise ValueError(f"{name}: {show(value)} is not a finite number")
-    return math.nan if value is None else float(value)
+    return float(value)
 
 
-def _distance(place: str, record: Any) -> tuple[str, float]:
+def _distance(place: str, record: object) -> tuple[str, float]:
     """(name, distance) of a target; two matrices of norm 1 are at most 2 apart."""
     if not isinstance(record, dict) or not isinstance(record.get("name"), str):
         raise ValueError(f"{place}: {show(record)} is not a target with a name")
@@ -235,7 +237,7 @@ def _distance(place: str, record: Any) -> tuple[str, float]:
     return record["name"], distance
 
 
-def _checked_gram(name: str, value: Any, size: int) -> np.ndarray:
+def _checked_gram(name: str, value: object, size: int) -> np.ndarray:
     """A Gram matrix: symmetric and positive semidefinite, to the rounding of the sums that made it."""
     gram = real_array(name, value, "a table of numbers")
     if gram.shape != (size, size) or not np.isfinite(gram).all():

@@ -102,7 +102,7 @@ class MatchingModel:
             return "lambda_Z"
         return None if "weight_decay" in self.words else "weight_decay"
 
-    def problem(self, **path: Any) -> Problem:
+    def problem(self, **path: np.ndarray) -> Problem:
         """The model; numbers in ``path`` replace its own (an array makes a stack)."""
         dim = min(self.dim, len(self.counts) if self.depth == 1 else WIDEST)
         words = {**self.words, "dim": dim, **path}
@@ -163,8 +163,8 @@ class Solved:
 
     def target(self, name: str, learned: LearnedGeometry, verdict: str, relative_gap: float) -> Target:
         """Returns the optimum as a target, with what its certificate says."""
-        more = {"verdict": verdict, "relative_gap": relative_gap}
-        return learned.target_of(name, "solved", self.gram, self.classifier_gram, **more)
+        grams = self.gram, self.classifier_gram
+        return learned.target_of(name, "solved", *grams, verdict=verdict, relative_gap=relative_gap)
 
 
 @dataclasses.dataclass(frozen=True)

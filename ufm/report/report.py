@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import _checks as door
-from .._checks import show
+from .._checks import ArrayLike, show
 from .._files import make_folder, whole
 from .._json import as_json
 from .._version import versions
@@ -232,21 +232,21 @@ class Report:
     name=door.text,
 )
 def report(
-    features: Any,
-    labels: Any,
-    weights: Any = None,
-    bias: Any = None,
+    features: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
     *,
     loss: str = "ce",
-    weight_decay: Any = None,
+    weight_decay: float | Sequence[float] | np.ndarray | None = None,
     feature_decay: float | None = None,
     bias_decay: float | None = None,
     temperature: float | None = None,
     constraint: str | None = None,
     feature_radius: float | None = None,
     activation: str | None = None,
-    test: tuple[Any, Any] | None = None,
-    multiplicity: Any = None,
+    test: tuple[ArrayLike, ArrayLike] | None = None,
+    multiplicity: ArrayLike | None = None,
     optimum: bool = True,
     points: int = 33,
     gap: float = 1e-8,
@@ -385,18 +385,25 @@ class _Head:
         return out if self.bias is None else out + np.asarray(self.bias)[:, None]
 
 
-def _matrices(weights: Any) -> list[np.ndarray]:
+def _matrices(weights: ArrayLike | None) -> list[np.ndarray]:
     """Returns W_1, ..., W_L of one matrix, a list of them, or nothing."""
     if weights is None:
         return []
-    several = isinstance(weights, (list, tuple)) and len(weights) > 0 and np.ndim(weights[0]) == 2
-    given = list(weights) if several else [weights]
+    given: list[ArrayLike] = [weights]
+    if isinstance(weights, (list, tuple)) and len(weights) > 0 and np.ndim(weights[0]) == 2:
+        given = list(weights)
     names = [f"weights[{i}]" for i in range(len(given))] if len(given) > 1 else ["weights"]
     return [as_matrix(matrix, name) for matrix, name in zip(given, names, strict=True)]
 
 
 def _read(
-    features: Any, labels: Any, weights: Any, bias: Any, multiplicity: Any, samples: Any, words: dict[str, Any]
+    features: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike | None,
+    bias: ArrayLike | None,
+    multiplicity: ArrayLike | None,
+    samples: Literal["columns", "rows"],
+    words: dict[str, Any],
 ) -> tuple[LabelledFeatures, _Head]:
     """Returns the checked samples, and the layers after them."""
     matrices = _matrices(weights)
@@ -502,7 +509,13 @@ def _accuracies(
     return {"classifier": seen.accuracy if head.weights else None, "nearest_mean": seen.nearest_accuracy}
 
 
-def _tested(test: tuple[Any, Any], samples: Any, head: _Head, means: np.ndarray, unit: bool) -> dict[str, Any]:
+def _tested(
+    test: tuple[ArrayLike, ArrayLike],
+    samples: Literal["columns", "rows"],
+    head: _Head,
+    means: np.ndarray,
+    unit: bool,
+) -> dict[str, Any]:
     d, K = means.shape
     shallow_head = len(head.weights) == 1
     W, b = (head.weights[0], head.bias) if shallow_head else (None, None)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -90,16 +89,24 @@ class LearnedGeometry:
     gram: np.ndarray
     classifier_gram: np.ndarray | None
 
-    def target_of(self, name: str, source: str, gram: Any, classifier_gram: Any = None, **more: Any) -> Target:
+    def target_of(
+        self,
+        name: str,
+        source: str,
+        gram: np.ndarray,
+        classifier_gram: np.ndarray | None = None,
+        *,
+        verdict: str | None = None,
+        relative_gap: float | None = None,
+        citation: str | None = None,
+    ) -> Target:
         """Returns the target of a Gram matrix, with its distances from the learned ones."""
         gram = np.asarray(gram, dtype=np.float64)
         off = None
         if self.classifier_gram is not None and classifier_gram is not None:
             off = gram_distance(self.classifier_gram, classifier_gram)
-        return Target(
-            name, source, gram, gram_distance(self.gram, gram), gram_distance(centred(self.gram), centred(gram)),
-            off, **more,
-        )  # fmt: skip
+        near, near_centred = gram_distance(self.gram, gram), gram_distance(centred(self.gram), centred(gram))
+        return Target(name, source, gram, near, near_centred, off, verdict, relative_gap, citation)
 
 
 def centred(gram: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .._checks import ArrayLike
 from .._files import Damaged
 from .._json import plain
 from ..answer import EXTRA, UNITS
@@ -36,7 +37,7 @@ CODES = NAMES | BAD | {PENDING: "PENDING"}
 """Names of all codes that the status of a cell can have."""
 
 
-def tally(statuses: Any, relative_gap: Any = None) -> dict[str, int]:
+def tally(statuses: ArrayLike | xr.DataArray, relative_gap: ArrayLike | xr.DataArray | None = None) -> dict[str, int]:
     """Number of cells by name of their status; and of contradictions, where there are any."""
     codes, numbers = np.unique(np.asarray(statuses), return_counts=True)
     counted = {CODES[int(code)]: int(number) for code, number in zip(codes, numbers, strict=True)}

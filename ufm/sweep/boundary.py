@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import ArrayLike, Numbers
 from .assembly import tally
 from .engine import Progress
 
@@ -171,8 +172,8 @@ def blockwise(
 
 def bisect(
     phase: Callable[[np.ndarray, np.ndarray], Any],
-    low: Any,
-    high: Any,
+    low: ArrayLike,
+    high: ArrayLike,
     *,
     scale: str = "linear",
     samples: int = 2,
@@ -197,20 +198,20 @@ def bisect(
     >>> changes.position.round(6)
     array([0.5, 0.6])
     """
-    low, high = np.broadcast_arrays(np.atleast_1d(np.asarray(low, float)), np.asarray(high, float))
+    lows, highs = np.broadcast_arrays(np.atleast_1d(np.asarray(low, float)), np.asarray(high, float))
     if not (isinstance(samples, (int, np.integer)) and samples >= 2):
         raise ValueError(f"samples: {samples!r} is not a whole number of at least 2")
-    axes = [_Axis("low and high", (float(a), float(b), scale)) for a, b in zip(low, high, strict=True)]
+    axes = [_Axis("low and high", (float(a), float(b), scale)) for a, b in zip(lows, highs, strict=True)]
     unit = np.array([axis.unit(tolerance) for axis in axes])
     _check_tolerance(tolerance)
 
     def read_unit(points: np.ndarray) -> np.ndarray:
         line = np.round(points[:, 0]).astype(int)
-        return phase(line, _place(points[:, 1], low[line], high[line], scale))
+        return phase(line, _place(points[:, 1], lows[line], highs[line], scale))
 
     reader = _Reader(read_unit, block)
-    lines = np.repeat(np.arange(low.size), samples)
-    grid = np.tile(np.linspace(0.0, 1.0, samples), low.size)
+    lines = np.repeat(np.arange(lows.size), samples)
+    grid = np.tile(np.linspace(0.0, 1.0, samples), lows.size)
     points = np.stack([lines.astype(float), grid], axis=1)
     codes = reader(points)
     left = np.flatnonzero((np.arange(codes.size) % samples) < samples - 1)
@@ -222,7 +223,7 @@ def bisect(
     line = line[order]
     return Changes(
         line,
-        _place(middle[order], low[line], high[line], scale),
+        _place(middle[order], lows[line], highs[line], scale),
         ((found.high - found.low)[:, 1][order] / unit[line]) * tolerance,
         found.below[order],
         found.above[order],
@@ -313,7 +314,7 @@ def _check_tolerance(tolerance: float) -> None:
         raise ValueError(f"tolerance: {tolerance!r} is not allowed; give a number from 1e-14 to below 1")
 
 
-def _place(unit: np.ndarray, low: Any, high: Any, scale: str) -> np.ndarray:
+def _place(unit: np.ndarray, low: Numbers, high: Numbers, scale: str) -> np.ndarray:
     """From shares of an axis to its own units."""
     return low * (high / low) ** unit if scale == "log" else low + (high - low) * unit
 

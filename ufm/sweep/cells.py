@@ -63,7 +63,7 @@ def _walks(words: Mapping[str, Any], number: int, problem: Problem, route: Route
     if descent and np.ndim(words.get("momentum", 0.0)):
         raise ValueError("momentum: it changes along an axis, but descent takes one number; make it a fixed word")
 
-    def column(name: str, default: Any = None) -> np.ndarray | None:
+    def column(name: str, default: float | None = None) -> np.ndarray | None:
         value = words.get(name, default)
         return None if value is None else np.broadcast_to(np.asarray(value, dtype=np.float64), (number,))
 

@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -37,7 +37,28 @@ from ..solve import Status
 from .assembly import CONTRADICTION, assemble, merged, tally, variable_order
 from .cells import cells_of
 from .grid import Structure, Sweep
-from .store import Block, Store
+from .store import Block, Piece, Store
+
+
+class Future(Protocol):
+    """What an executor gives for a task that it was given."""
+
+    def done(self) -> bool:
+        """Whether the task is over."""
+        ...
+
+    def result(self) -> Any:
+        """What came of it; raises what the task raised."""
+        ...
+
+
+class Executor(Protocol):
+    """Whatever runs tasks: an executor of ``concurrent.futures``, a client of dask, an executor of submitit."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: object) -> Future:
+        """Takes a function and its arguments, to be called in this process or another."""
+        ...
+
 
 Progress = Callable[[int, int, dict[str, int]], None] | None
 """Called with (cells done, cells in all, cells by status)."""
@@ -97,7 +118,7 @@ def run(
     sweep: Sweep,
     out: str | Path,
     *,
-    executor: Any = None,
+    executor: Executor | None = None,
     workers: int | None = None,
     devices: Sequence[Any] | None = None,
     again: str | None = None,
@@ -159,7 +180,7 @@ def fill(
     answer: Answering,
     choose: Callable[[Any, Mapping[str, Any]], int],
     *,
-    executor: Any = None,
+    executor: Executor | None = None,
     workers: int | None = None,
     devices: Sequence[Any] | None = None,
     progress: Progress = None,
@@ -186,13 +207,13 @@ def fill(
         pool = _threads(workers)
         stride, work, tries = len(local), functools.partial(compute, devices=local), 1
     else:
-        if not (hasattr(executor, "submit") or hasattr(executor, "get_executor")):
+        of_dask = getattr(executor, "get_executor", None)
+        if of_dask is None and not hasattr(executor, "submit"):
             raise ValueError(
                 f"executor: {door.show(executor)} has no submit; give one of concurrent.futures or of dask"
             )
-        if hasattr(executor, "get_executor"):  # a dask client: its executor never takes two tasks for one
-            executor = executor.get_executor(pure=False)
-        pool, workers, stride, work, tries = contextlib.nullcontext(executor), workers or 64, 1, _remote, _TRIES
+        tasks_to = executor if of_dask is None else of_dask(pure=False)  # that of dask takes no two tasks for one
+        pool, workers, stride, work, tries = contextlib.nullcontext(tasks_to), workers or 64, 1, _remote, _TRIES
     with pool as running:
         tasks = _missing(store, answer, choose, count, stride)
         _drain(store, tasks, running, work, workers, tries, lambda x: count.add(x, put=True))
@@ -302,7 +323,7 @@ class Task:
     """
 
     answer: Answering
-    structure: Any
+    structure: Piece
     numbers: tuple[int, ...]
     rows: tuple[np.ndarray, ...]
     size: int
@@ -310,7 +331,7 @@ class Task:
 
 
 @contextlib.contextmanager
-def _threads(workers: int) -> Iterator[Any]:
+def _threads(workers: int) -> Iterator[Executor]:
     """Threads of this process; if the run fails they are not waited for."""
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
@@ -424,7 +445,7 @@ def _fitting_block(structure: Structure, settings: Mapping[str, Any]) -> int:
     return 64
 
 
-def _size(store: Store, structure: Any, choose: Callable[[Any, Mapping[str, Any]], int]) -> int:
+def _size(store: Store, structure: Piece, choose: Callable[[Any, Mapping[str, Any]], int]) -> int:
     """Cells of the compiled program of a structure."""
     size = store.block_size(structure.index, lambda: choose(structure, store.sweep.solve))
     return min(size, structure.cells)
@@ -475,14 +496,14 @@ def _to_repeat(store: Store, again: str, settings: Mapping[str, Any]) -> Iterato
 def _drain(
     store: Store,
     tasks: Iterator[Task],
-    executor: Any,
-    work: Any,
+    executor: Executor,
+    work: Callable[[Task], list[Block]],
     most: int,
     most_tries: int,
     keep: Callable[[Block], None],
 ) -> None:
     """Keep an executor busy and save what comes back; a task that is lost with its worker is given out again."""
-    running: dict[Any, tuple[Task, int]] = {}
+    running: dict[Future, tuple[Task, int]] = {}
     more = True
     waiting: collections.deque[tuple[Task, int]] = collections.deque()
     try:

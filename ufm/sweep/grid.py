@@ -325,7 +325,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _unquoted(value: Any) -> Any:
+def _unquoted(value: object) -> Any:
     """A number that YAML took for a word: it reads 1e-5 as text, for want of a point."""
     if isinstance(value, str):
         try:
@@ -335,7 +335,7 @@ def _unquoted(value: Any) -> Any:
     return value
 
 
-def _plain(word: str, value: Any) -> Any:
+def _plain(word: str, value: object) -> Any:
     """The value of a word as plain Python, of the kind that the word has; ``None`` leaves a choice as it is."""
     if word not in words():
         raise ValueError(f"problem: {show(word)} {unknown(word, words())}")
@@ -348,19 +348,19 @@ def _plain(word: str, value: Any) -> Any:
         return value
     if kind == "name" and isinstance(value, str):
         return value
-    listed = isinstance(value, (list, tuple))
-    if "list" in kind and listed and value:
+    if "list" in kind and isinstance(value, (list, tuple)) and value:
         return [_number(word, part) for part in value]
-    if "number" in kind and not listed and not isinstance(value, Mapping):
+    several = isinstance(value, (list, tuple, Mapping))
+    if "number" in kind and not several:
         return _number(word, value)
-    if listed or isinstance(value, Mapping):
+    if several:
         remedy = f"give one {kind}, and put several under axes, as {word}: [...]"
     else:
         remedy = {"truth": "say true or false", "list": "give a list of numbers"}.get(kind, f"give a {kind}")
     raise ValueError(f"{word}: {show(value)} is not allowed; {remedy}")
 
 
-def _number(word: str, value: Any) -> float:
+def _number(word: str, value: object) -> float:
     value = _unquoted(value)
     if not is_number(value):
         raise ValueError(f"{word}: {show(value)} is not a number; give one")
@@ -372,7 +372,7 @@ def _number(word: str, value: Any) -> float:
 _FORMS = ("linear", "log", "values", "together")
 
 
-def _axis(name: str, stated: Any) -> Axis:
+def _axis(name: str, stated: object) -> Axis:
     """An axis from a list or from a table of one of its forms."""
     if not name.replace("-", "_").isidentifier() or len(name) > 64:
         raise ValueError(
@@ -438,7 +438,7 @@ def _column(place: str, word: str, values: Sequence[Any]) -> tuple[Any, ...]:
     return found
 
 
-def _values(place: str, form: str, stated: Any) -> list[Any]:
+def _values(place: str, form: str, stated: object) -> list[Any]:
     if not isinstance(stated, (list, tuple)):
         raise ValueError(f"{place}.{form}: {show(stated)} is not a list; give [...]")
     if form == "values":

@@ -21,7 +21,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -31,7 +31,24 @@ from .._version import __version__
 from ..problem.labels import show
 from .grid import Sweep
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 FORMAT = 3
+
+
+class Piece(Protocol):
+    """Cells that share one compiled program: a structure of what is declared."""
+
+    @property
+    def index(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def cells(self) -> int:
+        """Number of its cells."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +163,7 @@ class Store:
 
     # -------------------------------------------------------------- block sizes
 
-    def block_size(self, structure: int, choose: Any) -> int:
+    def block_size(self, structure: int, choose: Callable[[], int]) -> int:
         """Cells of a block of one structure: as declared, as it was chosen before, or chosen now and kept."""
         if self.sweep.block is not None:
             return self.sweep.block
@@ -240,7 +257,7 @@ class Store:
         """The finished dataset."""
         return self.path / "data.zarr"
 
-    def save_dataset(self, dataset: Any, timings: Any) -> None:
+    def save_dataset(self, dataset: xr.Dataset, timings: xr.Dataset) -> None:
         """Write the dataset in place of an old one; a half-written one is never seen under its name."""
         part, old = (self.path / f"data.zarr.{os.getpid()}.{what}" for what in ("part", "old"))
         try:
@@ -283,7 +300,7 @@ class Store:
 _BLOCK = re.compile(r"[0-9]+-[0-9]+\.npz")
 
 
-def _encoding(dataset: Any) -> dict[str, dict[str, Any]]:
+def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Chunks of about 100,000 numbers, sixteen to a shard, compressed; every chunk with its checksum."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -309,7 +326,7 @@ def _format_of(marker: Path) -> Any:
     return None
 
 
-def _other_format(path: Path, begun: Any) -> ValueError:
+def _other_format(path: Path, begun: object) -> ValueError:
     return ValueError(
         f"resume: {path} has format {show(begun)}, which is not the {FORMAT} of ufm {__version__}; "
         f"begin the sweep again in a new folder"
