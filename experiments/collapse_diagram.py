@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from ufm import plot
-from ufm.answer import versions
+from ufm._version import versions
 from ufm.atlas import axes_in_view, collapse_diagram
 
 GAP = 1e-10

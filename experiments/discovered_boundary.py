@@ -32,10 +32,10 @@ from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
 from ufm import certified_many, shallow, solve
-from ufm.answer import class_logits, versions
+from ufm._version import versions
 from ufm.atlas.minority import group_margins
 from ufm.plot import save_figure
-from ufm.problem import Problem
+from ufm.problem import Problem, class_logits
 from ufm.sweep.boundary import Boundary, blockwise, trace
 
 SIZES = (3, 3, 3)  # classes of each group, the largest first

@@ -35,9 +35,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ufm import certified_many, shallow
-from ufm.answer import class_logits, versions
+from ufm._version import versions
 from ufm.measure import PHASES, collapse_phase, group_modes
 from ufm.plot import save_figure
+from ufm.problem import class_logits
 from ufm.theory.imbalance import PUBLISHED_GRIDS, PublishedGrid, boundary_ratio, phase_of, two_group_thresholds
 
 # The values of each sweep in PUBLISHED_GRIDS, and the ends of the fine grid that is drawn.

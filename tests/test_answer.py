@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm.answer import class_logits, class_means, describe
+from ufm.answer import describe
+from ufm.problem import class_logits, class_means
 from ufm.problem.words import NAMED_LOSSES
 
 # The keys of DESIGN, "The command"; the answer may say more, never less.

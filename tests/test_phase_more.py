@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ufm import atlas
-from ufm.answer import certified_many, class_logits
-from ufm.problem import shallow
+from ufm.answer import certified_many
+from ufm.problem import class_logits, shallow
 from ufm.solve import solve
 from ufm.theory.frames import gram_pair
 from ufm.theory.seli import ridge_two_groups, seli_distance, seli_law, seli_offset

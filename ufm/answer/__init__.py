@@ -6,7 +6,7 @@ witnesses (solver, certificate, theory) meet; :mod:`~ufm.answer.readings` what i
 """
 
 from .._version import versions
-from ..problem import class_logits, class_means
+from ..problem import class_means
 from .answer import ATTAINED, Answer, Comparison, answer, describe
 from .cells import Cells
 from .merged import solve_and_certify_groups
@@ -44,7 +44,6 @@ __all__ = [
     "answer",
     "certified_groups",
     "certified_many",
-    "class_logits",
     "class_means",
     "describe",
     "judge",
