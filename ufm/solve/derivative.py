@@ -146,6 +146,7 @@ def _symmetries(problem: Problem, params: Params) -> Params:
     if model.classifier_constraint == "sphere":
         found.append(jax.vmap(functools.partial(_length, params, False))(np.arange(params.classifier.shape[0])))
     if model.bias == "free" and problem.loss_kind.shift_invariant:
+        assert params.bias is not None
         shift = dataclasses.replace(jax.tree.map(jnp.zeros_like, params), bias=jnp.ones_like(params.bias))
         found.append(jax.tree.map(lambda leaf: leaf[None], shift))
     if not found:
