@@ -552,7 +552,7 @@ def test_zero_is_certified_where_theory_says_so():
 
 
 def test_balanced_cross_entropy_agrees_with_the_closed_form():
-    theory = ufm.theory.deep_ce
+    theory = ufm.theory.deep_cross_entropy
     lam = np.array([2.0**-10, 2.0**-9, 0.02])
     stack = ufm.deep([5] * 4, depth=2, loss="ce", weight_decay=lam, feature_decay=lam)
     params = stack[0].init(jax.random.key(0))

@@ -11,12 +11,11 @@ import ufm
 from ufm.measure import GLOSSARY, LAYER_GLOSSARY, forward, measure, measure_layers
 from ufm.theory.deep_structures import (
     Network,
-    collapsed_network,
     compose,
     factored,
     kneser,
-    orthogonal_network,
     single,
+    spectral_network,
     split,
     zero_network,
 )
@@ -215,7 +214,7 @@ def of_network(found, samples, weight_decays, feature_decay, activation="relu"):
 @pytest.mark.parametrize("decays", [[0.01] * 3, [0.01, 0.02, 0.005], [0.006] * 5], ids=str)
 def test_deep_neural_collapse_is_all_zeros_and_full_rank(decays):
     found = of_network(
-        collapsed_network(4, 3, decays, 0.004, widths=(6, *[5] * (len(decays) - 2)), dim=7), 3, decays, 0.004
+        spectral_network([3] * 4, decays, 0.004, widths=(6, *[5] * (len(decays) - 2)), dim=7), 3, decays, 0.004
     )
     L = len(decays)
     for name in ("dnc1", "dnc1_pinv", "dnc2"):
@@ -260,7 +259,7 @@ def test_the_strongly_regular_network_has_its_ranks(vertices, depth):
 def test_features_under_a_relu_need_not_be_orthogonal_at_collapse(K, depth):
     """A semidefinite P_1 with the diagonal of A_1 and nothing positive off it costs the same: here of rank K - 1."""
     n, decays, feature_decay = 3, [0.003 * (1 + i) for i in range(depth)], 0.004
-    collapse = collapsed_network(K, n, decays, feature_decay)
+    collapse = spectral_network([n] * K, decays, feature_decay)
     first = collapse.weights[0] @ collapse.features
     np.testing.assert_allclose(first, first[0, 0] * np.eye(K), atol=1e-15)
     W, H = split(first[0, 0] * (np.eye(K) - (1 - np.eye(K)) / (K - 1)))
@@ -281,7 +280,7 @@ def test_features_under_a_relu_need_not_be_orthogonal_at_collapse(K, depth):
 def test_collapsed_blocks_and_vanishing_classes():
     """Two classes of an imbalanced linear network are zero: ranks count what lives, nothing divides by zero."""
     decays = [0.01] * 2
-    alive = orthogonal_network([200, 100, 2, 1], decays, 0.01)
+    alive = spectral_network([200, 100, 2, 1], decays, 0.01)
     assert np.count_nonzero(alive.features.any(axis=0)) == 2
     found = of_network(alive, [200, 100, 2, 1], decays, 0.01, "linear")
     assert found.rank_after == (2, 2, None)
@@ -463,5 +462,5 @@ def test_bad_input_is_one_sentence(call, said):
 def test_single_units_compose_to_collapse():
     """The same network by two roads measures the same."""
     decays = [0.02] * 3
-    one, two = compose([single(3)] * 4, 2, decays, 0.02), collapsed_network(4, 2, decays, 0.02)
+    one, two = compose([single(3)] * 4, 2, decays, 0.02), spectral_network([2] * 4, decays, 0.02)
     same(of_network(one, 2, decays, 0.02), of_network(two, 2, decays, 0.02))

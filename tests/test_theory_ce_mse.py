@@ -227,9 +227,6 @@ def test_simplex_etf(k, d):
 
 def test_other_frames():
     np.testing.assert_array_equal(frames.orthogonal_frame(4, 6).T @ frames.orthogonal_frame(4, 6), np.eye(4))
-    lengths = [3.0, 1.0, 0.5]
-    frame = frames.generalized_orthogonal_frame(lengths, 5)
-    np.testing.assert_allclose(frame.T @ frame, np.diag(np.square(lengths)))
     polygon = frames.regular_polygon(7)
     angles = np.angle(polygon[0] + 1j * polygon[1]) % (2 * np.pi)
     np.testing.assert_allclose(np.diff(angles), 2 * np.pi / 7)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.optimize import differential_evolution, minimize, minimize_scalar
 
-from ufm.theory import deep, deep_ce, deep_structures, sphere
+from ufm.theory import deep, deep_cross_entropy, deep_structures, sphere
 from ufm.theory._roots import lowest
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_deep.json").read_text(encoding="utf-8"))
@@ -137,11 +137,25 @@ def fan_value(p):
 
 
 def cross_entropy(structure):
-    return lambda p: deep_ce.optimum(structure(p["K"], p["L"]), p["n"], *decays(p))
+    return lambda p: deep_cross_entropy.optimum(structure(p["K"], p["L"]), p["n"], *decays(p))
 
 
 def largest_decay(structure):
-    return lambda p: (deep_ce.zero_threshold(structure(p["K"], p["L"])) / p["n"]) ** (1 / (p["L"] + 1))
+    return lambda p: (deep_cross_entropy.zero_threshold(structure(p["K"], p["L"])) / p["n"]) ** (1 / (p["L"] + 1))
+
+
+def bounded_features(num_classes, radius, decay):
+    """F and ||W|| of cross-entropy with features on a sphere and a decay of W alone."""
+    row = sphere.decayed_norm(num_classes, radius, decay)
+    fit = sphere.equal_gap_loss(sphere.bounded_margin(num_classes, radius, row), num_classes)
+    return fit + decay / 2 * num_classes * row**2, math.sqrt(num_classes) * row
+
+
+def best_network(num_classes, samples, lam, lam_h, widths=None, dim=None):
+    """The network of the best composition of collapse, fans and Kneser structures."""
+    given = samples, lam, lam_h
+    blocks = deep_structures.best_composition(num_classes, *given, None, widths, dim).blocks
+    return deep_structures.compose(blocks, *given, widths, dim)
 
 
 READ = {
@@ -170,20 +184,22 @@ READ = {
     "c above which the zero point is certified globally optimal": lambda p: deep.certified_zero_threshold(
         p["K"], p["L"]
     ),
-    "min over alpha of F, deep linear CE, DNC structure": lambda p: cross_entropy(deep_ce.simplex)(p).value,
-    "min over beta of F, deep linear CE, low-rank structure": lambda p: cross_entropy(deep_ce.paired)(p).value,
-    "minimising alpha of the DNC structure": lambda p: cross_entropy(deep_ce.simplex)(p).scale,
-    "minimising beta of the low-rank structure": lambda p: cross_entropy(deep_ce.paired)(p).scale,
-    "lower bound B0 for CE": lambda p: cross_entropy(deep_ce.relu_bound)(p).value,
-    "largest common decay with F<log K on the DNC structure": largest_decay(deep_ce.simplex),
-    "largest common decay with F<log K on the low-rank structure": largest_decay(deep_ce.paired),
-    "value of F at the explicit ReLU low-rank construction (CE)": lambda p: cross_entropy(deep_ce.relu_paired)(p).value,
-    "linear DNC value at the same point": lambda p: cross_entropy(deep_ce.simplex)(p).value,
-    "GUFM MSE optimum": lambda p: sphere.sphere_mse_value(p["K"], p["rho"], p["lam_W"])[0],
-    "GUFM CE optimum": lambda p: deep_ce.fixed_norm_cross_entropy(p["K"], p["rho"], p["lam_W"]).value,
-    "optimal ||W||_F of the GUFM CE problem": lambda p: (
-        deep_ce.fixed_norm_cross_entropy(p["K"], p["rho"], p["lam_W"]).classifier_norm
+    "min over alpha of F, deep linear CE, DNC structure": lambda p: cross_entropy(deep_cross_entropy.simplex)(p).value,
+    "min over beta of F, deep linear CE, low-rank structure": lambda p: (
+        cross_entropy(deep_cross_entropy.paired)(p).value
     ),
+    "minimising alpha of the DNC structure": lambda p: cross_entropy(deep_cross_entropy.simplex)(p).scale,
+    "minimising beta of the low-rank structure": lambda p: cross_entropy(deep_cross_entropy.paired)(p).scale,
+    "lower bound B0 for CE": lambda p: cross_entropy(deep_cross_entropy.relu_bound)(p).value,
+    "largest common decay with F<log K on the DNC structure": largest_decay(deep_cross_entropy.simplex),
+    "largest common decay with F<log K on the low-rank structure": largest_decay(deep_cross_entropy.paired),
+    "value of F at the explicit ReLU low-rank construction (CE)": lambda p: (
+        cross_entropy(deep_cross_entropy.relu_paired)(p).value
+    ),
+    "linear DNC value at the same point": lambda p: cross_entropy(deep_cross_entropy.simplex)(p).value,
+    "GUFM MSE optimum": lambda p: sphere.sphere_mse_value(p["K"], p["rho"], p["lam_W"])[0],
+    "GUFM CE optimum": lambda p: bounded_features(p["K"], p["rho"], p["lam_W"])[0],
+    "optimal ||W||_F of the GUFM CE problem": lambda p: bounded_features(p["K"], p["rho"], p["lam_W"])[1],
 }
 
 
@@ -235,12 +251,12 @@ def test_tiny_decays_and_great_depths_keep_their_digits():
     assert deepest.value == pytest.approx(deep.scalar_optimum(3e-4, 400).value, rel=1e-12)
     assert 0 < deepest.value < 0.5
     given = 2, [1e-8] * 60, 1e-8
-    composed_value = deep_structures.collapsed_network(3, *given).value
+    composed_value = deep_structures.spectral_network([2] * 3, *given[1:]).value
     blocks = [deep_structures.single(60)] * 3
     assert deep_structures.compose(blocks, *given).value == pytest.approx(composed_value, rel=1e-12)
     assert deep.imbalanced_channel_bound([2] * 3, *given[1:]) < composed_value
-    low_rank = deep_ce.optimum(deep_ce.paired(6, 60), *given)
-    assert 0 < low_rank.value < deep_ce.optimum(deep_ce.simplex(6, 60), *given).value < 1e-5
+    low_rank = deep_cross_entropy.optimum(deep_cross_entropy.paired(6, 60), *given)
+    assert 0 < low_rank.value < deep_cross_entropy.optimum(deep_cross_entropy.simplex(6, 60), *given).value < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -256,12 +272,12 @@ def test_tiny_decays_and_great_depths_keep_their_digits():
         (lambda: deep_structures.kneser(3, 4), "vertices"),
         (lambda: deep_structures.kneser(5, 2), "depth"),
         (lambda: deep_structures.fan(2, 1, 1, 1), "depth"),
-        (lambda: deep_structures.collapsed_network(3, 2, [0.1] * 2, 0.1, widths=[2]), r"widths\[0\]"),
-        (lambda: deep_structures.collapsed_network(3, 2, [0.1] * 2, 0.1, widths=[4, 4]), "widths"),
-        (lambda: deep_structures.collapsed_network(3, 2, [0.1] * 2, 0.1, dim=2), "dim"),
+        (lambda: deep_structures.relu_simplex_network(3, 2, [0.1] * 2, 0.1, widths=[2]), r"widths\[0\]"),
+        (lambda: deep_structures.relu_simplex_network(3, 2, [0.1] * 2, 0.1, widths=[4, 4]), "widths"),
+        (lambda: deep_structures.relu_simplex_network(3, 2, [0.1] * 2, 0.1, dim=2), "dim"),
         (lambda: deep_structures.compose([deep_structures.single(3)], 1, [0.1] * 2, 0.1), "blocks"),
-        (lambda: deep_ce.relu_paired(5, 3), "num_classes"),
-        (lambda: deep_ce.optimum(deep_ce.simplex(4, 3), 1, [0.1] * 2, 0.1), "weight_decays"),
+        (lambda: deep_cross_entropy.relu_paired(5, 3), "num_classes"),
+        (lambda: deep_cross_entropy.optimum(deep_cross_entropy.simplex(4, 3), 1, [0.1] * 2, 0.1), "weight_decays"),
     ],
 )
 def test_wrong_arguments_are_named(call, word):
@@ -294,14 +310,14 @@ MSE_NETWORKS = {
     "collapse": (
         1,
         2,
-        lambda _, n, *given, **room: deep_structures.collapsed_network(5, n, *given, **room),
+        lambda _, n, *given, **room: deep_structures.spectral_network([n] * 5, *given, **room),
         1.0,
         False,
     ),
     "orthogonal": (
         1,
         [40, 20, 10, 3, 1],
-        lambda _, *given, **room: deep_structures.orthogonal_network(*given, **room),
+        lambda _, *given, **room: deep_structures.spectral_network(*given, **room),
         1.0,
         False,
     ),
@@ -311,7 +327,7 @@ MSE_NETWORKS = {
     "kneser5": (3, 2, composed(lambda depth: [deep_structures.kneser(5, depth)]), 0.2, True),
     "kneser6": (3, 2, composed(lambda depth: [deep_structures.kneser(6, depth)]), 0.2, True),
     "mixed": (3, 1, composed(mixed), 0.2, True),
-    "best": (3, 1, lambda _, *given, **room: deep_structures.best_relu_network(13, *given, **room), 0.2, True),
+    "best": (3, 1, lambda _, *given, **room: best_network(13, *given, **room), 0.2, True),
 }
 
 
@@ -344,29 +360,29 @@ def test_zero_network():
     network = deep_structures.zero_network(4, [3, 5], 2)
     assert [w.shape for w in network.weights] == [(3, 2), (5, 3), (4, 5)]
     assert forward(network.weights, network.features, 3, [0.1] * 3, 0.1)[0] == network.value
-    too_much = deep_structures.best_relu_network(10, 1, [0.5] * 3, 0.5)
+    too_much = best_network(10, 1, [0.5] * 3, 0.5)
     assert too_much.value == pytest.approx(0.5, abs=1e-15)
     assert not any(np.any(w) for w in too_much.weights)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 4, 5, 8, 9])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("structure", [deep_ce.simplex, deep_ce.paired])
+@pytest.mark.parametrize("structure", [deep_cross_entropy.simplex, deep_cross_entropy.paired])
 def test_value_of_cross_entropy_matrices(num_classes, depth, structure):
     lam, lam_h = UNEQUAL[depth]
     given = 3, [0.1 * x for x in lam], 0.1 * lam_h
     shape = {"widths": [10] * (depth - 1), "dim": 11}
-    network = deep_ce.linear_network(structure(num_classes, depth), *given, **shape)
+    network = deep_cross_entropy.linear_network(structure(num_classes, depth), *given, **shape)
     value = forward(network.weights, network.features, *given, relu=False, loss="ce")[0]
     assert value == pytest.approx(network.value, abs=1e-12)
     assert network.value < math.log(num_classes) - 0.1
     # the regulariser is the Schatten quasi-norm of the logits
     z = structure(num_classes, depth)
-    sigma = np.linalg.svd(z.logits * deep_ce.optimum(z, *given).scale, compute_uv=False)
+    sigma = np.linalg.svd(z.logits * deep_cross_entropy.optimum(z, *given).scale, compute_uv=False)
     c = np.exp(deep.log_decay_product(given[1], given[2], 3))
     regulariser = (depth + 1) / 2 * np.sum((c * sigma[sigma > 1e-9] ** 2) ** (1 / (depth + 1)))
     fit = network.value - regulariser
-    assert fit == pytest.approx(float(z.fit(deep_ce.optimum(z, *given).scale)), abs=1e-12)
+    assert fit == pytest.approx(float(z.fit(deep_cross_entropy.optimum(z, *given).scale)), abs=1e-12)
 
 
 @pytest.mark.parametrize("num_classes", [2, 6, 14])
@@ -375,7 +391,7 @@ def test_value_of_cross_entropy_relu_matrices(num_classes, depth):
     lam, lam_h = UNEQUAL[depth]
     given = 2, [0.1 * x for x in lam], 0.1 * lam_h
     for shape in ({}, {"widths": [17] * (depth - 1), "dim": 16}):
-        network = deep_ce.relu_network(num_classes, *given, **shape)
+        network = deep_cross_entropy.relu_network(num_classes, *given, **shape)
         assert network.value < math.log(num_classes) - 0.1
         for relu in (True, False):
             value = forward(network.weights, network.features, *given, relu=relu, loss="ce")[0]
@@ -465,14 +481,14 @@ def test_profile_finds_the_lowest_of_several_minima(spread):
 def test_blocks_carry_over_to_more_classes():
     given = 1, [0.005] * 4, 0.005
     for k in range(3, 14):
-        best = deep_structures.best_relu_network(k, *given)
+        best = best_network(k, *given)
         assert best.value < deep.deep_collapse(k, *given).value - 1e-5
         assert best.value > deep.relu_lower_bound(k, *given)
         assert best.features.shape[1] == k
     # at L = 2 nothing known beats collapse
     two = 1, [0.005] * 2, 0.005
     collapse_value = deep.deep_collapse(7, *two).value
-    assert deep_structures.best_relu_network(7, *two).value == pytest.approx(collapse_value, abs=1e-14)
+    assert best_network(7, *two).value == pytest.approx(collapse_value, abs=1e-14)
 
 
 def test_structures_that_win_pass_the_structural_lemma():
@@ -528,7 +544,7 @@ def test_no_descent_of_a_linear_network_goes_below(counts, depth):
     reached = [descend(*random_point(3, 4, depth, rng, 0.6), *given, relu=False) for _ in range(6)]
     assert min(reached) >= bound - 1e-11
     assert min(reached) == pytest.approx(bound, abs=1e-7)
-    network = deep_structures.orthogonal_network(*given)
+    network = deep_structures.spectral_network(*given)
     assert descend(*shaken(network, 1e-2, 0), *given, relu=False) == pytest.approx(bound, abs=1e-9)
 
 
@@ -567,7 +583,7 @@ def test_order_of_bounds_and_networks(num_classes, depth):
     for lam in (1e-5, 1e-3, 0.004, 0.01, 0.02, 0.05):
         given = num_classes, 2, [lam, *[1.5 * lam] * (depth - 1)], 0.8 * lam
         values = [deep.norm_bound(*given), deep.channel_bound(*given), deep.relu_lower_bound(*given)]
-        values += [deep_structures.best_relu_network(*given).value, deep.deep_collapse(*given).value, 0.5]
+        values += [best_network(*given).value, deep.deep_collapse(*given).value, 0.5]
         assert all(a <= b * (1 + 1e-13) for a, b in itertools.pairwise(values)), values
 
 
@@ -684,7 +700,7 @@ def test_no_relu_network_goes_below_the_bounds(num_classes, depth):
     lam, lam_h = UNEQUAL[depth]
     given = 2, lam, lam_h
     bound = deep.relu_lower_bound(num_classes, *given)
-    best = deep_structures.best_relu_network(num_classes, *given, [3 * num_classes] * (depth - 1), 2 * num_classes)
+    best = best_network(num_classes, *given, [3 * num_classes] * (depth - 1), 2 * num_classes)
     rng = np.random.default_rng(0)
     for scale in (0.1, 0.3, 1.0):
         for _ in range(50):
@@ -726,13 +742,18 @@ def test_certified_zero():
 
 # ------------------------------------------------------------------ cross-entropy
 
-STRUCTURES = (deep_ce.simplex, deep_ce.paired, deep_ce.relu_paired, deep_ce.relu_bound)
+STRUCTURES = (
+    deep_cross_entropy.simplex,
+    deep_cross_entropy.paired,
+    deep_cross_entropy.relu_paired,
+    deep_cross_entropy.relu_bound,
+)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("depth", [1, 2, 3, 5])
 def test_cross_entropy_scale_by_a_scan(structure, depth):
-    if structure is deep_ce.relu_paired and depth == 1:
+    if structure is deep_cross_entropy.relu_paired and depth == 1:
         with pytest.raises(ValueError, match="depth"):
             structure(6, depth)
         return
@@ -746,21 +767,23 @@ def test_cross_entropy_scale_by_a_scan(structure, depth):
             return float(found.fit(math.exp(u))) + regulariser
 
         best = min(math.log(6), scanned(loss, -12, 6))
-        assert deep_ce.optimum(found, *given).value == pytest.approx(best, abs=1e-12)
+        assert deep_cross_entropy.optimum(found, *given).value == pytest.approx(best, abs=1e-12)
 
 
-@pytest.mark.parametrize("structure", [deep_ce.simplex, deep_ce.paired, deep_ce.relu_bound])
+@pytest.mark.parametrize(
+    "structure", [deep_cross_entropy.simplex, deep_cross_entropy.paired, deep_cross_entropy.relu_bound]
+)
 @pytest.mark.parametrize(("num_classes", "depth"), [(4, 1), (5, 2), (10, 3), (10, 6)])
 def test_cross_entropy_threshold_is_where_the_optimum_vanishes(structure, num_classes, depth):
     found = structure(num_classes, depth)
-    lam = deep_ce.zero_threshold(found) ** (1 / (depth + 1))
-    assert deep_ce.optimum(found, 1, [0.999 * lam] * depth, 0.999 * lam).scale > 0
-    assert deep_ce.optimum(found, 1, [1.001 * lam] * depth, 1.001 * lam).scale == 0
+    lam = deep_cross_entropy.zero_threshold(found) ** (1 / (depth + 1))
+    assert deep_cross_entropy.optimum(found, 1, [0.999 * lam] * depth, 0.999 * lam).scale > 0
+    assert deep_cross_entropy.optimum(found, 1, [1.001 * lam] * depth, 1.001 * lam).scale == 0
 
 
 def test_fit_terms_are_the_cross_entropy_of_the_logits():
     for k in (2, 3, 6, 7):
-        for structure in (deep_ce.simplex(k, 2), deep_ce.paired(k, 2)):
+        for structure in (deep_cross_entropy.simplex(k, 2), deep_cross_entropy.paired(k, 2)):
             for beta in (0.0, 0.7, 5.0):
                 z = beta * structure.logits
                 direct = np.mean(np.logaddexp.reduce(z, axis=0) - np.diag(z))
@@ -774,12 +797,18 @@ def test_where_collapse_is_not_optimal():
     for k in range(2, 21):
         for depth in (1, 2, 3, 4):
             given = 1, [small] * depth, small
-            low_rank = deep_ce.optimum(deep_ce.paired(k, depth), *given).value
-            beaten = low_rank < deep_ce.optimum(deep_ce.simplex(k, depth), *given).value * (1 - 1e-9)
-            if deep_ce.collapse_is_optimal(k, depth) is not None:
-                assert beaten != deep_ce.collapse_is_optimal(k, depth)
+            low_rank = deep_cross_entropy.optimum(deep_cross_entropy.paired(k, depth), *given).value
+            beaten = low_rank < deep_cross_entropy.optimum(deep_cross_entropy.simplex(k, depth), *given).value * (
+                1 - 1e-9
+            )
+            if deep_cross_entropy.collapse_is_optimal(k, depth) is not None:
+                assert beaten != deep_cross_entropy.collapse_is_optimal(k, depth)
     wins = {
-        depth: min(k for k in range(2, 40, 2) if deep_ce.small_decay_ratio(deep_ce.relu_paired(k, depth)) < 1)
+        depth: min(
+            k
+            for k in range(2, 40, 2)
+            if deep_cross_entropy.small_decay_ratio(deep_cross_entropy.relu_paired(k, depth)) < 1
+        )
         for depth in (4, 5, 6, 7, 8)
     }
     assert wins == {4: 14, 5: 10, 6: 8, 7: 8, 8: 6}
@@ -790,19 +819,19 @@ def test_where_collapse_is_not_optimal():
 @pytest.mark.parametrize(("num_classes", "depth", "relu"), [(4, 1, False), (6, 2, False), (4, 3, False), (4, 2, True)])
 def test_no_cross_entropy_network_goes_below_the_bound(num_classes, depth, relu):
     given = 2, [0.002] * depth, 0.002
-    bound = deep_ce.optimum(deep_ce.relu_bound(num_classes, depth), *given).value
+    bound = deep_cross_entropy.optimum(deep_cross_entropy.relu_bound(num_classes, depth), *given).value
     kind = {"relu": relu, "loss": "ce"}
     rng = np.random.default_rng(0)
     reached = [descend(*random_point(num_classes, 8, depth, rng, 0.7), *given, **kind) for _ in range(4)]
     assert min(reached) >= bound - 1e-10
     if relu:
         return
-    for structure in (deep_ce.simplex, deep_ce.paired):
-        network = deep_ce.linear_network(structure(num_classes, depth), *given)
+    for structure in (deep_cross_entropy.simplex, deep_cross_entropy.paired):
+        network = deep_cross_entropy.linear_network(structure(num_classes, depth), *given)
         start = list(network.weights), network.features
         assert bound - 1e-12 <= descend(*start, *given, **kind) <= network.value + 1e-14
         slopes = forward(network.weights, network.features, *given, **kind)[1]
-        if structure is deep_ce.simplex or num_classes % 2 == 0:
+        if structure is deep_cross_entropy.simplex or num_classes % 2 == 0:
             assert max(np.abs(s).max() for s in slopes) < 1e-9  # both are critical points
     if depth == 1:
         assert min(reached) == pytest.approx(bound, abs=1e-8)
@@ -812,9 +841,12 @@ def test_fibre_dimensions():
     """The low-rank fibre gains on that of collapse as d grows no longer from d = 3K/2 - 1 on."""
     for k in (4, 8, 10):
         d = 3 * k // 2 - 1
-        ratio = deep_ce.fibre_dimension(3, k - 1, d) / deep_ce.fibre_dimension(3, k // 2, d)
+        ratio = deep_cross_entropy.fibre_dimension(3, k - 1, d) / deep_cross_entropy.fibre_dimension(3, k // 2, d)
         assert ratio == 1
-    assert deep_ce.fibre_dimension(3, 4, 9, distinct=True) - deep_ce.fibre_dimension(3, 4, 9) == 3 * 6
+    assert (
+        deep_cross_entropy.fibre_dimension(3, 4, 9, distinct=True) - deep_cross_entropy.fibre_dimension(3, 4, 9)
+        == 3 * 6
+    )
 
 
 # ------------------------------------------------------------------ features of fixed norm
@@ -842,7 +874,7 @@ def test_fixed_norm_by_descent(loss):
     k, radius, lam = 3, 1.7, 0.02
     reached = min(sphere_descent(k, radius, lam, loss, seed) for seed in range(4))
     mse = sphere.sphere_mse_value(k, radius, lam)[0]
-    found = mse if loss == "mse" else deep_ce.fixed_norm_cross_entropy(k, radius, lam).value
+    found = mse if loss == "mse" else bounded_features(k, radius, lam)[0]
     assert found - 1e-10 <= reached <= found + 1e-6
 
 
@@ -852,9 +884,9 @@ def test_fixed_norm_cross_entropy_by_a_scan(k, radius, lam):
         r = math.exp(u)
         return math.log1p((k - 1) * math.exp(-radius * math.sqrt(k) * r / (k - 1))) + lam / 2 * r * r
 
-    found = deep_ce.fixed_norm_cross_entropy(k, radius, lam)
-    assert found.value == pytest.approx(scanned(loss, -12, 12), rel=1e-11)
-    assert loss(math.log(found.classifier_norm)) == pytest.approx(found.value, rel=1e-13)
+    value, norm = bounded_features(k, radius, lam)
+    assert value == pytest.approx(scanned(loss, -12, 12), rel=1e-11)
+    assert loss(math.log(norm)) == pytest.approx(value, rel=1e-13)
 
 
 def test_lowest_has_an_answer_for_every_interval():

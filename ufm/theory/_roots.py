@@ -1,4 +1,4 @@
-"""One root of one scalar equation, to the last digit, without a solver package."""
+"""Roots and minima of functions of one variable, to the last digit, without a solver package."""
 
 from __future__ import annotations
 
@@ -111,3 +111,11 @@ def lowest(
     turns = np.flatnonzero(~rises[:-1] & rises[1:])
     points = [root(slope, float(grid[i]), float(grid[i + 1])) for i in turns]
     return min(((point, float(function(point))) for point in points), key=lambda pair: pair[1], default=None)
+
+
+# ------------------------------------------------------------------ numbers in, numbers out
+
+
+def as_given(found: np.ndarray) -> Any:
+    """A plain number where a formula was asked about numbers; the array where it was asked about arrays."""
+    return found.item() if found.ndim == 0 else found

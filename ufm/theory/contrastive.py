@@ -26,7 +26,7 @@ import numpy as np
 from .._checks import ArrayLike, Numbers
 from ..problem import Problem
 from ..problem.contrastive import SupCon
-from ._roots import root, widen
+from ._roots import as_given, root, widen
 from .oracle import (
     LARGEST_GRAM,
     Answer,
@@ -34,9 +34,12 @@ from .oracle import (
     balanced,
     check_at_least,
     check_positive,
+    class_weight_of,
     counts_of,
+    enough_for,
     number,
     oracle,
+    scale_of,
     wide,
 )
 
@@ -308,7 +311,7 @@ def minority_collapse_ratio(majority_classes: Numbers, minority_classes: Numbers
     log_ratio = np.where(m1 > 1, ratio_and_slope((low + high) / 2)[0], at_edge)
     with np.errstate(over="ignore"):
         ratio = np.where(minority_collapses(m1, tau), np.exp(log_ratio), np.inf)
-    return float(ratio) if ratio.ndim == 0 else ratio
+    return as_given(ratio)
 
 
 def minority_collapses(majority_classes: Numbers, temperature: Numbers) -> Any:
@@ -333,7 +336,7 @@ def minority_collapses(majority_classes: Numbers, temperature: Numbers) -> Any:
     z = 1 + (m1 - 1) * np.exp(log_near)
     gain = log_e + 2 * np.log(z + m1 * np.exp(log_e)) - np.log(4 * m1 * z) - log_near
     found = (m1 <= 2) | (gain > 0)
-    return bool(found) if found.ndim == 0 else found
+    return as_given(found)
 
 
 # ------------------------------------------------------------------ any groups: a small convex program
@@ -405,7 +408,15 @@ def group_optimum(
 class _Program:
     """The affine maps of the group program: exponents, M and E in the free numbers z = (q_ab, w_a, q_aa)."""
 
-    def __init__(self, m: Any, n: Any, tau: float, decay: float | None, self_included: bool, class_weight: Any):
+    def __init__(
+        self,
+        m: np.ndarray,
+        n: np.ndarray,
+        tau: float,
+        decay: float | None,
+        self_included: bool,
+        class_weight: ArrayLike,
+    ):
         g = len(m)
         self.m, self.n, self.on_sphere = m, n, decay is None
         self.own = n if self_included else n - 1
@@ -684,7 +695,7 @@ def _nonnegative(
 
 def unit_temperature(problem: Problem) -> float:
     """Temperature tau/rho^2 at which a problem on spheres or balls has radius 1."""
-    return 1.0 / (number(problem.model.scale, 1.0) * number(problem.model.feature_radius, 1.0) ** 2)
+    return 1.0 / (scale_of(problem) * number(problem.model.feature_radius, 1.0) ** 2)
 
 
 def radius_squared(problem: Problem) -> float:
@@ -705,11 +716,11 @@ def positives(problem: Problem) -> Hypothesis:
 
 def _weights(problem: Problem) -> np.ndarray:
     """Class weights, shape (K,)."""
-    weight = problem.loss.class_weight
-    return np.broadcast_to(np.asarray(1.0 if weight is None else weight, dtype=np.float64), (problem.num_classes,))
+    return np.broadcast_to(class_weight_of(problem), (problem.num_classes,))
 
 
-def _equal_weights(problem: Problem) -> Hypothesis:
+def equal_weights(problem: Problem) -> Hypothesis:
+    """The loss has one weight for all classes."""
     weight = _weights(problem)
     return Hypothesis("equal class weights", bool(np.all(weight == weight[0])), f"{weight.min():g} to {weight.max():g}")
 
@@ -718,7 +729,7 @@ def _symmetric(problem: Problem) -> tuple[Hypothesis, ...]:
     return (
         balanced(problem),
         positives(problem),
-        _equal_weights(problem),
+        equal_weights(problem),
         wide(problem, problem.num_classes - 1),
     )
 
@@ -887,13 +898,9 @@ def _ridge(problem: Problem) -> NonnegativeRidge:
     return nonnegative_ridge_optimum(counts_of(problem), decay, unit_temperature(problem), own, _weights(problem))
 
 
-def _room(problem: Problem) -> tuple[Hypothesis, ...]:
+def _enough_for_survivors(problem: Problem) -> tuple[Hypothesis, ...]:
     first = positives(problem)
-    if not first.holds:
-        return (first,)
-    alive = int(np.sum(_ridge(problem).norms > 0))
-    found = f"d = {problem.model.dim}, {alive} classes"
-    return first, Hypothesis("d >= number of classes that do not vanish", problem.model.dim >= alive, found)
+    return (first, enough_for(problem, int(np.sum(_ridge(problem).norms > 0)))) if first.holds else (first,)
 
 
 @oracle(
@@ -904,7 +911,7 @@ def _room(problem: Problem) -> tuple[Hypothesis, ...]:
     statement="SupCon with decayed nonnegative features, any counts: orthogonal classes, each with its own threshold.",
     concerns=lambda problem: _supcon(problem, "nonnegative"),
     about="contrastive",
-    hypotheses=_room,
+    hypotheses=_enough_for_survivors,
 )
 def supcon_orthogonal_ridge(problem: Problem) -> Answer:
     """Value, squared norms and thresholds of :func:`nonnegative_ridge_optimum`."""

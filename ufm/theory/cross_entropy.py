@@ -1,24 +1,25 @@
-"""Balanced cross-entropy, label smoothing, own-class margin and focal loss: the scale of the simplex ETF.
+"""Balanced losses of the softmax with free factors: a simplex ETF, whose scale is one scalar problem.
 
 With equal counts n the logits of a global minimiser are Z = t Π, a simplex ETF, and the margin t = z_own - z_other
 minimises a function of one variable,
 
     F* = min over t >= 0 of  phi(t) + (K-1) c_0 t,      c_0 = √n λ_Z = √(n λ_W λ_H)/s,
 
-with phi the loss at equal gaps.  That this is a lower bound for every loss whose value is at least phi(mean gap) needs
-neither convexity nor collapse (:func:`balanced_lower_bound`).
+with phi the loss at equal gaps: of cross-entropy (with label smoothing and a margin of the own class), in closed form,
+or of focal loss, one root.  That this is a lower bound for every loss whose value is at least phi(mean gap) needs
+neither convexity nor collapse (:func:`balanced_lower_bound`).  Which classes collapse when counts differ is
+:mod:`ufm.theory.imbalance`.
 
-What group of classes collapses when counts differ is :mod:`ufm.theory.imbalance`.
-
-Multi-label learning with the pick-all-labels loss: one margin per number of labels.
+Where a sample has several labels and the loss is cross-entropy summed over them (pick all labels), the classifier is
+still a simplex ETF, and there is one margin for every number of labels:
 
     PAL(z, S) = sum_{k in S} CE(z, k)
     F = (1/N) sum_i PAL(W h_i + b, S_i) + (λ_W/2)||W||² + (λ_H/2)||H||² + (λ_b/2)||b||²
 
-with n_m samples for every set of m labels: N_m = n_m C(K, m) samples of size m, N = sum_m N_m.  The loss of a sample is
-the sum over its labels.  At the optimum W is a simplex ETF, b = 0 (modulo 1 if free), and h_S = C_m sum_{k in S} w_k.
+with n_m samples for every set of m labels: N_m = n_m C(K, m) samples of size m, N = sum_m N_m.  At the optimum b = 0
+(modulo 1 if free) and h_S = C_m sum_{k in S} w_k (:func:`pick_all_labels`).
 
-Reference: Li, Li, Wang & Qu 2024 (structure); the scalar equations are derived here.
+Reference: Zhu et al. 2021 (simplex ETF), Li, Li, Wang & Qu 2024 (several labels); the scalar equations are derived.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ from .oracle import (
     decays_of,
     number,
     oracle,
+    scale_of,
     smoothing_of,
+    unconstrained,
     wide,
     zero_bias,
 )
@@ -325,14 +328,14 @@ class _Common(NamedTuple):
     own_margin: float
 
 
-def _constant(value: Any, default: float) -> float:
+def _first(value: ArrayLike | None, default: float) -> float:
     return default if value is None else float(np.ravel(value)[0])
 
 
 def _common(problem: Problem) -> _Common:
     loss = problem.loss
-    scale = _constant(getattr(loss, "logit_scale", None), 1.0) * _constant(getattr(loss, "sample_scale", None), 1.0)
-    return _Common(_constant(loss.class_weight, 1.0), scale, _constant(getattr(loss, "own_margin", None), 0.0))
+    scale = _first(getattr(loss, "logit_scale", None), 1.0) * _first(getattr(loss, "sample_scale", None), 1.0)
+    return _Common(_first(loss.class_weight, 1.0), scale, _first(getattr(loss, "own_margin", None), 0.0))
 
 
 def equal_parameters(problem: Problem) -> Hypothesis:
@@ -346,9 +349,8 @@ def equal_parameters(problem: Problem) -> Hypothesis:
 def _etf_answer(problem: Problem, margin: float, value: float, zero_c0: float, **quantities: object) -> Answer:
     """Fields of a simplex ETF with logits t Π; ``zero_c0`` is the threshold in c_0 = √n λ_Z."""
     k, n = problem.num_classes, float(counts_of(problem)[0])
-    scale = number(problem.model.scale, 1.0)
-    decay_w, decay_h = float(problem.decay.weight), float(problem.decay.feature)
-    weight_norm, feature_norm = simplex_etf_norms(k, n, margin, decay_w, decay_h, scale)
+    decays = float(problem.decay.weight), float(problem.decay.feature)
+    weight_norm, feature_norm = simplex_etf_norms(k, n, margin, *decays, scale_of(problem))
     return {
         "value": float(value),
         "bias": zero_bias(problem),
@@ -376,7 +378,7 @@ def _c0(problem: Problem) -> float:
     status="derived",
     citation="related: Zhu et al. 2021 (arXiv 2105.02375), Zhou et al. 2022 (arXiv 2210.02192)",
     statement="Balanced cross-entropy: the optimal logits are t(I - J/K), a simplex ETF, with t in closed form.",
-    concerns=lambda problem: problem.loss_kind.name == "ce" and problem.model.is_free,
+    concerns=unconstrained("ce"),
     hypotheses=lambda problem: (
         balanced(problem),
         equal_parameters(problem),
@@ -398,13 +400,14 @@ def ce_simplex_etf(problem: Problem) -> Answer:
     return _etf_answer(problem, margin, value, zero)
 
 
-def _gamma(problem: Problem) -> float:
+def gamma_of(problem: Problem) -> float:
+    """The exponent of focal loss."""
     return number(getattr(problem.loss, "gamma", None), 0.0)
 
 
 def _focal_bias(problem: Problem) -> Hypothesis:
     """With a bias the bound is proven only while the line of slope (K-1) min(c_0, c_loc) supports phi on all reals."""
-    slope = float(focal_slope(0.0, problem.num_classes, _gamma(problem)))
+    slope = float(focal_slope(0.0, problem.num_classes, gamma_of(problem)))
     pull = (problem.num_classes - 1) * _c0(problem) / _common(problem).class_weight
     return Hypothesis(
         "no bias, or (K-1) c0 < 1, or a local threshold c_loc with (K-1) c_loc < 1",
@@ -419,7 +422,7 @@ def _focal_bias(problem: Problem) -> Hypothesis:
     status="derived",
     citation="related: Zhou et al. 2022 (arXiv 2210.02192)",
     statement="Balanced focal loss: the global minimum is zero or a simplex ETF; for many classes the margin jumps.",
-    concerns=lambda problem: problem.loss_kind.name == "focal" and problem.model.is_free,
+    concerns=unconstrained("focal"),
     hypotheses=lambda problem: (
         balanced(problem),
         equal_parameters(problem),
@@ -433,7 +436,7 @@ def focal_simplex_etf(problem: Problem) -> Answer:
     Other local minima exist near a first-order transition (zero, and states that separate only some classes).
     There a bias can lower some of these below the ETF, hence the hypothesis on the bias.
     """
-    k, gamma, weight = problem.num_classes, _gamma(problem), _common(problem).class_weight
+    k, gamma, weight = problem.num_classes, gamma_of(problem), _common(problem).class_weight
     c0 = _c0(problem) / weight
     transition = focal_transition(k, gamma)
     return _etf_answer(

@@ -12,16 +12,13 @@ best sizes of the factors one number is left, the scale q of G:
 
 Fit and regulariser add over blocks of classes with hidden units of their own, so that structures can be composed.
 
+The lowest directions that the shipped search found are a table, ``best_known.npz`` beside this file (made by
+``python experiments/deep_best_known.py``): for every K and L those of the lowest value as all decays vanish and, for
+some K and L, of the lowest values at single decays, where another structure is a little lower.  As the best sizes and
+the last layer follow for any decays and any n (:func:`profile`), each entry is an upper bound of the minimum for all of
+them.  "Best known" means no more than that: none is proven to be a minimum, and a longer search may find lower ones.
+
 Reference: derived; related: Sukenik et al. 2024, whose figures show the structure of :func:`kneser`.
-
-Deep ReLU networks for MSE and equal counts: the lowest that the shipped search found, as matrices.
-
-``best_known.npz`` beside this file has the directions of H, W_1, ..., W_{L-1} for every K and L of the table (made by
-``python experiments/deep_best_known.py``): those of the lowest value as all decays vanish and, for some K and L, of the
-lowest values at single decays, where another structure is a little lower.  "Best known" means no more than that; a
-longer search may find lower ones.  Directions are all that is needed: for any decays and any n the best sizes and the
-last layer follow from one number (:func:`ufm.theory.deep_structures.profile`), so each entry is an upper bound of the
-minimum for all of them.  None is proven to be a minimum.
 """
 
 from __future__ import annotations
@@ -30,6 +27,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,10 +35,8 @@ import numpy as np
 from .._checks import ArrayLike, Numbers
 from ._roots import lowest
 from .deep import (
-    LinearOptimum,
     balanced_sizes,
     class_targets,
-    linear_optimum,
     log_decay_product,
     scalar_optimum,
     spectral_optimum,
@@ -267,12 +263,19 @@ def layer_sizes(needed: Sequence[int], widths: Sequence[int] | None, dim: int | 
     return asked
 
 
+def _profile(
+    block: Directions, samples: float, weight_decays: Sequence[float], feature_decay: float, num_classes: int
+) -> Profile:
+    """:func:`profile` of a block of a problem with K classes."""
+    eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
+    return profile(eigenvalues, block.log_size, samples, weight_decays, feature_decay, num_classes)
+
+
 def _sized(
     block: Directions, num_classes: int, samples: float, weight_decays: Sequence[float], feature_decay: float
 ) -> tuple[Profile, Directions, np.ndarray]:
     """A block at its best scale, and its W_L = (A^T A + K λ_L I)^{-1} A^T."""
-    eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
-    found = profile(eigenvalues, block.log_size, samples, weight_decays, feature_decay, num_classes)
+    found = _profile(block, samples, weight_decays, feature_decay, num_classes)
     decays = (samples * feature_decay, *weight_decays[:-1])
     sizes = [
         math.sqrt(found.strength / decay) / np.linalg.norm(factor)
@@ -437,9 +440,7 @@ def best_fan(samples: float, weight_decays: Sequence[float], feature_decay: floa
     depth = len(weight_decays)
 
     def value(x: Numbers) -> float:
-        block = _fan_at(depth, x)
-        eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
-        return profile(eigenvalues, block.log_size, samples, weight_decays, feature_decay, num_classes).value
+        return _profile(_fan_at(depth, x), samples, weight_decays, feature_decay, num_classes).value
 
     return _fan_at(depth, _fan_search(value))
 
@@ -461,69 +462,6 @@ def zero_network(num_classes: int, widths: Sequence[int], dim: int) -> Network:
     shape = (dim, *widths, num_classes)
     weights = tuple(np.zeros((rows, cols)) for rows, cols in zip(shape[1:], shape, strict=False))
     return Network(0.5, weights, np.zeros((dim, num_classes)))
-
-
-def collapsed_network(
-    num_classes: int,
-    samples: float,
-    weight_decays: Sequence[float],
-    feature_decay: float,
-    widths: Sequence[int] | None = None,
-    dim: int | None = None,
-) -> Network:
-    """Deep neural collapse for MSE and equal counts (:func:`ufm.theory.deep.deep_collapse`), one unit per class.
-
-    Args:
-        num_classes: K.
-        samples: n per class.
-        weight_decays: λ_1, ..., λ_L.
-        feature_decay: λ_H.
-        widths: the L - 1 hidden widths, at least K each; K by default.
-        dim: d >= K; K by default.
-
-    >>> collapsed_network(3, 2, [0.01] * 4, 0.01, dim=5).features.shape
-    (5, 3)
-    """
-    return orthogonal_network([samples] * num_classes, weight_decays, feature_decay, widths, dim)
-
-
-def orthogonal_network(
-    counts: ArrayLike,
-    weight_decays: Sequence[float],
-    feature_decay: float,
-    widths: Sequence[int] | None = None,
-    dim: int | None = None,
-) -> Network:
-    """Optimum of the deep linear network for any counts (:func:`ufm.theory.deep.linear_optimum`), one unit per class.
-
-    All entries are nonnegative: a ReLU network has the same value there.
-
-    Args:
-        counts: n_k, shape (K,).
-        weight_decays: λ_1, ..., λ_L.
-        feature_decay: λ_H.
-        widths: the L - 1 hidden widths, at least K each; K by default.
-        dim: d >= K; K by default.
-
-    >>> orthogonal_network([200, 100, 50, 50], [5e-4] * 3, 5e-4).value.__round__(10)
-    0.0122184004
-    """
-    found: LinearOptimum = linear_optimum(counts, weight_decays, feature_decay)
-    k, depth = len(found.p), len(weight_decays)
-    shape = layer_sizes([k] * depth, widths, dim)
-    return Network(found.value, *_diagonal(found.layers, found.features, shape))
-
-
-def _diagonal(layers: np.ndarray, features: np.ndarray, shape: Sequence[int]) -> tuple[Any, np.ndarray]:
-    """Diagonal factors in zero matrices."""
-    k = len(features)
-    units = np.arange(k)
-    h = np.zeros((shape[0], k))
-    h[units, units] = features
-    weights = [np.zeros((rows, cols)) for rows, cols in zip((*shape[1:], k), shape, strict=True)]
-    for weight, sizes in zip(weights, layers, strict=True):
-        weight[units, units] = sizes
-    return tuple(weights), h
 
 
 def spectral_network(
@@ -819,8 +757,7 @@ def best_composition(
         most[1:] = widths
     priced = []
     for i, (_, block) in enumerate(items):
-        eigenvalues = np.maximum(np.linalg.eigvalsh(block.gram), 0.0)
-        cost = profile(eigenvalues, block.log_size, *given, num_classes).value
+        cost = _profile(block, *given, num_classes).value
         priced.append((block.features.shape[1], cost, units_needed([block]), i))
     best: list[list[tuple[float, tuple[int, ...], tuple[int, ...]]]] = [[(0.0, (0,) * depth, ())]]
     for k in range(1, num_classes + 1):
@@ -848,46 +785,13 @@ def _undominated(
     return kept
 
 
-def best_relu_network(
-    num_classes: int,
-    samples: float,
-    weight_decays: Sequence[float],
-    feature_decay: float,
-    widths: Sequence[int] | None = None,
-    dim: int | None = None,
-) -> Network:
-    """The ReLU network of lowest F that can be composed of collapse, fans and :func:`kneser` structures, or zero.
-
-    Its blocks are :func:`best_composition`.  Other structures can be better still: it is an upper bound of the
-    optimum.
-
-    Args:
-        num_classes: K.
-        samples: n per class.
-        weight_decays: λ_1, ..., λ_L.
-        feature_decay: λ_H.
-        widths: the L - 1 hidden widths; what the network needs by default (at most 4K/3 and K).
-        dim: d; what the network needs by default (at most K).
-
-    Raises:
-        ValueError: no network fits into the widths.
-
-    Status: derived.
-
-    >>> best_relu_network(10, 2, [0.005] * 3, 0.005).value.__round__(10)
-    0.1076253701
-    """
-    given = (samples, weight_decays, feature_decay)
-    return compose(best_composition(num_classes, *given, None, widths, dim).blocks, *given, widths, dim)
-
-
 # ------------------------------------------------------------------ the lowest that the shipped search found
 
 
 _TABLE = "best_known.npz"
 
 
-def read(path: Any) -> dict[tuple[int, int, float], tuple[Directions, str]]:
+def read(path: Traversable) -> dict[tuple[int, int, float], tuple[Directions, str]]:
     """A table of hidden layers from a file: (K, L, x) -> (directions, the kind of start from which they were found).
 
     x is the decay at which they were found, in units of the decay from which zero is better than collapse (all decays
@@ -947,7 +851,6 @@ def best_known(num_classes: int, depth: int) -> Directions | None:
 def ranks(directions: Directions, rtol: float = 1e-3) -> dict[str, tuple[int, ...]]:
     """Ranks of the class columns, ``before`` (H, P_1, ..., P_{L-1}) and ``after`` (A_1, ..., A_{L-1}) the ReLU.
 
-    >>> from .deep_structures import kneser
     >>> ranks(kneser(5, 4))
     {'before': (5, 5, 5, 5), 'after': (5, 5, 10)}
     """
@@ -975,7 +878,6 @@ def sets_of_classes(directions: Directions, rtol: float = 1e-3) -> list[tuple[in
         directions: hidden layers; L >= 2.
         rtol: an activation below this share of the layer's largest counts as none.
 
-    >>> from .deep_structures import kneser
     >>> sets_of_classes(kneser(4, 3))
     [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     """

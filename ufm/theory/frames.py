@@ -1,16 +1,16 @@
-"""Frames: the geometries that neural collapse is measured against.
+"""Frames: the geometries that neural collapse is measured against, by name and from class logits.
 
 A frame here is a d x K matrix whose columns are the vectors; its Gram matrix is F^T F.  Every frame comes as a
 matrix in standard position; any rotation of R^d serves as well.
 
-The spectral side of the logit program: from class logits to Gram matrices and factors.
-
-Without constraints on W and H only the logits matter: at given class logits Z (K x K, scale s)
+The optimal frames of a problem without constraints follow from its logits alone: at given class logits Z (K x K,
+scale s)
 
     min { (λ_W/2)||W||² + (λ_H/2) Σ_k n_k ||m_k||² : s W M = Z } = λ_Z ||Z D^{1/2}||_*,   λ_Z = √(λ_W λ_H)/s,
 
 and every minimiser (W, M) has the same two Gram matrices.  They come from one singular value decomposition, which
-is cut where singular values are rounding noise.  Nothing here is meant to be differentiated.
+is cut where singular values are rounding noise (:func:`gram_pair`, :func:`factors_from_logits`).  Nothing here is
+meant to be differentiated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from .._checks import ArrayLike
 from ..problem import Problem
-from .oracle import Answer, Hypothesis, oracle
+from .oracle import Answer, Hypothesis, oracle, scale_of
 
 
 def contrast_basis(num_classes: int) -> np.ndarray:
@@ -63,18 +63,6 @@ def simplex_etf(num_classes: int, dim: int | None = None) -> np.ndarray:
 def orthogonal_frame(num_classes: int, dim: int | None = None) -> np.ndarray:
     """Orthogonal frame (OF): K orthonormal columns in R^d, d = K by default."""
     return _pad(np.eye(num_classes), dim)
-
-
-def generalized_orthogonal_frame(lengths: ArrayLike, dim: int | None = None) -> np.ndarray:
-    """Generalised orthogonal frame (GOF): orthogonal columns of given lengths in R^d, d = K by default.
-
-    Reference: Dang et al. 2023 (arXiv 2301.00437).
-
-    >>> generalized_orthogonal_frame([3, 1], dim=3).T @ generalized_orthogonal_frame([3, 1], dim=3)
-    array([[9., 0.],
-           [0., 1.]])
-    """
-    return _pad(np.diag(np.asarray(lengths, dtype=np.float64)), dim)
 
 
 def regular_polygon(num_classes: int) -> np.ndarray:
@@ -207,8 +195,7 @@ def factors_from_logits(
 def gram_answer(problem: Problem, logits: np.ndarray) -> Answer:
     """The fields of a prediction that follow from the class logits of an unconstrained problem."""
     ratio = float(np.sqrt(problem.decay.feature / problem.decay.weight))
-    scale = 1.0 if problem.model.scale is None else float(problem.model.scale)
-    classifier, means = gram_pair(logits, problem.labels.counts, ratio, scale)
+    classifier, means = gram_pair(logits, problem.labels.counts, ratio, scale_of(problem))
     return {"logits": logits, "classifier_gram": classifier, "class_means_gram": means}
 
 

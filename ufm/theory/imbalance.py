@@ -30,7 +30,18 @@ from ..problem import Problem
 from ._roots import root, widen
 from .frames import gram_answer
 from .mse import mse_zero_point
-from .oracle import Answer, Hypothesis, counts_of, number, oracle, plain_loss, smoothing_of, wide
+from .oracle import (
+    Answer,
+    Hypothesis,
+    class_weight_of,
+    counts_of,
+    number,
+    oracle,
+    plain_loss,
+    smoothing_of,
+    unconstrained,
+    wide,
+)
 
 HONG_LING = "Hong & Ling 2023 (arXiv 2309.09725)"
 
@@ -428,7 +439,7 @@ def phase(problem: Problem) -> Any:
     """
     k_a, k_b, n_a, n_b = _two_groups(counts_of(problem))
     conditions = (
-        Hypothesis("unconstrained cross-entropy", _concerns(problem)),
+        Hypothesis("unconstrained cross-entropy", _of_cross_entropy(problem)),
         Hypothesis("at most two distinct counts", bool(np.all(k_a > 0))),
         plain_loss(problem),
         wide(problem, problem.num_classes - 1),
@@ -493,8 +504,7 @@ PUBLISHED_GRIDS = (
 # ------------------------------------------------------------------ oracles
 
 
-def _concerns(problem: Problem) -> bool:
-    return problem.loss_kind.name == "ce" and problem.model.is_free
+_of_cross_entropy = unconstrained("ce")
 
 
 def loss_parameters(problem: Problem) -> dict[str, Any]:
@@ -521,7 +531,7 @@ def _groups(problem: Problem) -> list[np.ndarray]:
     status="derived",
     citation=f"related: {HONG_LING}, which proves a sharp threshold for two groups",
     statement="Classes of equal count collapse onto each other exactly from lambda_Z = sqrt(n_a)/N on.",
-    concerns=_concerns,
+    concerns=_of_cross_entropy,
     hypotheses=lambda problem: (
         Hypothesis(
             "at least two classes with equal count and loss parameters",
@@ -559,7 +569,7 @@ def group_collapse(problem: Problem) -> Answer:
         "Two groups: minority collapse, death of the between-group mode and complete collapse "
         "at three thresholds in lambda_Z."
     ),
-    concerns=_concerns,
+    concerns=_of_cross_entropy,
     hypotheses=lambda problem: (
         Hypothesis(
             "two distinct counts",
@@ -589,16 +599,16 @@ def two_group_collapse(problem: Problem) -> Answer:
     }
 
 
-def _zero_point(problem: Problem) -> ZeroPoint:
+def zero_point_of(problem: Problem) -> ZeroPoint:
+    """The best point with zero logits of a problem with cross-entropy or MSE and free factors."""
     counts, bias, decay = counts_of(problem), problem.model.bias, number(problem.decay.bias, 0.0)
     if problem.loss_kind.name == "mse":
-        weight = 1.0 if problem.loss.class_weight is None else problem.loss.class_weight
-        return ZeroPoint(*mse_zero_point(counts, bias, decay, weight))
+        return ZeroPoint(*mse_zero_point(counts, bias, decay, class_weight_of(problem)))
     return zero_point(counts, bias, decay, **loss_parameters(problem))
 
 
 def _past_complete_collapse(problem: Problem) -> tuple[Hypothesis, ...]:
-    threshold, lambda_z = _zero_point(problem).threshold, float(problem.lambda_z)
+    threshold, lambda_z = zero_point_of(problem).threshold, float(problem.lambda_z)
     return (
         Hypothesis(
             "lambda_Z at or above the threshold of complete collapse",
@@ -613,12 +623,12 @@ def _past_complete_collapse(problem: Problem) -> tuple[Hypothesis, ...]:
     status="derived",
     citation=f"related: {HONG_LING}",
     statement="From a threshold in lambda_Z on, W = 0 and H = 0 is the global minimum, for every d.",
-    concerns=lambda problem: problem.loss_kind.name in ("ce", "mse") and problem.model.is_free,
+    concerns=unconstrained("ce", "mse"),
     hypotheses=_past_complete_collapse,
 )
 def complete_collapse(problem: Problem) -> Answer:
     """Zero logits with the best bias, see :func:`zero_point` and :func:`ufm.theory.mse.mse_zero_point`."""
-    point = _zero_point(problem)
+    point = zero_point_of(problem)
     return {
         "value": point.value,
         "bias": None if problem.model.bias == "none" else point.bias,

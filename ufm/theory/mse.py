@@ -1,4 +1,4 @@
-"""Mean squared error: the closed forms, balanced and imbalanced.
+"""Mean squared error with free factors: closed forms, because singular values are thresholded one by one.
 
 Balanced counts, with c = K √(n λ_W λ_H)/s:  Z = a Π + u J/K with a contrast coefficient a = max(1 - c, 0), the same for
 every bias, and a constant coefficient u that the bias decides:
@@ -10,15 +10,15 @@ every bias, and a constant coefficient u that the bias decides:
 Imbalanced counts, no bias or a free one: singular values s_j of the (centred) target matrix are soft-thresholded at
 θ = N λ_Z, and a feature dimension below the rank keeps the largest.  A decayed bias has no closed form there.
 
-Multivariate regression with unconstrained features.
+Targets of multivariate regression take the place of one-hot labels without any change (:func:`regression`):
 
     F = (1/(2N)) ||W H + b 1^T - Y||² + (λ_W/2)||W||² + (λ_H/2)||H||²,   free bias, targets Y (n x N)
 
 With Σ = Y_c Y_c^T / N (Y_c: targets centred over the samples), eigenvalues l_j, and c = N λ_W λ_H every eigendirection
-of Σ is shrunk by √c.  One-hot targets give MSE with a free bias (:func:`ufm.theory.mse.imbalanced_mse`).
+of Σ is shrunk by √c.
 
-Reference: Andriopoulos, Dong, Guo, Zhao & Ross 2024 for c below the smallest and above the largest eigenvalue
-(published); the form for every c and every d is derived here.
+Reference: Tirer & Bruna 2022 (balanced, no bias); of regression Andriopoulos, Dong, Guo, Zhao & Ross 2024 for c below
+the smallest and above the largest eigenvalue.  The rest is derived here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,19 @@ from .._checks import ArrayLike, Numbers
 from ..problem import Problem
 from .cross_entropy import equal_parameters
 from .frames import centering_matrix, gram_answer
-from .oracle import Answer, Hypothesis, balanced, counts_of, number, oracle, wide
+from .oracle import (
+    Answer,
+    Hypothesis,
+    balanced,
+    bias_is,
+    class_weight_of,
+    counts_of,
+    no_decayed_bias,
+    number,
+    oracle,
+    unconstrained,
+    wide,
+)
 
 # ------------------------------------------------------------------ balanced
 
@@ -213,17 +225,8 @@ def mse_zero_point(
 # ------------------------------------------------------------------ oracles
 
 
-def _concerns(problem: Problem) -> bool:
-    return problem.loss_kind.name == "mse" and problem.model.is_free
-
-
-def _bias_is(problem: Problem, kind: str) -> Hypothesis:
-    return Hypothesis(f"bias {kind}", problem.model.bias == kind, f"bias {problem.model.bias}")
-
-
 def _weight(problem: Problem) -> float:
-    weight = problem.loss.class_weight
-    return 1.0 if weight is None else float(np.ravel(weight)[0])
+    return float(np.ravel(class_weight_of(problem))[0])
 
 
 def _c(problem: Problem) -> float:
@@ -255,9 +258,9 @@ def _balanced_answer(problem: Problem) -> Answer:
     status="published",
     citation="Tirer & Bruna 2022 (arXiv 2202.08087), Theorem 3.1",
     statement="Balanced MSE without bias: class means and classifier rows are orthogonal and aligned.",
-    concerns=_concerns,
+    concerns=unconstrained("mse"),
     hypotheses=lambda problem: (
-        _bias_is(problem, "none"),
+        bias_is(problem, "none"),
         balanced(problem),
         equal_parameters(problem),
         wide(problem, problem.num_classes, "K"),
@@ -273,9 +276,9 @@ def mse_orthogonal_frame(problem: Problem) -> Answer:
     status="derived",
     citation="related: Zhou et al. 2022 (arXiv 2203.01238), where the ETF structure is published",
     statement="Balanced MSE with a free bias: a simplex ETF with Z = max(1 - c, 0)(I - J/K) and b = 1/K.",
-    concerns=_concerns,
+    concerns=unconstrained("mse"),
     hypotheses=lambda problem: (
-        _bias_is(problem, "free"),
+        bias_is(problem, "free"),
         balanced(problem),
         equal_parameters(problem),
         wide(problem, problem.num_classes - 1),
@@ -299,9 +302,9 @@ def _rank_with_bias_decay(problem: Problem) -> Hypothesis:
     status="derived",
     citation="related: Massion et al. 2026 (arXiv 2606.00344), where the transition is published",
     statement="Balanced MSE, decayed bias: an exact ETF up to lambda_b = c/(1-c), an orthogonal frame in the limit.",
-    concerns=_concerns,
+    concerns=unconstrained("mse"),
     hypotheses=lambda problem: (
-        _bias_is(problem, "decay"),
+        bias_is(problem, "decay"),
         balanced(problem),
         equal_parameters(problem),
         _rank_with_bias_decay(problem),
@@ -334,9 +337,9 @@ def _weights_allow(problem: Problem) -> Hypothesis:
     status="derived",
     citation="related: Dang et al. 2023 (arXiv 2301.00437), Liu 2024 (arXiv 2411.17278)",
     statement="MSE, any counts and any d: the singular values of the target matrix are soft-thresholded at N lambda_Z.",
-    concerns=_concerns,
+    concerns=unconstrained("mse"),
     hypotheses=lambda problem: (
-        Hypothesis("no bias or a free bias", problem.model.bias != "decay", f"bias {problem.model.bias}"),
+        no_decayed_bias(problem),
         _weights_allow(problem),
     ),
 )
@@ -345,8 +348,8 @@ def mse_imbalanced(problem: Problem) -> Answer:
 
     For d below the rank the matrices are given only if the kept subspace is unique.
     """
-    weight = 1.0 if problem.loss.class_weight is None else problem.loss.class_weight
-    optimum = imbalanced_mse(counts_of(problem), float(problem.lambda_z), problem.model.bias, problem.model.dim, weight)
+    model, weight = problem.model, class_weight_of(problem)
+    optimum = imbalanced_mse(counts_of(problem), float(problem.lambda_z), model.bias, model.dim, weight)
     answer: Answer = {
         "value": optimum.value,
         "bias": optimum.bias,
@@ -414,11 +417,7 @@ def regression(
     # Singular values of Y_c/√N: the roots of the eigenvalues, without squaring them.
     u, s, vt = np.linalg.svd((y - bias[:, None]) / math.sqrt(total), full_matrices=False)
     root_c = math.sqrt(total * weight_decay * feature_decay)
-    rank = size if dim is None else dim
-    kept = np.arange(len(s)) < rank
-    shrunk = np.where(kept, np.maximum(s - root_c, 0.0), 0.0)
-    value = float(np.sum((s - shrunk) ** 2 / 2 + root_c * shrunk))
-    unique = rank >= len(s) or s[rank] <= root_c or s[rank] < s[rank - 1] * (1 - 1e-12)
+    shrunk, value, unique = _soft_threshold(s, root_c, size if dim is None else dim)
     predictions = (u * shrunk) @ vt * math.sqrt(total) + bias[:, None]
     gram = math.sqrt(total * feature_decay / weight_decay) * (u * shrunk) @ u.T
-    return RegressionOptimum(value, predictions, bias, gram, bool(unique))
+    return RegressionOptimum(value, predictions, bias, gram, unique)

@@ -30,6 +30,7 @@ from .cross_entropy import (
     focal_margin,
     focal_transition,
     focal_value,
+    gamma_of,
     simplex_etf_margin,
     simplex_etf_value,
     zero_threshold_c0,
@@ -39,12 +40,14 @@ from .oracle import (
     Answer,
     Hypothesis,
     balanced,
+    class_weight_of,
     counts_of,
     decays_of,
+    enough_for,
     no_bias,
-    number,
     oracle,
     plain_loss,
+    scale_of,
     smoothing_of,
     wide,
     zero_bias,
@@ -177,32 +180,23 @@ def _relu(problem: Problem, loss: str) -> bool:
     )
 
 
-def _weight(problem: Problem) -> Any:
-    return 1.0 if problem.loss.class_weight is None else np.asarray(problem.loss.class_weight)
-
-
 def _solve(problem: Problem) -> NonnegativeOptimum:
-    counts, lambda_z = counts_of(problem), float(problem.lambda_z)
+    counts, lambda_z, weight = counts_of(problem), float(problem.lambda_z), class_weight_of(problem)
     if problem.loss_kind.name == "focal":
-        return nonnegative_focal(counts, lambda_z, number(getattr(problem.loss, "gamma", None), 0.0), _weight(problem))
-    return nonnegative_ce(counts, lambda_z, smoothing_of(problem), _weight(problem))
+        return nonnegative_focal(counts, lambda_z, gamma_of(problem), weight)
+    return nonnegative_ce(counts, lambda_z, smoothing_of(problem), weight)
 
 
-def _enough_room(problem: Problem) -> Hypothesis:
-    alive = int(np.sum(_solve(problem).margins > 0))
-    return Hypothesis("d >= number of classes that do not vanish", problem.model.dim >= alive, _room(problem, alive))
-
-
-def _room(problem: Problem, alive: int) -> str:
-    return f"d = {problem.model.dim}, {alive} classes"
+def _enough_for_survivors(problem: Problem) -> Hypothesis:
+    return enough_for(problem, int(np.sum(_solve(problem).margins > 0)))
 
 
 def _orthogonal_answer(problem: Problem, margins: np.ndarray, value: float) -> Answer:
     """Orthogonal class means with the logits t_k (e_k - 1/K) in column k."""
-    k, scale = problem.num_classes, number(problem.model.scale, 1.0)
+    k = problem.num_classes
     means, coefficients = nonnegative_norms(counts_of(problem), margins, *decays_of(problem))
     centre = np.eye(k) - 1 / k
-    weight_gram = (centre * coefficients) @ centre / scale**2
+    weight_gram = (centre * coefficients) @ centre / scale_of(problem) ** 2
     return {
         "value": value,
         "logits": centre * margins,
@@ -221,10 +215,10 @@ def _vanishing(optimum: NonnegativeOptimum) -> dict[str, Any]:
 
 
 def _unbiased_or_balanced(problem: Problem) -> Hypothesis:
-    equal = bool(np.all(_weight(problem) == np.ravel(_weight(problem))[0])) and problem.labels.is_balanced
+    equal = np.ptp(class_weight_of(problem)) == 0 and problem.labels.is_balanced
     return Hypothesis(
         "no bias, or equal counts and class weights",
-        problem.model.bias == "none" or equal,
+        problem.model.bias == "none" or bool(equal),
         f"bias {problem.model.bias}, {balanced(problem).found}",
     )
 
@@ -238,7 +232,7 @@ def _unbiased_or_balanced(problem: Problem) -> Hypothesis:
     hypotheses=lambda problem: (
         plain_loss(problem, allowed=("smoothing", "class_weight")),
         _unbiased_or_balanced(problem),
-        _enough_room(problem),
+        _enough_for_survivors(problem),
     ),
 )
 def nonnegative_ce_oracle(problem: Problem) -> Answer:
@@ -258,7 +252,7 @@ def nonnegative_ce_oracle(problem: Problem) -> Answer:
     concerns=lambda problem: _relu(problem, "focal"),
     hypotheses=lambda problem: (
         no_bias(problem),
-        _enough_room(problem),
+        _enough_for_survivors(problem),
     ),
 )
 def nonnegative_focal_oracle(problem: Problem) -> Answer:
@@ -295,7 +289,7 @@ def nonnegative_mse_oracle(problem: Problem) -> Answer:
         diagonal = np.diag(optimum.logits)
         answer["logits"] = optimum.logits
         answer["class_means_gram"] = np.diag(diagonal * balance)
-        answer["classifier_gram"] = np.diag(diagonal / balance) / number(problem.model.scale, 1.0) ** 2
+        answer["classifier_gram"] = np.diag(diagonal / balance) / scale_of(problem) ** 2
     return answer
 
 

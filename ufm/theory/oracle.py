@@ -292,7 +292,28 @@ def counts_of(problem: Problem) -> np.ndarray:
 
 def decays_of(problem: Problem) -> tuple[float, float]:
     """(lambda_W / s^2, lambda_H): the decays of the problem in the classifier s W, which has scale 1."""
-    return float(problem.decay.weight) / number(problem.model.scale, 1.0) ** 2, float(problem.decay.feature)
+    return float(problem.decay.weight) / scale_of(problem) ** 2, float(problem.decay.feature)
+
+
+def unconstrained(*losses: str, activation: str | None = None) -> Callable[[Problem], bool]:
+    """Whether a problem has one of these losses, free factors and, if there are several layers, this activation."""
+
+    def concerns(problem: Problem) -> bool:
+        model = problem.model
+        return problem.loss_kind.name in losses and model.is_free and activation in (None, model.activation)
+
+    return concerns
+
+
+def scale_of(problem: Problem) -> float:
+    """s, the factor of the logits."""
+    return number(problem.model.scale, 1.0)
+
+
+def class_weight_of(problem: Problem) -> np.ndarray:
+    """The class weights of the loss, one number or one per class; 1 where it has none."""
+    weight = problem.loss.class_weight
+    return np.asarray(1.0 if weight is None else weight, dtype=np.float64)
 
 
 def smoothing_of(problem: Problem) -> float:
@@ -326,9 +347,25 @@ def wide(problem: Problem, needed: int, words: str = "K - 1") -> Hypothesis:
     return Hypothesis(f"d >= {words}", dim >= needed, f"d = {dim}, K = {problem.num_classes}")
 
 
+def enough_for(problem: Problem, classes: int) -> Hypothesis:
+    """The feature dimension holds the classes that do not vanish, each with a direction of its own."""
+    dim = problem.model.dim
+    return Hypothesis("d >= number of classes that do not vanish", dim >= classes, f"d = {dim}, {classes} classes")
+
+
 def no_bias(problem: Problem) -> Hypothesis:
     """The model has no bias."""
     return Hypothesis("no bias", problem.model.bias == "none", f"bias {problem.model.bias}")
+
+
+def no_decayed_bias(problem: Problem) -> Hypothesis:
+    """The model has no bias, or one without decay."""
+    return Hypothesis("no bias or a free bias", problem.model.bias != "decay", f"bias {problem.model.bias}")
+
+
+def bias_is(problem: Problem, kind: str) -> Hypothesis:
+    """The model has a bias of this kind."""
+    return Hypothesis(f"bias {kind}", problem.model.bias == kind, f"bias {problem.model.bias}")
 
 
 def zero_bias(problem: Problem) -> np.ndarray | None:

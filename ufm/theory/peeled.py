@@ -45,11 +45,12 @@ from .oracle import (
     number,
     oracle,
     plain_loss,
+    scale_of,
     smoothing_of,
     wide,
     zero_bias,
 )
-from .sphere import equal_gap_loss, equal_gap_peak, log_equal_gap_loss
+from .sphere import before_peak, equal_gap_loss, log_equal_gap_loss
 
 # ------------------------------------------------------------------ balanced
 
@@ -125,13 +126,27 @@ class TwoGroups:
 
     def logits(self, minority: np.ndarray) -> np.ndarray:
         """Z, K x K, for classes in any order; ``minority`` says which of them belong to B."""
-        z = np.zeros((len(minority), len(minority)))
-        v = np.where(minority, -1 / self.sizes[1], 1 / self.sizes[0])
-        for group, sign in ((0, 1.0), (1, -1.0)):
-            members = np.flatnonzero(minority == bool(group))
-            z[:, members] = sign * self.shifts[group] * v[:, None]
-            z[np.ix_(members, members)] += self.gaps[group] * (np.eye(len(members)) - 1 / len(members))
-        return z
+        return two_group_logits(self.sizes, self.gaps, self.shifts, minority)
+
+
+def two_group_logits(
+    sizes: tuple[int, int], gaps: tuple[float, float], shifts: tuple[float, float], minority: np.ndarray
+) -> np.ndarray:
+    """The logits of two groups of classes, K x K, from the numbers in the head of this module.
+
+    Args:
+        sizes: (K_A, K_B).
+        gaps: (alpha_A, alpha_B).
+        shifts: (s_A, s_B).
+        minority: which classes belong to B, shape (K,).
+    """
+    z = np.zeros((len(minority), len(minority)))
+    v = np.where(minority, -1 / sizes[1], 1 / sizes[0])
+    for group, sign in ((0, 1.0), (1, -1.0)):
+        members = np.flatnonzero(minority == bool(group))
+        z[:, members] = sign * shifts[group] * v[:, None]
+        z[np.ix_(members, members)] += gaps[group] * (np.eye(len(members)) - 1 / len(members))
+    return z
 
 
 def two_groups(
@@ -164,7 +179,7 @@ def two_groups(
     high = widen(excess, low, 1.0)
     mu = math.exp(root(excess, low, high))
     gaps, shifts = _at_multiplier(sizes, ratio, mu)
-    losses = [_loss(sizes[g], sizes[1 - g], gaps[g], shifts[g]) for g in (0, 1)]
+    losses = [group_loss(sizes[g], sizes[1 - g], gaps[g], shifts[g]) for g in (0, 1)]
     return TwoGroups(sizes, ratio, gaps, shifts, mu, sizes[0] * losses[0] + sizes[1] * losses[1] / ratio)
 
 
@@ -224,7 +239,7 @@ def vanishing_ratio(
         return math.inf
     k = k_a + k_b
     alpha = k * scale * math.sqrt(feature_budget * classifier_budget) / (k_a - 1)
-    _, other, across = _probabilities(k_a, k_b, alpha, 0.0)
+    _, other, across = group_probabilities(k_a, k_b, alpha, 0.0)
     bracket = (k_a * other + across) ** 2 - k / k_b * across**2
     return math.sqrt(k_a / k / bracket) if bracket > 0 else math.inf
 
@@ -251,14 +266,14 @@ def _at_multiplier(
     mu_b = math.inf if minority_collapsed else mu * ratio
     root_q = math.sqrt(1 / k_a + 1 / k_b)
     # At s = 0: the contrast stays zero if its gradient is no longer than mu (at R = 1 and mu = 1 they are equal).
-    alphas = _gap(k_a, k_b, 0.0, mu), _gap(k_b, k_a, 0.0, mu_b)
-    pulls = _probabilities(k_a, k_b, alphas[0], 0.0)[2], _probabilities(k_b, k_a, alphas[1], 0.0)[2] / ratio
+    alphas = group_gap(k_a, k_b, 0.0, mu), group_gap(k_b, k_a, 0.0, mu_b)
+    pulls = group_probabilities(k_a, k_b, alphas[0], 0.0)[2], group_probabilities(k_b, k_a, alphas[1], 0.0)[2] / ratio
     if root_q * math.hypot(math.sqrt(k_a) * pulls[0], math.sqrt(k_b) * pulls[1]) <= mu * (1 + 1e-14):
         return alphas, (0.0, 0.0)
 
     def groups(log_kappa: float) -> tuple[tuple[float, float], tuple[float, float]]:
         kappa = math.exp(log_kappa)
-        return _group(k_a, k_b, mu, kappa), _group(k_b, k_a, mu_b, kappa * ratio)
+        return solved_group(k_a, k_b, mu, kappa), solved_group(k_b, k_a, mu_b, kappa * ratio)
 
     def excess(log_kappa: float) -> float:
         (_, s_a), (_, s_b) = groups(log_kappa)
@@ -271,7 +286,7 @@ def _at_multiplier(
     return (alpha_a, alpha_b), (s_a, s_b)
 
 
-def _group(own: int, others: int, mu: float, kappa: float) -> tuple[float, float]:
+def solved_group(own: int, others: int, mu: float, kappa: float) -> tuple[float, float]:
     """(alpha, s) of one group: 1 - p_own + p_other = mu (or alpha = 0) and Q = kappa s.
 
     With f = kappa s / mu the two conditions give every probability, p_other = mu (1 - f) / own and Q = mu f, hence
@@ -282,7 +297,7 @@ def _group(own: int, others: int, mu: float, kappa: float) -> tuple[float, float
 
         def collapsed(log_s: float) -> float:
             s = math.exp(log_s)
-            return _probabilities(own, others, 0.0, s)[2] - kappa * s
+            return group_probabilities(own, others, 0.0, s)[2] - kappa * s
 
         high = -math.log(kappa)  # Q < 1
         return 0.0, math.exp(root(collapsed, widen(collapsed, high, -1.0), high))
@@ -302,20 +317,20 @@ def _group(own: int, others: int, mu: float, kappa: float) -> tuple[float, float
     return log_own - log_other, across / kappa
 
 
-def _gap(own: int, others: int, shift: float, mu: float) -> float:
+def group_gap(own: int, others: int, shift: float, mu: float) -> float:
     """alpha >= 0 with 1 - p_own + p_other = mu; 0 where mu >= 1 or the group is one class."""
     if mu >= 1 or own == 1:
         return 0.0
 
     def excess(alpha: float) -> float:
-        _, other, across = _probabilities(own, others, alpha, shift)
+        _, other, across = group_probabilities(own, others, alpha, shift)
         return own * other + across - mu
 
     high = 2 * math.log((own + others) / mu)  # there own e^{-alpha} + others e^{-alpha/2} <= mu
     return root(excess, 0.0, high)
 
 
-def _probabilities(own: int, others: int, alpha: float, shift: float) -> tuple[float, float, float]:
+def group_probabilities(own: int, others: int, alpha: float, shift: float) -> tuple[float, float, float]:
     """(p_own, p_other, Q) of a class: itself, one more class of its group, all classes of the other group."""
     q = 1 / own + 1 / others
     inside, across = math.exp(-alpha), others * math.exp(-alpha * (1 - 1 / own) - shift * q)
@@ -323,7 +338,8 @@ def _probabilities(own: int, others: int, alpha: float, shift: float) -> tuple[f
     return 1 / total, inside / total, across / total
 
 
-def _loss(own: int, others: int, alpha: float, shift: float) -> float:
+def group_loss(own: int, others: int, alpha: float, shift: float) -> float:
+    """Cross-entropy of a class of the group."""
     q = 1 / own + 1 / others
     return math.log1p((own - 1) * math.exp(-alpha) + others * math.exp(-alpha * (1 - 1 / own) - shift * q))
 
@@ -334,7 +350,7 @@ def _loss(own: int, others: int, alpha: float, shift: float) -> float:
 def _budgets(problem: Problem) -> tuple[float, float, float]:
     """(E_H, E_W, s)."""
     model = problem.model
-    return number(model.feature_radius, 1.0), number(model.classifier_radius, 1.0), number(model.scale, 1.0)
+    return number(model.feature_radius, 1.0), number(model.classifier_radius, 1.0), scale_of(problem)
 
 
 def _speaks_of(problem: Problem) -> bool:
@@ -349,12 +365,7 @@ def _no_decay(problem: Problem) -> Hypothesis:
 
 
 def _reaches_budget(problem: Problem) -> Hypothesis:
-    margin, peak = balanced_margin(problem.num_classes, *_budgets(problem)), equal_gap_peak(problem)
-    return Hypothesis(
-        "margin at the budget <= log(K/eps - K + 1), the best margin under smoothing",
-        margin <= peak,
-        f"{margin:.6g} and {peak:.6g}",
-    )
+    return before_peak(problem, balanced_margin(problem.num_classes, *_budgets(problem)), "margin at the budget")
 
 
 @oracle(

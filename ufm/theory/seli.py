@@ -1,4 +1,6 @@
-"""Vanishing decay: hard-margin programs, SELI and the limit directions of reweighted cross-entropy.
+"""Vanishing decay: the direction that cross-entropy tends to (SELI), and the way to it for two groups of classes.
+
+The limit is the direction of a hard-margin program,
 
     minimise (λ_W/2)||W||² + (λ_H/2)||H||²   subject to   δ_y w_y.h_i - δ_c w_c.h_i >= Δ_y   for all i and all c != y_i
 
@@ -7,20 +9,15 @@ With y = 1/δ (a vector) and P_y = I - y y^T/||y||² the unique optimal class lo
     Zhat = P_y diag(Δ_k/δ_k),   Zhat_cj = (Δ_j/δ_c) (1[c=j] - δ_j^{-2}/Σ_m δ_m^{-2}),   value λ_Z ||Zhat D^{1/2}||_*,
 
 for d >= K - 1 and any counts.  As λ_Z -> 0 the minimiser of cross-entropy without bias turns into this direction, like
-1/log(1/λ_Z): test the limit with this program, never with a small decay.
+1/log(1/λ_Z): test the limit with this program, never with a small decay.  The losses differ in δ and Δ:
 
     SELI (plain cross-entropy)   δ = Δ = 1: Zhat = Π
     CDT                          δ given, Δ = 1
     LDT                          δ = 1, Δ = 1/κ
     class weights, LA, LDAM      as plain cross-entropy
 
-Reference: Thrampoulidis, Kini, Vakilian & Behnia 2022 (SELI); Behnia, Kini, Vakilian & Thrampoulidis 2023
-(cost-sensitive forms).  The formula for general δ, Δ and its proof (square roots of singular M-matrices; Alefeld &
-Schneider 1982) are derived here.
-
-The ridge path of two groups: the minimiser of cross-entropy at every decay, down to vanishing decay and SELI.
-
-Two groups of classes, K_A with n_A samples each and K_B with n_B, no bias, d >= K - 1.  In the logits
+The way to the limit is known for two groups of classes, K_A with n_A samples each and K_B with n_B, no bias,
+d >= K - 1: the minimiser at every decay (:func:`ridge_two_groups`).  In the logits
 
     class of A:  alpha_A (e_j - 1_A/K_A) + s_A v,     class of B:  alpha_B (e_j - 1_B/K_B) - s_B v,
 
@@ -43,7 +40,9 @@ As λ_Z -> 0 the logits turn into those of SELI, Π, and differ from them by a c
 so that the distance to SELI falls like a/(log(1/(N λ_Z)) + c), a = ||C_⊥||_F/√(K-1), with c Π the part of C along Π
 and C_⊥ the rest.  The constant c shifts the next order only, and does not exhaust it.
 
-Reference: derived; SELI is that of Thrampoulidis, Kini, Vakilian & Behnia 2022.
+Reference: Thrampoulidis, Kini, Vakilian & Behnia 2022 (SELI); Behnia, Kini, Vakilian & Thrampoulidis 2023
+(cost-sensitive forms).  The formula for general δ, Δ and its proof (square roots of singular M-matrices; Alefeld &
+Schneider 1982) are derived here, and so is all of two groups.
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ from .._checks import ArrayLike
 from ..problem import Problem
 from ._roots import root, widen
 from .frames import gram_pair
-from .oracle import Answer, Hypothesis, counts_of, no_bias, oracle, smoothing_of, wide
-from .peeled import _gap, _group, _loss, _probabilities
+from .oracle import Answer, Hypothesis, counts_of, no_bias, oracle, smoothing_of, unconstrained, wide
+from .peeled import group_gap, group_loss, group_probabilities, solved_group, two_group_logits
 
 # ------------------------------------------------------------------ the program
 
@@ -210,7 +209,7 @@ def seli_step(num_classes: int, imbalance: float, minority: float = 0.5, samples
     status="derived",
     citation="thrampoulidis2022imbalance",
     statement="As the decay vanishes, logits without bias turn into the direction of the hard-margin program (SELI).",
-    concerns=lambda problem: problem.loss_kind.name == "ce" and problem.model.is_free,
+    concerns=unconstrained("ce"),
     hypotheses=lambda problem: (
         no_bias(problem),
         Hypothesis("no label smoothing", smoothing_of(problem) == 0, f"eps = {smoothing_of(problem):g}"),
@@ -259,12 +258,7 @@ class RidgePoint(NamedTuple):
 
     def logits(self) -> np.ndarray:
         """Z, K x K, the classes of A first."""
-        k_a, k_b = self.sizes
-        v = np.r_[np.full(k_a, 1 / k_a), np.full(k_b, -1 / k_b)]
-        z = v[:, None] * np.r_[np.full(k_a, self.shifts[0]), np.full(k_b, -self.shifts[1])][None, :]
-        for first, size, gap in ((0, k_a, self.gaps[0]), (k_a, k_b, self.gaps[1])):
-            z[first : first + size, first : first + size] += gap * (np.eye(size) - 1 / size)
-        return z
+        return two_group_logits(self.sizes, self.gaps, self.shifts, np.arange(sum(self.sizes)) >= self.sizes[0])
 
 
 def ridge_two_groups(sizes: tuple[int, int], counts: tuple[float, float], lambda_z: float) -> RidgePoint:
@@ -298,13 +292,13 @@ def ridge_two_groups(sizes: tuple[int, int], counts: tuple[float, float], lambda
     def contrast(of: tuple[float, float]) -> float:
         return math.hypot(math.sqrt(k_a) * roots[0] * of[0], math.sqrt(k_b) * roots[1] * of[1])
 
-    gaps, shifts = (_gap(k_a, k_b, 0.0, levels[0]), _gap(k_b, k_a, 0.0, levels[1])), (0.0, 0.0)
-    pulls = _probabilities(k_a, k_b, gaps[0], 0.0)[2], _probabilities(k_b, k_a, gaps[1], 0.0)[2]
+    gaps, shifts = (group_gap(k_a, k_b, 0.0, levels[0]), group_gap(k_b, k_a, 0.0, levels[1])), (0.0, 0.0)
+    pulls = group_probabilities(k_a, k_b, gaps[0], 0.0)[2], group_probabilities(k_b, k_a, gaps[1], 0.0)[2]
     if root_q * contrast(pulls) > price * (1 + 1e-14):  # else the contrast between the groups stays zero
 
         def groups(log_kappa: float) -> tuple[tuple[float, float], tuple[float, float]]:
             kappa = math.exp(log_kappa)
-            return _group(k_a, k_b, levels[0], kappa), _group(k_b, k_a, levels[1], kappa)
+            return solved_group(k_a, k_b, levels[0], kappa), solved_group(k_b, k_a, levels[1], kappa)
 
         def excess(log_kappa: float) -> float:
             (_, s_a), (_, s_b) = groups(log_kappa)
@@ -314,7 +308,7 @@ def ridge_two_groups(sizes: tuple[int, int], counts: tuple[float, float], lambda
         edge = widen(excess, start, -1.0 if excess(start) > 0 else 1.0)
         (alpha_a, s_a), (alpha_b, s_b) = groups(root(excess, min(start, edge), max(start, edge)))
         gaps, shifts = (alpha_a, alpha_b), (s_a, s_b)
-    losses = _loss(k_a, k_b, gaps[0], shifts[0]), _loss(k_b, k_a, gaps[1], shifts[1])
+    losses = group_loss(k_a, k_b, gaps[0], shifts[0]), group_loss(k_b, k_a, gaps[1], shifts[1])
     norm = (k_a - 1) * roots[0] * gaps[0] + (k_b - 1) * roots[1] * gaps[1] + root_q * contrast(shifts)
     value = (k_a * counts[0] * losses[0] + k_b * counts[1] * losses[1]) / total + lambda_z * norm
     return RidgePoint(value, sizes, gaps, shifts)

@@ -1,7 +1,8 @@
-"""Classifier rows or features on spheres, in balls, or under a budget: cross-entropy, and one case of MSE.
+"""Classifier rows or features of bounded norm (on spheres, in balls or under a budget), for few classes and for many.
 
-With equal gaps t = z_own - z_other the loss of a sample is  phi(t) = log(1 + (K-1) e^{-t}) + eps (K-1) t / K  (eps:
-label smoothing), which is convex, and for balanced counts the mean gap obeys
+Up to d + 1 classes the balanced optimum is a simplex ETF.  With equal gaps t = z_own - z_other the loss of a sample is
+phi(t) = log(1 + (K-1) e^{-t}) + eps (K-1) t / K  (eps: label smoothing), which is convex, and for balanced counts the
+mean gap obeys
 
     mean t <= s ||W||_F ||M||_F / (K - 1),
 
@@ -19,16 +20,15 @@ With MSE, bounded features and a decayed classifier the ridge solution leaves (�
 of the class Gram matrix G, Π = I (no bias) or I - J/K (free bias), which is convex in G: for a given trace all
 eigenvalues on the range of Π are equal.
 
-Softmax codes: arrangements of more classes than a simplex can hold (K > d + 1).
-
-For unit vectors w_1..w_K in R^d the one-vs-rest margin is ρ(W) = min_k dist(w_k, conv{w_j : j != k}); a softmax code
-maximises it.  With unit features h_k along the projections,
+More than d + 1 classes fit no simplex.  For unit vectors w_1..w_K in R^d the one-vs-rest margin is
+ρ(W) = min_k dist(w_k, conv{w_j : j != k}), and what maximises it is called a softmax code.  With unit features h_k
+along the projections,
 
     max over unit H of min_k min_{j != k} <w_k - w_j, h_k> = ρ(W)      (ρ(W) > 0),
 
-so that softmax codes are what cross-entropy on spheres tends to as the scale s grows (Jiang et al. 2024); at finite s
-its minimisers are other arrangements.  ρ(W) >= 1 - max_{j != k} <w_j, w_k>, so a Tammes arrangement, which maximises
-the right side, gives a lower bound; every search so far found the two maxima equal.
+so that softmax codes are what cross-entropy with both factors on spheres tends to as the scale s grows (Jiang et al.
+2024); at finite s its minimisers are other arrangements.  ρ(W) >= 1 - max_{j != k} <w_j, w_k>, so a Tammes arrangement,
+which maximises the right side, gives a lower bound; every search so far found the two maxima equal.
 
     d = 2: 1 - cos(2π/K);     K <= d + 1: K/(K-1);     d + 2 <= K <= 2d: 1.
 """
@@ -36,6 +36,7 @@ the right side, gives a lower bound; every search so far found the two maxima eq
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -43,9 +44,23 @@ from .._numerics import Numbers
 from ..problem import Problem
 from ._roots import root
 from .frames import regular_polygon, simplex_etf
-from .oracle import Answer, Hypothesis, balanced, counts_of, number, oracle, plain_loss, smoothing_of, wide, zero_bias
+from .oracle import (
+    Answer,
+    Hypothesis,
+    balanced,
+    counts_of,
+    no_bias,
+    no_decayed_bias,
+    number,
+    oracle,
+    plain_loss,
+    scale_of,
+    smoothing_of,
+    wide,
+    zero_bias,
+)
 
-BOUNDED = ("sphere", "ball", "budget")
+BOUNDED, FREE = ("sphere", "ball", "budget"), ("none",)
 
 
 # ------------------------------------------------------------------ the loss at equal gaps
@@ -189,26 +204,32 @@ def _no_inner_decay(problem: Problem) -> Hypothesis:
     return Hypothesis("no decay of a factor in a ball or under a budget", not found, ", ".join(found))
 
 
-def _before_peak(problem: Problem) -> Hypothesis:
-    margin, peak = (
-        bounded_margin(problem.num_classes, *_radii(problem), _scale(problem)),
-        equal_gap_peak(problem),
-    )
-    statement = "largest margin <= log(K/eps - K + 1), the best margin under smoothing"
+def before_peak(problem: Problem, margin: float, words: str) -> Hypothesis:
+    """A margin does not exceed the one at which the loss at equal gaps is least under label smoothing."""
+    peak = equal_gap_peak(problem)
+    statement = f"{words} <= log(K/eps - K + 1), the best margin under smoothing"
     return Hypothesis(statement, margin <= peak, f"{margin:.6g} and {peak:.6g}")
 
 
-def _scale(problem: Problem) -> float:
-    return number(problem.model.scale, 1.0)
+def _bounded_before_peak(problem: Problem) -> Hypothesis:
+    margin = bounded_margin(problem.num_classes, *_radii(problem), scale_of(problem))
+    return before_peak(problem, margin, "largest margin")
+
+
+def _constrained(loss: str, features: tuple[str, ...], classifier: tuple[str, ...]) -> Callable[[Problem], bool]:
+    """Whether a problem has this loss, and its factors one of these constraints each."""
+
+    def concerns(problem: Problem) -> bool:
+        model = problem.model
+        known = model.constraint in features and model.classifier_constraint in classifier
+        return problem.loss_kind.name == loss and known
+
+    return concerns
 
 
 def _both_bounded(problem: Problem) -> bool:
     constraints = problem.model.constraint, problem.model.classifier_constraint
-    return (
-        problem.loss_kind.name == "ce"
-        and all(h in BOUNDED for h in constraints)
-        and constraints != ("budget", "budget")
-    )
+    return _constrained("ce", BOUNDED, BOUNDED)(problem) and constraints != ("budget", "budget")
 
 
 def _symmetric(problem: Problem) -> tuple[Hypothesis, ...]:
@@ -223,7 +244,7 @@ def _symmetric(problem: Problem) -> tuple[Hypothesis, ...]:
 def _etf_answer(problem: Problem, norm_h: float, norm_w: float, penalty: float) -> Answer:
     """The ETF with the given norms of class means and classifier rows."""
     k, smoothing = problem.num_classes, smoothing_of(problem)
-    margin = bounded_margin(k, norm_h, norm_w, _scale(problem))
+    margin = bounded_margin(k, norm_h, norm_w, scale_of(problem))
     etf = np.eye(k) - 1 / k
     data = equal_gap_loss(margin, k, smoothing)
     log_data = log_equal_gap_loss(margin, k, smoothing)
@@ -248,7 +269,7 @@ def _etf_answer(problem: Problem, norm_h: float, norm_w: float, penalty: float) 
     citation="yaras2022neural",
     statement="Both factors on spheres or in balls, balanced: a simplex ETF with margin s rho_W rho_H K/(K-1).",
     concerns=_both_bounded,
-    hypotheses=lambda problem: (*_symmetric(problem), _before_peak(problem)),
+    hypotheses=lambda problem: (*_symmetric(problem), _bounded_before_peak(problem)),
 )
 def sphere_etf(problem: Problem) -> Answer:
     """Value, logits and Gram matrices of the balanced optimum with both factors bounded."""
@@ -260,18 +281,14 @@ def sphere_etf(problem: Problem) -> Answer:
     status="derived",
     citation="graf2021dissecting",
     statement="Bounded features, decayed classifier, balanced: a simplex ETF whose row norm is one scalar root.",
-    concerns=lambda problem: (
-        problem.loss_kind.name == "ce"
-        and problem.model.constraint in BOUNDED
-        and problem.model.classifier_constraint == "none"
-    ),
+    concerns=_constrained("ce", BOUNDED, FREE),
     hypotheses=lambda problem: (*_symmetric(problem), _decayed("λ_W", problem.decay.weight)),
 )
 def sphere_decayed_classifier(problem: Problem) -> Answer:
     """Value, logits and Gram matrices for features on a sphere, in a ball or under a budget."""
     k, decay = problem.num_classes, float(problem.decay.weight)
     rho = _radii(problem)[0]
-    norm = decayed_norm(k, rho, decay, _scale(problem), smoothing_of(problem))
+    norm = decayed_norm(k, rho, decay, scale_of(problem), smoothing_of(problem))
     return _etf_answer(problem, rho, norm, _bounded_penalty(problem) + decay * k * norm**2 / 2)
 
 
@@ -280,11 +297,7 @@ def sphere_decayed_classifier(problem: Problem) -> Answer:
     status="derived",
     citation="graf2021dissecting",
     statement="Bounded classifier, decayed features, balanced: a simplex ETF whose feature norm is one scalar root.",
-    concerns=lambda problem: (
-        problem.loss_kind.name == "ce"
-        and problem.model.constraint == "none"
-        and problem.model.classifier_constraint in BOUNDED
-    ),
+    concerns=_constrained("ce", FREE, BOUNDED),
     hypotheses=lambda problem: (*_symmetric(problem), _decayed("λ_H", problem.decay.feature)),
 )
 def sphere_decayed_features(problem: Problem) -> Answer:
@@ -292,7 +305,7 @@ def sphere_decayed_features(problem: Problem) -> Answer:
     k, decay = problem.num_classes, float(problem.decay.feature)
     samples = float(problem.labels.total) / k
     rho = _radii(problem)[1]
-    norm = decayed_norm(k, rho, samples * decay, _scale(problem), smoothing_of(problem))
+    norm = decayed_norm(k, rho, samples * decay, scale_of(problem), smoothing_of(problem))
     return _etf_answer(problem, norm, rho, _bounded_penalty(problem) + samples * decay * k * norm**2 / 2)
 
 
@@ -301,12 +314,7 @@ def sphere_decayed_features(problem: Problem) -> Answer:
     status="open",
     citation="yaras2022neural",
     statement="Classifier and features on spheres in the plane, balanced: the regular polygon (best known).",
-    concerns=lambda problem: (
-        problem.loss_kind.name == "ce"
-        and problem.model.constraint == "sphere"
-        and problem.model.classifier_constraint == "sphere"
-        and problem.model.dim == 2
-    ),
+    concerns=lambda problem: _constrained("ce", ("sphere",), ("sphere",))(problem) and problem.model.dim == 2,
     hypotheses=lambda problem: (
         plain_loss(problem, allowed=()),
         balanced(problem),
@@ -317,7 +325,7 @@ def sphere_polygon(problem: Problem) -> Answer:
     """Value, logits and Gram matrices of the regular polygon."""
     k = problem.num_classes
     rho_h, rho_w = _radii(problem)
-    strength = _scale(problem) * rho_h * rho_w
+    strength = scale_of(problem) * rho_h * rho_w
     cosines = np.cos(2 * np.pi * (np.arange(k)[:, None] - np.arange(k)[None, :]) / k)
     return {
         "value": polygon_loss(k, strength) + _bounded_penalty(problem),
@@ -361,15 +369,11 @@ def sphere_mse_value(num_classes: int, radius: float, decay: float, free_bias: b
     citation="related: sukenik2025globally, tirer2022extended",
     statement="MSE, bounded features, decayed classifier, balanced: orthogonal class means without bias, a simplex ETF "
     "with a free one; the classifier by ridge regression.",
-    concerns=lambda problem: (
-        problem.loss_kind.name == "mse"
-        and problem.model.constraint in BOUNDED
-        and problem.model.classifier_constraint == "none"
-    ),
+    concerns=_constrained("mse", BOUNDED, FREE),
     hypotheses=lambda problem: (
         plain_loss(problem, allowed=()),
         balanced(problem),
-        Hypothesis("no bias or a free bias", problem.model.bias != "decay", f"bias {problem.model.bias}"),
+        no_decayed_bias(problem),
         wide(problem, problem.sufficient_dim, "K - 1" if problem.model.bias == "free" else "K"),
         _no_inner_decay(problem),
         _decayed("λ_W", problem.decay.weight),
@@ -378,7 +382,7 @@ def sphere_mse_value(num_classes: int, radius: float, decay: float, free_bias: b
 def sphere_mse(problem: Problem) -> Answer:
     """Value, logits and Gram matrices, see :func:`sphere_mse_value`."""
     k, decay, free = problem.num_classes, float(problem.decay.weight), problem.model.bias == "free"
-    rho, scale = _radii(problem)[0], _scale(problem)
+    rho, scale = _radii(problem)[0], scale_of(problem)
     value, p = sphere_mse_value(k, scale * rho, decay, free)
     frame = np.eye(k) - (1 / k if free else 0.0)
     eigenvalue = rho**2 * (k / (k - 1) if free else 1.0)
@@ -662,9 +666,7 @@ def _linear_step(vectors: np.ndarray, reach: float) -> tuple[np.ndarray, float]:
 # ------------------------------------------------------------------ oracles
 
 
-def _on_spheres(problem: Problem) -> bool:
-    constraints = {problem.model.constraint, problem.model.classifier_constraint}
-    return problem.loss_kind.name == "ce" and constraints <= {"sphere", "ball"}
+_on_spheres = _constrained("ce", ("sphere", "ball"), ("sphere", "ball"))
 
 
 def _crowded(problem: Problem) -> Hypothesis:
@@ -679,7 +681,7 @@ def _code_answer(problem: Problem, margin: float, proven: bool) -> Answer:
     """
     model, k = problem.model, problem.num_classes
     radii = number(model.feature_radius, 1.0) * number(model.classifier_radius, 1.0)
-    strength = number(model.scale, 1.0) * radii * margin
+    strength = scale_of(problem) * radii * margin
     quantities = {
         "code_margin": margin,
         "loss_upper_bound": math.log1p((k - 1) * math.exp(-strength)),
@@ -691,8 +693,7 @@ def _code_answer(problem: Problem, margin: float, proven: bool) -> Answer:
 
 
 def _code_hypotheses(problem: Problem) -> tuple[Hypothesis, ...]:
-    none = Hypothesis("no bias", problem.model.bias == "none", f"bias {problem.model.bias}")
-    return plain_loss(problem, allowed=()), balanced(problem), none, _crowded(problem)
+    return plain_loss(problem, allowed=()), balanced(problem), no_bias(problem), _crowded(problem)
 
 
 @oracle(

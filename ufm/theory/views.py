@@ -1,35 +1,36 @@
-"""Class collapse and its prevention: (1 - alpha) L_sup + alpha L_self (Lee et al. 2025), down to two scalars.
+"""Views of instances: losses under which the instances of a class need not coincide, each down to one or two scalars.
 
-m classes of n instances with p views each.  The loss is convex in the Gram matrix and treats all views, instances and
-classes alike, so an optimum has three products: s1 (views of one instance), s2 (same class), s3 (other classes).  With
-the variance y between the views of an instance and x between the instances of a class,
+m classes of n instances with p views each.  Every loss here is convex in the Gram matrix of the embeddings and treats
+all views, all instances of a class and all classes alike, so that an optimum has one product per kind of pair.  As the
+products across classes are as small as a Gram matrix allows, one or two scalars in [0, 1] are left: the variance within
+the classes, which is zero at class collapse.
+
+Mixed loss (1 - alpha) L_sup + alpha L_self (Lee et al. 2025).  With the variance y between the views of an instance and
+x between the instances of a class the products s1 (views of one instance), s2 (same class) and s3 (other classes) are
 
     s1 = 1 - y p/(p-1),   s2 = 1 - y - x n/(n-1),   s3 = -(1-x-y)/(m-1),         x, y >= 0,  x + y <= 1.
 
-s3 is as small as a Gram matrix allows.  x = y = 0 is class collapse.  Two conventions:
+Two conventions:
 
     (i)  self pair in the denominator and among the positives of L_self; y = 0 always:
          Z = p e^{1/tau} + (n-1) p e^{s2/tau} + (m-1) n p e^{s3/tau},   loss = log Z - (alpha + (1-alpha) s2)/tau
     (ii) self pair nowhere:
          Z = (p-1) e^{s1/tau} + (n-1) p e^{s2/tau} + (m-1) n p e^{s3/tau},  loss = log Z - (alpha s1 + (1-alpha) s2)/tau
 
-Reference: derived; that such embeddings contain all minimisers is Lee et al. 2025.
+Losses of two towers compare the views u_i of one encoder with the views v_j of another: |u|, |v| <= 1 bounds the
+nuclear norm of the matrix (u_i.v_j) by the number of instances, and on the edge of that bound one scalar is left.
 
-Losses of two towers u_i, v_i: the sigmoid loss and the spread loss, each with one scalar left.
+Spread loss (m classes of n instances): u_i = v_i and  u_i.v_j = 1 - x n/(n-1) in the class, -(1-x)/(m-1) across.
 
-Both losses are convex in the products u_i.v_j and treat all instances of a class, and all classes, alike.  So an
-optimum has one product per kind of pair, and |u|, |v| <= 1 bounds the nuclear norm of the matrix (u_i.v_j) by the
-number of instances.  On the edge of that bound one scalar x in [0, 1] is left.
-
-Sigmoid (N instances): the double-constant model of Lee, Chang & Sohn 2024,
+Sigmoid loss (N instances, each a class of its own): the double-constant model of Lee, Chang & Sohn 2024,
 
     u_i, v_i = (w_i, +-delta)/sqrt(1 + delta^2),   {w_i} a simplex ETF,   x = delta^2/(1 + delta^2),
     u_i.v_i = 1 - 2x,   u_i.v_j = -1/(N-1) - x (N-2)/(N-1),
 
 from the simplex (x = 0, u_i = v_i) to the antipodal arrangement (x = 1, u_i = -v_j).
 
-Spread (m classes of n instances): u_i = v_i and  u_i.v_j = 1 - x n/(n-1) in the class, -(1-x)/(m-1) across, where x
-is the variance within the classes; x = 0 is class collapse.
+Reference: derived; that such embeddings contain all minimisers is Lee et al. 2025 (mixed loss) and Lee, Chang & Sohn
+2024 (sigmoid loss).
 """
 
 from __future__ import annotations
@@ -42,9 +43,19 @@ import numpy as np
 from .._checks import Numbers
 from ..problem import Problem
 from ..problem.contrastive import Sigmoid, Spread, SupCon
-from ._roots import root
-from .contrastive import etf_gram, radius_squared, unit_temperature
-from .oracle import Answer, Hypothesis, balanced, check_at_least, check_positive, counts_of, number, oracle
+from ._roots import as_given, root
+from .contrastive import equal_weights, etf_gram, radius_squared, unit_temperature
+from .oracle import (
+    Answer,
+    Hypothesis,
+    balanced,
+    check_at_least,
+    check_positive,
+    class_weight_of,
+    counts_of,
+    number,
+    oracle,
+)
 
 
 class ClassCollapse(NamedTuple):
@@ -72,7 +83,7 @@ class ClassCollapse(NamedTuple):
         return self.instance_variance + self.view_variance
 
 
-# ------------------------------------------------------------------ thresholds
+# ------------------------------------------------------------------ mixed loss: thresholds
 
 
 def _log_q(m: Numbers, tau: Numbers) -> Any:
@@ -108,7 +119,7 @@ def collapse_threshold(
     else:
         found = (p - 1 + (n * p * (m - 1) + (n - 1) * p) * q) / (n * p * (1 + (m - 1) * q) - 1)
     found = found + np.zeros(np.broadcast_shapes(*(v.shape for v in (m, n, tau, p))))
-    return float(found) if found.ndim == 0 else found
+    return as_given(found)
 
 
 def view_threshold(num_classes: Numbers, instances: Numbers, temperature: Numbers, views: Numbers = 2) -> Any:
@@ -132,7 +143,7 @@ def view_threshold(num_classes: Numbers, instances: Numbers, temperature: Number
     m, n, tau, p = _arguments(num_classes, instances, temperature, views, False)
     q = np.exp(_log_q(m, tau))
     found = (p - 1) * (1 - n * p * m * q) / (n * p * (1 + (m - 1) * q) - 1)
-    return float(found) if found.ndim == 0 else found
+    return as_given(found)
 
 
 def _arguments(m: Numbers, n: Numbers, tau: Numbers, p: Numbers, self_included: bool) -> tuple[np.ndarray, ...]:
@@ -146,7 +157,7 @@ def _arguments(m: Numbers, n: Numbers, tau: Numbers, p: Numbers, self_included: 
     return m, n, tau, p
 
 
-# ------------------------------------------------------------------ the optimum
+# ------------------------------------------------------------------ mixed loss: the optimum
 
 
 def three_scalars(x: Numbers, y: Numbers, num_classes: float, instances: float, views: float) -> tuple[Any, Any, Any]:
@@ -266,12 +277,16 @@ def class_collapse_optimum(
     return ClassCollapse(value, x, y, s1 if p > 1 else math.nan, s2, s3)
 
 
-# ------------------------------------------------------------------ oracle
+# ------------------------------------------------------------------ mixed loss: the oracle
 
 
-def _concerns(problem: Problem) -> bool:
-    bounded = problem.model.constraint in ("sphere", "ball")
-    return problem.loss_kind is SupCon and problem.loss.mix is not None and bounded
+def _bounded(problem: Problem) -> bool:
+    return problem.model.constraint in ("sphere", "ball")
+
+
+def _reaches(problem: Problem, needed: int, words: str) -> Hypothesis:
+    dim = problem.model.dim
+    return Hypothesis(f"d >= {words} = {needed}", dim >= needed, f"d = {dim}")
 
 
 def _solve(problem: Problem) -> ClassCollapse:
@@ -282,13 +297,11 @@ def _solve(problem: Problem) -> ClassCollapse:
 
 
 def _hypotheses(problem: Problem) -> tuple[Hypothesis, ...]:
-    loss, p = problem.loss, problem.loss.views
-    counts = counts_of(problem)
-    weight = np.ravel(1.0 if loss.class_weight is None else loss.class_weight)
+    p, counts = problem.loss.views, counts_of(problem)
     first = (
         balanced(problem),
         Hypothesis("two instances per class", counts.min() >= 2 * p, f"smallest {int(counts.min()) // p}"),
-        Hypothesis("equal class weights", bool(np.all(weight == weight[0])), f"{weight.min():g} to {weight.max():g}"),
+        equal_weights(problem),
     )
     if not all(h.holds for h in first):
         return first
@@ -296,8 +309,7 @@ def _hypotheses(problem: Problem) -> tuple[Hypothesis, ...]:
     found = _solve(problem)
     needed = (m - 1) * (found.within_variance < 1)
     needed += m * (n - 1) * (found.instance_variance > 0) + m * n * (p - 1) * (found.view_variance > 0)
-    dim = problem.model.dim
-    return *first, Hypothesis(f"d >= rank of the optimum = {needed}", dim >= needed, f"d = {dim}")
+    return *first, _reaches(problem, needed, "rank of the optimum")
 
 
 @oracle(
@@ -306,14 +318,14 @@ def _hypotheses(problem: Problem) -> tuple[Hypothesis, ...]:
     citation="lee2025theoretical",
     statement="Mixed supervised and self-supervised loss, equal counts, on spheres or in balls: class collapse up to a "
     "weight alpha*, then a variance within classes from one equation.",
-    concerns=_concerns,
+    concerns=lambda problem: problem.loss_kind is SupCon and problem.loss.mix is not None and _bounded(problem),
     about="contrastive",
     hypotheses=_hypotheses,
 )
 def class_collapse(problem: Problem) -> Answer:
     """Value, variances and thresholds of :func:`class_collapse_optimum`."""
     loss, m, found = problem.loss, problem.num_classes, _solve(problem)
-    weight = float(np.ravel(1.0 if loss.class_weight is None else loss.class_weight)[0])
+    weight = float(np.ravel(class_weight_of(problem))[0])
     n, tau = int(counts_of(problem)[0]) // loss.views, unit_temperature(problem)
     numbers: dict[str, Any] = {
         "within_variance": found.within_variance,
@@ -438,7 +450,7 @@ def simplex_offset(instances: Numbers, scale: Numbers) -> Any:
     with np.errstate(divide="ignore"):
         log_root = np.logaddexp(2 * np.log(np.abs(n - 4)), grow) / 2
     found = log_root + np.log1p((n - 4) * np.exp(-log_root)) - math.log(4) - t / (n - 1)
-    return float(found) if found.ndim == 0 else found
+    return as_given(found)
 
 
 def antipodal_offset(instances: Numbers, scale: Numbers) -> Any:
@@ -453,7 +465,7 @@ def antipodal_offset(instances: Numbers, scale: Numbers) -> Any:
     check_at_least("instances", instances, 3)
     check_positive("scale", scale)
     found = np.log((np.asarray(instances, dtype=np.float64) - 2) / 2) - np.asarray(scale, dtype=np.float64)
-    return float(found) if found.ndim == 0 else found
+    return as_given(found)
 
 
 def tied_thresholds(instances: Numbers) -> tuple[Any, Any]:
@@ -472,7 +484,7 @@ def tied_thresholds(instances: Numbers) -> tuple[Any, Any]:
     check_at_least("instances", instances, 4)
     n = np.asarray(instances, dtype=np.float64)
     found = np.log((n - 2) / 2) / 2, (n - 1) / n * np.log(n - 3)
-    return (float(found[0]), float(found[1])) if n.ndim == 0 else found
+    return as_given(found[0]), as_given(found[1])
 
 
 # ------------------------------------------------------------------ spread
@@ -516,7 +528,7 @@ def spread_threshold(num_classes: Numbers, instances: Numbers, temperature: Numb
     log_others = np.log((m - 1) * n) - m / ((m - 1) * tau)
     kept = np.exp(log_others - _softplus(log_others))  # 1 - w
     found = 1 / (1 + kept * m / (m - 1))
-    return float(found) if found.ndim == 0 else found
+    return as_given(found)
 
 
 def spread_value(x: Numbers, num_classes: float, instances: float, temperature: float, mix: float) -> Any:
@@ -572,15 +584,6 @@ def spread_optimum(num_classes: int, instances: int, temperature: float, mix: fl
 # ------------------------------------------------------------------ oracles
 
 
-def _bounded(problem: Problem) -> bool:
-    return problem.model.constraint in ("sphere", "ball")
-
-
-def _room(problem: Problem, needed: int, words: str) -> Hypothesis:
-    dim = problem.model.dim
-    return Hypothesis(f"d >= {words} = {needed}", dim >= needed, f"d = {dim}")
-
-
 @oracle(
     "sigmoid_double_constant",
     status="derived",
@@ -590,7 +593,7 @@ def _room(problem: Problem, needed: int, words: str) -> Hypothesis:
     about="contrastive",
     hypotheses=lambda problem: (
         Hypothesis("N >= 3", problem.num_classes >= 3, f"N = {problem.num_classes}"),
-        _room(problem, problem.num_classes, "N"),
+        _reaches(problem, problem.num_classes, "N"),
     ),
 )
 def sigmoid_double_constant(problem: Problem) -> Answer:
@@ -623,7 +626,7 @@ def _spread_conditions(problem: Problem) -> tuple[Hypothesis, ...]:
         return first
     m, n, x = problem.num_classes, fewest, _spread(problem).within_variance
     needed = m - 1 if x == 0 else m * (n - 1) if x == 1 else m * n - 1
-    return *first, _room(problem, needed, "rank of the optimum")
+    return *first, _reaches(problem, needed, "rank of the optimum")
 
 
 @oracle(
