@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from .._checks import one_of, show, whole_number
 from .backbones import BACKBONES, Options, Precision
@@ -45,10 +46,10 @@ class Outputs(NamedTuple):
         projected: output of the projection, each row of length 1, float32, shape (B, p), or ``None``.
     """
 
-    features: Any
-    logits: Any
-    hidden: tuple[Any, ...]
-    projected: Any
+    features: jax.Array
+    logits: jax.Array
+    hidden: tuple[jax.Array, ...]
+    projected: jax.Array | None
 
 
 # ------------------------------------------------------------------ first weights
@@ -60,10 +61,10 @@ def _normal(deviation: Callable[[tuple[int, ...]], float]) -> Callable[..., jax.
     NumPy draws them, on the host: the same on every device, and no program to compile for every shape.
     """
 
-    def init(key: Any, shape: tuple[int, ...], dtype: Any, *_: Any) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, *_: object) -> jax.Array:
         scale = np.float32(deviation(shape))
 
-        def draw(data: Any) -> np.ndarray:
+        def draw(data: jax.Array) -> np.ndarray:
             source = np.random.default_rng(np.asarray(data).ravel().tolist())
             return source.standard_normal(shape, np.float32) * scale
 
@@ -97,7 +98,12 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(
-        self, channels: int, param_dtype: Any, scale_init: float = 1.0, momentum: float = 0.9, epsilon: float = 1e-5
+        self,
+        channels: int,
+        param_dtype: DTypeLike,
+        scale_init: float = 1.0,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
     ):
         # Made by NumPy, like the weights: nothing to compile.
         self.scale = nnx.Param(jnp.asarray(np.full(channels, scale_init, param_dtype)))
@@ -375,15 +381,15 @@ class Network(nnx.Module):
 
     def __init__(
         self,
-        backbone: Any,
-        feature_map: Any,
+        backbone: Callable[..., jax.Array],
+        feature_map: nnx.Linear | None,
         head: list[nnx.Linear],
         projection: list[nnx.Linear] | None,
         *,
         nonnegative: bool,
         head_activation: str,
         image_shape: tuple[int, int, int],
-        dtype: Any,
+        dtype: DTypeLike,
     ):
         self.backbone = backbone
         self.feature_map = feature_map
@@ -426,12 +432,12 @@ class Network(nnx.Module):
         return Outputs(features, logits, tuple(hidden), projected)
 
 
-def _takes_train(module: Any) -> bool:
+def _takes_train(module: object) -> bool:
     """Whether the call of a module takes ``train``."""
     return "train" in inspect.signature(type(module).__call__).parameters
 
 
-def _outputs(arch: str, backbone: Any, shape: tuple[int, int, int], dtype: Any) -> int:
+def _outputs(arch: str, backbone: Callable[..., jax.Array], shape: tuple[int, int, int], dtype: DTypeLike) -> int:
     """d of the features of a backbone: as it states in ``outputs``, or seen on an image of no values."""
     if not callable(backbone):
         raise ValueError(f"arch: {arch} builds {show(backbone)}; give a Flax NNX module that maps images to features")
@@ -459,8 +465,8 @@ def make(
     projection: tuple[int, int] | None = None,
     zero_init: bool = False,
     drop_path: float = 0.0,
-    dtype: Any = jnp.float32,
-    param_dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
     seed: int = 0,
     rngs: nnx.Rngs | None = None,
 ) -> Network:
@@ -527,7 +533,7 @@ def make(
     backbone = entry.build(shape, options, rngs)
     outputs = _outputs(arch, backbone, shape, dtype)
 
-    def linear(inputs: int, outputs: int, init: Any, use_bias: bool) -> nnx.Linear:
+    def linear(inputs: int, outputs: int, init: Callable[..., jax.Array], use_bias: bool) -> nnx.Linear:
         return nnx.Linear(
             inputs,
             outputs,
@@ -567,6 +573,6 @@ def head_matrices(model: Network) -> tuple[tuple[np.ndarray, ...], np.ndarray | 
     return matrices, None if bias is None else np.asarray(bias[...], np.float64)
 
 
-def count_parameters(model: Any) -> int:
+def count_parameters(model: nnx.Module) -> int:
     """Number of trained numbers in a network, also of an abstract one from ``nnx.eval_shape``."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -9,17 +9,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from .. import _checks as door
 from .._registry import Registry
+
+if TYPE_CHECKING:
+    import jax
+    from flax import nnx
+    from jax.typing import DTypeLike
 
 
 class Precision(NamedTuple):
     """Types of computation and of state."""
 
-    dtype: Any
-    param_dtype: Any
+    dtype: DTypeLike
+    param_dtype: DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Options:
 
 
 Shape = tuple[int, int, int]
-Build = Callable[[Shape, Options, Any], Any]
+Build = Callable[[Shape, Options, "nnx.Rngs"], Callable[..., "jax.Array"]]
+"""Makes a module that maps images to features; whether its call takes ``train`` is looked up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +97,7 @@ def register_backbone(name: str, *, nonnegative: bool = False) -> Callable[[B], 
 
 
 def _residual(kind: Literal["basic", "bottleneck", "cifar"], blocks: tuple[int, ...], first: int) -> Build:
-    def build(shape: Shape, options: Options, rngs: Any) -> Any:
+    def build(shape: Shape, options: Options, rngs: nnx.Rngs) -> Callable[..., jax.Array]:
         from .architectures import ResNet
 
         channels = tuple(options.channels(first * 2**stage) for stage in range(len(blocks)))
@@ -107,14 +113,14 @@ register_backbone("resnet20", nonnegative=True)(_residual("cifar", (3, 3, 3), 16
 
 
 @register_backbone("mlp", nonnegative=True)
-def _perceptron(shape: Shape, options: Options, rngs: Any) -> Any:
+def _perceptron(shape: Shape, options: Options, rngs: nnx.Rngs) -> Callable[..., jax.Array]:
     from .architectures import Perceptron
 
     return Perceptron(math.prod(shape), options.channels(512), 3, options.nonnegative, options.precision, rngs)
 
 
 @register_backbone("convnext-tiny")
-def _convnext_tiny(shape: Shape, options: Options, rngs: Any) -> Any:
+def _convnext_tiny(shape: Shape, options: Options, rngs: nnx.Rngs) -> Callable[..., jax.Array]:
     from .architectures import ConvNeXt
 
     channels = tuple(options.channels(96 * 2**stage) for stage in range(4))

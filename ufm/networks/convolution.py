@@ -8,17 +8,27 @@ rows are the patches of the image; elsewhere it is ``jax.lax.conv_general_dilate
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.lax import PrecisionLike
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_Pads = tuple[tuple[int, int], tuple[int, int]]
+_Pair = tuple[int, int]
+_Pads = tuple[_Pair, _Pair]
+_Kept = tuple[jax.Array, jax.Array]
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, feature_group_count: int = 1, **options: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    feature_group_count: int = 1,
+    precision: PrecisionLike = None,
+    **_: object,
 ) -> jax.Array:
     """Convolution of images (B, H, W, C) with a kernel (height, width, C / groups, outputs).
 
@@ -31,18 +41,18 @@ def convolve(
         strides: two numbers.
         padding: pixels before and behind, for each side; "SAME" or "VALID".
         feature_group_count: 1, or C.
-        options: the rest of what Flax passes.
+        precision: of the products.
     """
     height, width = strides
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     (top, bottom), (left, right) = padding
     plan = (height, width), ((top, bottom), (left, right)), feature_group_count
-    return _convolve(*plan, options.get("precision"), x, kernel)
+    return _convolve(*plan, precision, x, kernel)
 
 
 def _by_library(
-    strides: tuple[int, int], padding: _Pads, groups: int, precision: Any, x: jax.Array, kernel: jax.Array
+    strides: _Pair, padding: _Pads, groups: int, precision: PrecisionLike, x: jax.Array, kernel: jax.Array
 ) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=_LAYOUT, feature_group_count=groups, precision=precision
@@ -50,13 +60,13 @@ def _by_library(
 
 
 def _by_patches(
-    strides: tuple[int, int], padding: _Pads, groups: int, precision: Any, x: jax.Array, kernel: jax.Array
+    strides: _Pair, padding: _Pads, groups: int, precision: PrecisionLike, x: jax.Array, kernel: jax.Array
 ) -> jax.Array:
     high, wide, _, outputs = kernel.shape
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = ((x.shape[axis + 1] - kernel.shape[axis]) // strides[axis] + 1 for axis in (0, 1))
 
-    def shifted(row: Any, column: int) -> jax.Array:
+    def shifted(row: int | jax.Array, column: int) -> jax.Array:
         """The pixels that meet one place of the kernel."""
         band = jax.lax.dynamic_slice_in_dim(x, row, (rows - 1) * strides[0] + 1, axis=1)
         return band[:, :: strides[0], column : column + (columns - 1) * strides[1] + 1 : strides[1]]
@@ -64,7 +74,7 @@ def _by_patches(
     if groups > 1:  # a weight per channel and place; summed in float32 at least, like a product
         wider = jnp.promote_types(x.dtype, jnp.float32)
 
-        def add(total: jax.Array, given: Any) -> tuple[jax.Array, None]:
+        def add(total: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             row, weights = given
             terms = (shifted(row, j).astype(wider) * weights[j].astype(wider) for j in range(wide))
             return functools.reduce(jnp.add, terms, total), None
@@ -79,20 +89,26 @@ def _by_patches(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _convolve(strides: Any, padding: Any, groups: int, precision: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _convolve(
+    strides: _Pair, padding: _Pads, groups: int, precision: PrecisionLike, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
     plan = strides, padding, groups, precision
     return jax.lax.platform_dependent(
         x, kernel, cpu=functools.partial(_by_patches, *plan), default=functools.partial(_by_library, *plan)
     )
 
 
-def _forward(strides: Any, padding: Any, groups: int, precision: Any, x: jax.Array, kernel: jax.Array) -> Any:
+def _forward(
+    strides: _Pair, padding: _Pads, groups: int, precision: PrecisionLike, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, _Kept]:
     return _convolve(strides, padding, groups, precision, x, kernel), (x, kernel)
 
 
-def _backward(strides: Any, padding: Any, groups: int, precision: Any, kept: Any, slope: jax.Array) -> Any:
+def _backward(
+    strides: _Pair, padding: _Pads, groups: int, precision: PrecisionLike, kept: _Kept, slope: jax.Array
+) -> _Kept:
     # The patches are laid out once more: they take as many times the memory as the kernel has places.
-    def through(way: Any) -> Any:
+    def through(way: Callable[..., jax.Array]) -> Callable[[jax.Array, jax.Array, jax.Array], _Kept]:
         return lambda x, kernel, slope: jax.vjp(functools.partial(way, *plan), x, kernel)[1](slope)
 
     plan = strides, padding, groups, precision

@@ -10,13 +10,15 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike as JaxArray
+from jax.typing import DTypeLike
 
-from .._checks import show, whole_number
+from .._checks import ArrayLike, show, whole_number
 from ..problem import labels as class_counts
 from .files import CIFAR100_COARSE, CIFAR100_GROUPS, read
 
@@ -82,7 +84,7 @@ class Images:
         """Images per class n_k, shape (K,)."""
         return np.bincount(self.labels, minlength=self.num_classes)
 
-    def take(self, rows: Any) -> Images:
+    def take(self, rows: ArrayLike) -> Images:
         """The images with these row numbers, in this order."""
         rows = np.asarray(rows)
         if rows.ndim != 1 or rows.size == 0 or not np.issubdtype(rows.dtype, np.integer):
@@ -131,8 +133,8 @@ def load(
 
 
 def from_arrays(
-    images: Any,
-    labels: Any,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     num_classes: int | None = None,
     name: str = "images",
@@ -351,7 +353,7 @@ def standardise(images: Images) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",))
-def normalise(batch: Any, mean: Any, std: Any, dtype: Any = jnp.float32) -> jax.Array:
+def normalise(batch: JaxArray, mean: JaxArray, std: JaxArray, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """(batch / 255 - mean) / std per channel, in the given type.
 
     Args:
@@ -365,7 +367,7 @@ def normalise(batch: Any, mean: Any, std: Any, dtype: Any = jnp.float32) -> jax.
 
 
 @functools.partial(jax.jit, static_argnames=("pad", "flip"))
-def augment(key: Any, batch: Any, *, pad: int = 4, flip: bool = True) -> jax.Array:
+def augment(key: jax.Array, batch: JaxArray, *, pad: int = 4, flip: bool = True) -> jax.Array:
     """Shift every image by up to ``pad`` pixels each way, black beyond the border, and mirror half of them.
 
     The usual augmentation of CIFAR (He et al. 2016): a crop of the padded image at a random place, then a horizontal
@@ -395,7 +397,7 @@ def augment(key: Any, batch: Any, *, pad: int = 4, flip: bool = True) -> jax.Arr
 
 
 @functools.partial(jax.jit, static_argnames=("number", "batch_size"))
-def epoch_order(key: Any, number: int, batch_size: int) -> jax.Array:
+def epoch_order(key: jax.Array, number: int, batch_size: int) -> jax.Array:
     """Row numbers of one shuffled epoch, shape (steps, batch_size), int32.
 
     Every batch is full: the number % batch_size last rows of the shuffle sit this epoch out.
@@ -409,7 +411,7 @@ def epoch_order(key: Any, number: int, batch_size: int) -> jax.Array:
     return jax.random.permutation(key, number)[: steps * batch_size].reshape(steps, batch_size).astype(jnp.int32)
 
 
-def bound_batches(key: Any, labels: Any, batch_size: int) -> jax.Array:
+def bound_batches(key: jax.Array, labels: ArrayLike, batch_size: int) -> jax.Array:
     """Row numbers of one shuffled epoch with batch binding, shape (steps, batch_size), int32.
 
     The first sample of each class is in every batch, as its last K rows; the other batch_size - K rows are one shuffled

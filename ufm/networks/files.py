@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import io
 import math
 import pickle
 import re
@@ -212,7 +213,7 @@ def read_idx(path: str | Path, axes: int | None = None) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _bytes(handle: Any, size: int, piece: int = 1 << 24) -> bytes:
+def _bytes(handle: io.BufferedIOBase, size: int, piece: int = 1 << 24) -> bytes:
     """Up to ``size`` bytes. In pieces: a damaged header may promise more bytes than any memory has."""
     pieces = []
     while size > 0 and (data := handle.read(min(size, piece))):
@@ -295,7 +296,7 @@ class _Inert:
 
     __slots__ = ()
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         raise _Refused("a change of state")
 
 
@@ -304,7 +305,7 @@ class _Array(_Inert):
 
     __slots__ = ("data", "fortran", "kind", "shape")
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         self.shape, self.kind, self.data, self.fortran = (), None, b"", False
 
     def __setstate__(self, state: Any) -> None:
@@ -325,7 +326,7 @@ class _Type(_Inert):
 
     __slots__ = ("name",)
 
-    def __init__(self, name: Any, *_: Any) -> None:
+    def __init__(self, name: object, *_: object) -> None:
         self.name = name.decode("ascii") if isinstance(name, bytes) else name
 
     def __setstate__(self, state: Any) -> None:
@@ -337,14 +338,14 @@ class _Type(_Inert):
 class _Reconstruct(_Inert):
     __slots__ = ()
 
-    def __call__(self, *_: Any) -> _Array:
+    def __call__(self, *_: object) -> _Array:
         return _Array()
 
 
 class _FromBuffer(_Inert):
     __slots__ = ()
 
-    def __call__(self, data: Any, kind: Any, shape: Any, order: Any) -> _Array:
+    def __call__(self, data: object, kind: object, shape: object, order: object) -> _Array:
         array = _Array()
         array.__setstate__((1, shape, kind, order in ("F", b"F"), data))
         return array
@@ -403,7 +404,7 @@ def _unpickled(path: Path, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return data, labels, found.get("coarse_labels")
 
 
-def _integers(value: Any) -> np.ndarray:
+def _integers(value: object) -> np.ndarray:
     array = value.value() if isinstance(value, _Array) else np.asarray(value)
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"an entry is not made of whole numbers but of {array.dtype}")
@@ -443,7 +444,9 @@ def _npz(path: Path, split: str | None) -> Found:
     return Found(images, labels, _classes(labels, trained), path.stem)
 
 
-def _load_npz(handle: BinaryIO, split: str | None) -> tuple[list[str], Any, Any, Any]:
+def _load_npz(
+    handle: BinaryIO, split: str | None
+) -> tuple[list[str], np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     data = np.load(handle, allow_pickle=False)
     if isinstance(data, np.ndarray):
         raise ValueError("it holds one array without a name")
@@ -460,7 +463,7 @@ def _key(names: list[str], stems: tuple[str, ...], split: str | None) -> str | N
     return next((name for name in wanted if name in names), None)
 
 
-def _classes(*labels: Any) -> int | None:
+def _classes(*labels: np.ndarray | None) -> int | None:
     """The largest label plus one over all arrays that are made of numbers, else ``None``: the check comes later."""
     tops = [
         np.max(array)

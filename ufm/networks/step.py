@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,13 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 
-from .architectures import Network, make
+from .architectures import Network, Outputs, make
 from .backbones import BACKBONES, Backbone
 from .config import Config
 from .data import Images, augment, normalise, standardise
 
 STEPS_PER_CALL = 64
+
+Tree = Mapping[Any, Any]
+"""Arrays of a part of a network by the names of its pieces, one level below another."""
+
+State = dict[str, Any]
+"""``params`` and ``stats``, a :data:`Tree` each, and ``optimizer``, the state of optax."""
 
 _NO_STRUCTURE = (
     "data", "download", "samples", "imbalance", "profile", "minority", "coarse", "limit", "seed", "batch_size", "bind",
@@ -75,17 +83,17 @@ class Structure:
             seed=seed,
         )
 
-    def merged(self, params: Any, stats: Any, rest: Any) -> Network:
+    def merged(self, params: Tree, stats: Tree, rest: Tree) -> Network:
         """The network with these arrays."""
         return nnx.merge(_graph(self), params, stats, rest)
 
 
 @functools.lru_cache(maxsize=64)
-def _graph(structure: Structure) -> Any:
+def _graph(structure: Structure) -> nnx.GraphDef[Network]:
     return nnx.split(nnx.eval_shape(structure.network))[0]
 
 
-def split(model: Network) -> tuple[Any, Any, Any]:
+def split(model: Network) -> tuple[Tree, Tree, Tree]:
     """Parameters, running statistics and the rest of a network, as plain arrays: traces may make and drop them."""
     _, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, rest = map(nnx.as_pure, parts)
@@ -131,7 +139,7 @@ def room_for(images: Images) -> np.ndarray:
 # ------------------------------------------------------------------ losses
 
 
-def supcon(points: Any, labels: Any, temperature: Any) -> Any:
+def supcon(points: jax.Array, labels: jax.Array, temperature: jax.Array | float) -> jax.Array:
     """Supervised contrastive loss of a batch of unit vectors: the mean over anchors that have a positive.
 
         loss_i = -(1/|P(i)|) sum_{j in P(i)} log( exp(s_ij) / sum_{a != i} exp(s_ia) ),   s_ij = <z_i, z_j>/tau
@@ -153,7 +161,7 @@ def supcon(points: Any, labels: Any, temperature: Any) -> Any:
     return jnp.sum(jnp.where(number > 0, per_anchor, 0.0)) / jnp.maximum(jnp.sum(number > 0), 1)
 
 
-def data_loss(structure: Structure, outputs: Any, labels: Any, numbers: dict[str, Any]) -> Any:
+def data_loss(structure: Structure, outputs: Outputs, labels: jax.Array, numbers: dict[str, Any]) -> jax.Array:
     """The mean loss of a batch, without decay."""
     loss, K = structure.config.loss, structure.num_classes
     if loss == "supcon":
@@ -170,8 +178,15 @@ def data_loss(structure: Structure, outputs: Any, labels: Any, numbers: dict[str
 
 
 def objective(
-    structure: Structure, params: Any, stats: Any, rest: Any, numbers: Any, pixels: Any, labels: Any, key: Any
-) -> Any:
+    structure: Structure,
+    params: Tree,
+    stats: Tree,
+    rest: Tree,
+    numbers: dict[str, Any],
+    pixels: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+) -> tuple[jax.Array, tuple[Tree, jax.Array, jax.Array]]:
     """Objective of a batch; with new running statistics, the loss alone and the accuracy."""
     config = structure.config
     pad = max(1, structure.image_shape[0] // 8)  # 4 pixels of 32, as published
@@ -200,7 +215,7 @@ def objective(
 # ------------------------------------------------------------------ steps
 
 
-def rate(schedule: str, numbers: dict[str, Any], count: Any) -> Any:
+def rate(schedule: str, numbers: dict[str, Any], count: jax.Array | int) -> jax.Array:
     """Learning rate of a step: a linear rise over ``warm`` steps to the full rate, then the schedule over ``body``."""
     top, warm, body = numbers["learning_rate"], numbers["warm"], numbers["body"]
     after = count - warm
@@ -218,22 +233,22 @@ def optimizer(config: Config, numbers: dict[str, Any]) -> optax.GradientTransfor
     parts = [] if config.decay == "ufm" else [optax.add_decayed_weights(numbers["weight_decay"])]
     nesterov = optax.trace(decay=numbers["momentum"], nesterov=True)
     parts.append(optax.scale_by_adam() if config.optimizer == "adam" else nesterov)
-    parts.append(optax.scale_by_schedule(lambda count: -rate(config.schedule, numbers, count)))
+    parts.append(optax.scale_by_schedule(lambda count: -rate(config.schedule, numbers, jnp.asarray(count))))
     return optax.chain(*parts)
 
 
 @functools.partial(jax.jit, static_argnames="structure", donate_argnames="state")
 def many_steps(
     structure: Structure,
-    state: Any,
-    rest: Any,
+    state: State,
+    rest: Tree,
     numbers: dict[str, Any],
-    pixels: Any,
-    labels: Any,
-    order: Any,
-    keys: Any,
-    count: Any,
-) -> Any:
+    pixels: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    keys: jax.Array,
+    count: ArrayLike,
+) -> tuple[State, jax.Array]:
     """The first ``count`` of a call's steps.
 
     Args:
@@ -253,7 +268,7 @@ def many_steps(
     transform = optimizer(structure.config, numbers)
     slope = jax.value_and_grad(functools.partial(objective, structure), has_aux=True)
 
-    def step(i: Any, carried: Any) -> Any:
+    def step(i: jax.Array, carried: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
         state, metrics = carried
         rows, key = order[i], jax.random.wrap_key_data(keys[i])
         (total, (stats, loss, right)), gradient = slope(
@@ -269,8 +284,8 @@ def many_steps(
 
 @functools.partial(jax.jit, static_argnames="structure")
 def evaluate(
-    structure: Structure, params: Any, stats: Any, rest: Any, numbers: dict[str, Any], pixels: Any
-) -> tuple[Any, Any]:
+    structure: Structure, params: Tree, stats: Tree, rest: Tree, numbers: dict[str, Any], pixels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Features and logits of a batch, in evaluation mode.
 
     All that measures of collapse read is computed here in float32 with products of full precision, whatever the network

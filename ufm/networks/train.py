@@ -35,6 +35,7 @@ from .config import FORMAT, Config, read_config
 from .data import Images, bound_batches, coarse, epoch_order, imbalanced, limited, load, per_class
 from .step import (
     STEPS_PER_CALL,
+    State,
     Structure,
     evaluate,
     many_steps,
@@ -450,7 +451,7 @@ class _Run:
         )  # fmt: skip
 
 
-def _flat(tree: Any) -> dict[str, Any]:
+def _flat(tree: State) -> dict[str, jax.Array]:
     """Leaves by their paths: what a checkpoint holds, whatever the classes around them."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
