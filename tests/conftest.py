@@ -67,7 +67,11 @@ from ufm.problem import losses  # noqa: E402
 
 collect_ignore = ["plugin"]
 
-for _name in ("measure", "problem", "problem.batches", "problem.labels", "problem.losses"):
+_STATE_SHAPES = (
+    *("measure", "problem", "problem.batches", "problem.labels", "problem.losses"),
+    *("answer.answer", "answer.readings", "sweep.boundary", "report.targets", "atlas.minority", "atlas.shallow"),
+)
+for _name in _STATE_SHAPES:
     shapes.check(f"ufm.{_name}")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -42,6 +42,9 @@ from .readings import (
     groups_of_means,
 )
 from .routes import MERGED, ROUTES, Program, Route, route_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,22 +118,22 @@ class Answer:
         return self.result.params.features is not None
 
     @property
-    def class_means(self) -> np.ndarray:
-        """M, the class means of the features, d x K."""
+    def class_means(self) -> Float[np.ndarray, "d K"]:
+        """M, the class means of the features."""
         return class_means(self.problem, self.result.params)
 
     @property
-    def class_means_gram(self) -> np.ndarray:
-        """M^T M, K x K."""
+    def class_means_gram(self) -> Float[np.ndarray, "K K"]:
+        """M^T M."""
         return self.class_means.T @ self.class_means
 
     @property
-    def logits(self) -> np.ndarray:
-        """Class logits s W M without bias, K x K; column k is a class mean of class k."""
+    def logits(self) -> Float[np.ndarray, "K K"]:
+        """Class logits s W M without bias; column k is a class mean of class k."""
         return class_logits(self.problem, self.result.params)
 
     @property
-    def singular_values(self) -> np.ndarray:
+    def singular_values(self) -> Float[np.ndarray, " r"]:
         """Singular values of Z D^{1/2}, whose sum the decay penalises (of M D^{1/2} in contrastive problems)."""
         return class_spectrum(self.problem, self.result.params)
 

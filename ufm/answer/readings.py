@@ -7,7 +7,7 @@ that only what a dataset keeps leaves the device; the rest follows on the host (
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +28,9 @@ from ..problem import (
 from ..solve import GroupsResult
 from .passes import Judged, Limits
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Real
+
 ZERO_LOGITS = 1e-6
 """Logits, or class means, below this are the solver's zero."""
 
@@ -37,18 +40,18 @@ class Groups:
     """Geometry of the class means by groups of equal classes (same count, same class weight).
 
     Attributes:
-        classes: number of classes m_a of each group, (g,).
-        counts: samples of one class, (g,).
-        norms: root mean square norm of the class means, (g,).
-        cosines: mean cosine between classes of two groups, (g, g); on the diagonal between different classes of one
+        classes: number of classes m_a of each group.
+        counts: samples of one class.
+        norms: root mean square norm of the class means.
+        cosines: mean cosine between classes of two groups; on the diagonal between different classes of one
             group, NaN where there is one class only or a mean is zero.
         rank: rank of the Gram matrix of all class means.
     """
 
-    classes: np.ndarray
-    counts: np.ndarray
-    norms: np.ndarray
-    cosines: np.ndarray
+    classes: Real[np.ndarray, " g"]
+    counts: Real[np.ndarray, " g"]
+    norms: Float[np.ndarray, " g"]
+    cosines: Float[np.ndarray, "g g"]
     rank: int
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +59,7 @@ class Groups:
         return plain(dataclasses.asdict(self))
 
 
-def groups_of_means(problem: Problem, means: np.ndarray) -> Groups:
+def groups_of_means(problem: Problem, means: Float[np.ndarray, "d K"]) -> Groups:
     """The geometry of class means, averaged over pairs of classes of two groups."""
     first, group, classes = equal_classes(problem)
     member = (group[:, None] == np.arange(len(first))).astype(np.float64)

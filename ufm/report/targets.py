@@ -12,12 +12,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..measure import gram_distance, orthogonal_frame_gram, simplex_etf_gram
 from ..theory import Prediction
 from ..theory.frames import seli_grams
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _DIGITS = 8
 """Distances that agree to so many digits are equal."""
@@ -34,7 +38,7 @@ class Target:
         name: ``simplex_etf``, ``orthogonal_frame``, ``seli``, ``optimum``, ``optimum_centred`` or an oracle's name.
         source: ``frame``, ``solved`` (the optimum of the matching model, see ``verdict``), or the oracle's status
             word: ``published``, ``derived``, ``open``.
-        gram: M^T M, K x K, in units of its own.
+        gram: M^T M, in units of its own.
         distance: of the Gram matrix of the class means, modulo scale and rotation.
         distance_centred: the same after the mean of the class means is taken off both.
         classifier_distance: of W W^T to that of the target; ``None`` where either is unknown.
@@ -45,7 +49,7 @@ class Target:
 
     name: str
     source: str
-    gram: np.ndarray
+    gram: Float[np.ndarray, "K K"]
     distance: float
     distance_centred: float
     classifier_distance: float | None = None
@@ -60,8 +64,8 @@ class Geometry:
 
     Attributes:
         name: of the features.
-        counts: samples per class, shape (K,).
-        gram: M^T M, K x K.
+        counts: samples per class.
+        gram: M^T M.
         classifier_gram: W W^T, or ``None``.
         measures: scalars, as :func:`ufm.measure.measure`.
         nearest: name and distance of the nearest target.
@@ -69,9 +73,9 @@ class Geometry:
     """
 
     name: str
-    counts: np.ndarray
-    gram: np.ndarray
-    classifier_gram: np.ndarray | None
+    counts: Float[np.ndarray, " K"]
+    gram: Float[np.ndarray, "K K"]
+    classifier_gram: Float[np.ndarray, "K K"] | None
     measures: dict[str, float]
     nearest: tuple[str, float]
     nearest_centred: tuple[str, float]
@@ -86,15 +90,15 @@ class LearnedGeometry:
         classifier_gram: W W^T, or ``None``.
     """
 
-    gram: np.ndarray
-    classifier_gram: np.ndarray | None
+    gram: Float[np.ndarray, "K K"]
+    classifier_gram: Float[np.ndarray, "K K"] | None
 
     def target_of(
         self,
         name: str,
         source: str,
-        gram: np.ndarray,
-        classifier_gram: np.ndarray | None = None,
+        gram: Float[np.ndarray, "K K"],
+        classifier_gram: Float[np.ndarray, "K K"] | None = None,
         *,
         verdict: str | None = None,
         relative_gap: float | None = None,
@@ -109,14 +113,14 @@ class LearnedGeometry:
         return Target(name, source, gram, near, near_centred, off, verdict, relative_gap, citation)
 
 
-def centred(gram: np.ndarray) -> np.ndarray:
+def centred(gram: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
     """Returns C G C; exactly zero where only rounding is left."""
     rows = gram - gram.mean(axis=0, keepdims=True)
     both = rows - rows.mean(axis=1, keepdims=True)
     return both if np.linalg.norm(both) > 1e-13 * np.linalg.norm(gram) else np.zeros_like(both)
 
 
-def frames(learned: LearnedGeometry, counts: np.ndarray) -> list[Target]:
+def frames(learned: LearnedGeometry, counts: Float[np.ndarray, " K"]) -> list[Target]:
     """Returns the frames that need no model: simplex ETF, orthogonal frame, and SELI for unequal counts."""
     K = len(counts)
     etf, of = simplex_etf_gram(K), orthogonal_frame_gram(K)

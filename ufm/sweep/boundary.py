@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._checks import ArrayLike, Numbers
 from .assembly import tally
 from .engine import Progress
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 Range = tuple[float, float, str]
 """Ends of an axis, low < high, and its scale: ``linear`` or ``log``."""
@@ -39,14 +42,14 @@ class Curve:
 
     Attributes:
         phases: codes (a, b) of its two sides, a < b.
-        points: shape (m, 2), in order along the curve.
-        widths: length of the bracket in which each point lies, shape (m,), in the units of ``tolerance``.
+        points: in order along the curve.
+        widths: length of the bracket in which each point lies, in the units of ``tolerance``.
         closed: whether the last point is joined to the first.
     """
 
     phases: tuple[int, int]
-    points: np.ndarray
-    widths: np.ndarray
+    points: Float[np.ndarray, "m 2"]
+    widths: Float[np.ndarray, " m"]
     closed: bool
 
 
@@ -56,18 +59,18 @@ class Boundary:
 
     Attributes:
         curves: ordered by their phases, then by their first point.
-        triple_points: where at least three phases meet, shape (t, 2).
-        triple_widths: size of the square in which each of them lies, in shares of the axes, shape (t,).
-        unread: points whose phase could not be read (code below 0), shape (u, 2).
+        triple_points: where at least three phases meet.
+        triple_widths: size of the square in which each of them lies, in shares of the axes.
+        unread: points whose phase could not be read (code below 0).
         evaluations: points whose phase was asked for.
         on_grid: those of them on the grid of the finest cells; the others are bisection.
         full_grid: points of the full grid at the resolution of the finest cells, before any bisection.
     """
 
     curves: tuple[Curve, ...]
-    triple_points: np.ndarray
-    triple_widths: np.ndarray
-    unread: np.ndarray
+    triple_points: Float[np.ndarray, "t 2"]
+    triple_widths: Float[np.ndarray, " t"]
+    unread: Float[np.ndarray, "u 2"]
     evaluations: int
     on_grid: int
     full_grid: int
@@ -78,13 +81,13 @@ class Boundary:
         return tuple(sorted({curve.phases for curve in self.curves}))
 
     @property
-    def points(self) -> np.ndarray:
-        """All points, curve after curve, shape (m, 2)."""
+    def points(self) -> Float[np.ndarray, "m 2"]:
+        """All points, curve after curve."""
         return np.concatenate([np.empty((0, 2)), *(curve.points for curve in self.curves)])
 
     @property
-    def sides(self) -> np.ndarray:
-        """Codes of the two sides of each of ``points``, shape (m, 2)."""
+    def sides(self) -> Int[np.ndarray, "m 2"]:
+        """Codes of the two sides of each of ``points``."""
         sides = [np.full((len(curve.points), 2), curve.phases) for curve in self.curves]
         return np.concatenate([np.empty((0, 2), int), *sides])
 
@@ -116,8 +119,8 @@ class Boundary:
             "unread": len(self.unread),
         }
 
-    def between(self, a: int, b: int) -> np.ndarray:
-        """All points between two phases, shape (m, 2), curve after curve."""
+    def between(self, a: int, b: int) -> Float[np.ndarray, "m 2"]:
+        """All points between two phases, curve after curve."""
         pair = (min(a, b), max(a, b))
         found = [curve.points for curve in self.curves if curve.phases == pair]
         return np.concatenate(found) if found else np.empty((0, 2))
@@ -128,19 +131,19 @@ class Changes:
     """Where the phase changes along lines, sorted by line and position.
 
     Attributes:
-        line: index of the line, shape (m,).
-        position: middle of the last bracket, shape (m,).
-        width: its length, in the units of ``tolerance``, shape (m,).
-        below: code just below, shape (m,).
-        above: code just above, shape (m,).
+        line: index of the line.
+        position: middle of the last bracket.
+        width: its length, in the units of ``tolerance``.
+        below: code just below.
+        above: code just above.
         evaluations: points whose phase was asked for.
     """
 
-    line: np.ndarray
-    position: np.ndarray
-    width: np.ndarray
-    below: np.ndarray
-    above: np.ndarray
+    line: Int[np.ndarray, " m"]
+    position: Float[np.ndarray, " m"]
+    width: Float[np.ndarray, " m"]
+    below: Int[np.ndarray, " m"]
+    above: Int[np.ndarray, " m"]
     evaluations: int
 
 
