@@ -25,7 +25,7 @@ from .labels import Labels, from_counts
 from .words import NAMED_LOSSES, WORDS, Kind, Range, Word, name_loss
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Real
 
 T = TypeVar("T", bound="type[Loss]")
 
@@ -297,7 +297,7 @@ class CrossEntropy(Loss):
     convex = True
     shift_invariant = True
 
-    def scale(self, labels: Labels) -> Float[Array, "K n"] | None:
+    def scale(self, labels: Labels) -> Real[Array, "K n"] | None:
         """s, broadcastable to K x n: the factor of each logit; ``None`` if it is 1."""
         if self.logit_scale is None and self.sample_scale is None:
             return None
@@ -316,7 +316,7 @@ class CrossEntropy(Loss):
             total = total - own_mask(labels) * _by_column(self.own_margin, labels)[None, :]
         return total
 
-    def column_weight(self, labels: Labels) -> Float[Array, " n"] | None:
+    def column_weight(self, labels: Labels) -> Real[Array, " n"] | None:
         """omega of each column, shape (n,); ``None`` if it is 1."""
         return None if self.class_weight is None else _by_column(self.class_weight, labels)
 
@@ -435,7 +435,7 @@ class MeanSquaredError(Loss):
     name = "mse"
     convex = True
 
-    def column_weight(self, labels: Labels) -> Float[Array, " n"] | None:
+    def column_weight(self, labels: Labels) -> Real[Array, " n"] | None:
         """omega of each column, shape (n,); ``None`` if it is 1."""
         return None if self.class_weight is None else _by_column(self.class_weight, labels)
 
@@ -444,7 +444,7 @@ class MeanSquaredError(Loss):
         loss = 0.5 * jnp.sum((logits - own_mask(labels)) ** 2, axis=0)
         return loss if self.class_weight is None else _by_column(self.class_weight, labels) * loss
 
-    def curvature(self, labels: Labels) -> Float[Array, " n"]:
+    def curvature(self, labels: Labels) -> Real[Array, " n"]:
         """omega_y, shape (n,)."""
         weight = self.column_weight(labels)
         return jnp.ones(labels.num_columns) if weight is None else weight
