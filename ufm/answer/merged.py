@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import in_float64
+from .._numerics import Array, in_float64
 from .._programs import compiled
 from ..certify import Certificate, certify_gram, certify_groups
 from ..certify.groups import certify_group_lanes
@@ -24,14 +24,14 @@ from .passes import Judged, Limits, Pass
 
 def solve_and_certify_groups(
     program: LogitGroups, gtol: jax.Array, gap: jax.Array, max_steps: jax.Array, width: int
-) -> tuple[GroupsResult, Certificate]:
+) -> tuple[GroupsResult, Certificate[Array]]:
     """Solve and certify a stacked grouped program in one pass; a pure array program.
 
     Nothing leaves the device in between: jit it with ``width`` static, shard it over the leading axis, run it from
     threads.  Enter :func:`ufm.float64` around it.
     """
 
-    def block(program: LogitGroups) -> tuple[GroupsResult, Certificate]:
+    def block(program: LogitGroups) -> tuple[GroupsResult, Certificate[Array]]:
         numbers = lanes_of(program)
         found = solve_group_lanes(numbers, gtol, max_steps)
         return found, certify_group_lanes(numbers, found.alpha, found.between, found.bias, gap)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .._checks import show, whole_number
-from .._numerics import eigvalsh, in_float64, is_traced, number, record, static
+from .._numerics import Array, eigvalsh, in_float64, is_traced, number, record, static
 from .._programs import compiled
 from ..problem import (
     CrossEntropy,
@@ -37,6 +38,11 @@ from .primal import value_with_error
 from .rounding import gamma
 from .tangent import tangent_bound, why_no_tangent
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+A_co = TypeVar("A_co", bound=Array, covariant=True)
+
 GLOBAL, WITHIN_GAP, UNKNOWN, CONTRADICTION, INFEASIBLE = range(5)
 WORDS = ("global", "within gap", "unknown", "contradiction", "infeasible")
 """Verdicts in words, by code."""
@@ -45,9 +51,22 @@ _GRAM_NEAR = 1e-12
 """Distance from a Gram matrix up to which a matrix counts as one."""
 
 
+class Ordered(Protocol):
+    """A number, or an array of them of NumPy, JAX or xarray: what compares with a number, entry by entry."""
+
+    def __ge__(self, other: float, /) -> Any: ...
+
+    def __le__(self, other: float, /) -> Any: ...
+
+
+Gaps = TypeVar("Gaps", bound=Ordered)
+
+
 @record
-class Certificate:
+class Certificate(Generic[A_co]):
     """How far a point is from a global minimum, proven.
+
+    ``Certificate[np.ndarray]`` are those that leave ufm, ``Certificate[Array]`` those inside of a program.
 
     Attributes:
         value: proven upper bound of F at the parameters (at the nearest feasible point where they miss a constraint by
@@ -75,29 +94,29 @@ class Certificate:
         constraints: on features and classifier, the words of the model.
     """
 
-    value: Any
-    value_error: Any
-    lower_bound: Any
-    gap: Any
-    relative_gap: Any
-    verdict: Any
-    dual: Any
-    dual_norm: Any
-    multiplier: Any
-    excess_gap: Any
-    source: Any
-    violation: Any
+    value: Float[A_co, "*batch"]
+    value_error: Float[A_co, "*batch"]
+    lower_bound: Float[A_co, "*batch"]
+    gap: Float[A_co, "*batch"]
+    relative_gap: Float[A_co, "*batch"]
+    verdict: Int[A_co, "*batch"]
+    dual: Float[A_co, "*batch m m"]
+    dual_norm: Float[A_co, "*batch"]
+    multiplier: Float[A_co, "*batch _"]
+    excess_gap: Float[A_co, "*batch"]
+    source: Int[A_co, "*batch"]
+    violation: Float[A_co, "*batch 2"]
     assumes: tuple[str, ...] = static()
     constraints: tuple[str, str] = static(default=("none", "none"))
 
     @property
-    def words(self) -> Any:
+    def words(self) -> str | np.ndarray:
         """The verdict in words: a string, or an array of strings for a stack (concrete certificates only)."""
         named = np.asarray(WORDS)[np.asarray(self.verdict)]
         return str(named) if named.ndim == 0 else named
 
     @property
-    def notes(self) -> Any:
+    def notes(self) -> str | np.ndarray:
         """What the constraints call for: which is missed, by how much and what was or is to be done; mostly empty.
 
         A string, or an array of strings for a stack (concrete certificates only).
@@ -108,13 +127,13 @@ class Certificate:
         return sentences[0] if off.ndim == 1 else np.array(sentences, dtype=object).reshape(off.shape[:-1])
 
     @property
-    def source_words(self) -> Any:
+    def source_words(self) -> str | np.ndarray:
         """The name of the bound that was best, for more than one weight matrix; empty elsewhere."""
         named = np.asarray((*BOUNDS, ""))[np.asarray(self.source)]
         return str(named) if named.ndim == 0 else named
 
 
-def is_proven(relative_gap: Any, tolerance: Any) -> Any:
+def is_proven(relative_gap: Gaps, tolerance: float) -> Gaps:
     """Whether a relative gap proves a point optimal to a tolerance; a negative one proves an error of the program."""
     return (relative_gap >= 0) & (relative_gap <= tolerance)
 
@@ -272,7 +291,9 @@ def assumptions(problem: Problem) -> tuple[str, ...]:
 
 
 @functools.partial(in_float64, proves=True)
-def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates: int = 2) -> Certificate:
+def certify(
+    problem: Problem, params: Params, tolerance: ArrayLike = 1e-8, candidates: int = 2
+) -> Certificate[np.ndarray]:
     """Prove how far parameters are from a global minimum.
 
         lower_bound <= min F <= F(params) <= value,     gap = value - lower_bound
@@ -317,7 +338,9 @@ def certify(problem: Problem, params: Params, tolerance: Any = 1e-8, candidates:
 
 
 @functools.partial(in_float64, proves=True)
-def certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any = 1e-8, candidates: int = 2) -> Certificate:
+def certify_gram(
+    program: GramProgram, gram: GroupGram, tolerance: ArrayLike = 1e-8, candidates: int = 2
+) -> Certificate[np.ndarray]:
     """Prove how far a class Gram matrix is from the optimum of its convex program; see :func:`certify`.
 
     Costs O(g^3) for g groups, whatever K is.
@@ -354,7 +377,7 @@ def certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any = 1e-8, c
     return run(program, gram, number(tolerance), candidates)
 
 
-def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
+def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: ArrayLike, candidates: int) -> Certificate[Array]:
     length = jnp.sqrt(jnp.maximum(gram.square, 0.0))
     doubt = gamma(2 * program.groups + 16) * length[:, None] * length[None, :]
     doubt = jnp.where(jnp.eye(program.groups, dtype=bool) & program.on_sphere, 0.0, doubt)
@@ -373,7 +396,7 @@ def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: Any, candida
     )  # fmt: skip
 
 
-def _off_gram(program: GramProgram, gram: GroupGram) -> Any:
+def _off_gram(program: GramProgram, gram: GroupGram) -> Array:
     """How far the matrix is from a Gram matrix (with unit diagonal on spheres and balls), relative to its entries."""
     eye = jnp.eye(program.groups, dtype=bool)
     root = jnp.sqrt(program.classes)
@@ -391,25 +414,25 @@ def _off_gram(program: GramProgram, gram: GroupGram) -> Any:
 
 
 @compiled(static=(3,))
-def _gram_one(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
+def _gram_one(program: GramProgram, gram: GroupGram, tolerance: ArrayLike, candidates: int) -> Certificate[Array]:
     return _certify_gram(program, gram, tolerance, candidates)
 
 
 @compiled(static=(3,))
-def _gram_many(program: GramProgram, gram: GroupGram, tolerance: Any, candidates: int) -> Certificate:
+def _gram_many(program: GramProgram, gram: GroupGram, tolerance: ArrayLike, candidates: int) -> Certificate[Array]:
     return jax.vmap(lambda a, b: _certify_gram(a, b, tolerance, candidates))(program, gram)
 
 
 def _judge(
-    bounds: tuple[Any, Any, Any],
-    tolerance: Any,
-    violation: Any,
-    dual: tuple[Any, Any],
-    contrastive: tuple[Any, Any, Any],
+    bounds: tuple[Array, Array, Array],
+    tolerance: ArrayLike,
+    violation: Array,
+    dual: tuple[Array, Array],
+    contrastive: tuple[Array, Array, Array],
     assumes: tuple[str, ...],
     constraints: tuple[str, str],
     near: float = NEAR,
-) -> Certificate:
+) -> Certificate[Array]:
     """The certificate of (value, error, lower), a dual point with its norm, and (nu, excess, least excess).
 
     All certificates are judged here. A lower bound above the value of a feasible point is an error of the program, and
@@ -437,7 +460,9 @@ def _constraints(problem: Problem) -> tuple[str, str]:
     return problem.model.constraint, problem.model.classifier_constraint
 
 
-def _certify_pairs(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+def _certify_pairs(
+    problem: Problem, params: Params[Array], tolerance: ArrayLike, candidates: int
+) -> Certificate[Array]:
     here = placed(problem, params)
     found = pairs_bound(problem, here.params, candidates)
     return _judge(
@@ -447,7 +472,7 @@ def _certify_pairs(problem: Problem, params: Params, tolerance: Any, candidates:
     )  # fmt: skip
 
 
-def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+def _certify(problem: Problem, params: Params[Array], tolerance: ArrayLike, candidates: int) -> Certificate[Array]:
     if problem.model.readout == "pairs":
         return _certify_pairs(problem, params, tolerance, candidates)
     here = placed(problem, params)
@@ -479,30 +504,30 @@ def _certify(problem: Problem, params: Params, tolerance: Any, candidates: int) 
 
 
 @compiled(static=(3,))
-def _one(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+def _one(problem: Problem, params: Params[Array], tolerance: ArrayLike, candidates: int) -> Certificate[Array]:
     return _certify(problem, params, tolerance, candidates)
 
 
 @compiled(static=(3,))
-def _many(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+def _many(problem: Problem, params: Params[Array], tolerance: ArrayLike, candidates: int) -> Certificate[Array]:
     return jax.vmap(lambda a, b: _certify(a, b, tolerance, candidates))(problem, params)
 
 
 @compiled(static=(3,))
-def _many_params(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+def _many_params(problem: Problem, params: Params[Array], tolerance: ArrayLike, candidates: int) -> Certificate[Array]:
     return jax.vmap(lambda b: _certify(problem, b, tolerance, candidates))(params)
 
 
 @compiled
-def _deep_values(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
-    def one(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
+def _deep_values(problem: Problem, params: Params[Array]) -> tuple[Array, Array, Array]:
+    def one(problem: Problem, params: Params[Array]) -> tuple[Array, Array, Array]:
         here = placed(problem, params)
         return *value_with_error(problem, here.params, here.doubt), here.violation
 
     return jax.vmap(one)(problem, params)
 
 
-def _certify_deep(problem: Problem, params: Params, tolerance: Any, candidates: int) -> Certificate:
+def _certify_deep(problem: Problem, params: Params, tolerance: ArrayLike, candidates: int) -> Certificate[np.ndarray]:
     """Several weight matrices: values on the device, bounds on the host."""
     single = np.ndim(params.features) == 2
     if single:
@@ -522,8 +547,13 @@ def _certify_deep(problem: Problem, params: Params, tolerance: Any, candidates: 
 
 @compiled(static=(3, 4, 5))
 def _deep_judged(
-    bounds: Any, tolerance: Any, violation: Any, classes: int, assumes: tuple[str, ...], constraints: tuple[str, str]
-) -> Certificate:
+    bounds: tuple[Array, Array, Array],
+    tolerance: ArrayLike,
+    violation: Array,
+    classes: int,
+    assumes: tuple[str, ...],
+    constraints: tuple[str, str],
+) -> Certificate[Array]:
     """The certificates of many values and lower bounds; a bound on layers has no dual point in the logits."""
     nan = jnp.full((), jnp.nan)
     dual, multiplier = (jnp.zeros((classes, classes)), nan), (jnp.zeros(0), nan, nan)

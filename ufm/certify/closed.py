@@ -10,14 +10,17 @@ With the mean gap t = (1/(K-1)) sum_{j != y} (z_y - z_j) of a sample the loss is
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from .._numerics import Array
 from ..problem import CrossEntropy, Focal, Problem
 from .form import ClassForm, is_bounded
 from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma
+
+Cells = tuple[Array, Array, Array]
+"""Left ends, right ends, and the least bound of the cells that were dropped."""
 
 
 def has_closed_bound(problem: Problem) -> bool:
@@ -31,7 +34,7 @@ def has_closed_bound(problem: Problem) -> bool:
     return problem.loss.logit_scale is None and problem.loss.logit_shift is None
 
 
-def closed_bound(problem: Problem, form: ClassForm) -> Any:
+def closed_bound(problem: Problem, form: ClassForm) -> Array:
     """Proven lower bound of min F; NaN for focal loss with free features and unequal counts."""
     k = problem.num_classes
     rounding = gamma(24) + 4 * form.doubt
@@ -57,7 +60,7 @@ def closed_bound(problem: Problem, form: ClassForm) -> Any:
     return jnp.where(valid, total - SLACK * slack - TINY, jnp.nan)
 
 
-def _cross_entropy_minimum(problem: Problem, form: ClassForm, slope: Any, k: int) -> Any:
+def _cross_entropy_minimum(problem: Problem, form: ClassForm, slope: Array, k: int) -> Array:
     """Lower bound of min_{t >= 0} log(1 + (K-1) e^{m - kappa t}) + e kappa t - e m + a t,  e = eps (K-1)/K.
 
     For every q in [0, 1] with kappa (q - e) <= a the bound  h(q) + h(1-q) + q log(K-1) + (q - e) m  holds, with
@@ -78,7 +81,7 @@ def _cross_entropy_minimum(problem: Problem, form: ClassForm, slope: Any, k: int
     return entropy + lift - error
 
 
-def _focal(gamma_power: Any, t: Any, k: int) -> tuple[Any, Any, Any]:
+def _focal(gamma_power: ArrayLike, t: Array, k: int) -> tuple[Array, Array, Array]:
     """(1 - p, -log p, loss) at equal gaps t."""
     odds = (k - 1) * jnp.exp(-t)
     surprise = jnp.log1p(odds)
@@ -87,7 +90,7 @@ def _focal(gamma_power: Any, t: Any, k: int) -> tuple[Any, Any, Any]:
     return wrong, surprise, loss
 
 
-def _focal_minimum(power: Any, slope: Any, k: int, cells: int = 256, keep: int = 32, levels: int = 9) -> Any:
+def _focal_minimum(power: ArrayLike, slope: Array, k: int, cells: int = 256, keep: int = 32, levels: int = 9) -> Array:
     """Lower bound of min_{t >= 0} phi(t) + a t for the focal loss, by branch and bound on a grid.
 
     On a cell [l, r] with middle m both  phi(r) + a l  and  f(m) - (r - l)/2 max |f'|  are lower bounds; f' = a - S with
@@ -98,7 +101,7 @@ def _focal_minimum(power: Any, slope: Any, k: int, cells: int = 256, keep: int =
     end = jnp.minimum(zero / slope, 700.0)  # beyond it a t alone exceeds phi(0), or a * 700 > min
     split = cells // keep
 
-    def lower(left: Any, right: Any) -> Any:
+    def lower(left: Array, right: Array) -> Array:
         middle = 0.5 * (left + right)
         wrong_l, surprise_l, _ = _focal(power, left, k)
         wrong_r, surprise_r, loss_r = _focal(power, right, k)
@@ -116,7 +119,7 @@ def _focal_minimum(power: Any, slope: Any, k: int, cells: int = 256, keep: int =
     edges = jnp.linspace(0.0, 1.0, cells + 1) * end
     left, right = edges[:-1], edges[1:]
 
-    def refine(state: Any, _: Any) -> tuple[Any, None]:
+    def refine(state: Cells, _: None) -> tuple[Cells, None]:
         left, right, dropped = state
         bounds = lower(left, right)
         order = jnp.argsort(bounds)

@@ -10,18 +10,22 @@ so directions off the spheres do not appear.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from .._checks import whole_number
-from .._numerics import eigh, eigvalsh, in_float64, record, symmetric
+from .._numerics import Array, eigh, eigvalsh, in_float64, record, symmetric
 from .._programs import compiled
 from ..problem import CrossEntropy, Params, Problem, as_params, check_problem, check_tolerance
 from .rounding import norm_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 LARGEST = 1500
 """Parameters up to which the dense Hessian is built."""
@@ -43,14 +47,14 @@ class Curvature:
         morse_index: eigenvalues below minus the tolerance.
     """
 
-    eigenvalues: Any
-    residuals: Any
-    norm: Any
-    gradient_norm: Any
-    tolerance: Any
-    zero_modes: Any
-    symmetry_modes: Any
-    morse_index: Any
+    eigenvalues: Float[Array, "*batch amount"]
+    residuals: Float[Array, "*batch amount"]
+    norm: Float[Array, "*batch"]
+    gradient_norm: Float[Array, "*batch"]
+    tolerance: Float[Array, "*batch"]
+    zero_modes: Int[Array, "*batch"]
+    symmetry_modes: Int[Array, "*batch"]
+    morse_index: Int[Array, "*batch"]
 
 
 @functools.partial(in_float64, proves=True)
@@ -105,10 +109,10 @@ def _check(problem: Problem, params: Params) -> Params:
     return params
 
 
-def _curvature_of(problem: Problem, params: Params, amount: int, relative: Any) -> Curvature:
+def _curvature_of(problem: Problem, params: Params[Array], amount: int, relative: Array) -> Curvature:
     vector, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
 
-    def objective(x: Any) -> Any:
+    def objective(x: jax.Array) -> Array:
         return problem.objective(unravel(x))
 
     gradient, hessian = jax.grad(objective)(vector), jax.hessian(objective)(vector)
@@ -130,7 +134,7 @@ def _curvature_of(problem: Problem, params: Params, amount: int, relative: Any) 
     )
 
 
-def _on_tangents(features: Any, gradient: Any, hessian: Any) -> tuple[Any, Any]:
+def _on_tangents(features: ArrayLike, gradient: Array, hessian: Array) -> tuple[Array, Array]:
     """Riemannian gradient and Hessian on spheres through the columns of H, in an orthonormal tangent basis.
 
     The basis of a column h: the Householder reflection that takes e_1 to h/|h| (up to sign), its first column dropped.
@@ -151,14 +155,14 @@ def _on_tangents(features: Any, gradient: Any, hessian: Any) -> tuple[Any, Any]:
 _curvature = compiled(_curvature_of, static=(2,))
 
 
-def _frame(params: Params) -> Any:
+def _frame(params: Params[Array]) -> Array:
     """[W^T, H] (or H) with blocks scaled to norm 1, d x (K + n); its row space is where features and weights live."""
     blocks = (*(jnp.asarray(w).T for w in params.weights[-1:]), jnp.asarray(params.features))
     sizes = [norm_of(block) for block in blocks]
     return jnp.concatenate([b / jnp.where(s > 0, s, 1.0) for b, s in zip(blocks, sizes, strict=True)], axis=1)
 
 
-def _symmetry_modes(problem: Problem, params: Params, cut: float = 1e-7) -> Any:
+def _symmetry_modes(problem: Problem, params: Params[Array], cut: float = 1e-7) -> Array:
     """Dimension of the orbit: rotations W -> W Q, H -> Q^T H, and the shift b -> b + t / delta of a free bias of CE.
 
     With r = rank [W^T, H] (rank H without a classifier) a rotation leaves the point alone iff it fixes the

@@ -12,19 +12,20 @@ data term >= L(R) - ||G|| S.  The minimum over S of the best of such planes plus
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import eigh, eigvalsh, symmetric
+from .._checks import ArrayLike
+from .._numerics import Array, eigh, eigvalsh, symmetric
 from .._programs import compiled
 from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Model, Params, Problem
 from ..problem.problem import Decay
 from .dual import Setting, _data_ce, _data_mse, _repair_ce, _shift, _snapped_points, _zero_data
 from .form import class_form
-from .norm import basis
+from .norm import Basis, basis
 from .rounding import ELEMENTARY, gamma, powers_of_two
 from .spectra import (
     Numbers,
@@ -91,7 +92,7 @@ def deep_lower(problem: Problem, params: Params, candidates: int) -> tuple[np.nd
 # ------------------------------------------------------------------ mean-squared error, by numbers
 
 
-def _per_class(value: Any, size: int) -> np.ndarray:
+def _per_class(value: ArrayLike | None, size: int) -> np.ndarray:
     return np.ones(size) if value is None else np.broadcast_to(np.asarray(value, dtype=np.float64), (size,))
 
 
@@ -146,14 +147,14 @@ def _from_numbers(problem: Problem) -> tuple[float, int]:
 # ------------------------------------------------------------------ convex losses, by planes
 
 
-def _stand(problem: Problem, bias: Any) -> Setting:
+def _stand(problem: Problem, bias: Array | None) -> Setting:
     model = Model(problem.num_classes, bias=problem.model.bias)
     one = jnp.ones(())
     shallow = Problem(problem.labels, problem.loss, model, Decay(one, one, jnp.asarray(problem.decay.bias)))
     return Setting(shallow, class_form(shallow), bias, problem.loss_kind is CrossEntropy, True)
 
 
-def _directions(problem: Problem, params: Params) -> Any:
+def _directions(problem: Problem, params: Params[Array]) -> Array:
     """Trial matrices Z D^{1/2} of nuclear norm 1: class means of the logits, the balanced simplex; (2, K, K)."""
     setting = _stand(problem, None)
     k, counts = problem.num_classes, setting.form.counts
@@ -169,7 +170,7 @@ def _directions(problem: Problem, params: Params) -> Any:
     return found / jnp.where(size > 0, size, 1.0)[:, None, None]
 
 
-def _trial_bias(setting: Setting, logits: Any, start: Any) -> Any:
+def _trial_bias(setting: Setting, logits: Array, start: Array) -> Array | None:
     """A bias that suits the logits; no proof needed."""
     problem, form = setting.problem, setting.form
     k, decay = problem.num_classes, setting.problem.decay.bias
@@ -182,7 +183,7 @@ def _trial_bias(setting: Setting, logits: Any, start: Any) -> Any:
     labels = Labels(form.counts, None, k)
     eye = jnp.eye(k, dtype=bool)
 
-    def step(_: Any, bias: Any) -> Any:
+    def step(_: Array, bias: Array) -> Array:
         off, mass = problem.loss.residual(logits + bias[:, None], labels)  # type: ignore[union-attr]
         residual = jnp.where(eye, -jnp.sum(off, axis=0)[None, :], off)
         likely = jnp.where(eye, mass[None, :], off + form.floor)
@@ -193,7 +194,9 @@ def _trial_bias(setting: Setting, logits: Any, start: Any) -> Any:
     return jax.lax.fori_loop(0, _BIAS_STEPS, step, start)
 
 
-def _planes(problem: Problem, params: Params, directions: Any, sizes: Any, candidates: int) -> tuple[Any, Any]:
+def _planes(
+    problem: Problem, params: Params[Array], directions: Array, sizes: Array, candidates: int
+) -> tuple[Array, Array]:
     """Proven planes  data term >= a - mu S.
 
     Cross-entropy: from the residuals at S times each direction.  MSE: from the residual at Z = 0, its singular values
@@ -209,7 +212,7 @@ def _planes(problem: Problem, params: Params, directions: Any, sizes: Any, candi
     labels = Labels(frame_setting.form.counts, None, k)
     eye = jnp.eye(k, dtype=bool)
 
-    def at(direction: Any, size: Any) -> tuple[Any, Any]:
+    def at(direction: Array, size: Array) -> tuple[Array, Array]:
         logits = (size * direction if frame_setting.is_ce else 0.0 * direction) / root[None, :]
         bias = _trial_bias(frame_setting, logits, start)
         setting = Setting(frame_setting.problem, frame_setting.form, bias, frame_setting.is_ce, True)
@@ -226,21 +229,21 @@ def _planes(problem: Problem, params: Params, directions: Any, sizes: Any, candi
         else:
             points, frame = _snapped_points(setting, residual, candidates)
 
-        def prove(point: Any) -> tuple[Any, Any]:
+        def prove(point: Array) -> tuple[Array, Array]:
             if setting.is_ce:
                 return _data_ce(setting, _repair_ce(setting, point), frame)
             return _data_mse(setting, point, frame)[1:]
 
         return jax.vmap(prove)(points)
 
-    def all_at(size: Any) -> tuple[Any, Any]:
+    def all_at(size: Array) -> tuple[Array, Array]:
         a, mu = jax.vmap(lambda direction: at(direction, size))(directions)
         return a.ravel(), mu.ravel()
 
     return jax.lax.map(all_at, sizes)
 
 
-def _cut(setting: Setting, residual: Any, level: Any) -> tuple[Any, Any]:
+def _cut(setting: Setting, residual: Array, level: Array) -> tuple[Array, Basis]:
     """The residual with the singular values of G cut at a level, (1, K, K), and a basis."""
     factor = setting.form.rows[:, None] * setting.form.columns[None, :]
     matrix = factor * residual
@@ -254,8 +257,8 @@ def _cut(setting: Setting, residual: Any, level: Any) -> tuple[Any, Any]:
 
 
 @compiled
-def _many_directions(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
-    def one(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
+def _many_directions(problem: Problem, params: Params[Array]) -> tuple[Array, Array, Array]:
+    def one(problem: Problem, params: Params[Array]) -> tuple[Array, Array, Array]:
         directions = _directions(problem, params)
         if problem.loss_kind is MeanSquaredError:
             directions = directions[:1]
@@ -266,11 +269,13 @@ def _many_directions(problem: Problem, params: Params) -> tuple[Any, Any, Any]:
 
 
 @compiled(static=(4,))
-def _many_planes(problem: Problem, params: Params, directions: Any, sizes: Any, candidates: int) -> tuple[Any, Any]:
+def _many_planes(
+    problem: Problem, params: Params[Array], directions: Array, sizes: Array, candidates: int
+) -> tuple[Array, Array]:
     return jax.vmap(lambda a, b, c, d: _planes(a, b, c, d, candidates))(problem, params, directions, sizes)
 
 
-def _from_planes(problem: Problem, params: Params, candidates: int, rounds: int = 8) -> np.ndarray:
+def _from_planes(problem: Problem, params: Params[Array], candidates: int, rounds: int = 8) -> np.ndarray:
     """Nuclear-norm bound of each row of a stack."""
     rows, mse = len(problem), problem.loss_kind is MeanSquaredError
     directions, zero, floor = _many_directions(problem, params)
@@ -316,7 +321,7 @@ class _Cost:
             radius = 1.0 if model.feature_radius is None else float(model.feature_radius)
             self.radius = math.sqrt(_counts(problem)[1]) * radius * (1 + gamma(4))
 
-    def __call__(self, size: Any) -> np.ndarray:
+    def __call__(self, size: np.ndarray) -> np.ndarray:
         """Lower bound of c at nonnegative floats."""
         size = np.asarray(size, dtype=np.float64)
         logs = np.log(np.where(size > 0, size, 1.0))
@@ -361,7 +366,9 @@ def _first_sizes(problem: Problem, cost: _Cost, zero: float, mse: bool) -> tuple
     return max(2e-3 * high, 1e-6 * most), 1.1 * high + 1e-6 * most
 
 
-def plane_minimum(planes: np.ndarray, cost: Any) -> tuple[float, tuple[float, float], tuple[float, float]]:
+def plane_minimum(
+    planes: np.ndarray, cost: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, tuple[float, float], tuple[float, float]]:
     """Proven lower bound of  min over S >= 0 of  max_j (a_j - mu_j S) + c(S),  c concave and increasing.
 
     On the cell between two neighbouring kinks one plane is used; it plus c is concave, so that its minimum is at an

@@ -9,12 +9,10 @@ minus the sum of the others, in exact arithmetic.  The bound of a dual point is
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from .._numerics import eigh, record, static
+from .._numerics import Array, eigh, record, static
 from ..problem import CrossEntropy, Labels, Params, Problem
 from .form import FACTOR_ROUNDINGS, ClassForm, bounded_cost, is_bounded
 from .norm import Basis, absolute_norm, basis, verified_norm
@@ -46,9 +44,9 @@ class Bound:
         value: the proven lower bound of F.
     """
 
-    residual: Any
-    norm: Any
-    value: Any
+    residual: Array
+    norm: Array
+    value: Array
 
 
 @record
@@ -57,7 +55,7 @@ class Setting:
 
     problem: Problem
     form: ClassForm
-    bias: Any
+    bias: Array | None
     is_ce: bool = static()
     bounded: bool = static()
 
@@ -65,7 +63,7 @@ class Setting:
 # ------------------------------------------------------------------ the search for good dual points
 
 
-def best_bound(problem: Problem, form: ClassForm, params: Params, candidates: int) -> Bound:
+def best_bound(problem: Problem, form: ClassForm, params: Params[Array], candidates: int) -> Bound:
     """The best proven bound over the scaled dual point and ``candidates`` snapped ones, and the trivial one.
 
     Args:
@@ -99,12 +97,12 @@ def _is_diagonal(setting: Setting) -> bool:
     return not setting.is_ce and not setting.bounded and setting.problem.model.bias == "none"
 
 
-def _diagonal_point(setting: Setting) -> Any:
+def _diagonal_point(setting: Setting) -> Array:
     """R_kk = -min(1, N lambda_Z / (omega_k sqrt(n_k))): singular-value clipping of a diagonal matrix."""
     return -jnp.diag(jnp.minimum(1.0, 1.0 / setting.form.columns))
 
 
-def _start(setting: Setting, params: Params, project: bool) -> Any:
+def _start(setting: Setting, params: Params[Array], project: bool) -> Array:
     """The residual at the parameters, shifted to the bias condition: R, K x K with its own entries."""
     problem, form = setting.problem, setting.form
     k = problem.num_classes
@@ -123,23 +121,24 @@ def _start(setting: Setting, params: Params, project: bool) -> Any:
     return residual
 
 
-def _target(setting: Setting) -> Any:
+def _target(setting: Setting) -> Array:
     """tau_c = sum_k w_k R_ck at a stationary bias: 0 for a free bias, -lambda_b b_c N / delta_c for a decayed one."""
     problem, form = setting.problem, setting.form
     if problem.model.bias != "decay":
         return jnp.zeros(problem.num_classes)
+    assert setting.bias is not None
     target = -problem.decay.bias * setting.bias * form.total / form.rows
     return target - jnp.mean(target) if setting.is_ce else target
 
 
-def _shift(setting: Setting, residual: Any) -> Any:
+def _shift(setting: Setting, residual: Array) -> Array:
     """R - (1/N) (sum_k w_k R_ck - tau_c) / (omega_k kappa_k): the rank-one projection onto the bias condition."""
     form = setting.form
     excess = (residual @ form.weight - _target(setting)) / form.total
     return residual - excess[:, None] * (form.counts / form.weight)[None, :]
 
 
-def _snapped_points(setting: Setting, residual: Any, candidates: int) -> tuple[Any, Basis]:
+def _snapped_points(setting: Setting, residual: Array, candidates: int) -> tuple[Array, Basis]:
     """Scaled and snapped residuals, (1 + candidates, K, K), and a basis that nearly diagonalises all of them.
 
     With G = U diag(sigma) V^T a snapped point is G V diag(level_j / sigma_j) V^T: the singular values of a set are
@@ -181,26 +180,26 @@ def _snapped_points(setting: Setting, residual: Any, candidates: int) -> tuple[A
 # ------------------------------------------------------------------ cross-entropy
 
 
-def _prove_ce(setting: Setting, point: Any, frame: Basis) -> Bound:
+def _prove_ce(setting: Setting, point: Array, frame: Basis) -> Bound:
     """Repair a residual to a feasible one and bound the dual value from below."""
     residual = _repair_ce(setting, point)
     lower, norm = _data_ce(setting, residual, frame)
     return Bound(residual, norm, _with_penalty(setting, lower, norm))
 
 
-def _imbalance(setting: Setting, residual: Any) -> tuple[Any, Any]:
+def _imbalance(setting: Setting, residual: Array) -> tuple[Array, Array]:
     """(sum_k w_k R_ck, and the sum of the absolute terms) with the own entries implied; off-diagonal input."""
     flow = residual * setting.form.weight[None, :]
     balance = jnp.sum(flow, axis=1) - jnp.sum(flow, axis=0)
     return balance, jnp.sum(jnp.abs(flow), axis=1) + jnp.sum(jnp.abs(flow), axis=0)
 
 
-def _hub(setting: Setting) -> Any:
+def _hub(setting: Setting) -> Array:
     """Indicator of the hub: the class with the largest count."""
     return jnp.arange(setting.problem.num_classes) == jnp.argmax(setting.form.counts)
 
 
-def _route(setting: Setting, residual: Any, excess: Any) -> Any:
+def _route(setting: Setting, residual: Array, excess: Array) -> Array:
     """Cancel an imbalance by adding nonnegative mass, routed through the hub class."""
     hub, weight = _hub(setting), setting.form.weight
     excess = jnp.where(hub, 0.0, excess)
@@ -209,7 +208,7 @@ def _route(setting: Setting, residual: Any, excess: Any) -> Any:
     return residual + into + out
 
 
-def _repair_ce(setting: Setting, point: Any) -> Any:
+def _repair_ce(setting: Setting, point: Array) -> Array:
     """Nonnegative probabilities, balanced flows up to rounding, own probability positive; zero diagonal."""
     form, k = setting.form, setting.problem.num_classes
     eye = jnp.eye(k, dtype=bool)
@@ -225,7 +224,7 @@ def _repair_ce(setting: Setting, point: Any) -> Any:
     return residual * jnp.where(mass > allowed, allowed / jnp.where(mass > allowed, mass, 1.0), 1.0)
 
 
-def _data_ce(setting: Setting, residual: Any, frame: Basis) -> tuple[Any, Any]:
+def _data_ce(setting: Setting, residual: Array, frame: Basis) -> tuple[Array, Array]:
     """Verified (lower bound of L, upper bound of ||G||_2) at the exact repaired dual point of a float residual.
 
     L = (1/N) sum_k n_k omega_k [ Ent(T_k + R_k) + <R_k, iota_k> ] - bias term
@@ -285,7 +284,7 @@ def _data_ce(setting: Setting, residual: Any, frame: Basis) -> tuple[Any, Any]:
     return lower, up * verified_norm(matrix, frame, drift) + FLUSHED
 
 
-def _paper_mass(setting: Setting, residual: Any) -> tuple[Any, Any]:
+def _paper_mass(setting: Setting, residual: Array) -> tuple[Array, Array]:
     """What the exact balancing of a free bias adds: (mass per column, norm of the change of G); upper bounds.
 
     Both are linear in the residual, which is given at order one.
@@ -308,7 +307,7 @@ def _paper_mass(setting: Setting, residual: Any) -> tuple[Any, Any]:
 # ------------------------------------------------------------------ mean squared error
 
 
-def _prove_mse(setting: Setting, point: Any, frame: Basis) -> Bound:
+def _prove_mse(setting: Setting, point: Array, frame: Basis) -> Bound:
     """Bound the dual value of an MSE residual from below.
 
     L = -(1/N) sum_k n_k omega_k [ R_kk + ||R_k||^2 / 2 ] - bias term.
@@ -322,7 +321,7 @@ def _prove_mse(setting: Setting, point: Any, frame: Basis) -> Bound:
     return Bound(residual, norm, _with_penalty(setting, lower, norm))
 
 
-def _data_mse(setting: Setting, point: Any, frame: Basis) -> tuple[Any, Any, Any]:
+def _data_mse(setting: Setting, point: Array, frame: Basis) -> tuple[Array, Array, Array]:
     """The repaired residual with its verified (lower bound of L, upper bound of ||G||_2)."""
     problem, form = setting.problem, setting.form
     k = problem.num_classes
@@ -355,7 +354,7 @@ def _data_mse(setting: Setting, point: Any, frame: Basis) -> tuple[Any, Any, Any
 # ------------------------------------------------------------------ shared parts of the bounds
 
 
-def _weighted_sum(form: ClassForm, values: Any, errors: Any) -> Any:
+def _weighted_sum(form: ClassForm, values: Array, errors: Array) -> Array:
     """Lower bound of (1/N) sum_k n_k omega_k v_k for v_k >= values - errors; NaN where factors left the range."""
     k = values.shape[-1]
     low = values - SLACK * errors - TINY
@@ -364,7 +363,7 @@ def _weighted_sum(form: ClassForm, values: Any, errors: Any) -> Any:
     return jnp.where(sound, jnp.sum(form.share * low) - SLACK * slack - TINY, jnp.nan)
 
 
-def _bias_cost(setting: Setting, balance: Any, error: Any, up: Any) -> Any:
+def _bias_cost(setting: Setting, balance: Array, error: Array, up: Array) -> Array:
     """Upper bound of ||r'||^2 / (2 lambda_b), r'_c = delta_c up (sum_k w_k R_ck) / N for R at order one.
 
     The decay is divided off before the square, so that only costs below 2^-1022 are flushed.
@@ -375,7 +374,7 @@ def _bias_cost(setting: Setting, balance: Any, error: Any, up: Any) -> Any:
     return 0.5 * jnp.sum(size**2) * (1 + gamma(size.shape[0] + 24) + 4 * form.doubt) + TINY
 
 
-def _with_penalty(setting: Setting, lower: Any, norm: Any) -> Any:
+def _with_penalty(setting: Setting, lower: Array, norm: Array) -> Array:
     """From a bound of the data part to a bound of F.
 
     Decayed factors: with s = min(1, 1/norm) the point s R is feasible, and L is concave with L(0) >= zero, so
@@ -390,7 +389,7 @@ def _with_penalty(setting: Setting, lower: Any, norm: Any) -> Any:
     return value - gamma(4) * (jnp.abs(lower) + _zero_data(setting))
 
 
-def _zero_data(setting: Setting) -> Any:
+def _zero_data(setting: Setting) -> Array:
     """Lower bound of L(0): the entropy of the smoothed targets; 0 for MSE."""
     problem, form = setting.problem, setting.form
     if not setting.is_ce or problem.loss.smoothing is None:  # type: ignore[union-attr]
@@ -402,6 +401,6 @@ def _zero_data(setting: Setting) -> Any:
     return jnp.sum(form.share) * entropy * (1 - gamma(k + ELEMENTARY + 32) - 4 * form.doubt)
 
 
-def _zero_bound(setting: Setting) -> Any:
+def _zero_bound(setting: Setting) -> Array:
     """The bound of the dual point R = 0."""
     return _with_penalty(setting, _zero_data(setting), 0.0 * setting.form.total)

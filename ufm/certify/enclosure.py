@@ -15,14 +15,20 @@ Assumed beside :mod:`.rounding`: logistic and tanh, expm1 of positive and log1p 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from .._numerics import float64
+from .._numerics import Array, Numbers, float64
 from .rounding import ELEMENTARY, FLUSHED, SLACK, UNIT
+
+if TYPE_CHECKING:
+    from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+    Atom = Var | Literal
 
 LOOSE = 1024
 """Error of log1p, expm1, logistic, tanh and powers in units of u; the largest measured is 230."""
@@ -37,8 +43,8 @@ class Ball(NamedTuple):
             ``None`` where the floats are exact.
     """
 
-    value: Any
-    radius: Any = None
+    value: Array
+    radius: Array | None = None
 
 
 class NoRule(Exception):
@@ -59,7 +65,7 @@ def enclose(function: Callable[..., Any], *inputs: Any) -> Any:
     balls = [x if isinstance(x, Ball) else Ball(x) for x in leaves]
     values = [jnp.asarray(ball.value) for ball in balls]
 
-    def flat(*arrays: Any) -> Any:
+    def flat(*arrays: jax.Array) -> Any:
         return function(*jax.tree.unflatten(structure, arrays))
 
     closed, shape = jax.make_jaxpr(flat, return_shape=True)(*values)
@@ -81,7 +87,7 @@ def why_not(function: Callable[..., Any], *inputs: Any) -> str | None:
     return None
 
 
-def radius_of(ball: Ball) -> Any:
+def radius_of(ball: Ball) -> Array:
     """The radius as an array."""
     return jnp.zeros_like(ball.value) if ball.radius is None else ball.radius
 
@@ -89,16 +95,16 @@ def radius_of(ball: Ball) -> Any:
 # ------------------------------------------------------------------ the interpreter
 
 
-def _real(x: Any) -> bool:
+def _real(x: ArrayLike) -> bool:
     return jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)
 
 
-def _run(jaxpr: Any, consts: list[Ball], inputs: list[Ball]) -> list[Ball]:
-    known: dict[Any, Ball] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
-    extremes: dict[Any, Any] = {}  # variables that are a largest or smallest of others: by which operation
+def _run(jaxpr: Jaxpr, consts: list[Ball], inputs: list[Ball]) -> list[Ball]:
+    known: dict[Atom, Ball] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
+    extremes: dict[Atom, JaxprEqn] = {}  # variables that are a largest or smallest of others: by which operation
 
-    def read(atom: Any) -> Ball:
-        return Ball(atom.val) if hasattr(atom, "val") else known[atom]
+    def read(atom: Atom) -> Ball:
+        return Ball(atom.val) if _is_literal(atom) else known[atom]
 
     for equation in jaxpr.eqns:
         name, balls = equation.primitive.name, [read(atom) for atom in equation.invars]
@@ -118,17 +124,21 @@ def _run(jaxpr: Any, consts: list[Ball], inputs: list[Ball]) -> list[Ball]:
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _of(extremes: dict[Any, Any], atom: Any) -> Any:
-    return None if hasattr(atom, "val") else extremes.get(atom)
+def _is_literal(atom: Atom) -> TypeGuard[Literal]:
+    return hasattr(atom, "val")
 
 
-def _same(a: Any, b: Any) -> bool:
-    if hasattr(a, "val") and hasattr(b, "val"):
+def _of(extremes: dict[Atom, JaxprEqn], atom: Atom) -> JaxprEqn | None:
+    return None if _is_literal(atom) else extremes.get(atom)
+
+
+def _same(a: Atom, b: Atom) -> bool:
+    if _is_literal(a) and _is_literal(b):
         return np.ndim(a.val) == 0 and np.ndim(b.val) == 0 and bool(a.val == b.val)
     return a is b
 
 
-def _whether_extreme(source: Any, balls: list[Ball], subject: Ball) -> Any:
+def _whether_extreme(source: JaxprEqn, balls: list[Ball], subject: Ball) -> Array:
     """Whether it is in doubt that a number is the extreme of some, as the derivative of a maximum asks.
 
     The number and the extreme have one and the same error, so it is the distance to the others that decides.
@@ -148,7 +158,7 @@ def _whether_extreme(source: Any, balls: list[Ball], subject: Ball) -> Any:
     return ~jnp.where(is_top, above, below)
 
 
-def _apply(equation: Any, balls: list[Ball]) -> list[Ball]:
+def _apply(equation: JaxprEqn, balls: list[Ball]) -> list[Ball]:
     name, params = equation.primitive.name, equation.params
     inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
     if name in _CALLS and inner is not None:
@@ -156,7 +166,7 @@ def _apply(equation: Any, balls: list[Ball]) -> list[Ball]:
         jaxpr, consts = (inner.jaxpr, [Ball(x) for x in inner.consts]) if closed is not None else (inner, [])
         return _run(jaxpr, consts, balls)
     if name == "platform_index":  # which branch is for this platform; the choice is made below
-        return [Ball(np.int32(0))]
+        return [Ball(np.zeros((), np.int32))]
     if name in ("empty", "empty2"):  # a place holder that nothing reads
         return [Ball(np.zeros((), params["dtype"]))]
     if name == "cond" and params.get("branches_platforms"):
@@ -185,7 +195,7 @@ def _apply(equation: Any, balls: list[Ball]) -> list[Ball]:
     return [Ball(values[0], rule(values[0], balls, equation))]
 
 
-def _moved(name: str, balls: list[Ball]) -> list[Any]:
+def _moved(name: str, balls: list[Ball]) -> list[Array]:
     """Operands whose entries are radii; numbers that say where entries go stay what they are."""
     kept = {"gather": (1,), "dynamic_slice": range(1, len(balls))}.get(name, ())
     return [b.value if i in kept else radius_of(b) for i, b in enumerate(balls)]
@@ -214,17 +224,17 @@ _UNKNOWN = {"while", "scan", "cond", "sort", "argmax", "argmin", "top_k"}
 # ------------------------------------------------------------------ rules: the radius of what an operation returns
 
 
-def _own(value: Any, units: Any = 1.0) -> Any:
+def _own(value: Array, units: Numbers = 1.0) -> Array:
     """The operation's own rounding, flushing included."""
     return units * UNIT * jnp.abs(value) + FLUSHED
 
 
-def _sum(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _sum(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     return radius_of(balls[0]) + radius_of(balls[1]) + _own(value)
 
 
-def _product(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _product(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     a, b = balls
     if a.radius is None and b.radius is None:
@@ -232,11 +242,11 @@ def _product(value: Any, balls: list[Ball], equation: Any) -> Any:
     return jnp.abs(a.value) * radius_of(b) + (jnp.abs(b.value) + radius_of(b)) * radius_of(a) + _own(value)
 
 
-def _square(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _square(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     return _product(value, [balls[0], balls[0]], equation)
 
 
-def _quotient(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _quotient(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     a, b = balls
     left = jnp.abs(b.value) - radius_of(b)
@@ -244,42 +254,42 @@ def _quotient(value: Any, balls: list[Ball], equation: Any) -> Any:
     return jnp.where(left > 0, moved, jnp.inf) + _own(value, 2)
 
 
-def _negative(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _negative(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array | None:
     del value, equation
     return balls[0].radius
 
 
-def _largest(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _largest(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array | None:
     del equation
     radius = jnp.maximum(radius_of(balls[0]), radius_of(balls[1]))
     return None if balls[0].radius is None and balls[1].radius is None else jnp.broadcast_to(radius, value.shape)
 
 
-def _sign(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _sign(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array | None:
     del value, equation
     return None if balls[0].radius is None else jnp.where(jnp.abs(balls[0].value) <= balls[0].radius, 2.0, 0.0)
 
 
-def _exp(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _exp(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     x, r = balls[0].value, radius_of(balls[0])
     return value * jnp.expm1(r) + value * jnp.exp(r) * UNIT * (ELEMENTARY + jnp.abs(x)) + FLUSHED
 
 
-def _expm1(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _expm1(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     x, r = balls[0].value, radius_of(balls[0])
     return jnp.exp(x) * jnp.expm1(r) * (1 + 64 * UNIT) + _own(value, jnp.where(x <= 0, ELEMENTARY, LOOSE))
 
 
-def _log(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _log(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     x, r = balls[0].value, radius_of(balls[0])
     left = x - r
     return jnp.where(left > 0, r / jnp.where(left > 0, left, 1.0), jnp.inf) + _own(value, ELEMENTARY)
 
 
-def _log1p(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _log1p(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     x, r = balls[0].value, radius_of(balls[0])
     left = (1.0 + x) * (1 - 4 * UNIT) - r
@@ -287,14 +297,14 @@ def _log1p(value: Any, balls: list[Ball], equation: Any) -> Any:
     return jnp.where(left > 0, r / jnp.where(left > 0, left, 1.0), jnp.inf) + _own(value, units)
 
 
-def _root(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _root(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     r = radius_of(balls[0])
     slope = r / jnp.where(value > 0, value, 1.0)
     return jnp.where(value > 0, jnp.minimum(slope, jnp.sqrt(r)), jnp.sqrt(r)) + _own(value)
 
 
-def _inverse_root(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _inverse_root(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     x, r = balls[0].value, radius_of(balls[0])
     left = x - r
@@ -302,18 +312,18 @@ def _inverse_root(value: Any, balls: list[Ball], equation: Any) -> Any:
     return jnp.where(left > 0, 0.5 * r / (safe * jnp.sqrt(safe)), jnp.inf) + _own(value, ELEMENTARY)
 
 
-def _logistic(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _logistic(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     x, r = balls[0].value, radius_of(balls[0])
     return value * jnp.expm1(r) + value * jnp.exp(r) * UNIT * (LOOSE + jnp.abs(x)) + FLUSHED
 
 
-def _tanh(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _tanh(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     return radius_of(balls[0]) + _own(value, LOOSE)
 
 
-def _whole_power(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _whole_power(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     exponent, base = equation.params["y"], balls[0]
     size, r = jnp.abs(base.value), radius_of(base)
     order = abs(exponent)
@@ -325,7 +335,7 @@ def _whole_power(value: Any, balls: list[Ball], equation: Any) -> Any:
     return move + _own(value, 4 * order)
 
 
-def _power(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _power(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     del equation
     x, y = balls
     left = x.value - radius_of(x)
@@ -337,24 +347,24 @@ def _power(value: Any, balls: list[Ball], equation: Any) -> Any:
     return jnp.where(left > 0, jnp.abs(value) * (jnp.expm1(move) + rounding * jnp.exp(move)), jnp.inf) + FLUSHED
 
 
-def _total(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _total(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     axes = tuple(equation.params["axes"])
     x = balls[0].value
     terms = int(np.prod([x.shape[axis] for axis in axes], initial=1.0))
     return jnp.sum(radius_of(balls[0]), axis=axes) + terms * (UNIT * jnp.sum(jnp.abs(x), axis=axes) + FLUSHED)
 
 
-def _extreme(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _extreme(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array | None:
     del value
     return None if balls[0].radius is None else jnp.max(balls[0].radius, axis=tuple(equation.params["axes"]))
 
 
-def _dot(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _dot(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     a, b = balls
     dims = equation.params["dimension_numbers"]
     terms = int(np.prod([a.value.shape[axis] for axis in dims[0][0]], initial=1.0))
 
-    def dot(x: Any, y: Any) -> Any:
+    def dot(x: Array, y: Array) -> Array:
         return jax.lax.dot_general(x, y, dims)
 
     left, right = jnp.abs(a.value), jnp.abs(b.value)
@@ -366,7 +376,7 @@ def _dot(value: Any, balls: list[Ball], equation: Any) -> Any:
     return radius * (1 + 4 * (terms + 4) * UNIT)
 
 
-def _scatter_add(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _scatter_add(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array:
     operand, indices, updates = balls
     bind = equation.primitive.bind
     terms = int(np.prod(updates.value.shape, initial=1.0)) + 1
@@ -375,7 +385,7 @@ def _scatter_add(value: Any, balls: list[Ball], equation: Any) -> Any:
     return moved + terms * (UNIT * size + FLUSHED)
 
 
-def _select(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _select(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array | None:
     which, cases = balls[0], balls[1:]
     if which.radius is None and all(case.radius is None for case in cases):
         return None
@@ -393,7 +403,7 @@ def _select(value: Any, balls: list[Ball], equation: Any) -> Any:
     return jnp.where(which.radius, hull, chosen)
 
 
-def _convert(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _convert(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array | None:
     radius = balls[0].radius
     if radius is None or not _real(value) or value.dtype != jnp.float64:
         if radius is None and (value.dtype == jnp.float64 or not _real(value)):
@@ -402,7 +412,7 @@ def _convert(value: Any, balls: list[Ball], equation: Any) -> Any:
     return jnp.where(radius, 1.0, 0.0) if radius.dtype == bool else radius
 
 
-def _logical(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _logical(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array | None:
     del equation
     if value.dtype != bool:
         raise NoRule("arithmetic of bits")
@@ -410,16 +420,16 @@ def _logical(value: Any, balls: list[Ball], equation: Any) -> Any:
     return None if not doubts else jnp.any(jnp.stack([jnp.broadcast_to(d, value.shape) for d in doubts]), axis=0)
 
 
-def _any(value: Any, balls: list[Ball], equation: Any) -> Any:
+def _any(value: Array, balls: list[Ball], equation: JaxprEqn) -> Array | None:
     del value
     return None if balls[0].radius is None else jnp.any(balls[0].radius, axis=tuple(equation.params["axes"]))
 
 
-def _certain(value: Any, balls: list[Ball], equation: Any) -> None:
+def _certain(value: Array, balls: list[Ball], equation: JaxprEqn) -> None:
     del value, balls, equation
 
 
-_RULES: dict[str, Callable[[Any, list[Ball], Any], Any]] = {
+_RULES: dict[str, Callable[[Array, list[Ball], JaxprEqn], Array | None]] = {
     "abs": _negative,
     "add": _sum,
     "add_any": _sum,

@@ -8,11 +8,11 @@ paper the point is the one that does, and ``doubt`` bounds the distance.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-from .._numerics import record
+from .._numerics import Array, record
 from ..problem import Params, Problem
 from .rounding import SLACK, gamma, long_sum, norm_of
 
@@ -33,12 +33,12 @@ class Placed:
             |x| is at most this; 0 where they are infeasible, ``None`` where nothing is constrained.
     """
 
-    params: Params
-    violation: Any
-    doubt: Any
+    params: Params[Array]
+    violation: Array
+    doubt: Array | None
 
 
-def placed(problem: Problem, params: Params) -> Placed:
+def placed(problem: Problem, params: Params[Array]) -> Placed:
     """The point of one problem that is judged."""
     model, k = problem.model, problem.num_classes
     if model.is_free:
@@ -56,7 +56,9 @@ def placed(problem: Problem, params: Params) -> Placed:
     return Placed(here, jnp.stack([off_h, off_w]), doubt)
 
 
-def _constrained(word: str, x: Any, near: Any, radius: Any, classes: int) -> tuple[Any, Any, Any]:
+def _constrained(
+    word: str, x: Array, near: Array, radius: ArrayLike | None, classes: int
+) -> tuple[Array, Array, Array | None]:
     """(the columns that are judged, how far they were off, doubt) of one factor."""
     if word == "none":
         return x, jnp.zeros(()), None
@@ -83,7 +85,7 @@ def _constrained(word: str, x: Any, near: Any, radius: Any, classes: int) -> tup
 _UNIT = {"nonnegative": "its largest entry", "budget": "the root of the budget", "Gram matrix": "its largest entry"}
 
 
-def sentence(violation: Any, constraints: tuple[str, str], near: float = NEAR) -> str:
+def sentence(violation: np.ndarray, constraints: tuple[str, str], near: float = NEAR) -> str:
     """What one point's constraints call for; empty where all are kept to 1e-12.
 
     Args:

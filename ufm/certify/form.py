@@ -7,11 +7,10 @@ with M = diag(m), m = n for decayed, spherical and ball features and m = 1 for a
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from .._numerics import record
+from .._numerics import Array, record
 from ..problem import CrossEntropy, Focal, MeanSquaredError, Problem
 from ..problem.losses import own_mask
 from .rounding import gamma, is_whole, product_above
@@ -36,18 +35,18 @@ class ClassForm:
         doubt: relative error of counts and N as floats; 0 for whole numbers.
     """
 
-    counts: Any
-    total: Any
-    weight: Any
-    share: Any
-    rows: Any
-    columns: Any
-    floor: Any
-    lift: Any
-    margin: Any
-    root: Any
-    unit: Any
-    doubt: Any
+    counts: Array
+    total: Array
+    weight: Array
+    share: Array
+    rows: Array
+    columns: Array
+    floor: Array
+    lift: Array
+    margin: Array
+    root: Array
+    unit: Array
+    doubt: Array
 
 
 FACTOR_ROUNDINGS = 20
@@ -60,7 +59,7 @@ def class_form(problem: Problem) -> ClassForm:
     k, labels, loss = problem.num_classes, problem.labels, problem.loss
     ones = jnp.ones(k)
 
-    def per_class(value: Any, default: float) -> Any:
+    def per_class(value: ArrayLike | None, default: float) -> Array:
         return default * ones if value is None else jnp.broadcast_to(jnp.asarray(value), (k,))
 
     counts = jnp.asarray(labels.multiplicity)
@@ -96,7 +95,7 @@ def is_bounded(problem: Problem) -> bool:
     return problem.model.classifier_constraint != "none" or problem.model.constraint not in ("none", "nonnegative")
 
 
-def lambda_z(problem: Problem) -> Any:
+def lambda_z(problem: Problem) -> Array:
     """lambda_Z = sqrt(lambda_W) sqrt(lambda_H) / s; the product of the roots cannot underflow."""
     root = jnp.sqrt(problem.decay.weight) * jnp.sqrt(problem.decay.feature)
     return root if problem.model.scale is None else root / problem.model.scale
@@ -105,7 +104,7 @@ def lambda_z(problem: Problem) -> Any:
 # ------------------------------------------------------------------ what the factors cost
 
 
-def bounded_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
+def bounded_cost(problem: Problem, form: ClassForm, norm: Array) -> Array:
     """Rigorous lower bound of  min (lambda_W/2) w^2 + (lambda_H/2) h^2 - s g w h  for g <= norm, bounded factors.
 
     w = ||W||_F and h = ||M m^{1/2}||_F are at most their radii B (exactly B for the classifier on spheres; the decay
@@ -120,7 +119,7 @@ def bounded_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
     k, model = problem.num_classes, problem.model
     radius = jnp.sqrt(form.total)
 
-    def bound(kind: str, given: Any, sphere_size: Any) -> Any:
+    def bound(kind: str, given: ArrayLike | None, sphere_size: Array) -> Array | None:
         if kind in ("none", "nonnegative"):
             return None
         given = 1.0 if given is None else given
@@ -134,7 +133,7 @@ def bounded_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
     decay_h = jnp.minimum(problem.decay.feature * weakest, 2.0**1000)  # a smaller decay bounds it from below
     slope = (norm,) if model.scale is None else (norm, model.scale)
 
-    def edge(own: Any, own_decay: Any, other: Any, other_decay: Any, other_fixed: bool) -> Any:
+    def edge(own: Array, own_decay: Array, other: Array | None, other_decay: Array, other_fixed: bool) -> Array:
         # What w and h gain is rounded up, also where a partial product would leave the range of floats.
         best = product_above(*slope, own) / jnp.where(other_decay > 0, other_decay, 1.0)
         if other is None:
@@ -151,15 +150,15 @@ def bounded_cost(problem: Problem, form: ClassForm, norm: Any) -> Any:
     fixed_w, fixed_h = model.classifier_constraint == "sphere", model.constraint == "sphere"
     on_w = None if w_max is None else edge(w_max, decay_w, h_max, decay_h, fixed_h)
     on_h = None if h_max is None else edge(h_max, decay_h, w_max, decay_w, fixed_w)
-    if fixed_w:
+    if on_w is not None and fixed_w:
         return on_w
-    if fixed_h:
+    if on_h is not None and fixed_h:
         return on_h
     edges = [value for value in (on_w, on_h) if value is not None]
     lowest = edges[0] if len(edges) == 1 else jnp.minimum(*edges)
     return jnp.minimum(0.0, lowest)
 
 
-def _energy(decay: Any, size: Any) -> Any:
+def _energy(decay: Array, size: Array) -> Array:
     """lambda x^2; 0 for lambda = 0 whatever x is."""
     return (jnp.sqrt(decay) * size) ** 2

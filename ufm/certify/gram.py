@@ -19,12 +19,11 @@ So nothing is asked of LAPACK, and every t and U prove something.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from .._numerics import eigh, record, solve_linear
+from .._numerics import Array, eigh, record, solve_linear
 from ..problem.gram import GramProgram, GroupGram
 from .rounding import ELEMENTARY, SLACK, TINY, UNIT, gamma, in_range, is_whole, own_entropy
 
@@ -35,7 +34,7 @@ DATA = 8
 """Roundings in a number of a program (share, own, scale, decay) against the exact number of its problem."""
 
 
-def data_roundings(program: GramProgram) -> Any:
+def data_roundings(program: GramProgram) -> jax.Array:
     """``DATA``, and g more where the number of anchors is a sum of counts that are not whole."""
     return DATA + jnp.where(is_whole(program.counts), 0.0, 1.0 * program.groups)
 
@@ -50,9 +49,9 @@ class GramBound:
         multiplier: nu, shape (g,); 0 on the ridge.
     """
 
-    excess: Any
-    flow: Any
-    multiplier: Any
+    excess: Array
+    flow: Array
+    multiplier: Array
 
 
 @record
@@ -67,11 +66,11 @@ class Trial:
         spread: whether the classes of a group stay apart.
     """
 
-    flow: Any
-    mass: Any
-    pairs: Any
-    block: Any
-    spread: Any
+    flow: Array
+    mass: Array
+    pairs: Array
+    block: Array
+    spread: Array
 
 
 def gram_bound(program: GramProgram, gram: GroupGram, candidates: int) -> GramBound:
@@ -92,14 +91,14 @@ def gram_bound(program: GramProgram, gram: GroupGram, candidates: int) -> GramBo
     return jax.tree.map(lambda leaf: jnp.where(use, leaf[best], jnp.zeros_like(leaf[best])), proven)
 
 
-def floor_with_error(program: GramProgram) -> tuple[Any, Any]:
+def floor_with_error(program: GramProgram) -> tuple[Array, Array]:
     """(floor, e) with |floor - sum_c p_c log a_c| <= e."""
     own = jnp.where(program.own > 0, program.own, 1.0)
     terms = program.classes * program.share * (jnp.abs(jnp.log(own)) + 1.0 * (own != 1.0))
     return program.floor(), gamma(program.groups + ELEMENTARY + DATA) * jnp.sum(terms)
 
 
-def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Any) -> tuple[Any, Any]:
+def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Array) -> tuple[Array, Array]:
     """(F - floor, e) at every Gram matrix whose entries lie within ``doubt``, shape (g, g), of the given one.
 
     The diagonal of ``doubt`` serves both the square and the pairs within a group.
@@ -134,7 +133,7 @@ def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Any) -> tupl
 # ------------------------------------------------------------------ the search for good dual points
 
 
-def _softmax(program: GramProgram, gram: GroupGram) -> Any:
+def _softmax(program: GramProgram, gram: GroupGram) -> Array:
     """t at a trial point: n_b exp(s (q_ab - q_aa)) / D_a; 0 for anchors that do not count."""
     logs = program.log_ratios(gram)
     top = jnp.maximum(jnp.max(logs, axis=1), 0.0)[:, None]
@@ -145,7 +144,7 @@ def _softmax(program: GramProgram, gram: GroupGram) -> Any:
     return _kept(flow)
 
 
-def _kept(flow: Any) -> Any:
+def _kept(flow: Array) -> Array:
     """t without entries that are too small to compute with; NaN stays."""
     return jnp.where(flow <= SMALLEST, 0.0, flow)
 
@@ -169,30 +168,30 @@ def _trial(program: GramProgram, gram: GroupGram) -> Trial:
     return Trial(flow, mass, pairs, block, spread)
 
 
-def _ridge_diagonal(program: GramProgram, mass: Any) -> Any:
+def _ridge_diagonal(program: GramProgram, mass: Array) -> Array:
     """lambda n_a / 2 - s p_a T_a."""
     return 0.5 * program.decay * program.counts - jnp.sum(program.neighbours() * mass, axis=1)
 
 
-def _pad(factor: Any, size: int) -> Any:
+def _pad(factor: Array, size: int) -> Array:
     """The factor with zero columns added, to 2 g columns."""
     return jnp.concatenate([factor, jnp.zeros((size, 2 * size - factor.shape[1]))], axis=1)
 
 
-def _eigh(matrix: Any) -> tuple[Any, Any]:
+def _eigh(matrix: Array) -> tuple[Array, Array]:
     finite = jnp.all(jnp.isfinite(matrix))
     values, vectors = eigh(jnp.where(finite, matrix, jnp.zeros_like(matrix)))
     return jnp.where(finite, values, jnp.nan), vectors
 
 
-def _shifted_factor(program: GramProgram, trial: Trial) -> Any:
+def _shifted_factor(program: GramProgram, trial: Trial) -> Array:
     """U with U U^T = B + shift diag(n), the shift that makes it singular: the rule of contrastive theory, section 4."""
     unit = jnp.sqrt(program.counts)
     values, vectors = _eigh(trial.block / (unit[:, None] * unit[None, :]))
     return unit[:, None] * vectors * jnp.sqrt(jnp.maximum(values - values[0], 0.0))[None, :]
 
 
-def _snapped_points(program: GramProgram, trial: Trial, candidates: int) -> tuple[Any, Any]:
+def _snapped_points(program: GramProgram, trial: Trial, candidates: int) -> tuple[Array, Array]:
     """Dual points whose B has low rank: t of shape (candidates, g, g) and factors of shape (candidates, g, 2 g).
 
     At the optimum B Q = 0, so B has low rank; generically rank 1 (Q has rank K - 1).  Groups Z that are no anchors
@@ -220,7 +219,7 @@ def _snapped_points(program: GramProgram, trial: Trial, candidates: int) -> tupl
     _, ranks = jax.lax.top_k(-jnp.diff(jnp.concatenate([logs, jnp.log(jnp.full(1, 1e-14))])), min(candidates, size))
     ranks = jnp.concatenate([jnp.zeros(1, ranks.dtype), ranks])[:candidates]
 
-    def point(last: Any) -> tuple[Any, Any]:
+    def point(last: Array) -> tuple[Array, Array]:
         kept = jnp.where(jnp.arange(size)[None, :] <= last, columns, 0.0)
         if not program.on_sphere:
             total = 0.5 * program.decay * jnp.sum(program.classes * program.counts)
@@ -232,7 +231,7 @@ def _snapped_points(program: GramProgram, trial: Trial, candidates: int) -> tupl
     return jax.vmap(point)(ranks)
 
 
-def _matched(program: GramProgram, trial: Trial, target: Any) -> Any:
+def _matched(program: GramProgram, trial: Trial, target: Array) -> Array:
     """t whose B is the target, up to rounding: a common factor for t_ab and t_ba; on the ridge also a flow.
 
     Where the classes of a group stay apart v_a = M_aa, so M_aa = B_aa / m_a; where they have merged M_aa is kept.
@@ -268,7 +267,7 @@ def _matched(program: GramProgram, trial: Trial, target: Any) -> Any:
 # ------------------------------------------------------------------ proof
 
 
-def _prove(program: GramProgram, flow: Any, factor: Any) -> GramBound:
+def _prove(program: GramProgram, flow: Array, factor: Array) -> GramBound:
     """Bound the excess from below with a multiple of the dual point t and a factor U of (nearly) B."""
     reach = jnp.max(jnp.sum(program.neighbours() * flow, axis=1))
     allowed = (1 - 128 * (program.groups + 8) * UNIT) / jnp.where(reach > 0, reach, 1.0)
@@ -293,13 +292,13 @@ def _prove(program: GramProgram, flow: Any, factor: Any) -> GramBound:
     return GramBound(value - gamma(2 * program.groups + 2 * DATA + 8) * total - TINY, flow, multiplier)
 
 
-def _linear(program: GramProgram, flow: Any, multiplier: Any) -> Any:
+def _linear(program: GramProgram, flow: Array, multiplier: Array) -> Array:
     """sum_a m_a (s p_a T_a + nu_a)."""
     reach = jnp.sum(program.neighbours() * flow, axis=1)
     return jnp.sum(program.classes * (program.scale * program.share * reach + multiplier))
 
 
-def _best_multiple(program: GramProgram, flow: Any, linear: Any, most: Any) -> Any:
+def _best_multiple(program: GramProgram, flow: Array, linear: ArrayLike, most: Array) -> Array:
     """theta <= most that (nearly) maximises sum_a m_a p_a E_a(theta t) - theta linear: Newton in log theta."""
     weight = program.classes * program.share
     meets = program.neighbours()
@@ -309,7 +308,7 @@ def _best_multiple(program: GramProgram, flow: Any, linear: Any, most: Any) -> A
     constant = jnp.sum(weight * jnp.sum(meets * flow * logs, axis=1)) - linear
     total = jnp.sum(weight * reach)
 
-    def step(_: Any, x: Any) -> Any:
+    def step(_: Array, x: Array) -> Array:
         theta = jnp.exp(x)
         rest = jnp.maximum(1 - theta * reach, 1e-13)
         slope = constant - total * x + jnp.sum(weight * reach * jnp.log(rest))
@@ -319,7 +318,7 @@ def _best_multiple(program: GramProgram, flow: Any, linear: Any, most: Any) -> A
     return jnp.exp(jax.lax.fori_loop(0, 12, step, jnp.minimum(0.0, jnp.log(most))))
 
 
-def _block_error(program: GramProgram, flow: Any, factor: Any) -> tuple[Any, Any, Any]:
+def _block_error(program: GramProgram, flow: Array, factor: Array) -> tuple[Array, Array, Array]:
     """(M_aa, upper bound of (U U^T)_aa, upper bound of sum_{b != a} |B_ab - (U U^T)_ab|)."""
     root = jnp.sqrt(program.classes)
     mass = program.scale * program.share[:, None] * flow
@@ -333,7 +332,7 @@ def _block_error(program: GramProgram, flow: Any, factor: Any) -> tuple[Any, Any
     return jnp.diagonal(pairs), jnp.diagonal(product) * (1 + gamma(terms)), pad
 
 
-def _multiplier(program: GramProgram, flow: Any, factor: Any) -> Any:
+def _multiplier(program: GramProgram, flow: Array, factor: Array) -> Array:
     """nu with M + diag(nu) >= 0, proven: B - U U^T is diagonally dominant and nu_a >= M_aa where m_a > 1."""
     inner, square, pad = _block_error(program, flow, factor)
     others = (program.classes - 1) * inner
@@ -341,7 +340,7 @@ def _multiplier(program: GramProgram, flow: Any, factor: Any) -> Any:
     return jnp.where(program.classes > 1, jnp.maximum(multiplier, inner * (1 + gamma(2 * DATA))), multiplier) + TINY
 
 
-def _shortage(program: GramProgram, flow: Any, factor: Any) -> Any:
+def _shortage(program: GramProgram, flow: Array, factor: Array) -> Array:
     """max_a of (what B(t) - U U^T and the spread of a group lack on the diagonal) / (lambda n_a / 2), proven."""
     inner, square, pad = _block_error(program, flow, factor)
     most = 0.5 * program.decay * program.counts
@@ -353,7 +352,7 @@ def _shortage(program: GramProgram, flow: Any, factor: Any) -> Any:
     return jnp.max(lacking / most)
 
 
-def _entropies(program: GramProgram, flow: Any) -> tuple[Any, Any]:
+def _entropies(program: GramProgram, flow: Array) -> tuple[Array, Array]:
     """(lower bound of E_a(t), sum of the absolute values of its terms); -inf where T_a is not below 1."""
     meets = program.neighbours()
     own = jnp.where(program.own > 0, program.own, 1.0)
@@ -368,7 +367,7 @@ def _entropies(program: GramProgram, flow: Any) -> tuple[Any, Any]:
     return jnp.where(counted, value, 0.0), jnp.where(counted, size, 0.0)
 
 
-def entropy(flow: Any, logs: Any) -> Any:
+def entropy(flow: Array, logs: Array) -> Array:
     """Lower bound of t log(r / t) - (1 - t) log(1 - t) for t = flow and logs = log(r / t), one term each."""
     size = flow * (jnp.abs(logs) + 1.0)
     return flow * logs + own_entropy(flow) - gamma(ELEMENTARY + 2 * DATA) * size

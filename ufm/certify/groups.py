@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .._checks import show, whole_number
-from .._numerics import eigh, in_float64, number, record, svd
+from .._numerics import Array, eigh, in_float64, number, record, svd
 from .._programs import compiled
 from ..problem import check_kind, check_tolerance
 from ..problem.groups import GroupLanes, LogitGroups, in_blocks, lanes_of
@@ -37,6 +38,9 @@ from .rounding import (
     product_above,
 )
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 ASSUMES = (
     "weak duality of the convex program in the logits, reduced to groups of equal classes",
     "d >= K - 1",
@@ -47,24 +51,24 @@ ASSUMES = (
 # ------------------------------------------------------------------ F at a point
 
 
-def _rows(vector: Any) -> Any:
+def _rows(vector: Array) -> Array:
     """A vector over groups (g, lanes) as a column of a matrix over groups."""
     return vector[:, None]
 
 
-def _doubt(numbers: GroupLanes) -> Any:
+def _doubt(numbers: GroupLanes) -> Array:
     """Relative error of N as a float; 0 where all terms are whole numbers."""
     terms = numbers.classes * numbers.counts
     whole = jnp.all(numbers.counts == jnp.round(numbers.counts), axis=0) & (jnp.sum(terms, axis=0) < 2.0**52)
     return jnp.where(whole, 0.0, gamma(numbers.classes.shape[0] + 1))
 
 
-def _share(numbers: GroupLanes) -> Any:
+def _share(numbers: GroupLanes) -> Array:
     """K_b n_b omega_b / N."""
     return numbers.classes * numbers.counts * numbers.class_weight / numbers.total[None]
 
 
-def value_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) -> tuple[Any, Any]:
+def value_of_groups(numbers: GroupLanes, alpha: Array, between: Array, bias: Array) -> tuple[Array, Array]:
     """(F, e) with  F(exact) <= F + e, for lanes."""
     g = numbers.classes.shape[0]
     many = numbers.multiplicity
@@ -100,12 +104,12 @@ def value_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) ->
     return value, SLACK * (rounding + gamma(2) * jnp.abs(value)) + TINY
 
 
-def _powers(x: Any) -> tuple[Any, Any]:
+def _powers(x: Array) -> tuple[Array, Array]:
     """:func:`powers_of_two` of each lane."""
     return jax.vmap(powers_of_two, in_axes=-1)(x)
 
 
-def _nuclear(numbers: GroupLanes, between: Any) -> Any:
+def _nuclear(numbers: GroupLanes, between: Array) -> Array:
     """||B||_* of the block, up to a relative error of gamma(24) or rounded up."""
     g = numbers.classes.shape[0]
     root = jnp.sqrt(numbers.classes)
@@ -120,7 +124,7 @@ def _nuclear(numbers: GroupLanes, between: Any) -> Any:
     return up * jax.vmap(_nuclear_upper, in_axes=-1)(block)
 
 
-def _nuclear_upper(block: Any) -> Any:
+def _nuclear_upper(block: Array) -> Array:
     """Upper bound of ||B||_* for B within 8 roundings of the floats: ||U|| ||V|| + sqrt(g) ||B - U V^T||_F.
 
     The largest entry of B is of order one.
@@ -150,12 +154,12 @@ class GroupBound:
         value: the proven lower bound of F.
     """
 
-    residual: Any
-    norm: Any
-    value: Any
+    residual: Array
+    norm: Array
+    value: Array
 
 
-def bound_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) -> GroupBound:
+def bound_of_groups(numbers: GroupLanes, alpha: Array, between: Array, bias: Array) -> GroupBound:
     """The proven bound of the scaled dual point at a point, or the trivial one if that is better."""
     floor = numbers.smoothing / numbers.all_classes
     many = numbers.multiplicity
@@ -174,7 +178,7 @@ def bound_of_groups(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) ->
     )
 
 
-def _repaired(numbers: GroupLanes, raw: Any, floor: Any) -> Any:
+def _repaired(numbers: GroupLanes, raw: Array, floor: Array) -> Array:
     """Probabilities that are not negative, balanced flows up to rounding, own probability positive."""
     g = numbers.classes.shape[0]
     many = numbers.multiplicity
@@ -192,12 +196,12 @@ def _repaired(numbers: GroupLanes, raw: Any, floor: Any) -> Any:
     return residual * jnp.where(mass > allowed, allowed / jnp.where(mass > allowed, mass, 1.0), 1.0)[None, None]
 
 
-def _weight(numbers: GroupLanes) -> Any:
+def _weight(numbers: GroupLanes) -> Array:
     """w_b = n_b omega_b kappa_b."""
     return numbers.counts * numbers.class_weight * numbers.sample_scale
 
 
-def _imbalance(numbers: GroupLanes, residual: Any) -> tuple[Any, Any]:
+def _imbalance(numbers: GroupLanes, residual: Array) -> tuple[Array, Array]:
     """(in-flow minus out-flow of a class of each group, sum of the absolute terms)."""
     g = numbers.classes.shape[0]
     across = jnp.where(jnp.eye(g, dtype=bool)[:, :, None], 0.0, residual)
@@ -206,14 +210,14 @@ def _imbalance(numbers: GroupLanes, residual: Any) -> tuple[Any, Any]:
     return jnp.sum(into, axis=1) - jnp.sum(out, axis=1), jnp.sum(jnp.abs(into), axis=1) + jnp.sum(jnp.abs(out), axis=1)
 
 
-def _hub(numbers: GroupLanes) -> tuple[Any, Any]:
+def _hub(numbers: GroupLanes) -> tuple[Array, Array]:
     """(which group has most samples, K_h w_h of it)."""
     size = numbers.classes * numbers.counts
     hub = jnp.arange(size.shape[0])[:, None] == jnp.argmax(size, axis=0)[None]
     return hub, jnp.sum(jnp.where(hub, numbers.classes * _weight(numbers), 0.0), axis=0)
 
 
-def _routed(numbers: GroupLanes, excess: Any, signed: bool) -> Any:
+def _routed(numbers: GroupLanes, excess: Array, signed: bool) -> Array:
     """Nonnegative mass, routed through the hub group, that cancels an imbalance; both ways if its sign is not known.
 
     The hub is the group with most samples.  A class with too little in-flow gets -excess/(K_h w_h) in each column of
@@ -229,7 +233,7 @@ def _routed(numbers: GroupLanes, excess: Any, signed: bool) -> Any:
     return into + out
 
 
-def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
+def _prove(numbers: GroupLanes, residual: Array, floor: Array) -> tuple[Array, Array]:
     """Verified (lower bound of L, upper bound of ||G||_2) at the exact repaired dual point of float residuals."""
     g = numbers.classes.shape[0]
     many, classes = numbers.multiplicity, numbers.classes
@@ -315,12 +319,12 @@ def _prove(numbers: GroupLanes, residual: Any, floor: Any) -> tuple[Any, Any]:
     return lower, up * (norm * (1 + gamma(4)) + SLACK * paper + TINY) + FLUSHED
 
 
-def _frobenius(block: Any) -> Any:
+def _frobenius(block: Array) -> Array:
     """Frobenius norm of the block of each lane."""
     return jax.vmap(norm_of, in_axes=-1)(block)
 
 
-def _block_norm(block: Any, drift: Any) -> Any:
+def _block_norm(block: Array, drift: Array) -> Array:
     finite = jnp.all(jnp.isfinite(block))
     safe = jnp.where(finite, block, 0.0)
     square = safe * powers_of_two(safe)[0]
@@ -328,7 +332,7 @@ def _block_norm(block: Any, drift: Any) -> Any:
     return jnp.where(finite, verified_norm(safe, basis(vectors), drift), jnp.nan)
 
 
-def _zero(numbers: GroupLanes, floor: Any) -> Any:
+def _zero(numbers: GroupLanes, floor: Array) -> Array:
     """Lower bound of L(0): the entropy of the smoothed targets."""
     if not numbers.has_smoothing:
         return jnp.zeros_like(numbers.total)
@@ -342,7 +346,28 @@ def _zero(numbers: GroupLanes, floor: Any) -> Any:
 # ------------------------------------------------------------------ the door
 
 
-def certify_group_lanes(numbers: GroupLanes, alpha: Any, between: Any, bias: Any, tolerance: Any) -> Certificate:
+class GroupPoint(Protocol):
+    """A point of a grouped program in its reduced variables, or points of a stack."""
+
+    @property
+    def alpha(self) -> Float[Array, "*batch g"]:
+        """alpha_a, the spread within each group."""
+        ...
+
+    @property
+    def between(self) -> Float[Array, "*batch g g"]:
+        """M_ab, the logits between groups."""
+        ...
+
+    @property
+    def bias(self) -> Float[Array, "*batch g"]:
+        """beta_a."""
+        ...
+
+
+def certify_group_lanes(
+    numbers: GroupLanes, alpha: Array, between: Array, bias: Array, tolerance: ArrayLike
+) -> Certificate[Array]:
     """Certificates of points side by side, lane axis last; a pure array program."""
     value, error = value_of_groups(numbers, alpha, between, bias)
     bound = bound_of_groups(numbers, alpha, between, bias)
@@ -355,22 +380,33 @@ def certify_group_lanes(numbers: GroupLanes, alpha: Any, between: Any, bias: Any
     return dataclasses.replace(found, source=jnp.full(lanes, -1))
 
 
-def judge_groups(program: LogitGroups, alpha: Any, between: Any, bias: Any, tolerance: Any, width: int) -> Certificate:
+def judge_groups(
+    program: LogitGroups,
+    alpha: Float[Array, "batch g"],
+    between: Float[Array, "batch g g"],
+    bias: Float[Array, "batch g"],
+    tolerance: ArrayLike,
+    width: int,
+) -> Certificate[Array]:
     """Certificates of stacked points; a pure array program (jit it, shard it over the leading axis)."""
 
-    def block(program: LogitGroups, alpha: Any, between: Any, bias: Any) -> Certificate:
+    def block(program: LogitGroups, alpha: Array, between: Array, bias: Array) -> Certificate[Array]:
         return certify_group_lanes(lanes_of(program), alpha, between, bias, tolerance)
 
     return in_blocks(block, width, program, alpha, between, bias)
 
 
 @compiled(static=(5,), bulk=True)
-def _many(program: LogitGroups, alpha: Any, between: Any, bias: Any, tolerance: Any, width: int) -> Certificate:
+def _many(
+    program: LogitGroups, alpha: Array, between: Array, bias: Array, tolerance: ArrayLike, width: int
+) -> Certificate[Array]:
     return judge_groups(program, alpha, between, bias, tolerance, width)
 
 
 @functools.partial(in_float64, proves=True)
-def certify_groups(program: LogitGroups, result: Any, tolerance: float = 1e-8, width: int = 256) -> Certificate:
+def certify_groups(
+    program: LogitGroups, result: GroupPoint, tolerance: float = 1e-8, width: int = 256
+) -> Certificate[np.ndarray]:
     """Prove how far a point of a grouped logit program is from its minimum; see :func:`certify`.
 
         lower_bound <= min F <= F(point) <= value

@@ -12,15 +12,15 @@ import decimal
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import SupportsFloat
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import _checks as door
-from .._numerics import in_float64
-from .._programs import compiled
+from .._numerics import Array, in_float64
+from .._programs import Program, compiled
 from .rounding import ELEMENTARY, FLUSHED, UNIT, gamma, norm_of, powers_of_two
 
 _EXACT = decimal.Context(prec=80)
@@ -84,7 +84,7 @@ def _judged(name: str, where: str, unit: str, assumed: float, measured: float) -
 
 
 @functools.partial(in_float64, proves=True)
-def _on_device(program: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _on_device(program: Program, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     return program(given)
 
 
@@ -120,7 +120,7 @@ def _arguments(samples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------ what is computed
 
 
-def _operations(given: dict[str, Any]) -> list[Any]:
+def _operations(given: dict[str, jax.Array]) -> list[Array]:
     """The operations of ``_CASES``, in their order."""
     a, b, near = given["a"], given["b"], given["near"]
     s, t = b[0], b[1]
@@ -162,11 +162,11 @@ _quick, _bulk = compiled(_operations), compiled(_operations, bulk=True)
 # ------------------------------------------------------------------ what is exact
 
 
-def _d(x: Any) -> decimal.Decimal:
+def _d(x: SupportsFloat) -> decimal.Decimal:
     return decimal.Decimal(float(x))
 
 
-def _relative(got: np.ndarray, *arguments: Any, exact: Callable[..., decimal.Decimal]) -> float:
+def _relative(got: np.ndarray, *arguments: np.ndarray, exact: Callable[..., decimal.Decimal]) -> float:
     """Largest relative error in units of u; infinite where a result is no finite number."""
     worst = 0.0
     with decimal.localcontext(_EXACT):
@@ -295,7 +295,7 @@ _CASES: list[tuple[str, str, float, Callable[[dict[str, np.ndarray], np.ndarray]
 ]
 """(operation, unit, assumed bound, measure) in the order of ``_operations``."""
 
-_HOST: list[tuple[str, Callable[[float], Any], Callable[..., decimal.Decimal], str]] = [
+_HOST: list[tuple[str, Callable[[float], float], Callable[..., decimal.Decimal], str]] = [
     ("math.log", math.log, decimal.Decimal.ln, "log"),
     ("math.exp", math.exp, decimal.Decimal.exp, "exp"),
     ("math.log1p", math.log1p, _log1p, "log1p"),

@@ -12,11 +12,9 @@ Every matrix is first multiplied by the power of two that brings its largest ent
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
-from .._numerics import record
+from .._numerics import Array, record
 from .rounding import FLUSHED, SLACK, TINY, gamma, powers_of_two
 
 
@@ -29,11 +27,11 @@ class Basis:
         departure: verified upper bound of ||V^T V - I||_2; not below 1 (or NaN) when V is useless.
     """
 
-    vectors: Any
-    departure: Any
+    vectors: Array
+    departure: Array
 
 
-def basis(vectors: Any) -> Basis:
+def basis(vectors: Array) -> Basis:
     """V with a verified bound of its departure from orthogonality."""
     size = vectors.shape[-1]
     lengths = jnp.sqrt(jnp.sum(vectors**2, axis=0))
@@ -41,13 +39,13 @@ def basis(vectors: Any) -> Basis:
     return Basis(vectors, SLACK * jnp.max(jnp.sum(product, axis=1)) + TINY)
 
 
-def absolute_norm(matrix: Any) -> Any:
+def absolute_norm(matrix: Array) -> Array:
     """Upper bound of || |G| ||_2: the smaller of the Frobenius norm and sqrt(||G||_1 ||G||_inf)."""
     down, up = powers_of_two(matrix)
     return up * _absolute_norm(matrix * down) + FLUSHED
 
 
-def _absolute_norm(matrix: Any) -> Any:
+def _absolute_norm(matrix: Array) -> Array:
     """The same for a matrix whose largest entry is of order one; squares that are flushed are far below the slack."""
     entries = jnp.abs(matrix)
     frobenius = jnp.sqrt(jnp.sum(entries**2))
@@ -55,7 +53,7 @@ def _absolute_norm(matrix: Any) -> Any:
     return SLACK * jnp.minimum(frobenius, mixed)
 
 
-def verified_norm(matrix: Any, frame: Basis, perturbation: Any) -> Any:
+def verified_norm(matrix: Array, frame: Basis, perturbation: Array) -> Array:
     """Upper bound of the spectral norm of every matrix within ``perturbation`` (in spectral norm) of the given one.
 
     Args:

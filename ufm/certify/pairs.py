@@ -8,13 +8,12 @@ other losses of pairs             a tangent of the loss, convex in U = s H^T H, 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import eigh, record
+from .._numerics import Array, Numbers, eigh, record
 from ..problem import BatchedSupCon, Params, Problem, Sigmoid, Spread, SupCon
 from ..problem.gram import GramProgram, GroupGram, class_program
 from .enclosure import Ball, NoRule, enclose, radius_of, why_not
@@ -47,16 +46,16 @@ class PairsBound:
         multiplier: nu, (K,), or (0,).
     """
 
-    value: Any
-    error: Any
-    lower: Any
-    excess: Any
-    excess_lower: Any
-    flow: Any
-    multiplier: Any
+    value: Array
+    error: Array
+    lower: Array
+    excess: Array
+    excess_lower: Array
+    flow: Array
+    multiplier: Array
 
 
-def pairs_bound(problem: Problem, params: Params, candidates: int) -> PairsBound:
+def pairs_bound(problem: Problem, params: Params[Array], candidates: int) -> PairsBound:
     """Value and the best known lower bound of one contrastive problem."""
     features = _placed(problem, params.features)
     value, error = _value_with_error(problem, features)
@@ -111,7 +110,7 @@ def why_no_pairs_tangent(problem: Problem) -> str | None:
     return None if name is None else f"the rounding of {name}, which the {kind.name} loss uses, is not known"
 
 
-def floor_plus(floor: Any, floor_error: Any, excess: Any) -> Any:
+def floor_plus(floor: Array, floor_error: Array, excess: Array) -> Array:
     """Lower bound of the exact floor plus an excess."""
     return floor - SLACK * floor_error + excess - gamma(3) * (floor + jnp.abs(excess)) - TINY
 
@@ -133,11 +132,11 @@ def relaxed_program(problem: Problem) -> GramProgram:
 # ------------------------------------------------------------------ values
 
 
-def _radius(problem: Problem) -> Any:
+def _radius(problem: Problem) -> Numbers:
     return 1.0 if problem.model.feature_radius is None else problem.model.feature_radius
 
 
-def _scale(problem: Problem) -> Any:
+def _scale(problem: Problem) -> Numbers:
     return 1.0 if problem.model.scale is None else problem.model.scale
 
 
@@ -145,7 +144,7 @@ def _is_bounded(problem: Problem) -> bool:
     return problem.model.constraint.endswith(("sphere", "ball"))
 
 
-def _placed(problem: Problem, features: Any) -> Any:
+def _placed(problem: Problem, features: Array) -> Array:
     """Features with columns that miss their sphere or ball by rounding put on it; others are left alone.
 
     On paper they are on it exactly; the floats miss by gamma(2 d + 16) of each entry at most.
@@ -159,14 +158,14 @@ def _placed(problem: Problem, features: Any) -> Any:
     return jnp.where(near[None, :], features / jnp.where(near, length, 1.0)[None, :], features)
 
 
-def _product(features: Any) -> tuple[Any, Any]:
+def _product(features: Array) -> tuple[Array, Array]:
     """H^T H and a bound of the error of each entry, placing included."""
     d = features.shape[0]
     size = jnp.abs(features).T @ jnp.abs(features)
     return features.T @ features, gamma(6 * d + 64) * size + TINY
 
 
-def _class_gram(problem: Problem, features: Any) -> tuple[GroupGram, Any]:
+def _class_gram(problem: Problem, features: Array) -> tuple[GroupGram, Array]:
     """Gram matrix of class columns in units of the radius, and a bound of its errors."""
     product, doubt = _product(features)
     if _is_bounded(problem):
@@ -176,7 +175,7 @@ def _class_gram(problem: Problem, features: Any) -> tuple[GroupGram, Any]:
     return GroupGram(diagonal, diagonal, product), doubt
 
 
-def _trial_gram(problem: Problem, features: Any) -> GroupGram:
+def _trial_gram(problem: Problem, features: Array) -> GroupGram:
     """Gram matrix of the class means; on spheres and balls of their directions."""
     labels = problem.labels
     if labels.classes is not None:
@@ -191,7 +190,7 @@ def _trial_gram(problem: Problem, features: Any) -> GroupGram:
     return GroupGram(diagonal, diagonal, product)
 
 
-def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
+def _value_with_error(problem: Problem, features: Array) -> tuple[Array, Array]:
     """(F, e): every loss of pairs moves by at most twice (SupCon) or four times the largest error of a similarity.
 
     The sigmoid loss moves by at most that error times itself, as the slope of a softplus is below its value.
@@ -219,7 +218,7 @@ def _value_with_error(problem: Problem, features: Any) -> tuple[Any, Any]:
     return value, SLACK * error + TINY
 
 
-def _enclosed(problem: Problem, similarities: Ball) -> tuple[Any, Any]:
+def _enclosed(problem: Problem, similarities: Ball) -> tuple[Array, Array]:
     """The loss at similarities with errors, and its error; infinite where an operation has no rule."""
     try:
         found = enclose(lambda u: problem.loss.mean(u, problem.labels), similarities)
@@ -237,13 +236,13 @@ def _terms(problem: Problem) -> tuple[int, int]:
     return n, max(n, n * n // 4) if problem.loss_kind is Sigmoid else n
 
 
-def _sum_error(problem: Problem, weight: Any, widest: Any, loss: Any) -> Any:
+def _sum_error(problem: Problem, weight: Array, widest: Array, loss: Array) -> Array:
     """Rounding of a loss at float similarities: by row relative to 1 + 2 |U|, over the anchors relative to the loss."""
     row, every = _terms(problem)
     return gamma(4 * row + 4 * ELEMENTARY) * weight * (1.0 + 2 * widest) + gamma(4 * row + every + 64) * jnp.abs(loss)
 
 
-def _anchor_weight(problem: Problem) -> Any:
+def _anchor_weight(problem: Problem) -> Array:
     """Upper bound of the sum of the weights of the anchors in the mean; 1 without class weights."""
     weight = getattr(problem.loss, "class_weight", None)
     return jnp.ones(()) if weight is None else jnp.max(jnp.asarray(weight))
@@ -252,7 +251,7 @@ def _anchor_weight(problem: Problem) -> Any:
 # ------------------------------------------------------------------ nonnegative features
 
 
-def _frame_excess(program: GramProgram) -> Any:
+def _frame_excess(program: GramProgram) -> Array:
     """Lower bound of F - floor with nonnegative features: classes meet orthogonal others at best.
 
         sum_c p_c log(1 + (N - n_c)/a_c e^{-s rho^2})                                    (sphere, ball)
@@ -276,7 +275,7 @@ def _frame_excess(program: GramProgram) -> Any:
     return jnp.where(total <= 0, 0.0, total)
 
 
-def _batch_frame_bound(problem: Problem) -> Any:
+def _batch_frame_bound(problem: Problem) -> Array:
     """Lower bound over batches: an anchor with l of b columns in its class pays log(l - 1 + (b - l) e^{-s rho^2})."""
     loss, labels = problem.loss, problem.labels
     members = jnp.asarray(loss.batches)
@@ -299,7 +298,7 @@ def _batch_frame_bound(problem: Problem) -> Any:
 # ------------------------------------------------------------------ losses convex in the similarities
 
 
-def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
+def _tangent_bound(problem: Problem, features: Array, upper: Array) -> Array:
     """Lower bound of min F from the tangent of the loss at U = s H^T H (any symmetric matrix would do).
 
         F >= L(U) - <G, U> + min over U' of <G, U'> (+ penalty),   G the symmetrised gradient.
@@ -365,7 +364,7 @@ def _tangent_bound(problem: Problem, features: Any, upper: Any) -> Any:
     return value - error - gamma(4) * (jnp.abs(loss) + jnp.abs(inner) + jnp.abs(low))
 
 
-def _shifted(matrix: Any, slope: Any) -> tuple[Any, Any]:
+def _shifted(matrix: Array, slope: Array) -> tuple[Array, Array]:
     """((U U^T)_ii, sum_{j != i} |slope - U U^T|_ij), upper bounds, with U U^T the matrix shifted to be singular."""
     n = matrix.shape[0]
     finite = jnp.all(jnp.isfinite(matrix))

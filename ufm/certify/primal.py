@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
-from ..problem import CrossEntropy, Focal, MeanSquaredError, Params, Problem, WeightedTargets
+from .._numerics import Array
+from ..problem import CrossEntropy, Focal, Labels, MeanSquaredError, Params, Problem, WeightedTargets
 from ..problem.losses import log_sum_of_gaps, own_mask
 from .enclosure import Ball, NoRule, enclose, radius_of
 from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, energy, gamma, long_sum
 
 
-def value_with_error(problem: Problem, params: Params, doubt: Any = None) -> tuple[Any, Any]:
+def value_with_error(problem: Problem, params: Params[Array], doubt: Array | None = None) -> tuple[Array, Array]:
     """(F, e) with  |F - exact value| <= e, for one problem.
 
     Args:
@@ -35,7 +34,7 @@ def value_with_error(problem: Problem, params: Params, doubt: Any = None) -> tup
     return value, error
 
 
-def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
+def _penalty(problem: Problem, params: Params[Array]) -> tuple[Array, int]:
     """The decay terms and the number of roundings of a term; all terms are nonnegative."""
     total, longest = energy(0.5 * problem.decay.feature, params.features, jnp.asarray(problem.labels.multiplicity))
     for decay, w in zip(problem.weight_decays, params.weights, strict=True):
@@ -47,7 +46,7 @@ def _penalty(problem: Problem, params: Params) -> tuple[Any, int]:
     return total, longest + len(params.weights) + 4
 
 
-def _inputs(problem: Problem, params: Params, doubt: Any) -> tuple[Any, Any]:
+def _inputs(problem: Problem, params: Params[Array], doubt: Array | None) -> tuple[Array, Array | None]:
     """Bounds of the absolute value and of the error of A_{L-1}; ``None`` for an error of zero.
 
     P_l = W_l A_{l-1}:  |error| <= |W_l| |error of A_{l-1}| + gamma(width) |W_l| |A_{l-1}|;  ReLU is exact and
@@ -66,7 +65,7 @@ def _inputs(problem: Problem, params: Params, doubt: Any) -> tuple[Any, Any]:
     return (jnp.abs(a), None) if error is None else (jnp.abs(a) + error, error)
 
 
-def _losses(problem: Problem, params: Params, doubt: Any) -> tuple[Any, Any]:
+def _losses(problem: Problem, params: Params[Array], doubt: Array | None) -> tuple[Array, Array]:
     """Loss of each column and a bound of its error."""
     w, labels, loss = params.classifier, problem.labels, problem.loss
     d, k = w.shape[1], problem.num_classes
@@ -118,7 +117,7 @@ _ANALYSED = (CrossEntropy, Focal, MeanSquaredError, WeightedTargets)
 """Losses whose roundings are counted by hand, below; those of others are followed by machine."""
 
 
-def _enclosed(problem: Problem, logits: Any, move: Any) -> tuple[Any, Any]:
+def _enclosed(problem: Problem, logits: Array, move: Array) -> tuple[Array, Array]:
     """Loss of each column at logits that err by at most ``move``; an infinite error where an operation has no rule."""
     try:
         found = enclose(lambda u: problem.loss.per_column(u, problem.labels), Ball(logits, move))
@@ -128,7 +127,7 @@ def _enclosed(problem: Problem, logits: Any, move: Any) -> tuple[Any, Any]:
     return found.value, radius_of(found)
 
 
-def _shift_size(loss: CrossEntropy, labels: Any, shift: Any) -> Any:
+def _shift_size(loss: CrossEntropy, labels: Labels, shift: Array) -> Array:
     """Sum of the absolute values of the parts of the shift."""
     size = jnp.abs(shift)
     if loss.own_margin is not None and loss.logit_shift is not None:
@@ -136,7 +135,7 @@ def _shift_size(loss: CrossEntropy, labels: Any, shift: Any) -> Any:
     return size
 
 
-def _focal_error(loss: Focal, labels: Any, plain: Any, errors: Any, values: Any) -> Any:
+def _focal_error(loss: Focal, labels: Labels, plain: Array, errors: Array, values: Array) -> Array:
     """Relative error of (1 - e^{-l})^gamma l for a relative error of l; |d log / d log l| <= 1 + gamma."""
     safe = jnp.where(plain > 0, plain, 1.0)
     exponent = loss.gamma * jnp.abs(jnp.log(jnp.where(plain > 0, -jnp.expm1(-safe), 1.0)))

@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from .._numerics import unit_roundoff
+from .._numerics import Array, Numbers, unit_roundoff
+
+Count = TypeVar("Count", float, jax.Array)
 
 UNIT = unit_roundoff()
 """u = 2^-53."""
@@ -38,12 +41,12 @@ TINY = 2.0**-990
 """Absolute term for flushed results, up to 2^32 of them, where no factor follows that is far above one."""
 
 
-def gamma(roundings: Any) -> Any:
+def gamma(roundings: Count) -> Count:
     """Higham's n u / (1 - n u), with the slack for the float evaluation of the term it multiplies."""
     return SLACK * roundings * UNIT / (1.0 - roundings * UNIT)
 
 
-def own_entropy(mass: Any) -> Any:
+def own_entropy(mass: Array) -> Array:
     """Lower bound of -(1 - t) log(1 - t) at t = mass, as (1 - t) log1p(t / (1 - t)); -inf if t is not below 1."""
     mass = jnp.maximum(mass, 0.0)
     rest = 1.0 - mass
@@ -58,7 +61,7 @@ FLUSHED = 2.0**-1022
 """The smallest normal number: what a flushed result may lack."""
 
 
-def powers_of_two(*arrays: Any) -> tuple[Any, Any]:
+def powers_of_two(*arrays: ArrayLike) -> tuple[Array, Array]:
     """(down, up), powers of two with down * up = 1 that bring the largest entry, times down, to [1, 2).
 
     Multiplying by them is exact.  So a square is formed of ``x * down`` and the root of the sum multiplied by ``up``:
@@ -70,18 +73,18 @@ def powers_of_two(*arrays: Any) -> tuple[Any, Any]:
     return _power(-exponent), _power(exponent)
 
 
-def _exponent(x: Any) -> Any:
+def _exponent(x: ArrayLike) -> Array:
     """The whole number e with 2^e <= |x| < 2^(e+1), within -1020 and 1020; 0 for zero and where x is not finite."""
     biased = (jax.lax.bitcast_convert_type(jnp.asarray(x, jnp.float64), jnp.int64) >> 52) & 2047
     return jnp.where((biased == 0) | (biased == 2047), 0, jnp.clip(biased - 1023, -1020, 1020))
 
 
-def _power(exponent: Any) -> Any:
+def _power(exponent: Array) -> Array:
     """2^e for whole numbers e within -1022 and 1023, exactly."""
     return jax.lax.bitcast_convert_type((exponent + 1023) << 52, jnp.float64)
 
 
-def norm_of(x: Any, axis: Any = None) -> Any:
+def norm_of(x: ArrayLike, axis: int | None = None) -> Array:
     """Euclidean norm of all entries or along an axis, at every scale; n entries give gamma(n/2 + 2) at most.
 
     Entries that are 2^-511 times the largest, or less, may be dropped: they change the norm by far less than u.
@@ -90,7 +93,7 @@ def norm_of(x: Any, axis: Any = None) -> Any:
     return up * jnp.sqrt(jnp.sum((x * down) ** 2, axis=axis))
 
 
-def in_range(*arrays: Any) -> Any:
+def in_range(*arrays: Array) -> Array:
     """Whether all entries are positive numbers between 2^-900 and 2^900.
 
     A product or quotient of which a part has left the range of normal numbers is 0, infinite or NaN, in any order of
@@ -99,7 +102,7 @@ def in_range(*arrays: Any) -> Any:
     return functools.reduce(jnp.logical_and, [jnp.all((x > 2.0**-900) & (x < 2.0**900)) for x in arrays])
 
 
-def product_above(*factors: Any) -> Any:
+def product_above(*factors: ArrayLike) -> Array:
     """Product of numbers that are not negative, two roundings per factor, whatever the size of partial products.
 
     The exponents are added apart.  A product below 2^-1022 is rounded up to a number of that size; one above the range
@@ -118,7 +121,7 @@ def product_above(*factors: Any) -> Any:
 # ------------------------------------------------------------------ sums
 
 
-def long_sum(x: Any) -> tuple[Any, int]:
+def long_sum(x: Array) -> tuple[Array, int]:
     """Sum of a vector in two stages, and the number of roundings a term undergoes: 2 sqrt(n) in place of n."""
     size = x.shape[-1]
     if size <= 64:
@@ -129,7 +132,7 @@ def long_sum(x: Any) -> tuple[Any, int]:
     return jnp.sum(jax.lax.optimization_barrier(blocks)), 2 * side
 
 
-def energy(factor: Any, x: Any, weights: Any = 1.0) -> tuple[Any, int]:
+def energy(factor: ArrayLike, x: Array, weights: Numbers = 1.0) -> tuple[Array, int]:
     """factor * sum_i w_i ||x_i||^2 over the columns of x, at every scale of them, and the roundings of a term.
 
     Rounded up where the result would be flushed.
@@ -139,6 +142,6 @@ def energy(factor: Any, x: Any, weights: Any = 1.0) -> tuple[Any, int]:
     return product_above(factor, total, up, up), steps + x.shape[0] + 10
 
 
-def is_whole(x: Any) -> Any:
+def is_whole(x: Array) -> Array:
     """Whether all entries are whole numbers with an exactly representable sum; then sums of them are exact."""
     return jnp.all(x == jnp.round(x)) & (jnp.sum(jnp.abs(x)) < 2.0**52)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Numbers(NamedTuple):
         return len(self.weight_decays)
 
 
-def log_product_below(factors: Any) -> float:
+def log_product_below(factors: list[float] | tuple[float, ...]) -> float:
     """Proven lower bound of the sum of the logarithms of positive floats."""
     logs = [math.log(float(x)) for x in factors]
     return math.fsum(logs) - (gamma(ELEMENTARY + 4)) * math.fsum(abs(x) for x in logs)
@@ -104,7 +104,7 @@ def scalar_below(log_strength: float, depth: int) -> float:
 
 
 def squares_below(
-    counts: Any, class_weight: Any, bias: str, bias_decay: float, exact: bool = True
+    counts: np.ndarray, class_weight: np.ndarray, bias: str, bias_decay: float, exact: bool = True
 ) -> tuple[float, ...]:
     """Proven lower bounds of the squared singular values of the targets, the bias minimised out; descending.
 
@@ -358,7 +358,9 @@ def spectrum_below(numbers: Numbers) -> float:
 
 
 @functools.lru_cache(maxsize=128)
-def _spectrum_constants(classes: int, depth: int, accuracy: float = 4e-3, most: int = 4000) -> tuple[Any, ...]:
+def _spectrum_constants(
+    classes: int, depth: int, accuracy: float = 4e-3, most: int = 4000
+) -> tuple[tuple[float, float], ...]:
     """Pairs (M, eta): every g has one that is below its own M and eta.
 
     Boxes of rho and u, g_3 + ... = m rho u; the lowest are split.  sigma and beta may be any numbers on a box.
@@ -413,14 +415,14 @@ def _before_below(classes: int, depth: int, rho: np.ndarray, mean: np.ndarray) -
     return np.maximum((1 + rest ** (1 / power)) ** power, 2.0**power * rest) * (1 - depth * _TINY)
 
 
-def _load(shape: np.ndarray, g: Any) -> tuple[Any, Any]:
+def _load(shape: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(k, its rounding error) at g of f(g) = sigma (1 - beta g), beta g <= 1."""
     sigma, beta = shape[..., 0], shape[..., 1]
     f = sigma * (1 - beta * g)
     return f * (2 - g * f), 64 * UNIT * sigma * (1 + sigma)
 
 
-def _first_load(shape: np.ndarray) -> Any:
+def _first_load(shape: np.ndarray) -> np.ndarray:
     f = np.minimum(shape[..., 0] * (1 - shape[..., 1]), 1.0) * (1 - _TINY)
     return f * (2 - f)
 
@@ -670,9 +672,7 @@ def _cell_bounds(setting: _TwoLayers, edges: np.ndarray) -> tuple[np.ndarray, np
     return corners - gamma(4) * size, head
 
 
-def _others_below(
-    setting: _TwoLayers, low: np.ndarray, high: np.ndarray, middle: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _others_below(setting: _TwoLayers, low: np.ndarray, high: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, ...]:
     """Lower bounds, at both ends of each cell, of a concave minorant of sum_i min_{g <= y} w_i/(g+a) + cost g/sqrt(y).
 
     Either, with any g0 and tau = w/(g0+a)^2:   w/(g0+a) + tau g0 + min(0, cost sqrt(y) - tau y);

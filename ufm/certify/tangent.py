@@ -16,13 +16,14 @@ a formula that nobody has analysed are bounded by :mod:`.enclosure`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics import eigh
+from .._numerics import Array, eigh
 from ..problem import Labels, Params, Problem
 from .dual import Bound
 from .enclosure import Ball, enclose, radius_of, why_not
@@ -47,7 +48,7 @@ def why_no_tangent(problem: Problem) -> str | None:
     return None if name is None else f"the rounding of {name}, which the {kind.name} loss uses, is not known"
 
 
-def tangent_bound(problem: Problem, form: ClassForm, params: Params, upper: Any) -> Bound:
+def tangent_bound(problem: Problem, form: ClassForm, params: Params[Array], upper: Array) -> Bound:
     """The proven bound at the tangent of the class logits.
 
     Args:
@@ -88,22 +89,22 @@ def tangent_bound(problem: Problem, form: ClassForm, params: Params, upper: Any)
 # ------------------------------------------------------------------ one tangent
 
 
-def _slope_of(loss: Any, classes: int) -> Any:
+def _slope_of(loss: Any, classes: int) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The data term of class logits with its gradient, as a function of logits and counts."""
 
-    def data(logits: Any, counts: Any) -> Any:
+    def data(logits: Array, counts: Array) -> Array:
         return jnp.sum(counts * loss.per_column(logits, Labels(counts, None, classes))) / jnp.sum(counts)
 
     return jax.value_and_grad(data)
 
 
-def _tangent(problem: Problem, form: ClassForm, logits: Any) -> tuple[Ball, Ball]:
+def _tangent(problem: Problem, form: ClassForm, logits: Array) -> tuple[Ball, Ball]:
     """f and G at float logits, with bounds of their errors."""
     counts = Ball(form.counts, form.doubt * form.counts)
     return enclose(_slope_of(problem.loss, problem.num_classes), logits, counts)
 
 
-def _height(data: Ball, slope: Ball, logits: Any) -> Any:
+def _height(data: Ball, slope: Ball, logits: Array) -> Array:
     """Lower bound of f(U) - <G, U>."""
     terms = slope.value * logits
     inner = jnp.sum(terms)
@@ -112,20 +113,20 @@ def _height(data: Ball, slope: Ball, logits: Any) -> Any:
     return data.value - inner - SLACK * error - gamma(4) * (jnp.abs(data.value) + jnp.abs(inner)) - TINY
 
 
-def _flow(slope: Ball) -> Any:
+def _flow(slope: Ball) -> Array:
     """Upper bound of |sum_k G_ck|, by row."""
     rounding = gamma(slope.value.shape[1]) * jnp.sum(jnp.abs(slope.value), axis=1)
     return jnp.abs(jnp.sum(slope.value, axis=1)) + SLACK * (rounding + jnp.sum(radius_of(slope), axis=1)) + TINY
 
 
-def _scaled(form: ClassForm, slope: Ball) -> tuple[Any, Any]:
+def _scaled(form: ClassForm, slope: Ball) -> tuple[Array, Array]:
     """(G D^{-1/2}, upper bound of the norm of its error)."""
     matrix = slope.value / form.root[None, :]
     error = absolute_norm(radius_of(slope) / form.root[None, :])
     return matrix, SLACK * error + (gamma(8) + 4 * form.doubt) * absolute_norm(matrix) + TINY
 
 
-def _norm(form: ClassForm, slope: Ball) -> Any:
+def _norm(form: ClassForm, slope: Ball) -> Array:
     """Upper bound of ||G D^{-1/2}||_2."""
     matrix, error = _scaled(form, slope)
     largest = jnp.max(jnp.abs(matrix))
@@ -138,7 +139,7 @@ def _norm(form: ClassForm, slope: Ball) -> Any:
 # ------------------------------------------------------------------ a free bias
 
 
-def _largest_bias(problem: Problem, form: ClassForm, logits: Any, upper: Any) -> Any:
+def _largest_bias(problem: Problem, form: ClassForm, logits: Array, upper: Array) -> Array:
     """Upper bound of max |b_c| where F <= upper; of the bias less its mean, for a loss that such shifts leave as it is.
 
     A tangent at U_j cuts off  (G_j 1) . b <= h_j = upper - (f(U_j) - <G_j, U_j>) + what <G_j, Z> can win.  With
@@ -149,7 +150,7 @@ def _largest_bias(problem: Problem, form: ClassForm, logits: Any, upper: Any) ->
     far = 8.0 + 2.0 * jnp.max(jnp.abs(logits))
     steps = far * jnp.concatenate([eye, -eye])
 
-    def cut(step: Any) -> tuple[Any, Any, Any]:
+    def cut(step: Array) -> tuple[Array, Array, Array]:
         here = logits + step[:, None]
         data, slope = _tangent(problem, form, here)
         matrix, error = _scaled(form, slope)
@@ -174,13 +175,13 @@ def _largest_bias(problem: Problem, form: ClassForm, logits: Any, upper: Any) ->
     return jnp.where(left < 0.9, bound / (1.0 - left) * (1 + gamma(8)), jnp.inf)
 
 
-def _nonnegative_fit(rows: Any, targets: Any, rounds: int = 300) -> Any:
+def _nonnegative_fit(rows: Array, targets: Array, rounds: int = 300) -> Array:
     """y >= 0 with y rows near the targets, by accelerated projected gradient; floats, need no proof."""
     product = rows @ rows.T
     size = jnp.trace(product)
     start = jnp.zeros((targets.shape[0], rows.shape[0]))
 
-    def body(step: Any, carry: Any) -> Any:
+    def body(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         y, z = carry
         new = jnp.maximum(z - (z @ product - targets @ rows.T) / size, 0.0)
         return new, new + step / (step + 3.0) * (new - y)
