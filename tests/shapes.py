@@ -1,9 +1,11 @@
 """Shapes that public functions state, held against every call of a test run: what was taken, and what came back.
 
 A function is checked after it returned.  So its own doors speak first, and a call that they refuse is none.  What is
-checked are annotations of jaxtyping on arrays; lists and numbers have no shape.
+checked are annotations of jaxtyping on arrays, those on the fields of a record that comes back among them; lists and
+numbers have no shape.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -11,6 +13,7 @@ import sys
 import typing
 
 import jaxtyping
+import numpy as np
 from beartype.door import is_bearable
 
 _SHAPES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Float64", "Int", "Real")}
@@ -24,6 +27,20 @@ def _states_a_shape(hint: object) -> bool:
     return any(_states_a_shape(part) for part in typing.get_args(hint))
 
 
+def _fields(hint: object, names: dict[str, object]) -> dict[str, object]:
+    """The fields of a record that state a shape; none where the annotation is no record."""
+    kind = typing.get_origin(hint) or hint
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return {}
+    known = typing.get_type_hints(kind, localns=names)
+    return {name: part for name, part in known.items() if _states_a_shape(part)}
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value has a shape; a single number of NumPy is an array without axes."""
+    return is_bearable(np.asarray(value) if isinstance(value, np.generic) else value, hint)
+
+
 def with_shapes(function, names=None):
     """The function, whose arguments and result must agree with the shapes that it states.
 
@@ -32,9 +49,11 @@ def with_shapes(function, names=None):
         names: what its annotations may name beside what its module imports.
     """
     inner = inspect.unwrap(function)
-    known = typing.get_type_hints(inner, localns={**(names or {}), **_SHAPES})
+    names = {**(names or {}), **_SHAPES}
+    known = typing.get_type_hints(inner, localns=names)
     hints = {name: hint for name, hint in known.items() if _states_a_shape(hint)}
-    if not hints:
+    fields = _fields(known.get("return"), names)
+    if not hints and not fields:
         return function
     signature = inspect.signature(inner)
 
@@ -46,8 +65,14 @@ def with_shapes(function, names=None):
             for name, value in [*given.items(), ("return", found)]:
                 if name in hints and (name == "return" or hasattr(value, "shape")):
                     shape = getattr(value, "shape", type(value).__name__)
-                    fits = is_bearable(value, hints[name])
-                    assert fits, f"{function.__name__}: {name} of shape {shape} is no {hints[name]}"
+                    assert _fits(value, hints[name]), (
+                        f"{function.__name__}: {name} of shape {shape} is no {hints[name]}"
+                    )
+        with jaxtyping.jaxtyped("context"):
+            for name, hint in fields.items():
+                value = getattr(found, name)
+                shape = getattr(value, "shape", type(value).__name__)
+                assert _fits(value, hint), f"{function.__name__}: {name} of shape {shape} is no {hint}"
         return found
 
     return checked
@@ -61,6 +86,8 @@ def check(name: str) -> None:
     for found in [names[key] for key in public if not key.startswith("_")]:
         if inspect.isclass(found):
             for key, part in list(vars(found).items()):
+                if key == "__init__" and dataclasses.is_dataclass(found):
+                    continue  # a record is also put together of what stands for arrays inside of JAX
                 if inspect.isfunction(part) and (watched := with_shapes(part, names)) is not part:
                     setattr(found, key, watched)
                 elif isinstance(part, property) and (watched := with_shapes(part.fget, names)) is not part.fget:

@@ -1,5 +1,7 @@
 """The check of stated shapes: it hears a wrong result, dimensions that disagree, and nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from jaxtyping import Float64, Real
@@ -30,3 +32,20 @@ def test_public_functions_are_checked_here_and_states_of_no_shape_are_left_alone
     assert all(hasattr(function, "__wrapped__") for function in (gram, norms))
     plain = lambda x: x  # noqa: E731
     assert with_shapes(plain) is plain
+
+
+def test_the_fields_of_a_record_that_comes_back_are_checked():
+    @dataclasses.dataclass
+    class Pair:
+        value: Float64[np.ndarray, "*batch"]
+        matrix: Float64[np.ndarray, "*batch m m"]
+        name: str = ""
+
+    def pair(batch: tuple[int, ...], m: int) -> Pair:
+        return Pair(np.zeros(batch)[()], np.zeros((*batch, m, 3)))
+
+    checked = with_shapes(pair)
+    assert checked((2,), 3).matrix.shape == (2, 3, 3)
+    assert checked((), 3).value == 0  # a single number of NumPy
+    with pytest.raises(AssertionError, match=r"pair: matrix of shape \(2, 4, 3\) is no"):
+        checked((2,), 4)
