@@ -491,14 +491,6 @@ def test_blocks_carry_over_to_more_classes():
     assert best_network(7, *two).value == pytest.approx(collapse_value, abs=1e-14)
 
 
-def test_structures_that_win_pass_the_structural_lemma():
-    for block in (deep_structures.kneser(5, 4), deep_structures.fan(4, 0.93, 0.36, 0.97)):
-        layer = block.hidden[0] @ block.features
-        assert deep.relu_may_help(layer.T @ layer)  # the Gram matrix of A_1 is singular
-    assert not deep.relu_may_help(np.eye(4) + 0.3)  # an inverse M-matrix
-    assert deep.relu_may_help(np.linalg.inv(2 * np.eye(3) + 0.5))
-
-
 # ------------------------------------------------------------------ linear networks
 
 

@@ -611,25 +611,3 @@ def relu_lower_bound(num_classes: int, samples: float, weight_decays: Sequence[f
     given = (num_classes, samples, weight_decays, feature_decay)
     bound = channel_bound(*given)
     return max(bound, two_layer_bound(*given)) if len(weight_decays) == 2 else bound
-
-
-def relu_may_help(gram: ArrayLike, tolerance: float = 1e-9) -> bool:
-    """Whether a hidden class Gram matrix lets a ReLU network beat deep neural collapse.
-
-    A collapsed point with F < F_DNC has a hidden layer l <= max(L-2, 1) whose class Gram matrix A_l^T A_l is singular
-    or has an inverse with a positive entry off the diagonal; for the others the linear bound holds.
-
-    Args:
-        gram: A_l^T A_l, shape (K, K).
-        tolerance: relative size below which a singular value or an entry counts as zero.
-
-    Status: derived.
-
-    >>> relu_may_help(np.eye(3)), relu_may_help(np.ones((3, 3)))
-    (False, True)
-    """
-    matrix = np.asarray(gram, dtype=np.float64)
-    if np.linalg.matrix_rank(matrix, tol=tolerance * np.abs(matrix).max()) < len(matrix):
-        return True
-    inverse = np.linalg.inv(matrix)
-    return bool(np.any(inverse - np.diag(np.diag(inverse)) > tolerance * np.abs(inverse).max()))

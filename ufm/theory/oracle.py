@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import _checks as door
+from .._checks import ArrayLike
 from .._memory import exceeds_limit, in_words, limit
 from .._registry import Registry
 from ..problem import Params, Problem, check_problem
@@ -373,7 +374,7 @@ def zero_bias(problem: Problem) -> np.ndarray | None:
     return None if problem.model.bias == "none" else np.zeros(problem.num_classes)
 
 
-def check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: ArrayLike) -> None:
     """Raise a ValueError that names the argument of a formula unless it is finite and positive."""
     array = np.asarray(value, dtype=np.float64)
     good = np.isfinite(array) & (array > 0)
@@ -381,7 +382,7 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: {array[~good].ravel()[0]:g} is not allowed; give a finite positive number")
 
 
-def check_at_least(name: str, value: Any, least: float, words: str = "") -> None:
+def check_at_least(name: str, value: ArrayLike, least: float, words: str = "") -> None:
     """Raise a ValueError that names the argument of a formula unless it is finite and reaches the least value."""
     array = np.asarray(value, dtype=np.float64)
     good = np.isfinite(array) & (array >= least)
