@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +39,7 @@ from .problem import Params, Problem, check_problem
 from .solve import STAGES, Result, Smoothed, evaluated, solve
 from .solve.loop import walk
 from .solve.methods import LBFGS
+from .solve.space import Unconstrained
 from .theory.deep_structures import Directions, small_decay_ratio, trim
 
 SIZES = (1.0, 0.5, 2.0)
@@ -296,12 +296,11 @@ _GTOL = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
-class _LogRatio:
+class _LogRatio(Unconstrained):
     """log ρ as a function of flat coordinates, a space for :func:`ufm.solve.loop.walk` (used while tracing)."""
 
     unravel: Callable[[jax.Array], list[jax.Array]]
     rounding: jax.Array | float
-    retract: bool = False
 
     def value(self, y: jax.Array) -> jax.Array:
         factors = self.unravel(y)
@@ -319,18 +318,12 @@ class _LogRatio:
     def value_and_gradient(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.value_and_grad(self.value)(y)
 
-    def project(self, y: jax.Array) -> jax.Array:
-        return y
-
-    def tangent(self, y: jax.Array, direction: jax.Array) -> jax.Array:
-        return direction
-
     def stationarity(self, y: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         norm = jnp.linalg.norm(gradient) * jnp.linalg.norm(y)
         return norm, norm
 
-    def relative(self, norm: jax.Array, value: jax.Array) -> jax.Array:
-        return norm
+    def relative(self, metric_norm: jax.Array, value: jax.Array) -> jax.Array:
+        return metric_norm
 
     def to_params(self, y: jax.Array) -> jax.Array:
         return y
@@ -345,8 +338,7 @@ def _descend_all(ys: jax.Array, stages: jax.Array, steps: jax.Array, shapes: _Sh
     _, unravel = ravel_pytree([jnp.zeros(shape) for shape in shapes])
 
     def stage(y: jax.Array, rounding: jax.Array) -> tuple[jax.Array, None]:
-        end = walk(_LogRatio(unravel, rounding), y, LBFGS(), _GTOL, steps).params
-        return cast(jax.Array, end), None  # the space leaves coordinates as they are
+        return walk(_LogRatio(unravel, rounding), y, LBFGS(), _GTOL, steps).params, None
 
     def descend(y: jax.Array) -> tuple[jax.Array, jax.Array]:
         end, _ = jax.lax.scan(stage, y, stages)

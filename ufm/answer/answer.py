@@ -309,7 +309,7 @@ def _asks_for_factors(options: dict[str, Any]) -> bool:
 
 def _by_groups(problem: Problem, kind: np.ndarray, program: Program, found: Judged, seconds: float) -> Answer:
     """The answer where equal classes are merged: cost and memory by groups, not by classes."""
-    seen, bias, gradient = found.result, None, np.float64(np.nan)
+    seen, bias, gradient = found.result, None, np.full((), np.nan)
     empty = np.full(1, np.nan)
     history = History(np.full(1, -1), empty, empty)
     if isinstance(program, GramProgram):

@@ -16,14 +16,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .._numerics import eigh, svd, symmetric
+from .._numerics import Array, eigh, svd, symmetric
 from ..problem import Params, Problem
 from .result import Result
 
@@ -47,7 +46,7 @@ def differentiable(run: Callable[[Problem], Result], problem: Problem) -> Result
     optimum = jax.custom_jvp(run)
 
     @optimum.defjvp
-    def rule(primals: Any, tangents: Any) -> Any:
+    def rule(primals: tuple[Problem], tangents: tuple[Problem]) -> tuple[Result, Result]:
         (here,), (change,) = primals, tangents
         result = optimum(here)
         move = jax.vmap(_move) if here.batch_shape else _move
@@ -58,13 +57,13 @@ def differentiable(run: Callable[[Problem], Result], problem: Problem) -> Result
     return optimum(problem)
 
 
-def _no_change(leaf: Any) -> Any:
+def _no_change(leaf: Array) -> Array:
     if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
         return jnp.zeros_like(leaf)
     return np.zeros(np.shape(leaf), jax.dtypes.float0)
 
 
-def _move(problem: Problem, params: Params, change: Any) -> tuple[Any, Params]:
+def _move(problem: Problem, params: Params, change: Problem) -> tuple[jax.Array, Params]:
     """(change of the value, change of the point) of one problem."""
     outward = _outward(problem, params)
     _, value = jax.jvp(lambda p: _value(p, outward), (problem,), (change,))
@@ -77,7 +76,7 @@ def _move(problem: Problem, params: Params, change: Any) -> tuple[Any, Params]:
     unit = jax.tree.map(lambda leaf, m: jnp.broadcast_to(1.0 / jnp.sqrt(m), leaf.shape), params, metric)
     unit = ravel_pytree(unit)[0]
 
-    def slope(p: Problem, y: Any) -> Any:
+    def slope(p: Problem, y: jax.Array) -> jax.Array:
         return jax.grad(lambda y: _value(p, restore(unit * y)))(y)
 
     y = flat / unit
@@ -100,7 +99,7 @@ def _placed(problem: Problem, params: Params) -> Params:
     return params if problem.model.is_free else problem.model.project(params, problem.labels)
 
 
-def _value(problem: Problem, params: Params) -> Any:
+def _value(problem: Problem, params: Params) -> Array:
     here = _placed(problem, params)
     return problem.data_term(problem.model.logits(here)) + problem.penalty(here)
 
@@ -116,7 +115,7 @@ def _outward(problem: Problem, params: Params) -> Params:
     doubled = jax.tree.map(lambda leaf: 2.0 * leaf, params)
     back = _placed(problem, doubled)
 
-    def beyond(here: Any, far: Any, back: Any, axis: int | None) -> Any:
+    def beyond(here: Array, far: Array, back: Array, axis: int | None) -> jax.Array:
         apart = jnp.sqrt(jnp.sum((back - here) ** 2, axis=axis, keepdims=True))
         active = apart < 0.5 * jnp.sqrt(jnp.sum(here**2, axis=axis, keepdims=True))
         return jnp.where(active, far, here)
@@ -154,7 +153,7 @@ def _symmetries(problem: Problem, params: Params) -> Params:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 
 
-def _rotation(params: Params, place: int, plane: Any) -> Params:
+def _rotation(params: Params, place: int, plane: Array) -> Params:
     """The turn of two coordinates between a factor, the features being number 0, and the next: T A and -B T."""
     p, q = plane
     moved = [jnp.zeros_like(x) for x in (params.features, *params.weights)]
@@ -166,7 +165,7 @@ def _rotation(params: Params, place: int, plane: Any) -> Params:
     return Params(tuple(moved[1:]), moved[0], None if params.bias is None else jnp.zeros_like(params.bias))
 
 
-def _length(params: Params, features: bool, index: Any) -> Params:
+def _length(params: Params, features: bool, index: Array) -> Params:
     """The change of the length of one column of the features, or of one row of the classifier."""
     zero = jax.tree.map(jnp.zeros_like, params)
     if features:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import real_array, show, whole_number
-from .._numerics import cores, float64, in_float64, is_traced, record, static, to_host
+from .._checks import ArrayLike, real_array, show, whole_number
+from .._numerics import Array, cores, float64, in_float64, is_traced, record, static, to_host
 from .._programs import compiled
 from ..problem import Params, Problem, as_params, check_problem
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Real
 
 _CACHE = 3 << 19
 """Bytes that a block of starts may take: a cache of 2 MiB per core is common."""
@@ -39,20 +42,20 @@ class Descent:
     """
 
     params: Params
-    value: Any
-    gradient_norm: Any
+    value: Float[Array, "*batch"]
+    gradient_norm: Float[Array, "*batch"]
     steps: int = static()
     recorded: tuple[int, ...] = static()
-    history: Any = None
+    history: Float[Array, "*batch records"] | None = None
 
 
 def descend(
     problem: Problem,
     start: Params,
     *,
-    learning_rate: Any,
+    learning_rate: Real[ArrayLike, ""] | Real[ArrayLike, " starts"],
     steps: int,
-    momentum: Any = 0.0,
+    momentum: Real[ArrayLike, ""] = 0.0,
     records: int = 20,
 ) -> Descent:
     """Gradient descent  v <- momentum v + grad F(x),  x <- x - eta v,  for a given number of steps.
@@ -100,7 +103,9 @@ def descend(
 
 
 @in_float64
-def _descend(problem: Problem, start: Params, rate: Any, momentum: Any, each: int, rounds: int) -> Any:
+def _descend(
+    problem: Problem, start: Params, rate: ArrayLike, momentum: ArrayLike, each: int, rounds: int
+) -> tuple[Params, Array, Array]:
     rate = jnp.asarray(rate, float)
     numbers = jnp.asarray(momentum, float), jnp.asarray(each)
     if np.ndim(start.features) == 2:
@@ -115,13 +120,19 @@ def _descend(problem: Problem, start: Params, rate: Any, momentum: Any, each: in
 
 
 def _in_blocks(
-    problem: Problem, start: Params, rate: Any, numbers: tuple[Any, Any], rounds: int, stacked: int, block: int
-) -> Any:
+    problem: Problem,
+    start: Params,
+    rate: np.ndarray,
+    numbers: tuple[jax.Array, jax.Array],
+    rounds: int,
+    stacked: int,
+    block: int,
+) -> tuple[Params, Array, Array]:
     """All starts, block by block through one program, a block per thread at a time; the last block repeats a start."""
     lanes = len(rate)
     places = [np.minimum(np.arange(first, first + block), lanes - 1) for first in range(0, lanes, block)]
 
-    def run(place: Any, each: Any = numbers[1]) -> Any:
+    def run(place: np.ndarray, each: jax.Array = numbers[1]) -> tuple[Params, Array, Array]:
         part = jax.tree.map(lambda leaf: np.asarray(leaf)[place], problem) if stacked == 0 else problem
         with float64():  # a thread has a precision of its own
             given = jax.tree.map(lambda leaf: jnp.asarray(leaf[place]), (start, rate))
@@ -140,12 +151,12 @@ def _lanes_in_cache(start: Params) -> int:
 
 
 @jax.custom_vjp
-def _times(w: Any, x: Any) -> Any:
+def _times(w: Array, x: Array) -> Array:
     """W x, with a backward pass that makes W^T first: on a processor XLA's products with a transposed left are slow."""
     return w @ x
 
 
-def _times_back(kept: Any, error: Any) -> Any:
+def _times_back(kept: tuple[jax.Array, jax.Array], error: jax.Array) -> tuple[jax.Array, jax.Array]:
     w, x = kept
     turned = jax.lax.optimization_barrier(w.T) if jax.default_backend() == "cpu" else w.T
     return error @ x.T, turned @ error
@@ -155,7 +166,7 @@ _times.defvjp(lambda w, x: (w @ x, (w, x)), _times_back)
 
 
 @jax.custom_vjp
-def _relu(z: Any) -> Any:
+def _relu(z: Array) -> jax.Array:
     """max(z, 0) with the slope of automatic differentiation, 1/2 at 0, but without its division."""
     return jnp.maximum(z, 0.0)
 
@@ -166,7 +177,7 @@ _relu.defvjp(
 )
 
 
-def _objective(problem: Problem, params: Params) -> Any:
+def _objective(problem: Problem, params: Params) -> Array:
     """F, with the backward pass above."""
     model, z = problem.model, params.features
     if model.readout == "pairs":
@@ -179,15 +190,17 @@ def _objective(problem: Problem, params: Params) -> Any:
     return problem.data_term(z) + problem.penalty(params)
 
 
-def _one(problem: Problem, start: Params, rate: Any, momentum: Any, each: Any, rounds: int) -> Any:
+def _one(
+    problem: Problem, start: Params, rate: jax.Array, momentum: jax.Array, each: jax.Array, rounds: int
+) -> tuple[Params, jax.Array, jax.Array]:
     slope = jax.grad(functools.partial(_objective, problem))
 
-    def step(_: Any, state: Any) -> Any:
+    def step(_: jax.Array, state: tuple[Params, Params]) -> tuple[Params, Params]:
         params, velocity = state
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, slope(params))
         return jax.tree.map(lambda x, v: x - rate * v, params, velocity), velocity
 
-    def stretch(state: Any, _: None) -> Any:
+    def stretch(state: tuple[Params, Params], _: None) -> tuple[tuple[Params, Params], Array]:
         state = jax.lax.fori_loop(0, each, step, state)
         return state, problem.objective(state[0])
 
@@ -198,8 +211,14 @@ def _one(problem: Problem, start: Params, rate: Any, momentum: Any, each: Any, r
 
 
 def _stack(
-    problem: Problem, start: Params, rate: Any, momentum: Any, each: Any, rounds: int, stacked: int | None
-) -> Any:
+    problem: Problem,
+    start: Params,
+    rate: jax.Array,
+    momentum: jax.Array,
+    each: jax.Array,
+    rounds: int,
+    stacked: int | None,
+) -> tuple[Params, jax.Array, jax.Array]:
     if stacked is None:
         return _one(problem, start, rate, momentum, each, rounds)
     axes = (None if stacked < 0 else 0, 0, 0, None, None)

@@ -10,20 +10,24 @@ Boumal, Voroninski & Bandeira 2016), and a certificate judges each answer anyway
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .. import _checks as door
-from .._numerics import eigh, in_float64, number, record, symmetric, unit_columns
+from .._numerics import Array, eigh, in_float64, number, record, symmetric, unit_columns
 from .._programs import compiled
 from ..problem import GramProgram, GroupGram, Params, Problem, check_kind
 from .loop import check_limits, walk
 from .methods import LBFGS
 from .result import History, Result, Status
 from .space import make_space
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Real
 
 
 @record
@@ -43,13 +47,13 @@ class GramResult:
     """
 
     gram: GroupGram
-    factor: Any
-    value: Any
-    log_excess: Any
-    relative_gradient: Any
-    gradient_norm: Any
-    status: Any
-    steps: Any
+    factor: Float[Array, "*batch rows g"]
+    value: Float[Array, "*batch"]
+    log_excess: Float[Array, "*batch"]
+    relative_gradient: Float[Array, "*batch"]
+    gradient_norm: Float[Array, "*batch"]
+    status: Int[Array, "*batch"]
+    steps: Int[Array, "*batch"]
     history: History
 
 
@@ -58,39 +62,39 @@ class _Space:
     """Coordinates y of a factor: columns y_a = c_a x_a, of any length where |x_a| is 1."""
 
     program: GramProgram
-    weight: Any
-    offset: Any
+    weight: jax.Array
+    offset: jax.Array
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.program.groups + 1, self.program.groups
 
-    def to_params(self, y: Any) -> Any:
+    def to_params(self, y: jax.Array) -> Array:
         x = y.reshape(self.shape) / self.weight[None, :]
         if not self.program.on_sphere:
             return x
         spread = jnp.where(self.program.classes > 1, x[-1], 0.0)  # a group of one class has none
         return unit_columns(jnp.concatenate([x[:-1], spread[None, :]]))
 
-    def value(self, y: Any) -> Any:
+    def value(self, y: jax.Array) -> Array:
         return self.program.log_excess(self.to_params(y)) + self.offset
 
-    def value_and_gradient(self, y: Any) -> tuple[Any, Any]:
+    def value_and_gradient(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.value_and_grad(self.value)(y)
 
     @property
     def retract(self) -> bool:
         return self.program.on_sphere
 
-    def project(self, y: Any) -> Any:
+    def project(self, y: jax.Array) -> Array:
         return (self.to_params(y) * self.weight[None, :]).ravel() if self.program.on_sphere else y
 
-    def is_uneven(self, y: Any) -> Any:
+    def is_uneven(self, y: jax.Array) -> jax.Array:
         x = y.reshape(self.shape) / self.weight[None, :]
         square = jnp.sum(x * x, axis=0)
         return (jnp.min(square) < 1 / 16) | (jnp.max(square) > 16)
 
-    def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
+    def stationarity(self, y: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(norm of the gradient of the log excess in x, dimensionless norm in the metric)."""
         g, x = gradient.reshape(self.shape), y.reshape(self.shape) / self.weight[None, :]
         if self.program.on_sphere:
@@ -101,12 +105,12 @@ class _Space:
         root = jnp.exp(0.5 * self.program.log_excess(self.to_params(y)))
         return jnp.linalg.norm(g * self.weight[None, :]), jnp.linalg.norm(g) * root
 
-    def relative(self, metric_norm: Any, value: Any) -> Any:
+    def relative(self, metric_norm: jax.Array, value: jax.Array) -> jax.Array:
         del value
         return metric_norm
 
 
-def minimize_gram(program: GramProgram, gtol: Any, max_steps: Any) -> GramResult:
+def minimize_gram(program: GramProgram, gtol: ArrayLike, max_steps: ArrayLike) -> GramResult:
     """Minimise a Gram program; a pure array program (vmap it over stacked programs)."""
     start = simplex_factor(program)
     weight = _weights(program, start)
@@ -130,7 +134,7 @@ def minimize_gram(program: GramProgram, gtol: Any, max_steps: Any) -> GramResult
     )
 
 
-def simplex_factor(program: GramProgram) -> Any:
+def simplex_factor(program: GramProgram) -> jax.Array:
     """Factor of the simplex ETF, slightly off it in every direction so that no direction is lost by symmetry."""
     m, g = program.classes, program.groups
     k = jnp.sum(m)
@@ -143,10 +147,10 @@ def simplex_factor(program: GramProgram) -> Any:
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(g + 1, g)))
     factor = jnp.concatenate([v, jnp.where(m > 1, t, 0.0)[None, :]]) + 1e-3 * noise
     factor = factor.at[-1].set(jnp.where(m > 1, factor[-1], 0.0))
-    return jnp.sqrt(radius) * unit_columns(factor)
+    return jnp.multiply(jnp.sqrt(radius), unit_columns(factor))
 
 
-def _ridge_square(program: GramProgram) -> Any:
+def _ridge_square(program: GramProgram) -> jax.Array:
     """|h|^2 of the balanced ridge optimum with the same K and N (contrastive theory, section 5)."""
     k, total = jnp.sum(program.classes), jnp.sum(program.classes * program.counts)
     n = total / k
@@ -156,7 +160,7 @@ def _ridge_square(program: GramProgram) -> Any:
     return spread / program.scale * (k - 1.0) / k
 
 
-def _weights(program: GramProgram, factor: Any) -> Any:
+def _weights(program: GramProgram, factor: Array) -> jax.Array:
     """Metric of the columns: root of the force on each group (sphere), or of its decay (ridge)."""
     if not program.on_sphere:
         return jnp.sqrt(program.decay * program.classes * program.counts)
@@ -203,7 +207,7 @@ _many = compiled(jax.vmap(minimize_gram, in_axes=(0, None, None)), bulk=True)
 
 
 @door.checked(matrix=door.numbers_of(ndim=(2,)), dim=door.whole(1, 10**7))
-def features_of(matrix: Any, dim: int) -> Any:
+def features_of(matrix: Real[Array, "K K"], dim: int) -> Float[jax.Array, "d K"]:
     """Features, d x K, with a K x K Gram matrix (the nearest in d dimensions if its rank is above d)."""
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"matrix: shape {matrix.shape} is not square; give a K x K Gram matrix")
@@ -215,7 +219,9 @@ def features_of(matrix: Any, dim: int) -> Any:
     return jnp.concatenate([features[size - kept :][::-1], jnp.zeros((dim - kept, size))])
 
 
-def solve_by_gram(problem: Problem, program: GramProgram, group: Any, gtol: Any, max_steps: Any) -> Result:
+def solve_by_gram(
+    problem: Problem, program: GramProgram, group: Array, gtol: ArrayLike, max_steps: ArrayLike
+) -> Result:
     """Solve the program and map its Gram matrix back to features of the problem; a pure array program."""
     found = minimize_gram(program, gtol, max_steps)
     params = lift_gram(problem, found.gram, group)
@@ -229,7 +235,7 @@ def solve_by_gram(problem: Problem, program: GramProgram, group: Any, gtol: Any,
 
 
 @in_float64
-def lift_gram(problem: Problem, gram: GroupGram, group: Any) -> Params:
+def lift_gram(problem: Problem, gram: GroupGram, group: Array) -> Params:
     """Features of a problem whose class means have a grouped Gram matrix.
 
     Args:

@@ -8,15 +8,16 @@ that are small beside the largest are set to zero where that lowers the relative
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .. import _checks as door
 from .._checks import show, whole_number
-from .._numerics import eigh, in_float64, number, record, svd
+from .._numerics import Array, eigh, in_float64, number, record, svd
 from .._programs import compiled
 from ..problem import Params, Problem, check_kind
 from ..problem.groups import GroupLanes, LogitGroups, group_of_classes, in_blocks, lanes_of
@@ -25,7 +26,11 @@ from .logits import factor
 from .loop import check_limits, walk
 from .methods import LBFGS
 from .result import Ended, Status
-from .two_groups import solve_two_groups
+from .space import Unconstrained
+from .two_groups import Found, solve_two_groups
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float64, Int, Real
 
 
 @record
@@ -44,13 +49,13 @@ class GroupsResult(Ended):
         steps: evaluations.
     """
 
-    alpha: Any
-    between: Any
-    bias: Any
-    value: Any
-    relative_gradient: Any
-    status: Any
-    steps: Any
+    alpha: Float[Array, "*batch g"]
+    between: Float[Array, "*batch g g"]
+    bias: Float[Array, "*batch g"]
+    value: Float[Array, "*batch"]
+    relative_gradient: Float[Array, "*batch"]
+    status: Int[Array, "*batch"]
+    steps: Int[Array, "*batch"]
 
 
 A_PROGRAM = door.of_type(LogitGroups, "make one with ufm.problem.logit_groups or ufm.grouped")
@@ -60,7 +65,7 @@ A_RESULT = door.of_type(GroupsResult, "give what ufm.solve.solve_groups returns"
 # ------------------------------------------------------------------ one group
 
 
-def _solve_single(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ...]:
+def _solve_single(numbers: GroupLanes, gtol: ArrayLike, max_steps: ArrayLike) -> Found:
     """One group: the softmax mass of the others at the optimum is known, and alpha with it."""
     del max_steps
     k, scale = numbers.classes[0], (numbers.logit_scale * numbers.sample_scale)[0]
@@ -68,7 +73,7 @@ def _solve_single(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, 
     force = numbers.class_weight[0] * scale
     even = numbers.smoothing * (k - 1.0) / k
 
-    def others(alpha: Any) -> Any:
+    def others(alpha: jax.Array) -> jax.Array:
         gap = numbers.own_margin[0] - scale * alpha
         return (k - 1.0) / (k - 1.0 + jnp.exp(-gap))
 
@@ -91,34 +96,33 @@ def _solve_single(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, 
 
 
 @dataclasses.dataclass(frozen=True)
-class _Factors:
+class _Factors(Unconstrained):
     """Coordinates (x, U, V, y) of one program:  alpha = x^2 / (2 c),  lambda_Z B = U V,  beta = y / sqrt(m).
 
     c_a = (K_a - 1) sqrt(n_a) lambda_Z, so the penalty of alpha and B is half the square of (x, U, V).
     """
 
     numbers: GroupLanes
-    cost: Any
-    outer: Any
-    unit: Any
-    retract = False
+    cost: Array
+    outer: Array
+    unit: Array
 
     @property
     def size(self) -> int:
         return self.cost.shape[0]
 
-    def split(self, y: Any) -> tuple[Any, Any, Any, Any]:
+    def split(self, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         g, r = self.size, self.size - 1
         x, u, v = y[:g], y[g : g + g * r].reshape(g, r), y[g + g * r : g + 2 * g * r].reshape(r, g)
         return jnp.where(self.cost > 0, x, 0.0), u, v, y[g + 2 * g * r :]
 
-    def to_params(self, y: Any) -> tuple[Any, Any, Any]:
+    def to_params(self, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         x, u, v, b = self.split(y)
         alpha = x * x / (2 * jnp.where(self.cost > 0, self.cost, 1.0))
         bias = b / self.unit if self.numbers.bias != "none" else jnp.zeros(self.size)
         return alpha, (u @ v) / self.outer, bias
 
-    def value_and_gradient(self, y: Any) -> tuple[Any, Any]:
+    def value_and_gradient(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         (alpha, between, bias), back = jax.vjp(self.to_params, y)
         data, slopes = _data(self.numbers, alpha, between, bias)
         x, u, v, _ = self.split(y)
@@ -129,21 +133,17 @@ class _Factors:
         pull = jnp.concatenate([x, u.ravel(), v.ravel(), jnp.zeros(y.shape[0] - self.size * (2 * self.size - 1))])
         return value, back(slopes)[0] + pull
 
-    def project(self, y: Any) -> Any:
-        return y
-
-    def is_uneven(self, y: Any) -> Any:
-        return jnp.zeros((), bool)
-
-    def stationarity(self, y: Any, gradient: Any) -> tuple[Any, Any]:
+    def stationarity(self, y: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         norm = jnp.linalg.norm(gradient)
         return norm, norm
 
-    def relative(self, metric_norm: Any, value: Any) -> Any:
+    def relative(self, metric_norm: jax.Array, value: jax.Array) -> jax.Array:
         return metric_norm / jnp.sqrt(jnp.maximum(jnp.abs(value), 1e-300))
 
 
-def _data(numbers: GroupLanes, alpha: Any, between: Any, bias: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+def _data(
+    numbers: GroupLanes, alpha: jax.Array, between: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """The data term of one program (one lane) and its gradient in alpha, M and beta."""
     gaps, back = jax.vjp(lambda a, m, b: numbers.gaps(a[:, None], m[:, :, None], b[:, None]), alpha, between, bias)
     share = numbers.classes * numbers.counts * numbers.class_weight / numbers.total[None]
@@ -160,7 +160,7 @@ def _factors(numbers: GroupLanes) -> _Factors:
     return _Factors(numbers, (k - 1.0) * jnp.sqrt(n) * level, outer, jnp.sqrt(k * (near + numbers.bias_decay[0])))
 
 
-def _begin_factors(space: _Factors) -> Any:
+def _begin_factors(space: _Factors) -> jax.Array:
     """All gaps of a group equal, and slightly off it in every direction."""
     numbers, g = space.numbers, space.size
     k, n = numbers.classes[:, 0], numbers.counts[:, 0]
@@ -178,7 +178,9 @@ def _begin_factors(space: _Factors) -> Any:
     return jnp.concatenate([x, u.ravel(), v.ravel(), jnp.zeros(g if numbers.bias != "none" else 0)])
 
 
-def _measure(numbers: GroupLanes, alpha: Any, between: Any, bias: Any, rank: Any) -> tuple[Any, Any]:
+def _measure(
+    numbers: GroupLanes, alpha: jax.Array, between: jax.Array, bias: jax.Array, rank: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(F, relative gradient) of one program at a block of given rank."""
     k, n, level = numbers.classes[:, 0], numbers.counts[:, 0], numbers.lambda_z[0]
     outer = jnp.sqrt(k)[:, None] * jnp.sqrt(k * n)[None, :]
@@ -204,12 +206,12 @@ def _measure(numbers: GroupLanes, alpha: Any, between: Any, bias: Any, rank: Any
     return value, jnp.where(finite & jnp.isfinite(value), relative, jnp.nan)
 
 
-def _polish(space: _Factors, y: Any) -> Any:
+def _polish(space: _Factors, y: jax.Array) -> jax.Array:
     """Newton steps with an eigenvalue-truncated inverse: rotations of (U, V) have no curvature."""
     gradient = lambda y: space.value_and_gradient(y)[1]  # noqa: E731
     curvature = jax.jacfwd(gradient)
 
-    def step(_: Any, y: Any) -> Any:
+    def step(_: jax.Array, y: jax.Array) -> jax.Array:
         g, h = gradient(y), curvature(y)
         h = 0.5 * (h + h.T)
         finite = jnp.all(jnp.isfinite(h))
@@ -223,14 +225,13 @@ def _polish(space: _Factors, y: Any) -> Any:
     return jax.lax.fori_loop(0, _NEWTON_STEPS, step, y)
 
 
-def _solve_factors(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ...]:
+def _solve_factors(numbers: GroupLanes, gtol: ArrayLike, max_steps: ArrayLike) -> Found:
     """One program of any number of groups (one lane): L-BFGS, Newton, and dead modes cut to exact zeros."""
     space = _factors(numbers)
     g = space.size
     result = walk(space, _begin_factors(space), LBFGS(), 0.01 * gtol, max_steps)
     # walk gives back what to_params makes; the polish needs coordinates, so they are found again.
-    reached: Any = result.params
-    alpha, between, bias = reached
+    alpha, between, bias = result.params
     left, s, right = svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
     root = jnp.sqrt(s[: g - 1])
     parts = [jnp.sqrt(2 * space.cost * alpha), (left[:, : g - 1] * root[None, :]).ravel()]
@@ -239,7 +240,7 @@ def _solve_factors(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any,
     alpha, between, bias = space.to_params(_polish(space, y))
     left, s, right = svd(jnp.where(jnp.isfinite(between), between * space.outer, 0.0))
 
-    def cut(share: Any) -> tuple[Any, ...]:
+    def cut(share: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
         kept = s > share * jnp.maximum(s[0], numbers.lambda_z[0])
         kept = kept & (jnp.arange(g) < g - 1)
         block = (left * jnp.where(kept, s, 0.0)[None, :]) @ right / space.outer
@@ -262,18 +263,20 @@ _CUTS = (0.0, 1e-13, 1e-11, 1e-9, 1e-7, 1e-5)
 """Modes at most this large beside the largest are tried as exact zeros; the least relative gradient wins."""
 
 
-def _solve_general(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ...]:
-    def one(lane: GroupLanes) -> tuple[Any, ...]:
+def _solve_general(numbers: GroupLanes, gtol: ArrayLike, max_steps: ArrayLike) -> Found:
+    def one(lane: GroupLanes) -> Found:
         return _solve_factors(jax.tree.map(lambda leaf: leaf[..., None], lane), gtol, max_steps)
 
     first = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), numbers)
-    return tuple(jnp.moveaxis(leaf, 0, -1) for leaf in jax.lax.map(one, first))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), jax.lax.map(one, first))
 
 
 # ------------------------------------------------------------------ the door
 
 
-def solve_group_lanes(numbers: GroupLanes, gtol: Any, max_steps: Any, general: bool = False) -> GroupsResult:
+def solve_group_lanes(
+    numbers: GroupLanes, gtol: ArrayLike, max_steps: ArrayLike, general: bool = False
+) -> GroupsResult:
     """Solve programs side by side, lane axis last; a pure array program.
 
     Args:
@@ -287,7 +290,9 @@ def solve_group_lanes(numbers: GroupLanes, gtol: Any, max_steps: Any, general: b
     return GroupsResult(*solver(numbers, gtol, max_steps))
 
 
-def minimize_groups(program: LogitGroups, gtol: Any, max_steps: Any, width: int, general: bool = False) -> GroupsResult:
+def minimize_groups(
+    program: LogitGroups, gtol: ArrayLike, max_steps: ArrayLike, width: int, general: bool = False
+) -> GroupsResult:
     """Solve a stacked program; a pure array program (jit it, shard it over the leading axis)."""
     return in_blocks(lambda block: solve_group_lanes(lanes_of(block), gtol, max_steps, general), width, program)
 
@@ -298,7 +303,7 @@ def default_steps(program: LogitGroups) -> int:
 
 
 @compiled(static=(3, 4), bulk=True)
-def _many(program: LogitGroups, gtol: Any, max_steps: Any, width: int, general: bool) -> GroupsResult:
+def _many(program: LogitGroups, gtol: ArrayLike, max_steps: ArrayLike, width: int, general: bool) -> GroupsResult:
     return minimize_groups(program, gtol, max_steps, width, general)
 
 
@@ -337,7 +342,9 @@ def solve_groups(
 
 
 @door.checked(program=A_PROGRAM, result=A_RESULT, group=door.numbers_of(0, ndim=(1,), whole=True))
-def lifted_logits(program: LogitGroups, result: GroupsResult, group: Any = None) -> np.ndarray:
+def lifted_logits(
+    program: LogitGroups, result: GroupsResult, group: Real[door.ArrayLike, " K"] | None = None
+) -> Float64[np.ndarray, "K K"]:
     """The K x K class logits Z of one solution, without bias.
 
     Args:

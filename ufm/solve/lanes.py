@@ -18,16 +18,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .. import _checks as door
 from .._checks import whole_number
-from .._numerics import in_float64, number, placed, record
+from .._numerics import Array, in_float64, number, placed, record
 from .._programs import compiled
 from ..problem import Params, Problem, check_problem, why_not_logits
 from ..problem.size import check_fits
@@ -35,6 +36,7 @@ from .loop import check_limits, minimize
 from .methods import LBFGS, Method
 from .result import History, Result, Status
 from .solve import solve
+from .space import bias_metric
 from .start import geometric_factors, geometric_start
 
 LARGEST_LANE_CLASSES = 24
@@ -54,7 +56,7 @@ def solve_many(
     gtol: float = 1e-8,
     max_steps: int = 5000,
     width: int = 32,
-    device: Any = None,
+    device: object = None,
 ) -> Result:
     """Solve a stack of problems fast, each from the same deterministic start.
 
@@ -86,12 +88,12 @@ def solve_many(
 
 
 @in_float64
-def _one_after_another(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+def _one_after_another(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     return _map_large(problem, LBFGS(), number(gtol), number(max_steps, np.int32))
 
 
 @compiled(bulk=True)
-def _map_large(problem: Problem, method: Method, gtol: Any, max_steps: Any) -> Result:
+def _map_large(problem: Problem, method: Method, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     def one(single: Problem) -> Result:
         reduction = single.reduce(dim=True)
         result = minimize(reduction.problem, geometric_start(reduction.problem), method, gtol, max_steps)
@@ -101,7 +103,7 @@ def _map_large(problem: Problem, method: Method, gtol: Any, max_steps: Any) -> R
 
 
 @in_float64
-def _through_lanes(problem: Problem, gtol: Any, max_steps: Any, *, width: int) -> Result:
+def _through_lanes(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike, *, width: int) -> Result:
     return _run_lanes(problem, number(gtol), number(max_steps, np.int32), width)
 
 
@@ -112,16 +114,16 @@ def _through_lanes(problem: Problem, gtol: Any, max_steps: Any, *, width: int) -
 class _Numbers:
     """The numbers of the problems: (n, .) in the table, (., lanes) in the lanes. ``None`` where a loss lacks one."""
 
-    probability: Any
-    column_root: Any
-    row_scale: Any
-    column_scale: Any
-    shift: Any
-    margin: Any
-    smoothing: Any
-    bias_decay: Any
-    bias_root: Any
-    start: Any
+    probability: Array
+    column_root: Array
+    row_scale: Array | None
+    column_scale: Array | None
+    shift: Array | None
+    margin: Array | None
+    smoothing: Array | None
+    bias_decay: Array | None
+    bias_root: Array | None
+    start: Array
 
 
 def _numbers(problem: Problem) -> _Numbers:
@@ -132,7 +134,7 @@ def _numbers(problem: Problem) -> _Numbers:
     # Only label smoothing makes the data term stiff enough for an exactly balanced start to pay for its SVD.
     w, m = geometric_factors(problem.lambda_z, counts, balanced=loss.smoothing is not None)
     has_bias = problem.model.bias != "none"
-    root = jnp.sqrt(problem.metric().bias)[None] if has_bias else None
+    root = jnp.sqrt(bias_metric(problem))[None] if has_bias else None
     decay = problem.decay.bias if problem.model.bias == "decay" else jnp.zeros(())
     start = [w.ravel(), m.T.ravel()] + ([jnp.zeros(k)] if has_bias else [])
     per_class = lambda v: None if v is None else jnp.broadcast_to(v, (k,))  # noqa: E731
@@ -150,7 +152,7 @@ def _numbers(problem: Problem) -> _Numbers:
     )
 
 
-def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any, Any]:
+def _evaluate(y: Array, numbers: _Numbers, k: int) -> tuple[Array, Array, Array]:
     """F, its gradient and ||(w, m)||^2 for every lane; y is (P, lanes), the features stored class first."""
     lanes, r = y.shape[-1], k - 1
     w, m = y[: k * r].reshape(k, r, lanes), y[k * r : 2 * k * r].reshape(k, r, lanes)
@@ -199,12 +201,21 @@ def _evaluate(y: Any, numbers: _Numbers, k: int) -> tuple[Any, Any, Any]:
     if bias is None:
         return value, jnp.concatenate(gradient) + y, square
     decay = numbers.bias_decay
+    assert decay is not None
+    assert numbers.bias_root is not None
     value = value + 0.5 * decay[0] * jnp.sum(bias * bias, axis=0)
     bias_gradient = (jnp.sum(residual, axis=1) + decay * bias) / numbers.bias_root
     return value, jnp.concatenate([jnp.concatenate(gradient) + factors, bias_gradient]), square
 
 
 # ------------------------------------------------------------------ L-BFGS over lanes
+
+
+Ring = tuple[Array, ...]
+"""One array for each of the last steps."""
+
+Table = tuple[Ring, ...]
+"""Inner products of what two rings hold, for every lane."""
 
 
 @record
@@ -216,34 +227,35 @@ class _Lanes:
     s_i = length_i d_i and g_i - g_(i+1); an empty pair has rho = 0 and acts as the identity.
     """
 
-    y: Any
-    value: Any
-    g: Any
-    d: Any
-    gg: Any
-    dg: Any
-    length: Any
-    rho: Any
-    gamma: Any
-    slope: Any
-    size: Any
-    rejected: Any
-    steps: Any
-    least: Any
-    last_progress: Any
-    floor: Any
+    y: Array
+    value: Array
+    g: Ring
+    d: Ring
+    gg: Table
+    dg: Table
+    length: Ring
+    rho: Ring
+    gamma: Array
+    slope: Array
+    size: Array
+    rejected: Array
+    steps: Array
+    least: Array
+    last_progress: Array
+    floor: Array
 
 
-def _sum(terms: Iterable[Any]) -> Any:
-    """Sum of arrays as a chain of additions, which the compiler turns into multiply-adds; 0.0 of nothing."""
-    return functools.reduce(operator.add, terms, 0.0)
+def _sum(terms: Iterable[Array]) -> Array:
+    """Sum of arrays as a chain of additions, which the compiler turns into multiply-adds."""
+    nothing: Any = 0.0  # a number; JAX adds it as it adds arrays
+    return functools.reduce(operator.add, terms, nothing)
 
 
-def _dot(a: Any, b: Any) -> Any:
+def _dot(a: Array, b: Array) -> Array:
     return jnp.sum(a * b, axis=0)
 
 
-def _begin(y: Any, g: Any, d: Any) -> _Lanes:
+def _begin(y: Array, g: Ring, d: Ring) -> _Lanes:
     """Lanes that have not been evaluated: the first step, of length 0, is accepted from the value infinity.
 
     The rings may hold what an earlier problem left there, as long as it is finite: all pairs are empty.
@@ -271,7 +283,7 @@ def _begin(y: Any, g: Any, d: Any) -> _Lanes:
     )
 
 
-def _put(ring: tuple[Any, ...], slot: int, item: Any) -> tuple[Any, ...]:
+def _put(ring: Ring, slot: int, item: Array) -> Ring:
     return (*ring[:slot], item, *ring[slot + 1 :])
 
 
@@ -346,7 +358,9 @@ def _advance(state: _Lanes, numbers: _Numbers, k: int, slot: int) -> _Lanes:
     )
 
 
-def _two_loops(gg: Any, dg: Any, length: Any, rho: Any, gamma: Any) -> tuple[list[Any], list[Any], Any]:
+def _two_loops(
+    gg: Table, dg: Table, length: Ring, rho: Ring, gamma: Array
+) -> tuple[Sequence[Array], Sequence[Array], Array]:
     """The two-loop recursion in coordinates: (a, b, slope) of the direction sum_j a_j g_j + sum_i b_i d_i."""
     inner = lambda i, j: gg[min(i, j)][abs(i - j)]  # noqa: E731
     m, zero = _MEMORY, jnp.zeros_like(gamma)
@@ -365,7 +379,7 @@ def _two_loops(gg: Any, dg: Any, length: Any, rho: Any, gamma: Any) -> tuple[lis
     return a, b, slope
 
 
-def _judge(state: _Lanes, gtol: Any, max_steps: Any) -> tuple[_Lanes, Any, Any]:
+def _judge(state: _Lanes, gtol: ArrayLike, max_steps: ArrayLike) -> tuple[_Lanes, Array, Array]:
     """(state with its progress noted, status, relative gradient) of every lane."""
     value = jnp.maximum(jnp.abs(state.value), jnp.finfo(jnp.float64).tiny)
     relative = jnp.sqrt(state.gg[0][0] / value)
@@ -385,18 +399,18 @@ class _Queue:
 
     lanes: _Lanes
     numbers: _Numbers
-    index: Any
-    head: Any
-    answers: Any
+    index: Array
+    head: Array
+    answers: tuple[jax.Array, ...]
 
 
 @compiled(static=(3,), bulk=True)
-def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Result:
+def _run_lanes(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike, width: int) -> Result:
     k, n = problem.num_classes, problem.labels.multiplicity.shape[0]
     table = jax.vmap(_numbers)(problem)
     size = table.start.shape[1]
 
-    def load(index: Any) -> _Numbers:
+    def load(index: Array) -> _Numbers:
         return jax.tree.map(lambda leaf: leaf[jnp.minimum(index, n - 1)].T, table)
 
     def refill(queue: _Queue) -> _Queue:
@@ -422,7 +436,7 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
         return _Queue(lanes, numbers, index, head, answers)
 
     def body(queue: _Queue) -> _Queue:
-        def once_around(_: Any, lanes: _Lanes) -> _Lanes:
+        def once_around(_: Array, lanes: _Lanes) -> _Lanes:
             for slot in range(_SLOTS):
                 lanes = _advance(lanes, queue.numbers, k, slot)
             return lanes
@@ -446,22 +460,22 @@ def _run_lanes(problem: Problem, gtol: Any, max_steps: Any, width: int) -> Resul
     return _unpack(problem, end.answers)
 
 
-def _unpack(problem: Problem, answers: tuple[Any, ...]) -> Result:
+def _unpack(problem: Problem, answers: tuple[Array, ...]) -> Result:
     """Parameters in the original coordinates and dimension, with the rest of the result."""
     y, value, relative, status, steps, gradient = answers
     k, d = problem.num_classes, problem.model.dim
 
-    def split(single: Problem, flat: Any, power: float) -> Params:
+    def split(single: Problem, flat: Array, power: float) -> Params:
         # y = sqrt(m) x, so x = y / sqrt(m) (power -1) and the gradient in x is sqrt(m) times that in y (power +1).
         counts, r = single.labels.counts, k - 1
         w = flat[: k * r].reshape(k, r) * single.decay.weight ** (power / 2)
         m = flat[k * r : 2 * k * r].reshape(k, r).T * (single.decay.feature * counts)[None, :] ** (power / 2)
         bias = None
         if single.model.bias != "none":
-            bias = flat[2 * k * r :] * single.metric().bias ** (power / 2)
+            bias = flat[2 * k * r :] * bias_metric(single) ** (power / 2)
         return Params((jnp.pad(w, ((0, 0), (0, d - r))),), jnp.pad(m, ((0, d - r), (0, 0))), bias)
 
-    def one(single: Problem, flat: Any, flat_gradient: Any) -> tuple[Params, Any]:
+    def one(single: Problem, flat: Array, flat_gradient: Array) -> tuple[Params, Array]:
         params = split(single, flat, -1.0)
         plain = jnp.sqrt(_sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(split(single, flat_gradient, 1.0))))
         if single.labels.classes is not None:

@@ -17,19 +17,19 @@ Figueiredo 2009).  The bias of MSE is eliminated; the one of cross-entropy is a 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from .. import _checks as door
-from .._numerics import record, svd, tree_dot, tree_where
+from .._numerics import Array, record, svd, tree_dot, tree_where
 from ..problem import Params, Problem, is_explicit
 from ..problem.problem import A_PROBLEM
 from .loop import RECORDED_STEPS
-from .methods import LBFGS
+from .methods import LBFGS, LBFGSState
 from .result import History, Result, Status
-from .space import make_space
+from .space import Unconstrained, bias_metric, make_space
 
 _ZERO = 1e-12
 """Singular values below this share of the largest one are zero."""
@@ -41,7 +41,7 @@ def is_envelope(problem: Problem) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _BiasSpace:
+class _BiasSpace(Unconstrained):
     """The Moreau envelope in b, T = (I - b 1^T) D^{1/2}.
 
         g(b) = min_X (1/2N)||X - T||^2 + lambda_Z ||X||_* + (lambda_b/2)||b||^2
@@ -51,21 +51,20 @@ class _BiasSpace:
     """
 
     problem: Problem
-    retract = False
 
-    def parts(self, b: Any) -> tuple[Any, Any, Any, Any]:
+    def parts(self, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """(U, S, V^T, N lambda_Z) of T at b."""
         counts = self.problem.labels.multiplicity
         target = (jnp.eye(b.shape[0]) - b[:, None]) * jnp.sqrt(counts)[None, :]
         u, s, vt = svd(target)
         return u, s, vt, jnp.sum(counts) * self.problem.lambda_z
 
-    def logits(self, b: Any) -> Any:
+    def logits(self, b: jax.Array) -> jax.Array:
         """X at the best point for b."""
         u, s, vt, level = self.parts(b)
         return (u * jnp.maximum(s - level, 0.0)[None, :]) @ vt
 
-    def value_and_gradient(self, b: Any) -> tuple[Any, Any]:
+    def value_and_gradient(self, b: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The envelope and its gradient."""
         counts, total = self.problem.labels.multiplicity, jnp.sum(self.problem.labels.multiplicity)
         u, s, vt, level = self.parts(b)
@@ -76,10 +75,10 @@ class _BiasSpace:
         return value + 0.5 * decay * jnp.sum(b**2), gradient + decay * b
 
 
-def _minimize_envelope(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+def _minimize_envelope(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     space, method = _BiasSpace(problem), LBFGS(memory=20)
 
-    def status_of(state: Any, steps: Any) -> Any:
+    def status_of(state: LBFGSState, steps: jax.Array) -> jax.Array:
         # At the optimum both parts of the gradient have the size lambda_b ||b||; their rounding is a few units of it.
         point = state.point
         small = jnp.linalg.norm(point.gradient) <= gtol * problem.decay.bias * jnp.linalg.norm(point.y)
@@ -88,37 +87,41 @@ def _minimize_envelope(problem: Problem, gtol: Any, max_steps: Any) -> Result:
         status = jnp.where(small, Status.CONVERGED, status)
         return jnp.where(jnp.isfinite(point.value), status, Status.NONFINITE).astype(jnp.int32)
 
-    def body(carry: Any) -> Any:
+    def body(carry: tuple[LBFGSState, jax.Array, jax.Array]) -> tuple[LBFGSState, jax.Array, jax.Array]:
         state, steps, _ = carry
-        state = method.step(space, state)  # type: ignore[arg-type]
+        state = method.step(space, state)
         return state, steps + 1, status_of(state, steps + 1)
 
     zero = jnp.zeros((), jnp.int32)
     # The bias for zero logits is where a collapsed solution would sit; a good start at any decay.
     b0 = mse_bias(problem, jnp.zeros((problem.num_classes, problem.num_classes)))
-    state = method.init(space, b0)  # type: ignore[arg-type]
+    state = method.init(space, b0)
     state, steps, status = jax.lax.while_loop(
         lambda carry: carry[2] == Status.RUNNING, body, (state, zero, status_of(state, zero))
     )
     return _as_result(problem, space.logits(state.point.y), state.point.y, status, steps, gtol)
 
 
+Pair = tuple[jax.Array, jax.Array]
+"""A point (X, b) of the program, or a gradient there."""
+
+
 @record
 class _State:
-    x: Any
-    b: Any
-    value: Any
-    gradient: Any
-    size: Any
-    recent: Any
-    residual: Any
-    best: Any
-    since: Any
-    steps: Any
-    status: Any
+    x: jax.Array
+    b: jax.Array
+    value: jax.Array
+    gradient: Pair
+    size: jax.Array
+    recent: jax.Array
+    residual: jax.Array
+    best: jax.Array
+    since: jax.Array
+    steps: jax.Array
+    status: jax.Array
 
 
-def minimize_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+def minimize_logits(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     """Solve the logit program of a class-mean problem and factor its solution (pure array program).
 
     Args:
@@ -155,13 +158,13 @@ class _Split:
     """
 
     problem: Problem
-    root_counts: Any
-    root_m: Any
-    first: Any
+    root_counts: jax.Array
+    root_m: jax.Array
+    first: jax.Array
     eliminated: bool
     has_b: bool
 
-    def smooth(self, point: tuple[Any, Any]) -> Any:
+    def smooth(self, point: Pair) -> Array:
         """The data term with the cost of the bias."""
         x, b = point
         problem = self.problem
@@ -176,14 +179,14 @@ class _Split:
             z = z + bias[:, None]
         return problem.data_term(z) + 0.5 * decay * jnp.sum(bias**2)
 
-    def threshold(self, x: Any, level: Any) -> tuple[Any, Any]:
+    def threshold(self, x: jax.Array, level: jax.Array) -> tuple[jax.Array, jax.Array]:
         """X with its singular values lowered by a level, and their sum then."""
         u, s, vt = svd(x)
         s = jnp.maximum(s - level, 0.0)
         s = jnp.where(jnp.arange(self.problem.num_classes) < self.problem.model.dim, s, 0.0)
         return (u * s[None, :]) @ vt, jnp.sum(s)
 
-    def advance(self, point: tuple[Any, Any], gradient: tuple[Any, Any], size: Any) -> tuple[tuple[Any, Any], Any, Any]:
+    def advance(self, point: Pair, gradient: Pair, size: jax.Array) -> tuple[Pair, jax.Array, Pair]:
         """One proximal step: the new point, its value and the gradient of the smooth part there."""
         weight = self.problem.lambda_z
         x, nuclear = self.threshold(point[0] - size * gradient[0], size * weight)
@@ -210,7 +213,7 @@ def _split(problem: Problem) -> _Split:
     if has_b:
         # One step length serves both blocks, so b is measured in a unit that gives it the curvature of X, before the
         # optimum and near it; the factor 2 pays for the cross terms, (u + v)^2 <= 2 u^2 + 2 v^2.
-        curvature = problem.metric().bias - problem.decay.bias
+        curvature = bias_metric(problem) - problem.decay.bias
         root_m = jnp.sqrt(total * (1.0 + problem.decay.bias / jnp.minimum(curvature, bound)))
         bound = 2.0 * bound
     return _Split(problem, jnp.sqrt(problem.labels.multiplicity), root_m, total / bound, eliminated, has_b)
@@ -229,7 +232,7 @@ def _one_threshold(split: _Split) -> _State:
     return dataclasses.replace(start, x=x, value=value, residual=zero, steps=zero + 1, status=status.astype(jnp.int32))
 
 
-def _proximal(split: _Split, gtol: Any, max_steps: Any) -> _State:
+def _proximal(split: _Split, gtol: ArrayLike, max_steps: ArrayLike) -> _State:
     """Proximal gradient with Barzilai-Borwein steps and a non-monotone rule."""
     weight, first = split.problem.lambda_z, split.first
 
@@ -271,7 +274,7 @@ def _proximal(split: _Split, gtol: Any, max_steps: Any) -> _State:
     return jax.lax.while_loop(lambda s: s.status == Status.RUNNING, body, split.start())
 
 
-def mse_bias(problem: Problem, z: Any) -> Any:
+def mse_bias(problem: Problem, z: jax.Array) -> jax.Array:
     """The best bias of MSE for given logits: b = -sum_k a_k (z_k - e_k) / (sum_k a_k + lambda_b), a = omega n / N."""
     if problem.model.bias == "none":
         return jnp.zeros(z.shape[0])
@@ -282,7 +285,7 @@ def mse_bias(problem: Problem, z: Any) -> Any:
     return -((z - jnp.eye(z.shape[0])) @ a) / (jnp.sum(a) + decay)
 
 
-def factor(problem: Problem, x: Any, bias: Any) -> Params:
+def factor(problem: Problem, x: Array, bias: Array | None) -> Params:
     """W and H with s W H = Z and balanced decay terms, from X = Z D^{1/2} (shallow theory, 1.1)."""
     u, s, vt = svd(x)
     # A zero singular value comes out of the SVD as rounding, and the factors would carry its square root.
@@ -312,7 +315,9 @@ def balance(problem: Problem, params: Params) -> Params:
     return factor(problem, logits * jnp.sqrt(problem.labels.multiplicity)[None, :], params.bias)
 
 
-def _as_result(problem: Problem, x: Any, bias: Any, status: Any, steps: Any, gtol: Any) -> Result:
+def _as_result(
+    problem: Problem, x: jax.Array, bias: jax.Array | None, status: jax.Array, steps: jax.Array, gtol: ArrayLike
+) -> Result:
     params = factor(problem, x, bias)
     space = make_space(problem, params)
     y = space.from_params(params)

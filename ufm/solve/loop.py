@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .._checks import show, whole_number
 from .._numerics import is_traced, record
 from ..problem import Params, Problem
-from .methods import Method
+from .methods import Method, State
 from .result import History, Result, Status
-from .space import make_space
+from .space import Walkable, make_space
 
 RECORDED_STEPS = np.unique(np.round(2.0 ** (np.arange(56) / 2)).astype(np.int64))
 """Steps at which the history is written: 1, 2, 3, 4, 6, 8, 11, 16, ... (step 0 comes first)."""
@@ -26,24 +27,27 @@ _FLOOR = 1e-13
 """Values of F that differ by less than this share of it are equal: rounding decides between them."""
 
 
+P = TypeVar("P")
+
+
 @record
 class _Carry:
-    state: Any
-    steps: Any
-    status: Any
-    best_y: Any
-    best_value: Any
-    best_gradient: Any
-    best_norm: Any
-    lowest: Any
-    marked_value: Any
-    marked_gradient: Any
-    last_progress: Any
-    history: History
-    recorded: Any
+    state: State
+    steps: jax.Array
+    status: jax.Array
+    best_y: jax.Array
+    best_value: jax.Array
+    best_gradient: jax.Array
+    best_norm: jax.Array
+    lowest: jax.Array
+    marked_value: jax.Array
+    marked_gradient: jax.Array
+    last_progress: jax.Array
+    history: tuple[jax.Array, jax.Array, jax.Array]
+    recorded: jax.Array
 
 
-def check_limits(gtol: Any, max_steps: Any) -> None:
+def check_limits(gtol: object, max_steps: object) -> None:
     """Raise a ValueError that names the limit out of its range; traced values and ``None`` pass."""
     if not is_traced(gtol) and not (isinstance(gtol, (int, float, np.floating)) and 0 < gtol < 1):
         raise ValueError(f"gtol: {show(gtol)} must lie strictly between 0 and 1")
@@ -51,7 +55,7 @@ def check_limits(gtol: Any, max_steps: Any) -> None:
         raise ValueError(f"max_steps: {show(max_steps)} must be below 2**31")
 
 
-def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_steps: Any) -> Result:
+def minimize(problem: Problem, params: Params, method: Method, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     """Minimise F from a start; a pure array program (jit and vmap it as you like).
 
     Args:
@@ -66,7 +70,15 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: Any, max_st
     return walk(space, space.project(space.from_params(params)), method, gtol, max_steps)
 
 
-def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Result:
+class _Mover(Protocol):
+    """A method and the spaces that it takes: every :class:`Method` that of a problem, L-BFGS others too."""
+
+    def init(self, space: Any, y: jax.Array) -> State: ...
+
+    def step(self, space: Any, state: Any) -> State: ...
+
+
+def walk(space: Walkable[P], y: jax.Array, method: _Mover, gtol: ArrayLike, max_steps: ArrayLike) -> Result[P]:
     """Minimise over a space from feasible coordinates; ``Result.params`` is what ``space.to_params`` makes."""
     schedule = jnp.asarray(np.concatenate([[0], RECORDED_STEPS]))
 
@@ -94,11 +106,11 @@ def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Resul
         take = lower | flatter | (status == Status.CONVERGED)
         hit = carry.steps == schedule[carry.recorded]
         row = carry.recorded
-        log = carry.history
-        history = History(
-            log.step.at[row].set(jnp.where(hit, carry.steps, log.step[row])),
-            log.value.at[row].set(jnp.where(hit, point.value, log.value[row])),
-            log.relative_gradient.at[row].set(jnp.where(hit, relative, log.relative_gradient[row])),
+        step, value, slope = carry.history
+        history = (
+            step.at[row].set(jnp.where(hit, carry.steps, step[row])),
+            value.at[row].set(jnp.where(hit, point.value, value[row])),
+            slope.at[row].set(jnp.where(hit, relative, slope[row])),
         )
         return _Carry(
             carry.state,
@@ -124,7 +136,7 @@ def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Resul
     if not (hasattr(state, "point") and hasattr(state, "floor")):
         raise ValueError(f"method: the state of {type(method).__name__} lacks point or floor; give both")
     empty = jnp.full(schedule.shape, jnp.nan)
-    history = History(jnp.full(schedule.shape, -1, jnp.int32), empty, empty)
+    history = jnp.full(schedule.shape, -1, jnp.int32), empty, empty
     zero = jnp.zeros((), jnp.int32)
     inf = jnp.asarray(jnp.inf)
     first = state.point.y, state.point.value, inf, jnp.asarray(jnp.nan)
@@ -138,7 +150,7 @@ def walk(space: Any, y: Any, method: Method, gtol: Any, max_steps: Any) -> Resul
         jnp.where(jnp.isinf(end.best_gradient), jnp.nan, end.best_gradient),  # no point was finite
         end.status,
         end.steps,
-        end.history,
+        History(*end.history),
     )
 
 

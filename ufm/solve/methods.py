@@ -8,7 +8,7 @@ that the method cannot decrease F any further at this precision.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,11 @@ import jax.numpy as jnp
 from .. import _checks as door
 from .._numerics import eigh, record, static, symmetric, tree_where
 from .._registry import Registry
-from .space import Space
+from .space import FreeSpace, Space
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import Bool, Float
 
 _SLACK = 1e-11
 """Relative rise of F that a step may show when slopes say it descends (approximate Wolfe, Hager & Zhang 2005)."""
@@ -26,18 +30,35 @@ _SLACK = 1e-11
 class Point:
     """A point with its value and gradient."""
 
-    y: Any
-    value: Any
-    gradient: Any
+    y: Float[jax.Array, "*batch n"]
+    value: Float[jax.Array, "*batch"]
+    gradient: Float[jax.Array, "*batch n"]
 
 
-def point_at(space: Space, y: Any) -> Point:
+def point_at(space: FreeSpace, y: Float[jax.Array, " n"]) -> Point:
     """F and its gradient at the coordinates y; a pure array program."""
     return Point(y, *space.value_and_gradient(y))
 
 
+class State(Protocol):
+    """What the loop reads off the state of every method."""
+
+    @property
+    def point(self) -> Point:
+        """Where the method stands."""
+        ...
+
+    @property
+    def floor(self) -> jax.Array:
+        """Whether the method cannot decrease F any further at this precision."""
+        ...
+
+
+S = TypeVar("S", bound=State)
+
+
 @runtime_checkable
-class Method(Protocol):
+class Method(Protocol[S]):
     """How a step is taken: derive a class from it, a record (:func:`ufm.record`).
 
     The loop around a method (:func:`ufm.solve.minimize`) judges every point, remembers the best one and stops; a method
@@ -58,11 +79,11 @@ class Method(Protocol):
         """Numbers in memory at once, where W, H and b have so many and the logits, or similarities, so many."""
         return 16.0 * parameters + 8.0 * outputs
 
-    def init(self, space: Space, y: Any) -> Any:
+    def init(self, space: Space, y: Float[jax.Array, " n"]) -> S:
         """First state, at the coordinates y: anything with a ``point`` (see :func:`point_at`) and ``floor``."""
         ...
 
-    def step(self, space: Space, state: Any) -> Any:
+    def step(self, space: Space, state: S) -> S:
         """Next state, of the same shapes and types, for one evaluation of F and its gradient."""
         ...
 
@@ -74,7 +95,7 @@ PROGRAMS = ("logits", "gram", "smoothed")
 """Names of ``method`` that are no steps in the parameters: the convex programs, and the continuation for ReLU."""
 
 
-def check_method(name: str, value: Any) -> Method:
+def check_method(name: str, value: object) -> Method:
     """The value where it is a method, or a ValueError that names the argument."""
     if isinstance(value, type) or not isinstance(value, Method) or not callable(value.init) or not callable(value.step):
         raise ValueError(
@@ -87,7 +108,7 @@ def check_method(name: str, value: Any) -> Method:
     return value
 
 
-def methods_with(attribute: str, *values: Any) -> list[str]:
+def methods_with(attribute: str, *values: str) -> list[str]:
     """Names of the registered methods that have an attribute, or have one of some values there."""
     made = {name: make() for name, make in METHODS.items()}
     has = lambda method: not values or getattr(method, attribute) in values  # noqa: E731
@@ -131,17 +152,20 @@ def register_method(name: str) -> Callable[[M], M]:
 # ------------------------------------------------------------------ gradient descent
 
 
+Memory = TypeVar("Memory")
+
+
 @record
-class SimpleState:
+class SimpleState(Generic[Memory]):
     """State of a method that only needs a point and memory of its own."""
 
     point: Point
-    memory: Any
-    floor: Any
+    memory: Memory
+    floor: Bool[jax.Array, "*batch"]
 
 
 @record
-class GradientDescent(Method):
+class GradientDescent(Method[SimpleState[jax.Array]]):
     """Plain (projected) gradient descent in the original coordinates, with heavy-ball momentum if asked.
 
         v <- momentum v + grad F(x),   x <- P(x - eta v)
@@ -153,19 +177,19 @@ class GradientDescent(Method):
         momentum: in [0, 1); 0 is plain gradient descent.
     """
 
-    learning_rate: Any = 0.1
-    momentum: Any = 0.0
+    learning_rate: float | jax.Array = 0.1
+    momentum: float | jax.Array = 0.0
     plain = True
 
     def footprint(self, parameters: float, outputs: float) -> float:
         """Numbers in memory at once, see :class:`Method`."""
         return 8.0 * parameters + 8.0 * outputs
 
-    def init(self, space: Space, y: Any) -> SimpleState:
+    def init(self, space: Space, y: Float[jax.Array, " n"]) -> SimpleState[jax.Array]:
         """First state."""
         return SimpleState(point_at(space, y), jnp.zeros_like(y), jnp.asarray(False))
 
-    def step(self, space: Space, state: SimpleState) -> SimpleState:
+    def step(self, space: Space, state: SimpleState[jax.Array]) -> SimpleState[jax.Array]:
         """Next state."""
         velocity = self.momentum * state.memory + space.tangent(state.point.y, state.point.gradient)
         y = space.project(state.point.y - self.learning_rate * velocity)
@@ -173,7 +197,7 @@ class GradientDescent(Method):
 
 
 @record
-class Adam(Method):
+class Adam(Method[SimpleState[Any]]):
     """Adam through optax, in the original coordinates (Kingma & Ba 2015), projected where constrained.
 
     Attributes:
@@ -181,7 +205,7 @@ class Adam(Method):
         decay: total number of steps of a cosine decay to zero; 0 keeps the rate constant.
     """
 
-    learning_rate: Any = 1e-2
+    learning_rate: float | jax.Array = 1e-2
     decay: int = static(default=0)
     plain = True
 
@@ -189,21 +213,21 @@ class Adam(Method):
         """Numbers in memory at once, see :class:`Method`."""
         return 10.0 * parameters + 8.0 * outputs
 
-    def _transform(self) -> Any:
+    def _transform(self) -> optax.GradientTransformation:
         import optax
 
         rate = optax.cosine_decay_schedule(self.learning_rate, self.decay) if self.decay else self.learning_rate
         return optax.adam(rate)
 
-    def init(self, space: Space, y: Any) -> SimpleState:
-        """First state."""
+    def init(self, space: Space, y: Float[jax.Array, " n"]) -> SimpleState[Any]:
+        """First state; its memory is that of optax."""
         return SimpleState(point_at(space, y), self._transform().init(y), jnp.asarray(False))
 
-    def step(self, space: Space, state: SimpleState) -> SimpleState:
+    def step(self, space: Space, state: SimpleState[Any]) -> SimpleState[Any]:
         """Next state."""
         gradient = space.tangent(state.point.y, state.point.gradient)
         update, memory = self._transform().update(gradient, state.memory, state.point.y)
-        y = space.project(state.point.y + update)
+        y = space.project(state.point.y + cast(jax.Array, update))
         return SimpleState(point_at(space, y), memory, jnp.asarray(False))
 
 
@@ -215,20 +239,20 @@ class LBFGSState:
     """Point, direction, trial step, and the last pairs (s, y) in a ring."""
 
     point: Point
-    direction: Any
-    slope: Any
-    step_size: Any
-    s: Any
-    y: Any
-    rho: Any
-    count: Any
-    rejected: Any
-    fresh: Any
-    floor: Any
+    direction: jax.Array
+    slope: jax.Array
+    step_size: jax.Array
+    s: jax.Array
+    y: jax.Array
+    rho: jax.Array
+    count: jax.Array
+    rejected: jax.Array
+    fresh: jax.Array
+    floor: jax.Array
 
 
 @record
-class LBFGS(Method):
+class LBFGS(Method[LBFGSState]):
     """Limited-memory BFGS with one trial per step (no nested line search), for factors that are free or on spheres.
 
     On spheres it walks in columns of any length, which are scaled to the radius wherever F is evaluated.  Lengths far
@@ -250,7 +274,7 @@ class LBFGS(Method):
         """Numbers in memory at once; the pairs of vectors are there twice while the loop runs."""
         return (6.0 + 4.0 * self.memory) * parameters + 8.0 * outputs
 
-    def init(self, space: Space, y: Any) -> LBFGSState:
+    def init(self, space: FreeSpace, y: Float[jax.Array, " n"]) -> LBFGSState:
         """First state."""
         point = point_at(space, y)
         n, m = y.shape[0], self.memory
@@ -271,7 +295,7 @@ class LBFGS(Method):
             jnp.asarray(False),
         )
 
-    def step(self, space: Space, state: LBFGSState) -> LBFGSState:
+    def step(self, space: FreeSpace, state: LBFGSState) -> LBFGSState:
         """Next state."""
         old = state.point
         trial = point_at(space, old.y + state.step_size * state.direction)
@@ -330,18 +354,20 @@ class LBFGS(Method):
             hopeless | (norm == 0),
         )
 
-    def _apply_inverse(self, gradient: Any, s: Any, y: Any, rho: Any, count: Any) -> Any:
+    def _apply_inverse(
+        self, gradient: jax.Array, s: jax.Array, y: jax.Array, rho: jax.Array, count: jax.Array
+    ) -> jax.Array:
         """Two-loop recursion over the ring, newest pair first; unused slots act as the identity."""
         # Loops, not Python's: written out they are most of the program that has to be compiled.
         m = self.memory
 
-        def newest_first(age: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        def newest_first(age: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             q, alphas = carry
             slot = (count - 1 - age) % m
             alpha = jnp.where(age < count, rho[slot] * jnp.vdot(s[slot], q), 0.0)
             return q - alpha * y[slot], alphas.at[slot].set(alpha)
 
-        def oldest_first(step: Any, q: Any) -> Any:
+        def oldest_first(step: jax.Array, q: jax.Array) -> jax.Array:
             age = m - 1 - step
             slot = (count - 1 - age) % m
             beta = rho[slot] * jnp.vdot(y[slot], q)
@@ -362,16 +388,16 @@ class SpectralState:
     """Point, trial step, the last values (for the non-monotone rule)."""
 
     point: Point
-    step_size: Any
-    trial_size: Any
-    recent: Any
-    parity: Any
-    rejected: Any
-    floor: Any
+    step_size: jax.Array
+    trial_size: jax.Array
+    recent: jax.Array
+    parity: jax.Array
+    rejected: jax.Array
+    floor: jax.Array
 
 
 @record
-class SpectralGradient(Method):
+class SpectralGradient(Method[SpectralState]):
     """Spectral projected gradient on the projection arc, for every constraint (spheres included).
 
         y+ = P(y - a grad F),  a alternating between the two Barzilai-Borwein quotients, accepted if F falls below the
@@ -385,7 +411,7 @@ class SpectralGradient(Method):
 
     window: int = static(default=8)
 
-    def init(self, space: Space, y: Any) -> SpectralState:
+    def init(self, space: Space, y: Float[jax.Array, " n"]) -> SpectralState:
         """First state."""
         point = point_at(space, y)
         norm = jnp.linalg.norm(space.tangent(y, point.gradient))
@@ -436,13 +462,13 @@ class NewtonState:
     """Point and trust radius."""
 
     point: Point
-    radius: Any
-    rejected: Any
-    floor: Any
+    radius: jax.Array
+    rejected: jax.Array
+    floor: jax.Array
 
 
 @record
-class Newton(Method):
+class Newton(Method[NewtonState]):
     """Newton's method in a trust region with the dense Hessian, for small problems and for polishing.
 
     The trust-region subproblem is solved in the Hessian's eigenbasis.  Eigenvalues below ``cut`` times the largest are
@@ -455,7 +481,7 @@ class Newton(Method):
     Reference: Conn, Gould & Toint 2000, chapter 7.
     """
 
-    cut: Any = 1e-12
+    cut: float | jax.Array = 1e-12
     constraints = "none"
     max_steps = 200
 
@@ -463,7 +489,7 @@ class Newton(Method):
         """Numbers in memory at once, with the Hessian and its eigenvectors."""
         return 16.0 * parameters + 8.0 * outputs + 4.0 * parameters**2
 
-    def init(self, space: Space, y: Any) -> NewtonState:
+    def init(self, space: Space, y: Float[jax.Array, " n"]) -> NewtonState:
         """First state."""
         radius = jnp.maximum(jnp.linalg.norm(y), 1e-3)
         return NewtonState(point_at(space, y), radius, jnp.zeros((), jnp.int32), jnp.asarray(False))
@@ -496,10 +522,12 @@ class Newton(Method):
         return NewtonState(tree_where(accept, trial, old), jnp.maximum(radius, 1e-300), rejected, floor)
 
     @staticmethod
-    def _shift(eigenvalues: Any, slope: Any, active: Any, radius: Any, top: Any) -> Any:
+    def _shift(
+        eigenvalues: jax.Array, slope: jax.Array, active: jax.Array, radius: jax.Array, top: jax.Array
+    ) -> jax.Array:
         """Smallest mu >= max(0, -lowest eigenvalue) with a step inside the radius, by 60 bisections in log mu."""
 
-        def length(mu: Any) -> Any:
+        def length(mu: jax.Array) -> jax.Array:
             d = jnp.where(active, eigenvalues + mu, 1.0)
             d = jnp.where(d > 0, d, jnp.finfo(jnp.float64).tiny)
             return jnp.sqrt(jnp.sum(jnp.where(active, slope / d, 0.0) ** 2))
@@ -509,7 +537,7 @@ class Newton(Method):
         low = base + jnp.where(base > 0, 1e-12 * top, 0.0)
         high = base + jnp.maximum(jnp.linalg.norm(slope) / radius, 1e-12 * top)
 
-        def halve(_: Any, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+        def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             a, b = bounds
             middle = jnp.sqrt(jnp.maximum(a, 1e-16 * top) * b)
             inside = length(middle) <= radius

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +59,7 @@ def orthogonal_starts(problem: Problem) -> Params:
     norm = jnp.sqrt(square(margins))
     place = rank[None, :] == jnp.arange(model.dim)[:, None]  # the dimension of each class, d x K
 
-    def start(living: Any) -> Params:
+    def start(living: jax.Array) -> Params:
         alive = place & living[rank][None, :]
         means = jnp.where(alive, norm[None, :], 0.0)
         features = means @ jnp.where(own, 1.0, 0.0)
@@ -93,7 +92,7 @@ def living_sets(classes: int, dim: int) -> np.ndarray:
     return np.arange(classes)[None, :] < sizes[:, None]
 
 
-def _class_data(problem: Problem, margin: Any, own: Any) -> Any:
+def _class_data(problem: Problem, margin: jax.Array, own: jax.Array) -> jax.Array:
     """Data term of each class at the logits t (e_k - 1/K), (K,)."""
     logits = margin * (jnp.where(own, 1.0, 0.0) - 1.0 / problem.num_classes)
     weights = jnp.asarray(problem.labels.multiplicity)
@@ -101,7 +100,7 @@ def _class_data(problem: Problem, margin: Any, own: Any) -> Any:
     return jnp.sum(jnp.where(own, losses[None, :], 0.0), axis=1)
 
 
-def _best_bias(problem: Problem, params: Params, own: Any) -> Any:
+def _best_bias(problem: Problem, params: Params, own: jax.Array) -> jax.Array:
     """The bias of MSE that is best for the other factors: the mean residual, shrunk by its decay."""
     omega = problem.loss.column_weight(problem.labels)
     weights = jnp.asarray(problem.labels.multiplicity)
@@ -111,7 +110,7 @@ def _best_bias(problem: Problem, params: Params, own: Any) -> Any:
     return residual @ share / (jnp.sum(share) + decay)
 
 
-def _contrastive_data(problem: Problem, similarity: Any, own: Any) -> Any:
+def _contrastive_data(problem: Problem, similarity: jax.Array, own: jax.Array) -> jax.Array:
     """Data term of each class at similarity u within every class and 0 between them, (K,)."""
     labels, loss = problem.labels, problem.loss
     similarities = jnp.where(same_class(labels), similarity, 0.0)

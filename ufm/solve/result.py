@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import TYPE_CHECKING, Generic
 
 import numpy as np
 
-from .._numerics import record
+from .._numerics import Array, record
 from ..problem import Params
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from typing_extensions import TypeVar
+
+    P = TypeVar("P", default=Params)
+else:
+    from typing import TypeVar
+
+    P = TypeVar("P")
 
 
 class Status(enum.IntEnum):
@@ -39,34 +49,34 @@ _SENTENCES = {
 class History:
     """What happened at log-spaced steps (0, 1, 2, 3, 4, 6, 8, 11, ...); unused entries have step -1."""
 
-    step: Any
-    value: Any
-    relative_gradient: Any
+    step: Int[Array, "*batch records"]
+    value: Float[Array, "*batch records"]
+    relative_gradient: Float[Array, "*batch records"]
 
 
 class Ended:
     """What everything with a ``status`` has besides: its name, and whether it is CONVERGED."""
 
-    status: Any
+    status: Int[Array, "*batch"]
 
     @property
-    def status_name(self) -> Any:
+    def status_name(self) -> str | np.ndarray:
         """The name of the status, or an array of names for a stack."""
         names = np.array([s.name for s in Status])[np.asarray(self.status)]
         return str(names) if names.ndim == 0 else names
 
     @property
-    def converged(self) -> Any:
+    def converged(self) -> Array | np.bool_:
         """Whether the status is CONVERGED."""
         return self.status == Status.CONVERGED
 
 
 @record
-class Result(Ended):
+class Result(Ended, Generic[P]):
     """A solve's outcome; arrays only, so ``vmap`` works.
 
     Attributes:
-        params: the returned point.
+        params: the returned point (of a walk over coordinates of another kind: what these stand for).
         value: F there.
         gradient_norm: Euclidean norm of the (projected) gradient of F there.
         relative_gradient: dimensionless stop quantity there: ||g / sqrt(m)|| / sqrt(F), with m the decay metric.
@@ -76,10 +86,10 @@ class Result(Ended):
         history: values along the way.
     """
 
-    params: Params
-    value: Any
-    gradient_norm: Any
-    relative_gradient: Any
-    status: Any
-    steps: Any
+    params: P
+    value: Float[Array, "*batch"]
+    gradient_norm: Float[Array, "*batch"]
+    relative_gradient: Float[Array, "*batch"]
+    status: Int[Array, "*batch"]
+    steps: Int[Array, "*batch"]
     history: History

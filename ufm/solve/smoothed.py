@@ -12,16 +12,21 @@ the gradient norms are those of the smoothed problem, for on a kink F has none.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from .._numerics import record
+from .._numerics import Array, record
 from ..problem import Params, Problem
 from .loop import minimize
 from .methods import LBFGS
 from .result import Result, Status
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 STAGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """eps of the stages, relative to the root mean square of the hidden pre-activations."""
@@ -36,7 +41,7 @@ class Smoothed:
             alone stay near the start; those of :data:`STAGES` look farther.
     """
 
-    stages: Any = STAGES
+    stages: Sequence[float] | Float[Array, " stages"] = STAGES
     max_steps = 20_000
 
     def footprint(self, parameters: float, outputs: float) -> float:
@@ -49,10 +54,12 @@ def needs_smoothing(problem: Problem) -> bool:
     return problem.model.depth > 1 and problem.model.activation == "relu" and problem.model.rounding is None
 
 
-def minimize_smoothed(problem: Problem, params: Params, stages: Any, gtol: Any, max_steps: Any) -> Result:
+def minimize_smoothed(
+    problem: Problem, params: Params, stages: Sequence[float] | Array, gtol: ArrayLike, max_steps: ArrayLike
+) -> Result:
     """Minimise a deep ReLU problem by continuation; a pure array program. ``max_steps`` is for each stage."""
 
-    def stage(params: Params, share: Any) -> tuple[Params, tuple[Result, Any]]:
+    def stage(params: Params, share: jax.Array) -> tuple[Params, tuple[Result, Array]]:
         outputs, _ = problem.model.layers(params)
         square = sum(jnp.mean(p * p) for p in outputs[:-1]) / (len(outputs) - 1)
         size = jnp.sqrt(jnp.where(square > 0, square, 1.0))
@@ -89,7 +96,7 @@ def on_kinks(problem: Problem, result: Result) -> Result:
     for L >= 2 the zero network is a local minimum.
     """
 
-    def near(p: Any) -> Any:
+    def near(p: Array) -> jax.Array:
         square = jnp.mean(p * p)
         return (square > 0) & jnp.any(p * p <= KINK**2 * square)
 

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .. import _checks as door
 from .._checks import LARGEST, is_number, one_of, show, whole_number
-from .._numerics import check_precision, in_float64, is_traced, number, placed
+from .._numerics import Numbers, check_precision, in_float64, is_traced, number, placed
 from .._programs import Program, compiled
 from ..problem import (
     Params,
@@ -52,7 +53,7 @@ def solve(
     init_size: float | None = None,
     learning_rate: float | None = None,
     momentum: float | None = None,
-    device: Any = None,
+    device: object = None,
 ) -> Result:
     """Minimise F, from one start or several, for one problem or a stack of them.
 
@@ -105,16 +106,16 @@ def solve(
 
 def _solve(
     problem: Problem,
-    method: Any,
-    start: Any,
-    seed: Any,
-    restarts: Any,
-    gtol: Any,
-    max_steps: Any,
-    reduce: Any,
-    init_size: Any,
-    learning_rate: Any,
-    momentum: Any,
+    method: Method | Smoothed | str | None,
+    start: Params | None,
+    seed: int,
+    restarts: int,
+    gtol: float,
+    max_steps: int | None,
+    reduce: bool | None,
+    init_size: float | None,
+    learning_rate: float | None,
+    momentum: float | None,
 ) -> Result:
     check_problem(problem)
     restarts = whole_number("restarts", restarts, 1)
@@ -175,7 +176,7 @@ def evaluated(problem: Problem, params: Params, gtol: float = 1e-10) -> Result:
     return _evaluated(problem, jax.tree.map(jnp.asarray, params), number(gtol))
 
 
-def _evaluate(problem: Problem, params: Params, gtol: Any) -> Result:
+def _evaluate(problem: Problem, params: Params, gtol: ArrayLike) -> Result:
     space = make_space(problem, params)
     y = space.from_params(params)
     value, gradient = space.value_and_gradient(y)
@@ -220,7 +221,7 @@ def _method_for(problem: Problem, method: Method | Smoothed | str | None) -> Met
     return method
 
 
-def _with_rate(method: Method | Smoothed, learning_rate: Any, momentum: Any) -> Method | Smoothed:
+def _with_rate(method: Method | Smoothed, learning_rate: float | None, momentum: float | None) -> Method | Smoothed:
     """The method with the numbers that the caller gave it."""
     given = {"learning_rate": learning_rate, "momentum": momentum}
     given = {name: value for name, value in given.items() if value is not None}
@@ -237,12 +238,14 @@ def _with_rate(method: Method | Smoothed, learning_rate: Any, momentum: Any) -> 
     return dataclasses.replace(changed, **{name: np.float64(value) for name, value in given.items()})
 
 
-def _is_positive(value: Any) -> bool:
+def _is_positive(value: float) -> bool:
     return is_number(value) and bool(0 < value <= LARGEST)
 
 
 @in_float64
-def _from_start(problem: Problem, start: Params, method: Method | Smoothed, gtol: Any, max_steps: Any) -> Result:
+def _from_start(
+    problem: Problem, start: Params, method: Method | Smoothed, gtol: ArrayLike, max_steps: ArrayLike
+) -> Result:
     run = _run if problem.batch_shape or np.ndim(start.features) == 2 else _run_starts
     start = jax.tree.map(jnp.asarray, start)
     return run(problem, start, method, number(gtol), number(max_steps, np.int32))
@@ -252,10 +255,10 @@ def _from_start(problem: Problem, start: Params, method: Method | Smoothed, gtol
 def _from_seed(
     problem: Problem,
     method: Method | Smoothed,
-    seed: Any,
-    gtol: Any,
-    max_steps: Any,
-    size: Any,
+    seed: ArrayLike,
+    gtol: ArrayLike,
+    max_steps: ArrayLike,
+    size: Numbers | None,
     *,
     restarts: int,
     reduce: bool,
@@ -267,7 +270,7 @@ def _from_seed(
 
 
 @in_float64
-def _by_gram(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+def _by_gram(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     limits = number(gtol), number(max_steps, np.int32)
     if is_traced(problem):
         return _gram_of_classes(problem, *limits)
@@ -277,16 +280,16 @@ def _by_gram(problem: Problem, gtol: Any, max_steps: Any) -> Result:
     return _gram_one(problem, program, jnp.asarray(group), *limits)
 
 
-def _gram_of_classes(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+def _gram_of_classes(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     return solve_by_gram(problem, class_program(problem), jnp.arange(problem.num_classes), gtol, max_steps)
 
 
 @in_float64
-def _by_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+def _by_logits(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     return _logits(problem, number(gtol), number(max_steps, np.int32))
 
 
-def _solve_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
+def _solve_logits(problem: Problem, gtol: ArrayLike, max_steps: ArrayLike) -> Result:
     reduction = problem.reduce()
     result = minimize_logits(reduction.problem, gtol, max_steps)
     return dataclasses.replace(result, params=reduction.lift(result.params))
@@ -295,10 +298,10 @@ def _solve_logits(problem: Problem, gtol: Any, max_steps: Any) -> Result:
 def _solve_seed(
     problem: Problem,
     method: Method | Smoothed,
-    seed: Any,
-    gtol: Any,
-    max_steps: Any,
-    size: Any,
+    seed: ArrayLike,
+    gtol: ArrayLike,
+    max_steps: ArrayLike,
+    size: Numbers | None,
     restarts: int,
     reduce: bool,
     known: bool,
@@ -321,7 +324,9 @@ def _solve_seed(
     return dataclasses.replace(result, params=reduction.lift(result.params))
 
 
-def _minimize(problem: Problem, params: Params, method: Method | Smoothed, gtol: Any, max_steps: Any) -> Result:
+def _minimize(
+    problem: Problem, params: Params, method: Method | Smoothed, gtol: ArrayLike, max_steps: ArrayLike
+) -> Result:
     if isinstance(method, Smoothed):
         return minimize_smoothed(problem, params, method.stages, gtol, max_steps)
     result = minimize(problem, params, method, gtol, max_steps)
@@ -336,13 +341,15 @@ class _Programs:
     stack: Program
 
     @classmethod
-    def of(cls, function: Callable[..., Any], axes: tuple[Any, ...], static: tuple[int, ...] = ()) -> _Programs:
+    def of(
+        cls, function: Callable[..., Result], axes: tuple[int | None, ...], static: tuple[int, ...] = ()
+    ) -> _Programs:
         """The two programs; ``axes`` says which arguments have one entry for each problem of a stack."""
         return cls(
             compiled(function, static=static), compiled(jax.vmap(function, in_axes=axes), static=static, bulk=True)
         )
 
-    def __call__(self, problem: Problem, *args: Any) -> Any:
+    def __call__(self, problem: Problem, *args: object) -> Result:
         """The function of one problem, or of each problem of a stack."""
         return (self.stack if problem.batch_shape else self.one)(problem, *args)
 

@@ -9,12 +9,12 @@ term is stiff beside the decay (label smoothing): it saves nine steps in ten the
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from .._numerics import svd
+from .._numerics import Array, svd
 from ..problem import Params, Problem
 
 _LEAST_MARGIN = 0.1
@@ -30,14 +30,14 @@ def helmert(num_classes: int) -> np.ndarray:
     return basis[::-1].copy()
 
 
-def expected_margins(lambda_z: Any, counts: Any) -> Any:
+def expected_margins(lambda_z: ArrayLike, counts: Array) -> jax.Array:
     """t_k = max(log(1/c_k - (K-1)), 0.1) with c_k = N lambda_Z / sqrt(n_k), shape of counts."""
     ratio = jnp.sum(counts) * lambda_z / jnp.sqrt(counts)
     k = counts.shape[-1]
     return jnp.maximum(jnp.log(jnp.maximum(1.0 / ratio - (k - 1), 1.0)), _LEAST_MARGIN)
 
 
-def geometric_factors(lambda_z: Any, counts: Any, balanced: bool) -> tuple[Any, Any]:
+def geometric_factors(lambda_z: ArrayLike, counts: Array, balanced: bool) -> tuple[jax.Array, jax.Array]:
     """(w, m) in metric coordinates with w m = lambda_Z Z D^{1/2}, K x (K-1) and (K-1) x K."""
     strength = lambda_z * expected_margins(lambda_z, counts) * jnp.sqrt(counts)
     k = counts.shape[-1]

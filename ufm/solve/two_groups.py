@@ -16,14 +16,17 @@ lane axis is last; the loop ends when all lanes of a block have ended.  Any numb
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from .._numerics import record
+from .._numerics import Array, record
 from ..problem.groups import GroupLanes
 from .result import Status
+
+Found = tuple[Array, Array, Array, Array, Array, Array, Array]
+"""What a method gives back, lane axis last: alpha, between, bias, value, relative gradient, status, steps."""
 
 _REACH = 4.0
 """Largest change of a logit gap in one step: the gradient changes by e^4 over it."""
@@ -39,22 +42,22 @@ class _Pair:
     Gaps to the own logit: d1 = h1 - a1 alpha within the group, d2 = h2 - a2 alpha - av v - ab beta to the other one.
     """
 
-    many: Any
-    other: Any
-    weight: Any
-    a1: Any
-    a2: Any
-    av: Any
-    ab: Any
-    h1: Any
-    h2: Any
-    even: Any
-    cost: Any
-    level: Any
-    bias_decay: Any
-    total: Any
-    rows: Any
-    columns: Any
+    many: Array
+    other: Array
+    weight: Array
+    a1: Array
+    a2: Array
+    av: Array
+    ab: Array
+    h1: Array
+    h2: Array
+    even: Array
+    cost: Array
+    level: Array
+    bias_decay: Array
+    total: Array
+    rows: Array
+    columns: Array
 
 
 def _pair(numbers: GroupLanes) -> _Pair:
@@ -97,21 +100,21 @@ class _Point:
     in beta.  ``haa``, ``hay``, ``hyy`` are its curvature; ``det`` that of (alpha, y), ``hyy haa - hay^2``.
     """
 
-    alpha: Any
-    v: Any
-    beta: Any
-    value: Any
-    relative: Any
-    ga: Any
-    gy: Any
-    gb: Any
-    haa: Any
-    hay: Any
-    hyy: Any
-    det: Any
+    alpha: Array
+    v: Array
+    beta: Array
+    value: Array
+    relative: Array
+    ga: Array
+    gy: Array
+    gb: Array
+    haa: Array
+    hay: Array
+    hyy: Array
+    det: Array
 
 
-def _look(p: _Pair, alpha: Any, v: Any, beta: Any, kind: str) -> _Point:
+def _look(p: _Pair, alpha: Array, v: Array, beta: Array, kind: str) -> _Point:
     """F with its first and second derivatives."""
     d1 = p.h1 - p.a1 * alpha
     d2 = p.h2 - p.a2 * alpha - p.av * v - p.ab * beta[None]
@@ -148,7 +151,7 @@ def _look(p: _Pair, alpha: Any, v: Any, beta: Any, kind: str) -> _Point:
     return _Point(alpha, v, beta, value, relative, ga, gy, gb, haa, hay, hyy, det)
 
 
-def _newton(p: _Pair, x: _Point, kind: str) -> tuple[Any, Any, Any, Any]:
+def _newton(p: _Pair, x: _Point, kind: str) -> tuple[Array, Array, Array, Array]:
     """Newton's step (alpha, v, beta) on the active set, and the slope of F along it."""
     slope_a = x.ga + p.cost
     free = (p.many > 0) & ((x.alpha > 0) | (slope_a < 0))
@@ -201,17 +204,17 @@ def _newton(p: _Pair, x: _Point, kind: str) -> tuple[Any, Any, Any, Any]:
 @record
 class _State:
     x: _Point
-    dalpha: Any
-    dv: Any
-    dbeta: Any
-    slope: Any
-    size: Any
-    steps: Any
-    rejected: Any
-    status: Any
+    dalpha: Array
+    dv: Array
+    dbeta: Array
+    slope: Array
+    size: Array
+    steps: Array
+    rejected: Array
+    status: Array
 
 
-def _aim(p: _Pair, x: _Point, kind: str) -> tuple[Any, Any, Any, Any, Any]:
+def _aim(p: _Pair, x: _Point, kind: str) -> tuple[Array, Array, Array, Array, Array]:
     """Newton's step with its slope and the length of the first trial."""
     dalpha, dv, dbeta, slope = _newton(p, x, kind)
     change = jnp.abs(p.a2 * dalpha + p.av * dv + p.ab * dbeta[None])
@@ -224,7 +227,7 @@ def _aim(p: _Pair, x: _Point, kind: str) -> tuple[Any, Any, Any, Any, Any]:
     return dalpha, dv, dbeta, slope, jnp.where(size * down > square, square / jnp.where(down > 0, down, 1.0), size)
 
 
-def _pick(condition: Any, a: _Point, b: _Point) -> _Point:
+def _pick(condition: Array, a: _Point, b: _Point) -> _Point:
     """Lane by lane a or b."""
     return jax.tree.map(lambda x, y: jnp.where(condition if x.ndim == 1 else condition[None], x, y), a, b)
 
@@ -240,7 +243,7 @@ def _move(p: _Pair, state: _State, kind: str) -> _Point:
     return _look(p, alpha, v, x.beta + state.size * state.dbeta, kind)
 
 
-def _begin_pair(p: _Pair, kind: str, root: Any) -> _Point:
+def _begin_pair(p: _Pair, kind: str, root: Array) -> _Point:
     k = p.many + 1.0
     all_classes = jnp.sum(k, axis=0)[None]
     # lambda_Z = (omega kappa delta sqrt(n)/N) ((1 - p_own) K/(K-1) - eps) at equal gaps
@@ -253,13 +256,13 @@ def _begin_pair(p: _Pair, kind: str, root: Any) -> _Point:
     return _look(p, alpha, v, jnp.zeros_like(p.level), kind)
 
 
-def solve_two_groups(numbers: GroupLanes, gtol: Any, max_steps: Any) -> tuple[Any, ...]:
-    """Two groups: (alpha, between, bias, value, relative gradient, status, steps), lane axis last."""
+def solve_two_groups(numbers: GroupLanes, gtol: ArrayLike, max_steps: ArrayLike) -> Found:
+    """Two groups, many programs side by side."""
     kind, p = numbers.bias, _pair(numbers)
     x = _begin_pair(p, kind, jnp.sqrt(numbers.counts))
     count = jnp.zeros(p.level.shape, jnp.int32)
 
-    def judge(x: _Point, steps: Any, rejected: Any) -> Any:
+    def judge(x: _Point, steps: Array, rejected: Array) -> Array:
         status = jnp.where(steps >= max_steps, Status.MAX_STEPS, Status.RUNNING)
         status = jnp.where(rejected >= 12, Status.STALLED, status)
         status = jnp.where(x.relative <= gtol, Status.CONVERGED, status)
