@@ -19,21 +19,25 @@ stay exactly zero on every walk: features of dimension d walk in the program of 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from .. import _checks as door
-from .._checks import show, whole_number
+from .._checks import ArrayLike, show, whole_number
 from .._json import plain
 from .._numerics import float64, record
 from .._programs import compiled
 from ..answer import Limits, judge
-from ..certify import curvature
+from ..certify import Curvature, curvature
 from ..problem import Params, Problem, check_problem, stack, why_no_gram_program
 from ..problem.problem import A_PROBLEM
 from ..solve import Status, solve
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Real
 
 KINDS = ("undecided", "global", "best found", "local minimum", "saddle")
 """What an end can be, by code.
@@ -81,28 +85,28 @@ class Landscape:
         relative_tolerance: the gap that counts as none.
     """
 
-    dim: Any
-    bound: Any
-    closes: Any
-    reference: Any
-    flatness: Any
-    value: Any
-    status: Any
-    steps: Any
-    gradient: Any
-    relative_gradient: Any
-    gap: Any
-    kind: Any
-    deviation: Any
-    lowest: Any
-    index: Any
-    extra: Any
-    strict: Any
-    features: Any
-    relative_tolerance: Any
+    dim: Int[np.ndarray, " P"]
+    bound: Float[np.ndarray, " P"]
+    closes: Bool[np.ndarray, " P"]
+    reference: Float[np.ndarray, " P"]
+    flatness: Float[np.ndarray, " P"]
+    value: Float[np.ndarray, "P S"]
+    status: Int[np.ndarray, "P S"]
+    steps: Int[np.ndarray, "P S"]
+    gradient: Float[np.ndarray, "P S"]
+    relative_gradient: Float[np.ndarray, "P S"]
+    gap: Float[np.ndarray, "P S"]
+    kind: Int[np.ndarray, "P S"]
+    deviation: Float[np.ndarray, "P S"]
+    lowest: Float[np.ndarray, "P S"]
+    index: Int[np.ndarray, "P S"]
+    extra: Int[np.ndarray, "P S"]
+    strict: Float[np.ndarray, "P S"]
+    features: Float[np.ndarray, "P S D n"]
+    relative_tolerance: Float[np.ndarray, ""]
 
     @property
-    def resolution(self) -> np.ndarray:
+    def resolution(self) -> Float[np.ndarray, "P S"]:
         """How far an end's Gram matrix may be from the reference for want of curvature, (P, S).
 
             4 ||grad F|| / flatness
@@ -114,7 +118,7 @@ class Landscape:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(flat > 0, 4 * np.asarray(self.gradient) / flat, np.inf)
 
-    def count(self, kind: str) -> np.ndarray:
+    def count(self, kind: str) -> Int[np.ndarray, " P"]:
         """Number of ends of a kind, (P,)."""
         return np.sum(np.asarray(self.kind) == KINDS.index(kind), axis=1)
 
@@ -130,7 +134,7 @@ class Landscape:
             found.append([float(v) for v in minima[step]])
         return found
 
-    def largest_deviation(self) -> np.ndarray:
+    def largest_deviation(self) -> Float[np.ndarray, " P"]:
         """Largest deviation of the Gram matrices of certified and best-found ends, (P,); NaN where there is none."""
         best = np.isin(self.kind, (_GLOBAL, _BEST))
         largest = np.max(np.where(best, self.deviation, -np.inf), axis=1)
@@ -193,9 +197,9 @@ class Landscape:
 )
 def explore(
     problem: Problem,
-    starts: Any = 256,
+    starts: Real[ArrayLike, ""] | Real[ArrayLike, "*problems S D n"] = 256,
     *,
-    dims: Any = None,
+    dims: Real[ArrayLike, ""] | Real[ArrayLike, " P"] | None = None,
     seed: int = 0,
     noise: float = 0.0,
     gtol: float = 1e-10,
@@ -276,7 +280,7 @@ def explore(
 
 
 @door.checked(problem=A_PROBLEM, seed=door.SEED)
-def critical_points(problem: Problem, seed: int = 0) -> tuple[tuple[str, ...], np.ndarray]:
+def critical_points(problem: Problem, seed: int = 0) -> tuple[tuple[str, ...], Float[np.ndarray, "P S D n"]]:
     """Exact critical points of rank 1 on spheres: all columns on one line.
 
     There the gradient of F in a column is a multiple of the column, so it has no part along the sphere.  The points:
@@ -317,7 +321,7 @@ def critical_points(problem: Problem, seed: int = 0) -> tuple[tuple[str, ...], n
 # ------------------------------------------------------------------ the door
 
 
-def _stack_of(problem: Any) -> Problem:
+def _stack_of(problem: Problem) -> Problem:
     check_problem(problem)
     return problem if problem.batch_shape else stack([problem])
 
@@ -330,7 +334,7 @@ def _check(problem: Problem) -> None:
         raise ValueError("counts: a class of one sample has no positive and never collapses; give 2 or more to each")
 
 
-def _dimensions(problem: Problem, dims: Any) -> np.ndarray:
+def _dimensions(problem: Problem, dims: ArrayLike | None) -> np.ndarray:
     full = problem.model.dim
     given = np.asarray(full if dims is None else dims)
     if given.shape not in ((), (1,), (len(problem),)):
@@ -341,7 +345,7 @@ def _dimensions(problem: Problem, dims: Any) -> np.ndarray:
     return given
 
 
-def _starts(problem: Problem, starts: Any, dims: np.ndarray, seed: int, noise: float) -> np.ndarray:
+def _starts(problem: Problem, starts: ArrayLike, dims: np.ndarray, seed: int, noise: float) -> np.ndarray:
     """Features (P, S, D, n); rows from d on are zero."""
     full, n = problem.model.dim, problem.labels.num_columns
     inside = (np.arange(full) < dims[:, None]).astype(float)[:, None, :, None]
@@ -371,7 +375,7 @@ def _starts(problem: Problem, starts: Any, dims: np.ndarray, seed: int, noise: f
 # ------------------------------------------------------------------ the ends
 
 
-def _blocks(rows: int, block: int) -> Any:
+def _blocks(rows: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
     """(numbers, how many are real) of each block; the last is padded with its last, so that one shape serves all."""
     for begin in range(0, rows, block):
         yield np.minimum(np.arange(begin, begin + block), rows - 1), min(block, rows - begin)
@@ -464,7 +468,7 @@ def _second_order(
     return {"lowest": lowest, "index": index, "extra": extra, "strict": strict}
 
 
-def _curvatures(problem: Problem, params: Params, amount: int) -> Any:
+def _curvatures(problem: Problem, params: Params, amount: int) -> Curvature:
     with float64():
         seen = _STACKED(problem, params, amount)
         return jax.tree.map(np.asarray, seen)
