@@ -68,7 +68,7 @@ from ufm.problem import losses  # noqa: E402
 collect_ignore = ["plugin"]
 
 _STATE_SHAPES = (
-    *("certify", "measure", "problem", "problem.batches", "problem.labels", "problem.losses"),
+    *("certify", "landscape", "measure", "solve", "problem", "problem.batches", "problem.labels", "problem.losses"),
     *("answer.answer", "answer.readings", "sweep.boundary", "report.targets", "atlas.minority", "atlas.shallow"),
 )
 for _name in _STATE_SHAPES:

@@ -86,6 +86,8 @@ def check(name: str) -> None:
     for found in [names[key] for key in public if not key.startswith("_")]:
         if inspect.isclass(found):
             for key, part in list(vars(found).items()):
+                if key.startswith("_") and not key.endswith("__"):
+                    continue  # nobody outside calls it
                 if key == "__init__" and dataclasses.is_dataclass(found):
                     continue  # a record is also put together of what stands for arrays inside of JAX
                 if inspect.isfunction(part) and (watched := with_shapes(part, names)) is not part:
