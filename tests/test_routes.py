@@ -7,7 +7,7 @@ import pytest
 import ufm
 from catalogue import GOLDEN_CASES
 from ufm._numerics import record
-from ufm.answer import ROUTES, Limits, judge, route_of, second_pass
+from ufm.answer import ROUTES, Limits, judge, readings, route_of, second_pass
 from ufm.problem import gram_program, logit_groups, state
 
 SAMPLES = ufm.labels.balanced(3, 4).by_sample()
@@ -200,3 +200,9 @@ def test_who_needs_a_column_for_each_class_refuses_copies():
 def test_kinds_that_are_none(counts, copies, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         ufm.labels.kinds(counts, copies)
+
+
+def test_equal_singular_values_keep_their_order():
+    """Rounding, which differs between machines and numbers of devices, would swap their multiplicities."""
+    values = np.array([[1.0, 1.0 + 3e-16, 0.5], [0.5, 2.0, 2.0 - 4e-16], [0.0, 1.0, 3.0], [np.nan, 1.0, 1.0]])
+    assert readings._falling(values).tolist() == [[0, 1, 2], [1, 2, 0], [2, 1, 0], [1, 2, 0]]

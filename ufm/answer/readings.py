@@ -215,6 +215,10 @@ def complete_factors(problem: Problem, program: Problem, found: Arrays, limits: 
     return found
 
 
+_EQUAL = 1e-9
+"""Singular values apart by at most this share of the largest are one value, whose rounding says nothing."""
+
+
 def read_groups(program: LogitGroups, found: Judged) -> dict[str, Any]:
     """What is read of a grouped logit program; pure arrays."""
     del program
@@ -235,7 +239,7 @@ def complete_groups(problem: Problem, program: LogitGroups, found: Arrays, limit
         right = np.swapaxes(v, 1, 2) @ (inner[..., None] * v)
     values = np.concatenate([np.sqrt(counts) * np.abs(alpha) * (classes > 1), inner], axis=1)
     times = np.broadcast_to([*(classes - 1), *np.ones(inner.shape[1])], values.shape)
-    order = np.argsort(-values, axis=1, kind="stable")
+    order = _falling(values)
     found["singular_values"] = np.take_along_axis(values, order, axis=1)
     found["multiplicity"] = np.take_along_axis(times, order, axis=1)
     alive = values > 1e-6 * np.maximum(values.max(axis=1, keepdims=True), 1e-8)
@@ -245,6 +249,15 @@ def complete_groups(problem: Problem, program: LogitGroups, found: Arrays, limit
     if program.bias != "none":
         found["group_bias"] = bias
     return found | _geometry(problem, classes, counts, alpha, right)
+
+
+def _falling(values: np.ndarray) -> np.ndarray:
+    """The places of the values of each row in falling order; values equal but for rounding keep their order."""
+    order = np.argsort(-values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    apart = ~(ordered[:, :-1] - ordered[:, 1:] <= _EQUAL * ordered[:, :1])
+    level = np.concatenate([np.zeros((len(values), 1), int), np.cumsum(apart, axis=1)], axis=1)
+    return np.take_along_axis(order, np.argsort(level * values.shape[1] + order, axis=1), axis=1)
 
 
 def _phase(classes: np.ndarray, counts: np.ndarray, alpha: np.ndarray, between: np.ndarray) -> np.ndarray:
