@@ -269,7 +269,8 @@ def test_bounds_hold_at_features_that_are_not_collapsed(features):
         assert found.gap > 0
     lifted = small.labels.by_sample().classes
     same = at(problem, descend(small, 0)[:, np.asarray(lifted)])
-    assert 0 <= same.relative_gap < 1e-9
+    assert best.relative_gap < 1e-6  # limited by the descent of SciPy, whose end differs between machines
+    assert 0 <= same.relative_gap < best.relative_gap + 1e-12
 
 
 @pytest.mark.parametrize("grouped", [False, True])
