@@ -136,7 +136,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """Python binds every module that it imports in its package; of one name (solve) the function is meant here."""
+    """The package itself: where a function and a module share a name (solve), ``ufm.solve`` stays the function."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (isinstance(value, types.ModuleType) and name in _HOME_OF):

@@ -1,8 +1,11 @@
-"""Numbers and words at the door: what a caller gave, as float64 arrays, whole numbers and known words.
+"""Checks of what a caller gives: numbers become float64 arrays or whole numbers, words must be known words.
 
 Every positive number of a problem lies in [1e-300, 1e300], a radius in [1e-150, 1e150]: such numbers, their inverses
 and the squares of radii are normal float64 numbers.  Whatever is refused is refused by one sentence
 ``name: value is wrong; give ...``, a ValueError that begins with the name of the argument.
+
+A *reader* is a function of the name of an argument and of the value that was given.  It returns the checked value or
+raises that ValueError.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ LARGEST_RADIUS = 1e150
 
 
 def is_traced(tree: object) -> bool:
-    """Whether a leaf is an abstract value of a transformation; where JAX is not loaded there is none."""
+    """Whether a leaf of the tree is a value that JAX is tracing; ``False`` where JAX is not loaded."""
     if "jax" not in sys.modules:
         return False
     from ._numerics import is_traced
@@ -51,7 +54,7 @@ _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = _BRIEF.maxset = _BRIEF.maxfr
 
 
 def show(value: object, limit: int = 60) -> str:
-    """A value in a message: one line of printable characters, not too long."""
+    """Returns a value as text for a message: one line of at most ``limit`` printable characters."""
     text = short(value) if isinstance(value, np.ndarray) else _describe(value)
     text = re.sub(r" (?:instance )?at 0x[0-9a-fA-F]+", "", text)  # where an object lies in memory says nothing
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -66,7 +69,7 @@ def _describe(value: object) -> str:
 
 
 def short(values: ArrayLike, limit: int = 6) -> str:
-    """The first entries of an array in a message."""
+    """Returns the first entries of an array as text for a message."""
     array = np.asarray(values)
     flat = array.ravel() if array.size <= limit else array.flat[:limit]
     text = ", ".join(
@@ -82,7 +85,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def whole_number(name: str, value: object, least: int, most: int = 2**53) -> int:
-    """The value as an int, or a ValueError that names the argument."""
+    """Returns the value as an int, or raises a ValueError that names the argument."""
     value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
     if not is_number(value) or not (isinstance(value, int) or math.isfinite(value)) or value != int(value):
         raise ValueError(f"{name}: {show(value)} is not a whole number of at least {least}")
@@ -94,14 +97,14 @@ def whole_number(name: str, value: object, least: int, most: int = 2**53) -> int
 
 
 def one_of(name: str, value: object, allowed: Sequence[str], known: str = "known") -> str:
-    """The value where it is one of the words, or a ValueError that lists them."""
+    """Returns the value if it is one of the allowed words, else raises a ValueError that lists them."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: {show(value)} is not {known}; choose one of {', '.join(allowed)}")
     return value
 
 
 def real_array(name: str, value: object, kind: str = "a number") -> np.ndarray:
-    """A number, a list or an array of real numbers as a float64 array; anything else is refused.
+    """Returns a number, a list or an array of real numbers as a float64 array, and refuses anything else.
 
     Text, booleans, bytes, complex numbers, ``None`` and numbers beyond float64 are no numbers here.
     """
@@ -128,7 +131,7 @@ def _is_narrow(dtype: np.dtype) -> bool:
 
 
 def positive_array(name: str, value: object, *, zero: bool = False, largest: float = LARGEST) -> np.ndarray:
-    """Positive numbers (or 0 where ``zero``) within the range of this module, as a float64 array."""
+    """Returns positive numbers (or 0 where ``zero``) within the range of this module as a float64 array."""
     array = real_array(name, value)
     good = np.isfinite(array) & ((array >= 0) if zero else (array > 0))
     if not good.all():
@@ -161,9 +164,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(**readers: Reader) -> Callable[[F], F]:
-    """Decorator of a door: each named argument goes through its reader before the function sees it.
+    """Decorator of a public function: each named argument goes through its reader before the function sees it.
 
-    Defaults and traced values pass as they are.
+    Defaults and traced values pass unchecked.
 
     >>> @checked(size=whole(2))
     ... def double(size=None):
@@ -196,7 +199,7 @@ def checked(**readers: Reader) -> Callable[[F], F]:
 
 
 def whole(least: int, most: int = 2**53) -> Reader:
-    """Reader of a whole number."""
+    """Returns a reader of one whole number from ``least`` to ``most``."""
     return lambda name, value: whole_number(name, value, least, most)
 
 
@@ -208,7 +211,7 @@ STEPS = whole(1, 2**31 - 1)
 
 
 def between(low: float, high: float, words: str) -> Reader:
-    """Reader of one number strictly between two."""
+    """Returns a reader of one number strictly between two; ``words`` tell the caller what to give."""
 
     def read(name: str, value: object) -> float:
         if not is_number(value) or not low < value < high:
@@ -229,19 +232,19 @@ NUMBER = between(-math.nextafter(LARGEST, math.inf), math.nextafter(LARGEST, mat
 
 
 def word(*allowed: str) -> Reader:
-    """Reader of one of some words."""
+    """Returns a reader of one of the allowed words."""
     return lambda name, value: one_of(name, value, allowed)
 
 
 def flag(name: str, value: object) -> bool:
-    """Reader of yes or no."""
+    """Reader of a flag, ``True`` or ``False``."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name}: {show(value)} is not True or False; give one of the two")
     return bool(value)
 
 
 def text(name: str, value: object) -> str:
-    """Reader of any text."""
+    """Reader of a text; every str passes."""
     if not isinstance(value, str):
         raise ValueError(f"{name}: {show(value)} is not a text; give a str")
     return value
@@ -255,7 +258,7 @@ def identifier(name: str, value: object) -> str:
 
 
 def callable_or_none(name: str, value: object) -> Callable[..., Any] | None:
-    """Reader of a function that is called as something goes on."""
+    """Reader of an optional function, such as one that is called to show progress."""
     if value is not None and not callable(value):
         raise ValueError(f"{name}: {show(value)} cannot be called; give a function, or None")
     return value
@@ -278,7 +281,7 @@ def path(name: str, value: object) -> str | os.PathLike[str]:
 
 
 def of_type(kinds: type | tuple[type, ...], remedy: str) -> Reader:
-    """Reader of an instance of a class; the remedy says how one is made."""
+    """Returns a reader of an instance of a class; ``remedy`` ends its message and names how one is made."""
     names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
 
     def read(name: str, value: object) -> object:
@@ -292,9 +295,10 @@ def of_type(kinds: type | tuple[type, ...], remedy: str) -> Reader:
 def numbers_of(
     least: float = -math.inf, *, ndim: tuple[int, ...] = (0, 1, 2), positive: bool = False, whole: bool = False
 ) -> Reader:
-    """Reader of finite numbers, at least ``least`` (above 0 where ``positive``), with so many axes, not empty.
+    """Returns a reader of an array of finite numbers, not empty, with as many axes as ``ndim`` allows.
 
-    Whole numbers, which index something, come back as integers.
+    The numbers are at least ``least``, or above 0 where ``positive``.  Where ``whole``, they must be whole numbers and
+    come back as integers, which can index an array.
     """
 
     def read(name: str, value: object) -> np.ndarray:
@@ -318,7 +322,7 @@ def numbers_of(
 
 
 def pair_of(least: float = -math.inf, *, positive: bool = False) -> Reader:
-    """Reader of two numbers (first, last) of a range, the first below the last."""
+    """Returns a reader of a range, two numbers (first, last) with first < last."""
     inner = numbers_of(least, ndim=(1,), positive=positive)
 
     def read(name: str, value: object) -> tuple[float, float]:
@@ -331,7 +335,7 @@ def pair_of(least: float = -math.inf, *, positive: bool = False) -> Reader:
 
 
 def whole_numbers(least: int, most: int = 2**53, *, empty: bool = False) -> Reader:
-    """Reader of a list of whole numbers, of one at least unless it may be ``empty``."""
+    """Returns a reader of a list of whole numbers; it holds at least one unless it may be ``empty``."""
 
     def read(name: str, value: object) -> tuple[int, ...]:
         array = real_array(name, value)

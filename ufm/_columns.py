@@ -1,8 +1,8 @@
 """One column of numbers from a file: the counts of the classes, or the labels of the samples.
 
 A text file (``.csv``, ``.txt``) has one number per line or cell, or a table whose header names its columns; of a table
-without a header the last column is taken.  A ``.npy`` file is the column, an ``.npz`` file holds it under a name.  What
-the column is called there says what it holds; :mod:`ufm.problem.labels` decides what it means.
+without a header the last column is taken.  A ``.npy`` file is the column, an ``.npz`` file holds it under a name.  The
+name of the column there states whether it holds counts or labels; :mod:`ufm.problem.labels` decides where none does.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ NAMES: dict[str, Kind] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Column:
-    """Numbers of a file.
+    """The column of numbers that a file holds.
 
     Attributes:
-        values: as in the file, usually of shape (rows,).
-        kind: what its name in the file says that it is; ``None`` without a name.
+        values: numbers as they stand in the file, usually of shape (rows,).
+        kind: ``counts`` or ``labels``, by the name of the column in the file; ``None`` without a name.
     """
 
     values: np.ndarray
@@ -44,12 +44,12 @@ class Column:
 
 
 def read_column(path: Path, name: str, wanted: Kind | None = None) -> Column:
-    """The column of a file.
+    """Reads the column of numbers of a file.
 
     Args:
         path: the file.
-        name: of the argument, for messages.
-        wanted: of several named arrays or columns, the kind to take; counts by default.
+        name: name of the argument that gave the path, for messages.
+        wanted: kind to take, where several arrays or columns have names; counts by default.
 
     Raises:
         ValueError: the file is missing or unreadable, or holds no column of numbers.

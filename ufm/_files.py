@@ -1,11 +1,11 @@
 """Files that are whole or absent, that know whether they were changed, in folders where one process works at a time.
 
 A file is written to a temporary name and renamed: a kill or a full disk leaves the old one or none.  Whoever ends the
-process takes :data:`OPEN` first, so that no temporary file is left behind either.  A *sealed* file has its SHA-256
-beside it, ``NAME.sha256``, in the format of ``sha256sum -c``; what differs from it is damaged and never read.  What the
-files mean is for those who write them.
+process acquires the lock :data:`OPEN` first, so that no temporary file is left behind either.  A *sealed* file has its
+SHA-256 beside it, ``NAME.sha256``, in the format of ``sha256sum -c``; a file that differs from it is damaged and never
+read.  This module does not know what the files mean; the modules that write them do.
 
-Imports the standard library alone: the signals of the command need it before anything else is there.
+It imports the standard library alone: the signal handlers of the command need it before anything else is imported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOCK = ".lock"
 
 
 class Damaged(Exception):
-    """A file that is not as it was written."""
+    """Raised for a file whose content is not what was written."""
 
 
 # ------------------------------------------------------------------ writing
@@ -47,7 +47,7 @@ def make_folder(out: Path) -> None:
     """Make the folder for the results.
 
     Raises:
-        ValueError: it cannot be made.
+        ValueError: the folder cannot be made.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,10 @@ def make_folder(out: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: str | Path, name: str = "out", remedy: str = ROOM) -> Iterator[None]:
-    """Turn a failed write inside into the one sentence ``name: path cannot be written (why); remedy``.
+    """Context that turns a failed write in its block into one sentence, ``name: path cannot be written (why); remedy``.
 
     Raises:
-        ValueError: an OSError was raised inside.
+        ValueError: the block raised an OSError.
     """
     try:
         yield
@@ -71,17 +71,17 @@ def writing(path: str | Path, name: str = "out", remedy: str = ROOM) -> Iterator
 
 @contextlib.contextmanager
 def whole(path: Path, name: str = "out", remedy: str = ROOM, *, ending: bool = True) -> Iterator[Path]:
-    """The place to write to; it takes the name of ``path`` when the block ends, and goes away if the block fails.
+    """Context with a temporary file to write to; it is renamed to ``path`` when the block ends, deleted if it fails.
 
     Args:
         path: the file.
-        name: of the argument that gave the path, for the message.
-        remedy: likewise.
+        name: name of the argument that gave the path, for the message.
+        remedy: end of the message, what to do about it.
         ending: whether the temporary name keeps the ending, from which writers read the format. Without it the name
             ends in ``.part``, and no search for an ending finds it.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: the file cannot be written.
     """
     part = path.with_name(f"{path.stem}.part{path.suffix}" if ending else f"{path.name}.part")
     with OPEN, writing(path, name, remedy):
@@ -95,16 +95,17 @@ def whole(path: Path, name: str = "out", remedy: str = ROOM, *, ending: bool = T
 
 
 def write(path: Path, content: Content, remedy: str = ROOM, *, sealed: bool = False) -> None:
-    """Write a file that outlives the machine: it is there whole, or as it was before.
+    """Write a file so that a crash of the machine leaves it complete, or as it was before.
 
     Args:
         path: the file; a sealed one must not be there yet.
         content: bytes, or a function that writes them to a stream.
-        remedy: for the message.
-        sealed: put its digest beside it. The digest comes first, so that no kill parts them.
+        remedy: end of the message where the file cannot be written, what to do about it.
+        sealed: whether to write its digest beside it. The digest is written first, so that a kill never leaves the
+            file without one.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: the file cannot be written.
     """
     with whole(path, remedy=remedy, ending=False) as part:
         _put(part, content)
@@ -125,7 +126,7 @@ def _put(path: Path, content: Content) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder last."""
+    """Flush a folder to disk, so that the names of its files survive a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -137,7 +138,7 @@ def arrays_of(archive: bytes) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file.
 
     Raises:
-        Damaged: it is none.
+        Damaged: the bytes are no ``.npz`` archive.
     """
     import numpy as np
 
@@ -152,7 +153,7 @@ def arrays_of(archive: bytes) -> dict[str, np.ndarray]:
 
 
 def seal_of(path: Path) -> Path:
-    """Where the digest of a file is."""
+    """Returns the path of the digest of a file."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -165,7 +166,7 @@ def read_sealed(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: it is not as it was written, or its digest is not.
+        Damaged: the file or its digest is not as it was written.
     """
     try:
         content = path.read_bytes()
@@ -183,7 +184,7 @@ def read_sealed(path: Path) -> bytes:
 
 
 def seal_tree(folder: Path) -> bytes:
-    """The digests of all files below a folder, one line each."""
+    """Returns the digests of all files below a folder, one line each."""
     lines = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as stream:
@@ -200,7 +201,7 @@ def check_tree(folder: Path) -> None:
     """Check a folder against the digests beside it.
 
     Raises:
-        Damaged: a file differs, is missing, or is one too many; it names the first.
+        Damaged: a file differs, is missing, or has no digest; the message names the first such file.
     """
     try:
         sealed, found = seal_of(folder).read_bytes(), seal_tree(folder)
@@ -215,7 +216,7 @@ def check_tree(folder: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Move a damaged file out of the way; it is kept for whoever wants to look."""
+    """Rename a damaged file, so that it is kept for inspection but no longer read."""
     number = 0
     while (aside := path.with_name(f"{path.name}.damaged{f'-{number}' if number else ''}")).exists():
         number += 1
@@ -228,12 +229,12 @@ def set_aside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def alone(folder: Path, name: str = "out") -> Iterator[None]:
-    """Hold a folder for this process; the system frees it when the process ends, however it ends.
+    """Context that locks a folder for this process; the system frees the lock when the process ends, however it ends.
 
-    On a system or a file system without locks nothing is held.
+    On a system or a file system without locks nothing is locked.
 
     Raises:
-        ValueError: another process holds it, or it cannot be written.
+        ValueError: another process has locked the folder, or the folder cannot be written to.
     """
     with writing(folder, name):
         handle = (folder / LOCK).open("a+b")
@@ -253,9 +254,9 @@ def alone(folder: Path, name: str = "out") -> Iterator[None]:
 
 
 def only_begun(folder: Path, marker: str, folders: tuple[str, ...]) -> bool:
-    """Whether a folder holds nothing but what a kill may leave of its making, before the file ``marker`` is there.
+    """Whether a folder was only begun: it holds no more than a kill can leave before the file ``marker`` is written.
 
-    That is: the lock, unfinished copies of the marker, its digest, and empty folders of the given names.
+    A kill can leave the lock, unfinished copies of the marker, its digest, and empty folders of the given names.
     """
     if not folder.is_dir():
         return not folder.exists()

@@ -1,4 +1,4 @@
-"""Values as JSON can hold them: what every ``to_json``, every report and every ``--json`` is made of."""
+"""Conversion of values to what JSON can hold; every ``to_json``, every report and every ``--json`` uses it."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def as_json(record: dict[str, Any], matrices: bool, keep: Sequence[str] = ()) ->
     """Returns a record as plain values without its large matrices, and a note on those that are left out.
 
     Args:
-        record: what is to be written, with a list of ``notes``.
+        record: values to be written, by name, with a list of ``notes``.
         matrices: whether matrices of more than :data:`MATRIX_ROWS` rows stay.
-        keep: keys whose matrices stay in any case.
+        keep: keys whose matrices stay whatever their size.
     """
     if matrices:
         return plain(record)
@@ -55,7 +55,7 @@ def as_json(record: dict[str, Any], matrices: bool, keep: Sequence[str] = ()) ->
 
 
 def _is_matrix(value: object) -> bool:
-    """Whether a value has more rows than are given unasked, each of them a list."""
+    """Whether a value is a matrix, an array or a list of lists, of more than :data:`MATRIX_ROWS` rows."""
     if hasattr(value, "tolist"):
         shape: tuple[int, ...] = getattr(value, "shape", ())
         return len(shape) > 1 and shape[0] > MATRIX_ROWS

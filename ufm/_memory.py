@@ -1,12 +1,12 @@
-"""Ground floor: how much memory there is, and one sentence before more of it is taken.
+"""How much memory there is, and the check that refuses a computation or a file that needs more.
 
 What a computation or a file needs is estimated first and compared with :func:`limit`; an array that would not fit is
 never asked for, because the compiled programs end the process where memory runs out.  The environment variable
 ``UFM_MEMORY`` (``24GB``, ``1.5e9``, ``none``) sets another limit, higher or lower.
 
-An archive (.npz, .pt) says in its directory how large its members are.  They are read only where that is what the file
-can hold: an array may not claim more than its member has, and a file may not unfold to more than
-:data:`LARGEST_UNFOLDING` times its size unless ``UFM_MEMORY`` says how much may be taken.
+An archive (.npz, .pt) states in its directory how large its members are.  They are read only where the file can hold as
+much: an array may not claim more bytes than its member has, and a file may not decompress to more than
+:data:`LARGEST_UNFOLDING` times its size unless ``UFM_MEMORY`` states how much may be taken.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def stated_limit() -> float | None:
     """Bytes that ``UFM_MEMORY`` allows; ``None`` where it is not set.
 
     Raises:
-        ValueError: it is no number of bytes.
+        ValueError: ``UFM_MEMORY`` is no number of bytes.
     """
     text = os.environ.get("UFM_MEMORY", "").strip()
     return read_bytes("UFM_MEMORY", text) if text else None
 
 
 def read_bytes(name: str, text: str) -> float:
-    """A number of bytes: ``24GB``, ``1.5e9``, ``2 GiB`` or ``none`` for no limit."""
+    """Reads a number of bytes from text: ``24GB``, ``1.5e9``, ``2 GiB``, or ``none`` for no limit."""
     if text.strip().lower() in ("none", "inf"):
         return math.inf
     match = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([KMGTkmgt]?i?)[Bb]?", text.strip())
@@ -75,7 +75,7 @@ def read_bytes(name: str, text: str) -> float:
 
 @contextlib.contextmanager
 def allowed(name: str, text: str | None) -> Iterator[None]:
-    """Set the limit for a while, as ``UFM_MEMORY`` does; ``None`` leaves it as it is."""
+    """Context in which ``text`` sets the limit in place of ``UFM_MEMORY``; ``None`` leaves the limit as it is."""
     if text is None:
         yield
         return
@@ -92,9 +92,9 @@ def allowed(name: str, text: str | None) -> Iterator[None]:
 
 
 def available() -> float:
-    """Bytes that are free: the least of the machine, the control groups of the process, and its own limit.
+    """Bytes that are free: the least of what the machine, the control groups of the process and its own limit leave.
 
-    Infinite on a system that tells none of the three.
+    Infinite on a system that reports none of the three.
     """
     return min(_of_machine(), _of_control_groups(), _of_process())
 
@@ -110,7 +110,7 @@ def _of_machine() -> float:
 
 
 def _of_control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """What is left of the tightest limit of version 2 or 1, of the process' own group and of those above it."""
+    """Bytes left under the tightest limit of the process' own control group and of those above it, version 2 or 1."""
     places = {root, root / "memory"}
     for line in _lines(own):
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
@@ -148,7 +148,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _fields(path: Path) -> dict[str, float]:
-    """``name: number`` or ``name number`` of each line."""
+    """Reads the lines ``name: number`` or ``name number`` of a file, as numbers by name."""
     found = {}
     for line in _lines(path):
         parts = line.replace(":", " ").split()
@@ -163,12 +163,12 @@ def _number(path: Path) -> float | None:
 
 
 def exceeds_limit(needed: float) -> bool:
-    """Whether bytes are more than may be taken; :data:`TAKEN_FREELY` bytes are not unless ``UFM_MEMORY`` says so."""
+    """Whether bytes are more than may be taken; up to :data:`TAKEN_FREELY` bytes pass unless ``UFM_MEMORY`` is set."""
     return (needed > TAKEN_FREELY or stated_limit() is not None) and needed > limit()
 
 
 def in_words(size: float) -> str:
-    """A number of bytes for a person: ``1.8 TB``."""
+    """A number of bytes in the largest fitting unit: ``1.8 TB``."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
@@ -193,7 +193,7 @@ def check_bytes(name: str, what: str, needed: float, remedy: str) -> None:
 
 
 def check_archive(place: Path, name: str = "file") -> None:
-    """Refuse a zip archive (.npz, .pt) that would unfold to more than its file can honestly hold.
+    """Refuse a zip archive (.npz, .pt) that would decompress to implausibly many bytes for the size of its file.
 
     Raises:
         ValueError: one sentence with the file and the sizes.  A file that is no zip archive passes.
@@ -216,12 +216,13 @@ def check_array(stream: BinaryIO, stored: int, name: str) -> None:
     """Refuse a .npy array whose header claims more bytes than follow it; the stream is left where it was.
 
     Args:
-        stream: at the first byte of the array.
-        stored: bytes of the array with its header.
-        name: of the array, for the message.
+        stream: file, positioned at the first byte of the array; its position is the same afterwards.
+        stored: number of bytes of the array with its header.
+        name: name of the array, for the message.
 
     Raises:
-        ValueError: what the header claims, and what is there.  A header that cannot be read passes.
+        ValueError: the header claims more than is there; the message has both sizes.  A header that cannot be read
+            passes.
     """
     start = stream.tell() if stream.seekable() else None
     try:
@@ -242,11 +243,11 @@ def check_array(stream: BinaryIO, stored: int, name: str) -> None:
 
 
 def check_file(place: Path, name: str = "file") -> bool:
-    """Compare what an .npy or .npz file declares with what it can hold; whether it is an archive.
+    """Compare the sizes that an .npy or .npz file declares with what it can hold; returns whether it is an archive.
 
     Raises:
         ValueError: a size is wrong; one sentence that begins with ``name``.
-        OSError, ...: what the zip reader says of a damaged directory (see :data:`UNREADABLE`).
+        OSError, ...: the zip reader found a damaged directory (:data:`UNREADABLE` lists its errors).
     """
     with place.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
@@ -268,11 +269,11 @@ def load_arrays(place: Path, wanted: Callable[[str], object] | None = None) -> n
 
     Args:
         place: the file.
-        wanted: which names of an archive to read; all by default.
+        wanted: function of the name of an array in an archive that is true for those to read; all by default.
 
     Raises:
         ValueError: a size is wrong; one sentence that begins with ``file``.
-        OSError, EOFError, zipfile.BadZipFile, ...: what NumPy says of a damaged file (see :data:`UNREADABLE`).
+        OSError, EOFError, zipfile.BadZipFile, ...: NumPy found a damaged file (:data:`UNREADABLE` lists its errors).
     """
     archive = check_file(place)
     with place.open("rb") as stream:
@@ -283,7 +284,7 @@ def load_arrays(place: Path, wanted: Callable[[str], object] | None = None) -> n
 
 
 class BadMember(ValueError):
-    """An array of an archive that cannot be read; ``member`` is its name."""
+    """Raised for an array of an archive that cannot be read; ``member`` is its name."""
 
     def __init__(self, member: str, reason: str) -> None:
         super().__init__(f"{member}: {reason}")

@@ -1,6 +1,6 @@
-"""Ground floor: scoped double precision, frozen pytrees, safe functions, tree algebra, rounding units.
+"""Numerical basis: scoped double precision, frozen pytrees, safe functions, tree algebra, rounding units.
 
-Every other room stands on this one.  It knows nothing of unconstrained features models.
+Every other package of ``ufm`` uses this module.  It knows nothing of unconstrained features models.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Numbers = float | Array
 
 
 def static(**kwargs: Any) -> Any:
-    """Field of a record that is structure: hashable, part of the compiled program's identity."""
+    """Field of a record that is structure: it is hashable, and a program is compiled for each of its values."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
@@ -86,12 +86,12 @@ def in_float64(function: F, proves: bool = False) -> F:
     """Run a function under :func:`float64`, on the processor, and give its arrays back as NumPy arrays.
 
     Under a transformation the function runs as it is and stays traced; then the caller must have entered
-    :func:`float64`, and is told so otherwise.
+    :func:`float64`, else a ValueError demands it.
 
     Args:
-        function: takes and returns trees of arrays; what it is given is brought to the processor.
-        proves: it runs on the processor even where another device was asked for (see :func:`placed`): there float64
-            may be emulated, and then nothing that was counted about its rounding holds.
+        function: function that takes and returns trees of arrays; its arguments are brought to the processor.
+        proves: whether it runs on the processor even where another device was asked for (see :func:`placed`): there
+            float64 may be emulated, and then the bounds of its rounding errors do not hold.
     """
 
     @functools.wraps(function)
@@ -116,7 +116,7 @@ _asked: contextvars.ContextVar[Any] = contextvars.ContextVar("device", default=N
 
 
 def processor() -> Any:
-    """The device on which everything in float64 runs unless another is asked for: the first of the CPU."""
+    """The first device of the CPU, on which everything in float64 runs unless another device is asked for."""
     return processors()[0]
 
 
@@ -136,7 +136,7 @@ def cores() -> int:
 
 
 def placed(function: F) -> F:
-    """Let a function take ``device``: what it solves runs there, what it proves on the processor all the same."""
+    """Give a function the argument ``device``: solves run on that device, proofs on the processor all the same."""
 
     @functools.wraps(function)
     def wrapped(*args: object, device: object = None, **kwargs: object) -> object:
@@ -166,7 +166,7 @@ def _device_of(device: object) -> Any:
 
 
 def _uncommitted(leaf: object, device: Any) -> object:
-    """An array that no device holds fast; keys of random numbers, which NumPy does not know, are moved."""
+    """Returns an array that is bound to no device; random keys, which NumPy does not know, are moved to this one."""
     if not isinstance(leaf, jax.Array):
         return leaf
     return jax.device_put(leaf, device) if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else np.asarray(leaf)
@@ -177,13 +177,13 @@ OUT_OF_MEMORY = "memory: it ran out while computing; give fewer classes, columns
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python, NumPy or JAX says that memory ran out."""
+    """Whether an error of Python, NumPy or JAX means that memory ran out."""
     message = str(error)
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()
 
 
 def number(value: object, dtype: DTypeLike | None = float) -> Array:
-    """A number as an array for a compiled program, by NumPy: JAX would compile a program for the conversion."""
+    """A number as an array for a compiled program, made by NumPy: JAX would compile a program for the conversion."""
     return jnp.asarray(value, dtype) if is_traced(value) else np.asarray(value, dtype)
 
 
@@ -219,12 +219,12 @@ def tree_where(condition: Array | bool, a: T, b: T) -> T:
 
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function of matrices take stacks, by ``jax.vmap`` or leading axes, one after another on the processor.
+    """Let a function of a matrix take stacks of matrices, one after another on the processor.
 
-    LAPACK takes the matrices of a stack one by one anyway. jaxlib (0.10.2) gives large parts of a stack to the pool of
-    threads and waits for them, on a thread of the same pool: as many such calls at once as there are threads, of one
-    program or of several, wait for each other for ever. A single matrix is never parted. Other devices take a stack in
-    one call.
+    A stack has leading axes, or comes from ``jax.vmap``. LAPACK takes the matrices of a stack one by one anyway. jaxlib
+    (0.10.2) hands large parts of a stack to the pool of threads and waits for them on a thread of the same pool. When
+    there are as many such calls at once as there are threads, in one program or in several, they wait for each other
+    for ever. A single matrix is never split. Other devices take a stack in one call.
     """
 
     @jax.custom_batching.custom_vmap

@@ -2,13 +2,13 @@
 
 One-off work (a solve, a certificate) is compiled for a second and runs for a millisecond, so small programs are
 compiled with options that halve the compile time.  Programs that solve many problems side by side keep the compiler's
-own options: they run for long, and every bit of theirs stays what it was.
+own options: they run for long, and every bit of their results stays what it was.
 
 :func:`keep_compiled_programs` keeps the compiled programs in a folder.  A later process then neither traces nor
 compiles a function whose structure it finds there.  A file is named by a digest of everything that the program depends
 on: the function, the structure of its arguments, the source of ufm, the versions and settings of JAX, and the machine.
-It holds a digest of itself, words (JSON) and machine code, nothing pickled, and lies in a folder that only its owner
-can write to.
+The file contains a digest of its content, a description of the results (JSON) and machine code, nothing pickled.  It
+lies in a folder that only its owner can write to.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _PACKAGE = __name__.partition(".")[0]
 class Program:
     """A function of arrays that is compiled once per structure of its arguments; made by :func:`compiled`.
 
-    Called on traced values it is part of the program that is being traced.
+    When it is called on traced values it becomes part of the program that is being traced.
     """
 
     __wrapped__: FunctionType
@@ -67,7 +67,7 @@ class Program:
         self._kept: dict[Hashable, _Loaded | None] = {}
 
     def __call__(self, *args: object) -> Any:
-        """What the function returns, computed by its compiled program."""
+        """Returns what the function returns, computed by its compiled program."""
         leaves, structure = jax.tree.flatten([arg for place, arg in enumerate(args) if place not in self.static])
         if is_traced(leaves):
             return self._plain(*args)
@@ -90,9 +90,9 @@ class Program:
         return jitted(*args)
 
     def fresh(self, quick: bool) -> jax.stages.Wrapped:
-        """The jitted function under a name that nobody has had: JAX's own cache then has no program for it.
+        """The jitted function under a new name, for which JAX's own cache has no program.
 
-        Machine code that came out of that cache is not whole when it is written once more.
+        Machine code that came out of that cache is incomplete when it is serialised once more.
         """
 
         def function(*args: object) -> object:
@@ -108,12 +108,13 @@ class Program:
 
 
 def compiled(function: Callable[..., Any] | None = None, *, static: tuple[int, ...] = (), bulk: bool = False) -> Any:
-    """Make a function of arrays a :class:`Program`; in place of ``jax.jit`` wherever ufm runs a program of its own.
+    """Make a function of arrays a :class:`Program`; ufm uses it in place of ``jax.jit`` wherever it runs a program.
 
     Args:
-        function: takes and returns trees of arrays, by position only.
+        function: function that takes and returns trees of arrays; arguments are passed by position only.
         static: positions of arguments that are structure (hashable).
-        bulk: the program solves many problems and runs for long: it keeps the compiler's own options at every size.
+        bulk: whether the program solves many problems and so runs for long; it then keeps the compiler's own options
+            at every size.
     """
     if function is None:
         return functools.partial(compiled, static=static, bulk=bulk)
@@ -136,12 +137,12 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> Path
     the folder exceeds 512 MiB the oldest are deleted.
 
     Args:
-        folder: by default the one that ``UFM_CACHE`` names, else ``ufm`` in the user's cache folder
-            (``XDG_CACHE_HOME`` or ``~/.cache``). The empty string keeps nothing.
+        folder: folder for the programs; by default the one that ``UFM_CACHE`` names, else ``ufm`` in the user's cache
+            folder (``XDG_CACHE_HOME`` or ``~/.cache``). The empty string keeps nothing.
 
     Returns:
-        The folder; ``None`` where nothing is kept: the name is empty, or the folder cannot be made, or others than its
-        owner can write to it (what lies in it is run).
+        The folder; ``None`` where nothing is kept, because the name is empty, the folder cannot be made, or others than
+        its owner can write to it (the code in it is executed).
 
     Example:
         >>> import tempfile, ufm
@@ -176,7 +177,7 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> Path
 
 
 def _delete_oldest(place: Path) -> None:
-    """Delete files that were not used for longest until the rest takes at most half of what is allowed."""
+    """Delete the least recently used files until the rest takes at most half of :data:`LARGEST_FOLDER`."""
     with os.scandir(place) as entries:
         files = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in entries if entry.is_file()]
     size = sum(bytes_ for _, bytes_, _ in files)
@@ -195,7 +196,7 @@ def _delete_oldest(place: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Loaded:
-    """Machine code that is ready to run on the processor, and the words of the tree that it returns."""
+    """Machine code that is ready to run on the processor, and the JSON description of the tree that it returns."""
 
     code: Any  # of a class of jaxlib that states no types
     returns: object
@@ -207,7 +208,7 @@ class _Loaded:
 
 
 def _keep(program: Program, args: tuple[object, ...], quick: bool) -> _Loaded | None:
-    """The program for arguments of this structure, from the folder or written to it; ``None`` where it cannot be."""
+    """Loads the program for arguments of this structure, or compiles and saves it; ``None`` where neither works."""
     assert _folder is not None
     try:
         arguments = [_words(arg, place in program.static) for place, arg in enumerate(args)]
@@ -234,7 +235,7 @@ def _keep(program: Program, args: tuple[object, ...], quick: bool) -> _Loaded | 
 
 
 def _read(file: Path) -> _Loaded | None:
-    """A program from its file; ``None`` where there is none, or a damaged one."""
+    """Loads a program from its file; ``None`` where the file is missing or damaged."""
     try:
         content = file.read_bytes()
         digest, body = content[:32], content[32:]
@@ -247,7 +248,7 @@ def _read(file: Path) -> _Loaded | None:
 
 
 def _load(body: bytes) -> _Loaded:
-    """Machine code made ready to run."""
+    """Makes saved machine code ready to run."""
     text, _, code = body.partition(b"\n")
     header = json.loads(text)
     if header["lapack"]:
@@ -261,7 +262,7 @@ def _load(body: bytes) -> _Loaded:
 
 @functools.cache
 def _load_lapack() -> None:
-    """Let JAX find the linear algebra that kept programs call; it does so when it lowers a factorisation."""
+    """Make JAX register the LAPACK routines that saved programs call, by lowering a factorisation."""
     jax.jit(jax.lax.linalg.cholesky).lower(jax.ShapeDtypeStruct((1, 1), np.float32))
 
 
@@ -273,7 +274,7 @@ def _runs_here() -> bool:
 
 @functools.cache
 def _surroundings() -> list[object]:
-    """Everything beside a function and its arguments that its machine code depends on."""
+    """Everything but the function and its arguments that machine code depends on: source of ufm, machine, settings."""
     source = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
@@ -292,12 +293,12 @@ def _surroundings() -> list[object]:
 
 
 class _Nameless(Exception):
-    """A tree holds something that has no lasting name."""
+    """Raised for a tree with a value that has no name in JSON, so that its program is not kept."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Stands for the leaf of that number in a tree of results."""
+    """Placeholder for a leaf in a tree of results; ``number`` is its position among the leaves."""
 
     number: int
 
@@ -308,7 +309,7 @@ def _dtype(leaf: object) -> np.dtype:
 
 
 def _words(value: object, static: bool = False) -> object:
-    """A tree as plain JSON: records of ufm by name, structure by value, arrays and numbers by shape and type."""
+    """A tree described in JSON: records of ufm by name, structure by value, arrays and numbers by shape and type."""
     if value is None or (static and isinstance(value, bool | int | str)):
         return value
     if static and isinstance(value, float):
@@ -335,7 +336,7 @@ def _words(value: object, static: bool = False) -> object:
 
 
 def _built(words: object, leaves: list[jax.Array]) -> object:
-    """The tree of some words of results."""
+    """Builds the tree of results that a JSON description states, from its leaves."""
     if not isinstance(words, dict):
         return words
     if "leaf" in words:

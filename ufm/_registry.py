@@ -1,7 +1,7 @@
-"""Registries: what has a name and may come from outside, and the plugins that bring it.
+"""Registries of named entries, which plugins from outside can extend, and the import of those plugins.
 
-The losses, oracles, measures, methods and networks of ``ufm`` stand in registries.  Its own entries and those of other
-people get there by the same functions, and whoever reads a registry makes no difference between them.
+The losses, oracles, measures, methods and networks of ``ufm`` are kept in registries.  Its own entries and those of
+other people are registered by the same functions, and code that reads a registry treats them alike.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Registry(dict[str, T]):
     """Entries by name, in the order in which they were registered.
 
     Args:
-        kind: what an entry is, in the word that begins an error: ``oracle``.
+        kind: word for one entry, which begins error messages: ``oracle``.
 
     >>> frames = Registry("frame")
     >>> frames.register("etf", "simplex equiangular tight frame")
@@ -43,10 +43,10 @@ class Registry(dict[str, T]):
         """Give an entry its name, and return it.
 
         Args:
-            name: what it is called.
-            entry: what is registered.
-            source: the function or class that it was made of. One of a session (``__main__``) takes the place of an
-                earlier one: a cell of a notebook may run again.
+            name: name of the entry.
+            entry: object to register.
+            source: function or class that the entry was made of. One that was defined in the running session
+                (``__main__``) replaces an earlier one of that kind, so that a cell of a notebook may run again.
 
         Raises:
             ValueError: the name is taken, or is not a word of letters, digits, ``_`` and ``-``.
@@ -77,7 +77,8 @@ def load_plugins(complain: Callable[[str], None] = warnings.warn) -> tuple[str, 
     imported once; one that fails harms no other.
 
     Args:
-        complain: called with one sentence for each plugin that cannot be imported; a warning by default.
+        complain: function that is called with one sentence for each plugin that cannot be imported; a warning by
+            default.
 
     Returns:
         Names of the plugins that were imported without an error, in alphabetical order.

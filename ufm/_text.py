@@ -1,4 +1,4 @@
-"""Text from outside - names of files, reports, axes, labels - made fit to be shown, and the word that was meant.
+"""Text from outside (names of files, reports, axes, labels) made safe to show, and a guess at a misspelt word.
 
 A name may hold anything: sequences that move a terminal's cursor or rewrite its title, characters that reverse the
 reading direction, bytes that are no text at all.  :func:`printable` is the one place where they lose their effect.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    r"""The text with every character that is not for printing as its escape; a line break is one of them.
+    r"""Returns the text with every character that cannot be printed, line breaks included, as its escape.
 
     >>> printable("net\x1b[31m\n")
     'net\\x1b[31m\\n'
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def nearest_word(word: str, known: Iterable[str]) -> str | None:
-    """The known word that a misspelt one is most like; ``None`` where none is near.
+    """Returns the known word that a misspelt one is most like; ``None`` where none is near.
 
     >>> nearest_word("weightdecay", ["feature_decay", "weight_decay"])
     'weight_decay'

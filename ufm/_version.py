@@ -1,4 +1,4 @@
-"""The version, in the one place where it is written, and the versions that a number depends on."""
+"""The version of ufm, written here alone, and the versions of everything that a computed number depends on."""
 
 import platform
 
@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions that a number depends on, and the backend that computes."""
+    """Returns the versions that a computed number depends on, and the backend that JAX computes on."""
     import jax  # only here: the command lists its flags without it
     import numpy
     from jaxlib import version as jaxlib

@@ -1,11 +1,11 @@
-"""Networks that theory knows, as parameters of a problem: starts that an answer must not end above.
+"""Networks that theory predicts, as parameters of a problem: an answer starts from them and must not end above them.
 
-A prediction of a deep problem carries its network.  Others give Gram matrices and logits, and a network follows:
+A prediction of a deep problem contains its network.  Others give Gram matrices and logits, and a network follows:
 
     M^T M = the predicted Gram matrix (its square root; one axis per class where it is diagonal),   s W M = Z,
 
 with W of least norm, which is that of every network with balanced or minimal weights.  Theory, solver and certificate
-do not know each other; what is made here is handed to the solver as a start, and judged like any other point.
+are independent of each other; a network of theory is one more start of the solver, and is judged like any other point.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _RANK = 1e-12
 
 
 def known_networks(problem: Problem) -> list[tuple[Prediction, Params, float]]:
-    """Every network that theory knows for a problem, with its value F, the lowest first.
+    """Returns every network that theory predicts for a problem, with its value F, the lowest first.
 
     Args:
         problem: one problem.
 
     Returns:
-        (prediction, parameters in the shapes of the problem, F there), for the predictions that hold and whose network
-        can be made in the given dimension.
+        A list of (prediction, parameters in the shapes of the problem, F there), for the predictions that apply and
+        whose network can be made in the given dimension.
 
     Example:
         >>> import ufm
@@ -50,7 +50,7 @@ def known_networks(problem: Problem) -> list[tuple[Prediction, Params, float]]:
 
 
 def network_of(problem: Problem, prediction: Prediction) -> Params | None:
-    """The network of one prediction, feasible and in the shapes of the problem; ``None`` where it gives none."""
+    """Returns the network of one prediction, feasible and in the problem's shapes; ``None`` if it gives no network."""
     if prediction.params is not None:
         return prediction.params
     model, pairs = problem.model, problem.model.readout == "pairs"
@@ -76,7 +76,7 @@ def _feasible(problem: Problem, params: Params) -> Params:
 
 
 def _means(gram: np.ndarray, dim: int) -> np.ndarray | None:
-    """Class means of a Gram matrix in d dimensions, or ``None`` if it needs more."""
+    """Returns class means in d dimensions with the given Gram matrix, or ``None`` if it needs more dimensions."""
     k = len(gram)
     if not np.all(np.isfinite(gram)):
         return None

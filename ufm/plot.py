@@ -1,7 +1,7 @@
-"""Figures from datasets; computes nothing.
+"""Figures of datasets, reports and runs; this module draws and computes nothing.
 
 Figures are made and saved without pyplot: importing this module leaves matplotlib's backend, settings and windows as
-they are.  Text from outside - names of reports, of data sets - goes through :func:`as_text`.
+they are.  Text from outside (names of reports, of data sets) goes through :func:`as_text`.
 
 Colours are from Crameri's scientific maps, readable in greyscale and by colour-blind readers (Crameri 2018); lines
 differ in dash as well as in shade.
@@ -50,13 +50,13 @@ _BOUNDARIES: dict[str, tuple[Any, str]] = {
 
 
 def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **shared: Any) -> tuple[Figure, Any]:
-    """A figure of its own, known to no window manager, and its axes.
+    """Returns a new figure, which no window manager knows, and its axes.
 
     Args:
-        rows: of axes.
-        columns: of axes.
-        figsize: inches.
-        **shared: of ``matplotlib.figure.Figure.subplots``, and ``layout``.
+        rows: number of rows of axes.
+        columns: number of columns of axes.
+        figsize: width and height in inches.
+        **shared: arguments of ``matplotlib.figure.Figure.subplots``, and ``layout`` of the figure.
     """
     figure = Figure(figsize=figsize, layout=shared.pop("layout", "constrained"))
     FigureCanvasAgg(figure)
@@ -67,7 +67,7 @@ _LONGEST_NAME = 80  # characters that a title has room for
 
 
 def as_text(text: str) -> str:
-    r"""Text from outside for a figure: shown as it is, dollar signs and all, where matplotlib would read formulas.
+    r"""Returns text from outside in a form that a figure shows as it is: matplotlib would read dollars as formulas.
 
     >>> as_text("cost in $ and \x1b")
     'cost in \\$ and \\x1b'
@@ -78,7 +78,7 @@ def as_text(text: str) -> str:
 
 
 def collapse_diagram(dataset: xr.Dataset) -> Figure:
-    """Phases read off the solutions with the exact boundaries over them, and the certified gap beside them."""
+    """Figure of the phases that solutions show, the exact boundaries over them and the certified gap beside them."""
     with matplotlib.rc_context(_STYLE):
         figure, (left, right) = subplots(1, 2, figsize=(9.2, 4.0), sharey=True, layout="constrained")
         _phase_panel(left, dataset)
@@ -115,7 +115,7 @@ def _phase_panel(axes: Axes, dataset: xr.Dataset) -> None:
 
 
 def _traced_points(axes: Axes, dataset: xr.Dataset, x: str, y: str, most: int = 60) -> list[Line2D]:
-    """Traced points of the boundaries, if there are any, thinned out to be seen beside the lines of theory."""
+    """Draws the traced points of the boundaries, if any, thinned out so that the lines of theory stay visible."""
     if f"traced_{x}" not in dataset:
         return []
     step = -(-dataset.sizes["traced"] // most)
@@ -132,7 +132,7 @@ def _gap_panel(figure: Figure, axes: Axes, dataset: xr.Dataset) -> None:
 def _draw_gap(
     figure: Figure, axes: Axes, dataset: xr.Dataset, x: xr.DataArray, y: xr.DataArray, relative_gap: xr.DataArray
 ) -> None:
-    """Gaps in colour, the share of proven cells as the title; cells whose bound lies above their value as crosses."""
+    """Draws gaps in colour, the share of proven cells as title, and a cross where a bound lies above its value."""
     gap = relative_gap.where(relative_gap > 0)
     low, high = float(gap.min()), float(gap.max())
     norm = LogNorm(low, max(high, 10 * low)) if low > 0 else None  # no gap at all
@@ -160,9 +160,9 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def phase_diagram(dataset: xr.Dataset) -> Figure:
-    """A dataset that says itself how it is drawn (attribute ``drawn``).
+    """Figure of a dataset whose attribute ``drawn`` states how it is drawn.
 
-    The quantity in colour, boundaries of theory as lines over it, and the certified gap beside it.
+    It shows the quantity in colour, boundaries of theory as lines over it, and the certified gap beside it.
     """
     drawn = json.loads(dataset.attrs["drawn"])
     x, y = dataset[drawn["x"][0]], dataset[drawn["y"][0]]
@@ -214,7 +214,7 @@ def phase_diagram(dataset: xr.Dataset) -> Figure:
 
 
 def _edges_by_column(axes: Axes, x: np.ndarray, y: np.ndarray, phase: np.ndarray, scale: str) -> None:
-    """Where the phase changes along each column, for columns that have nothing between them."""
+    """Draws where the phase changes along each column, where columns are whole numbers with nothing between them."""
     middle = np.sqrt(y[1:] * y[:-1]) if scale == "log" else (y[1:] + y[:-1]) / 2
     for value, column in zip(x, phase.T, strict=True):
         edges = middle[np.diff(column) != 0]
@@ -232,7 +232,7 @@ _STRUCTURE_WORDS = {
 
 
 def structures(dataset: xr.Dataset) -> Figure:
-    """The structure of lowest value found, over classes and decay, a column of panels per depth."""
+    """Figure of the structure of lowest value found, over classes and decay, with a column of panels per depth."""
     depths = dataset.depth.values
     with matplotlib.rc_context(_STYLE):
         size = (1.4 + 2.5 * len(depths), 6.4)
@@ -287,7 +287,7 @@ def structures(dataset: xr.Dataset) -> Figure:
 
 
 def _structure_marks(axes: Axes, here: xr.Dataset) -> set[str]:
-    """A letter in each cell for the structure of theory with the lowest value; a cross where a descent found less."""
+    """Draws in each cell the letter of theory's structure of lowest value, and a cross where a descent found less."""
     shown = set()
     for column, k in enumerate(here.classes.values):
         for x in here.relative_decay.values:
@@ -313,7 +313,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def landscape_table(cells: list[dict[str, Any]]) -> Figure:
-    """Share of walks that end in a strict local minimum above the best value, over temperature and dimension.
+    """Figure of the share of descents that end in a strict local minimum above the best value, by temperature and d.
 
     Args:
         cells: rows of a landscape (``Landscape.rows``), each with ``K``, ``d``, ``temperature`` and ``columns`` (one
@@ -368,11 +368,12 @@ def _landscape_panel(axes: Axes, cells: list[dict[str, Any]]) -> AxesImage:
 
 
 def batch_families(rows: list[dict[str, Any]]) -> Figure:
-    """Distance of certified optima to the geometry of the full batch, by family of batches.
+    """Figure of the distance of certified optima to the geometry of the full batch, by family of batches.
 
     Args:
-        rows: one for each family and temperature, with ``setting``, ``features``, ``temperature``, ``family``,
-            ``conditions_hold``, and for each start ``distance`` and ``optimal``; a panel for each setting and features.
+        rows: one dict for each family and temperature, with ``setting``, ``features``, ``temperature``, ``family``,
+            ``conditions_hold``, and for each start ``distance`` and ``optimal``. Each pair of setting and features has
+            a panel.
     """
     settings, kinds = (list(dict.fromkeys(row[key] for row in rows)) for key in ("setting", "features"))
     names = list(dict.fromkeys(row["family"] for row in rows))
@@ -428,12 +429,12 @@ _SWEPT = {"width": "width", "depth": "depth L", "decay": r"all decays $\times10^
 
 
 def descent_ends(found: dict[str, Any]) -> Figure:
-    """Where runs of gradient descent end, one panel for each number that varies, and ranks against the decay.
+    """Figure of where runs of gradient descent end, a panel for each number that varies, and of ranks over the decay.
 
     Args:
-        found: ``configuration`` (with ``published``, ``sweeps`` and ``samples``), ``title``, ``total``, ``table`` (a
-            row for each setting, with ``runs``, ``counts`` by kind and state, ``rank_before``, ``rank_after`` and
-            ``ends``) and ``equal_times`` (rows of other decays).
+        found: results by name: ``configuration`` (with ``published``, ``sweeps`` and ``samples``), ``title``,
+            ``total``, ``table`` (a row for each setting, with ``runs``, ``counts`` by kind and state, ``rank_before``,
+            ``rank_after`` and ``ends``) and ``equal_times`` (rows of other decays).
     """
     sweeps, samples = found["configuration"]["sweeps"], found["configuration"]["samples"]
     published = found["configuration"]["published"]
@@ -519,7 +520,7 @@ _TARGET_WORDS = {
 
 
 def report_grams(report: dict[str, Any]) -> Figure:
-    """Gram matrices of the class means side by side: learned, the solved optimum, and the simplex ETF.
+    """Figure of three Gram matrices of class means side by side: learned, the solved optimum, and the simplex ETF.
 
     Args:
         report: a report as JSON (``Report.to_json``).
@@ -559,7 +560,7 @@ _SMALLEST_SHOWN = 1e-9
 
 
 def report_spectrum(report: dict[str, Any]) -> Figure:
-    """Singular values of the class means and of every weight matrix, each over its largest.
+    """Figure of the singular values of the class means and of every weight matrix, each relative to its largest.
 
     Args:
         report: a report as JSON.
@@ -593,7 +594,7 @@ def report_spectrum(report: dict[str, Any]) -> Figure:
 
 
 def report_distances(report: dict[str, Any]) -> Figure:
-    """Distance of the Gram matrix of the class means to every target, as it is and centred; nearest on top.
+    """Figure of the distance of the class means' Gram matrix, as it is and centred, to every target; nearest on top.
 
     Args:
         report: a report as JSON.
@@ -636,13 +637,13 @@ def report_distances(report: dict[str, Any]) -> Figure:
 def training(
     history: list[dict[str, Any]], distances: dict[str, list[float]], title: str = "", verdict: str = ""
 ) -> Figure:
-    """How a network came to its geometry: loss and accuracy, collapse of the samples, geometry of the class means.
+    """Figure of a training run: loss and accuracy, collapse of the samples, geometry of the class means, by epoch.
 
     Args:
         history: records of a run, one per epoch; those with ``train`` have measures.
-        distances: for the epochs in ``epoch`` the distance to each target, by its name; may be empty.
-        title: of the figure.
-        verdict: of the optimum's certificate, for the legend.
+        distances: lists by name: ``epoch``, and for each target its distance at these epochs; may be empty.
+        title: title of the figure.
+        verdict: verdict of the optimum's certificate, for the legend.
     """
     measured = [line for line in history if "train" in line]
     epoch = np.array([line["epoch"] for line in measured], dtype=float)

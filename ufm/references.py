@@ -26,8 +26,8 @@ class Reference:
 
     Attributes:
         key: bibliography key, author + year + first word of the title.
-        authors: as in BibTeX without accents' braces, joined by ``and``, each *Last, First*.
-        title: the title.
+        authors: names as in BibTeX but without the braces of accents, each *Last, First*, joined by ``and``.
+        title: title of the publication.
         year: year of the version named by ``venue``.
         venue: journal or conference; ``arXiv preprint`` if neither.
         arxiv: arXiv number, or an empty string.
@@ -95,7 +95,7 @@ def register_reference(reference: Reference) -> Reference:
     """Put a reference into the bibliography, and return it; one that is there already stays.
 
     Raises:
-        ValueError: it is no :class:`Reference`, or its key is taken by another one.
+        ValueError: the argument is no :class:`Reference`, or its key is taken by another one.
 
     >>> register_reference(REFERENCES["liu2024exploration"]).label
     'Liu 2024'
@@ -127,7 +127,7 @@ def cite(citation: str) -> str:
             number and may add a theorem.
 
     Raises:
-        KeyError: it names no reference of the bibliography.
+        KeyError: the citation names no reference of the bibliography.
 
     >>> cite("liu2024exploration")
     'Liu 2024. The Exploration of Neural Collapse under Imbalanced Data. arXiv:2411.17278.'

@@ -2,14 +2,14 @@
 
 Deep ReLU models have many local minima, and random starts can all miss the best (K = 10, L = 3, decays 5e-4, n = 1: the
 best of eight random starts ends at deep neural collapse or 1 % below, a network built by hand lies 8 % below).  So
-:func:`search` descends on F from four kinds of starts and says which one won:
+:func:`search` descends on F from four kinds of starts and reports which one won:
 
     random          Gaussian factors of several sizes
-    annealed        the same, walked first with a tenth of every decay, so that the zero network does not attract them
+    annealed        the same, first with a tenth of every decay, so that the zero network does not attract the descent
     narrow r        the ends of a model with r features and r + 2 hidden units, from random starts
     near NAME       a network that theory knows, plus noise; and that network itself
 
-All lanes take a short walk, the best of them a long one.  :func:`ufm.certify` has the lower bound.
+Every start takes a short descent, the best ends a long one.  :func:`ufm.certify` gives the lower bound.
 
 :func:`hunt` searches without scales, for structures of ReLU networks with MSE.  For given directions of H, W_1, ...,
 W_{L-1} the best sizes and the best W_L leave, as all decays vanish, one number (:mod:`ufm.theory.deep_structures`): the
@@ -56,14 +56,15 @@ _ANNEAL = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search found.
+    """Result of a search: the best network found, and where each start ended.
 
     Attributes:
-        result: the best end, in the shapes of the problem; its status and gradient are those of its last walk,
-            or of the point where no walk came near a known network.
-        origin: where that walk started.
-        origins: where each lane started, S words.
-        values: F after the short walk of each lane, (S,); structures themselves are lanes that do not walk.
+        result: the best end, in the shapes of the problem; its status and gradient are those of its last descent, or
+            those of the known network itself where no descent ended as low.
+        origin: kind of start from which that descent began.
+        origins: kinds of all starts, S words.
+        values: F after the short descent from each start, (S,); where the start is a known network itself, or the end
+            of a narrow model, F there without a descent.
         best_known: name and value of the best network that theory or the caller has for the problem; ``None`` without.
     """
 
@@ -75,7 +76,7 @@ class Search:
 
     @property
     def seen(self) -> dict[str, float]:
-        """The lowest value by kind of start."""
+        """The lowest value that each kind of start reached."""
         kinds: dict[str, float] = {}
         for name, value in zip(self.origins, self.values, strict=True):
             kinds[name] = min(kinds.get(name, np.inf), float(value))
@@ -108,16 +109,16 @@ def search(
 
     Args:
         problem: one problem with more than one weight matrix.
-        restarts: random starts; as many annealed ones.
-        near: starts near each structure.
+        restarts: number of random starts; there are as many annealed ones.
+        near: number of noisy starts near each known network and each end of a narrow model.
         narrow: numbers of features r of narrow models to solve first, a program of its own for every r. Networks of
             low rank, which random starts of the wide model miss, are found there.
-        narrow_starts: random starts of each narrow model.
+        narrow_starts: number of random starts of each narrow model.
         starts: further named networks to start near, in the shapes of the problem or of its class means.
-        keep: lanes that take the long walk.
+        keep: number of starts that take the long descent as well.
         seed: seed of all random numbers.
-        gtol: relative gradient norm of the long walk.
-        max_steps: limit of evaluations of the long walk (of each of its stages).
+        gtol: relative gradient norm at which the long descent stops.
+        max_steps: limit of evaluations of the long descent (of each of its stages).
 
     Returns:
         A :class:`Search`.
@@ -213,7 +214,7 @@ def _random(problem: Problem, number: int, seed: int) -> list[Params]:
 
 
 def _from_narrow(problem: Problem, rank: int, number: int, keep: int, seed: int) -> list[Params]:
-    """The best ends of a narrow model, in the shapes of the wide one."""
+    """Solves a narrow model and returns its best ends, in the shapes of the wide one."""
     model, depth = problem.model, problem.model.depth
     wanted = (rank, *(rank + 2,) * (depth - 2), 2 * problem.num_classes)
     shape = [min(have, want) for have, want in zip((model.dim, *model.widths), wanted, strict=True)]
@@ -225,7 +226,7 @@ def _from_narrow(problem: Problem, rank: int, number: int, keep: int, seed: int)
 
 
 def _widened(problem: Problem, params: Params) -> Params:
-    """A network with zeros for the units that it does not have."""
+    """Returns a narrow network in the shapes of the problem, with zeros for the units that it does not have."""
     sizes = (problem.model.dim, *problem.model.widths, problem.num_classes)
     shapes = zip(sizes[1:], sizes[:-1], strict=True)
     weights = tuple(_padded(weight, shape) for weight, shape in zip(params.weights, shapes, strict=True))
@@ -245,7 +246,7 @@ def _noisy(params: Params, noise: float, generator: np.random.Generator) -> Para
 
 
 def _class_columns(problem: Problem, params: Params) -> Params:
-    """A network with one column per class; from the first sample of each class where it has a column per sample."""
+    """Returns a network with one column per class; the first sample of each class where it has a column per sample."""
     features = np.asarray(params.features)
     if features.shape[-1] != problem.num_classes:
         first = np.unique(np.asarray(problem.labels.column_classes), return_index=True)[1]
@@ -259,7 +260,7 @@ def _class_columns(problem: Problem, params: Params) -> Params:
 def _walk(
     problem: Problem, lanes: list[Params], gtol: float, max_steps: int, stages: tuple[float, ...] = STAGES
 ) -> Result:
-    """All lanes, eight at a time, so that one program serves every walk."""
+    """Descends from all starts, eight at a time, so that one compiled program serves every descent."""
     method = Smoothed(stages) if problem.model.activation == "relu" else None
     ends = []
     for first in range(0, len(lanes), _LANES):
@@ -273,13 +274,13 @@ def _walk(
 
 
 def _lanes_of(ends: Result) -> Iterator[Params]:
-    """The points of a walk, one after another."""
+    """Yields the points of stacked ends, one after another."""
     for i in range(len(ends.value)):
         yield jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), ends.params)
 
 
 def _different(values: np.ndarray, keep: int) -> list[int]:
-    """The lanes of the lowest values, one for each value."""
+    """Returns the positions of the lowest values, one for each distinct value."""
     chosen: list[int] = []
     for i in np.argsort(values, kind="stable"):
         if all(abs(values[i] - values[j]) > 1e-7 * abs(values[j]) for j in chosen):
@@ -334,7 +335,7 @@ _Shapes = tuple[tuple[int, int], ...]
 
 @compiled(static=(3,), bulk=True)
 def _descend_all(ys: jax.Array, stages: jax.Array, steps: jax.Array, shapes: _Shapes) -> tuple[jax.Array, jax.Array]:
-    """The ends of descents through all stages, and log ρ of the ReLU itself there."""
+    """Returns the ends of descents through all stages of smoothing, and log ρ of the unsmoothed ReLU there."""
     _, unravel = ravel_pytree([jnp.zeros(shape) for shape in shapes])
 
     def stage(y: jax.Array, rounding: jax.Array) -> tuple[jax.Array, None]:
@@ -380,23 +381,23 @@ def hunt(
     keep: int = 2,
     seed: int = 0,
 ) -> list[tuple[float, Directions]]:
-    """Networks of low ρ with d features, ``width`` units in the first hidden layers and 2K in the last.
+    """Finds networks of low ρ with d features, ``width`` units in the first hidden layers and 2K in the last.
 
     Args:
-        num_classes: K.
-        depth: L >= 2.
-        dim: d, number of features.
-        width: rows of W_1, ..., W_{L-2}.
-        starts: Gaussian starts.
+        num_classes: number K of classes.
+        depth: number L >= 2 of weight matrices.
+        dim: number d of features.
+        width: number of rows of W_1, ..., W_{L-2}.
+        starts: number of Gaussian starts.
         near: networks to start from as well, each as it is and twice with noise; those that need more units are left
             out.
         noise: size of the noise, relative to the root mean square of each factor.
-        steps: evaluations of each of the six stages; the best ends go on with four times as many.
+        steps: limit of evaluations of each of the six stages; the best ends go on with four times as many.
         keep: number of ends returned.
-        seed: of all random numbers.
+        seed: whole number that fixes all random numbers.
 
     Returns:
-        (ρ, directions), the best first; dead units are removed.
+        A list of (ρ, directions), the best first; dead units are removed.
 
     Example:
         >>> from ufm.search import hunt

@@ -1,4 +1,4 @@
-"""How an answer is judged: proven lower bounds and verdicts.
+"""Certificates: proven lower bounds of the minimum, and verdicts on the parameters of a problem.
 
 :func:`certify` turns any parameters of a problem into a :class:`Certificate`: an upper bound of F there, a lower
 bound of the minimum, their gap and a verdict.  Both bounds include their rounding errors, under stated assumptions

@@ -52,7 +52,7 @@ _GRAM_NEAR = 1e-12
 
 
 class Ordered(Protocol):
-    """A number, or an array of them of NumPy, JAX or xarray: what compares with a number, entry by entry."""
+    """A number or an array of NumPy, JAX or xarray: any value that compares with a number, entry by entry."""
 
     def __ge__(self, other: float, /) -> Any: ...
 
@@ -64,34 +64,37 @@ Gaps = TypeVar("Gaps", bound=Ordered)
 
 @record
 class Certificate(Generic[A_co]):
-    """How far a point is from a global minimum, proven.
+    """Proof of how far a point is from a global minimum.
 
-    ``Certificate[np.ndarray]`` are those that leave ufm, ``Certificate[Array]`` those inside of a program.
+    ``Certificate[np.ndarray]`` is what functions of ufm return, ``Certificate[Array]`` what compiled programs compute.
 
     Attributes:
         value: proven upper bound of F at the parameters (at the nearest feasible point where they miss a constraint by
             at most 1e-6 of its radius): F as computed plus ``value_error``.
         value_error: proven bound of the rounding error of F.
         lower_bound: proven lower bound of the minimum of F; NaN where none is known.
-        gap: value - lower_bound, never clamped; NaN for infeasible parameters, whose F bounds nothing. A negative gap
-            is an error of the program: the verdict is ``CONTRADICTION``.
-        relative_gap: gap / |value|.
-        verdict: ``GLOBAL``, ``WITHIN_GAP``, ``UNKNOWN``, ``CONTRADICTION`` or ``INFEASIBLE``; see :attr:`words`.
-        dual: the dual point, K x K residuals R. Cross-entropy: off-diagonal entries (dual probabilities minus
+        gap: difference value - lower_bound, never clamped; NaN for infeasible parameters, whose F bounds nothing. A
+            negative gap is an error of the program: the verdict is ``CONTRADICTION``.
+        relative_gap: quotient gap / |value|.
+        verdict: number of the verdict, ``GLOBAL``, ``WITHIN_GAP``, ``UNKNOWN``, ``CONTRADICTION`` or ``INFEASIBLE``;
+            :attr:`words` has it in words.
+        dual: dual point, K x K residuals R. Cross-entropy: off-diagonal entries (dual probabilities minus
             targets), the own entry is minus the sum of its column. MSE: all entries. Other convex losses: the gradient
             of the data term in the class logits. Zero if another bound was best.
             Contrastive, class level: the sub-probabilities t_cc' (of groups, g x g, from :func:`certify_gram`).
         dual_norm: proven upper bound of the dual matrix' spectral norm, in units of lambda_Z for decayed factors
             (then the point dual / max(1, dual_norm) is feasible); NaN where there is no dual point.
-        multiplier: nu of the norm constraints in a class-level contrastive bound, (K,) or (g,); empty elsewhere.
-        excess_gap: (F - min F) / (F - floor) is at most this, floor = sum_c p_c log a_c the loss of classes that are
-            infinitely far apart.  At a small temperature F is the floor but for e^{-s}, below all digits of F; this
-            number still tells how good a point is.  Features in class form; with samples it is as accurate as F.
-            Proven up to roundings like the rest.  NaN where there is no class-level bound.
-        source: for more than one weight matrix, the number of the bound that was best; -1 elsewhere.
-        violation: how far features and classifier were off their constraints, (2,), relative to the radius.
-        assumes: what the bound rests on, one sentence each.
-        constraints: on features and classifier, the words of the model.
+        multiplier: multipliers nu of the norm constraints in a class-level contrastive bound, (K,) or (g,); empty
+            elsewhere.
+        excess_gap: upper bound of (F - min F) / (F - floor), where floor = sum_c p_c log a_c is the loss of classes
+            that are infinitely far apart.  At a small temperature F differs from the floor by about e^{-s}, less than
+            the last digit of F; this number still shows how good a point is.  It has this accuracy with features in
+            class form; with samples it is as accurate as F.  It is proven, roundings included, like the rest.  NaN
+            where there is no class-level bound.
+        source: number of the bound that was best, for more than one weight matrix; -1 elsewhere.
+        violation: distances of features and classifier from their constraints, (2,), relative to the radius.
+        assumes: assumptions on which the bound rests, one sentence each.
+        constraints: constraints on features and classifier, two words of the model.
     """
 
     value: Float[A_co, "*batch"]
@@ -117,7 +120,7 @@ class Certificate(Generic[A_co]):
 
     @property
     def notes(self) -> str | np.ndarray:
-        """What the constraints call for: which is missed, by how much and what was or is to be done; mostly empty.
+        """Note on constraints that are missed: which, by how much, and what was or is to be done; empty if none is.
 
         A string, or an array of strings for a stack (concrete certificates only).
         """
@@ -139,7 +142,7 @@ def is_proven(relative_gap: Gaps, tolerance: float) -> Gaps:
 
 
 def bound_known(problem: Problem) -> str | None:
-    """The name of the lower bound that is known for a problem, or ``None``; :func:`why_unknown` has the reason."""
+    """Returns the name of the lower bound known for a problem, or ``None``; :func:`why_unknown` gives the reason."""
     if why_unknown(problem) is not None:
         return None
     if problem.model.depth > 1:
@@ -156,7 +159,7 @@ def bound_known(problem: Problem) -> str | None:
 
 
 def _deep_bounds(problem: Problem) -> list[int]:
-    """Numbers of the bounds that are tried."""
+    """Returns the numbers of the bounds that are tried for a deep problem."""
     numbers = []
     if uses_numbers(problem):
         if problem.model.activation == "linear":
@@ -169,7 +172,7 @@ def _deep_bounds(problem: Problem) -> list[int]:
 
 
 def why_unknown(problem: Problem) -> str | None:
-    """Why no lower bound is known for a problem; ``None`` if one is known."""
+    """Returns why no lower bound is known for a problem; ``None`` if one is known."""
     check_problem(problem)
     model = problem.model
     if model.depth > 1:
@@ -259,7 +262,7 @@ def _deep_assumptions(problem: Problem) -> tuple[str, ...]:
 
 
 def assumptions(problem: Problem) -> tuple[str, ...]:
-    """What the lower bound of a problem rests on; reads its structure only."""
+    """Returns the assumptions on which the lower bound of a problem rests; reads the structure only."""
     model, rounding = problem.model, ROUNDING
     if model.depth > 1:
         return _deep_assumptions(problem)
@@ -298,17 +301,18 @@ def certify(
 
         lower_bound <= min F <= F(params) <= value,     gap = value - lower_bound
 
-    The bound is a dual value of the convex program in the logits, computed from the residuals at the parameters; it is
-    second order in the distance to the optimum.  Rounding errors are bounded and added, under the
+    The bound is a dual value of the convex program in the logits, computed from the residuals at the parameters; its
+    gap is second order in the distance to the optimum.  Rounding errors are bounded and added, under the
     assumptions about float64 in ``assumes``; ``ufm doctor`` measures them on this machine.
 
     Args:
         problem: one problem, or a stack.
-        params: any parameters, or a result that holds them; stacked like the problem, or a stack for one problem.
+        params: any parameters, or a result that contains them; stacked like the problem, or a stack for one problem.
             Parameters that are off a constraint by at most 1e-6 of its radius are moved onto it first (see ``notes``).
         tolerance: largest relative gap that is called ``global``, below 1.
-        candidates: number of snapped dual points to try (structure: each number is its own compiled program); 0 gives
-            the scaled bound alone.
+        candidates: number of snapped dual points to try besides the scaled one, which 0 leaves alone. A snapped point
+            has the structure of an optimal one: leading singular values made equal, or a matrix made of low rank. A
+            new number compiles a new program.
 
     Returns:
         A :class:`Certificate`; with a leading axis for a stack.
@@ -346,10 +350,10 @@ def certify_gram(
     Costs O(g^3) for g groups, whatever K is.
 
     Args:
-        program: from ``gram_program``; its numbers are taken as those of the problem up to 8 roundings each.
-        gram: a Gram matrix, such as ``program.gram(factor)``. Leading axes on all leaves make a stack.
+        program: program of ``gram_program``; its numbers are taken as those of the problem up to 8 roundings each.
+        gram: Gram matrix, such as ``program.gram(factor)``. Leading axes on all leaves make a stack.
         tolerance: largest relative gap that is called ``global``.
-        candidates: number of snapped dual points (structure).
+        candidates: number of snapped dual points to try; a new number compiles a new program.
 
     Returns:
         A :class:`Certificate` with ``dual`` of shape (g, g) and ``multiplier`` of shape (g,). ``value`` belongs to the
@@ -397,7 +401,7 @@ def _certify_gram(program: GramProgram, gram: GroupGram, tolerance: ArrayLike, c
 
 
 def _off_gram(program: GramProgram, gram: GroupGram) -> Array:
-    """How far the matrix is from a Gram matrix (with unit diagonal on spheres and balls), relative to its entries."""
+    """Distance of the matrix from a Gram matrix (with unit diagonal on spheres and balls), relative to its entries."""
     eye = jnp.eye(program.groups, dtype=bool)
     root = jnp.sqrt(program.classes)
     largest = jnp.max(gram.square)
@@ -433,10 +437,10 @@ def _judge(
     constraints: tuple[str, str],
     near: float = NEAR,
 ) -> Certificate[Array]:
-    """The certificate of (value, error, lower), a dual point with its norm, and (nu, excess, least excess).
+    """Makes the certificate of (value, error, lower), a dual point with its norm, and (nu, excess, least excess).
 
-    All certificates are judged here. A lower bound above the value of a feasible point is an error of the program, and
-    its verdict says so; it is never clamped nor called unknown.
+    All verdicts are decided here. A lower bound above the value of a feasible point is an error of the program, and the
+    verdict is ``CONTRADICTION``; such a gap is never clamped nor called unknown.
     """
     value, error, lower = bounds
     multiplier, excess, least = contrastive
@@ -528,7 +532,7 @@ def _deep_values(problem: Problem, params: Params[Array]) -> tuple[Array, Array,
 
 
 def _certify_deep(problem: Problem, params: Params, tolerance: ArrayLike, candidates: int) -> Certificate[np.ndarray]:
-    """Several weight matrices: values on the device, bounds on the host."""
+    """Certifies a problem with several weight matrices: values are computed on the device, bounds on the host."""
     single = np.ndim(params.features) == 2
     if single:
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
@@ -554,7 +558,7 @@ def _deep_judged(
     assumes: tuple[str, ...],
     constraints: tuple[str, str],
 ) -> Certificate[Array]:
-    """The certificates of many values and lower bounds; a bound on layers has no dual point in the logits."""
+    """Makes the certificates of many values and lower bounds; a bound on layers has no dual point in the logits."""
     nan = jnp.full((), jnp.nan)
     dual, multiplier = (jnp.zeros((classes, classes)), nan), (jnp.zeros(0), nan, nan)
     return jax.vmap(lambda a, b: _judge(a, tolerance, b, dual, multiplier, assumes, constraints))(bounds, violation)

@@ -24,7 +24,7 @@ Cells = tuple[Array, Array, Array]
 
 
 def has_closed_bound(problem: Problem) -> bool:
-    """Whether the structure of the problem allows a closed bound; equal counts are asked of the numbers, later."""
+    """Whether the structure of the problem allows a closed bound; whether counts are equal is checked later."""
     if is_bounded(problem) or problem.model.bias != "none":
         return False
     if problem.loss_kind is Focal:
@@ -82,7 +82,7 @@ def _cross_entropy_minimum(problem: Problem, form: ClassForm, slope: Array, k: i
 
 
 def _focal(gamma_power: ArrayLike, t: Array, k: int) -> tuple[Array, Array, Array]:
-    """(1 - p, -log p, loss) at equal gaps t."""
+    """Returns (1 - p, -log p, focal loss) where the own logit exceeds all others by t; p is the own probability."""
     odds = (k - 1) * jnp.exp(-t)
     surprise = jnp.log1p(odds)
     wrong = odds / (1 + odds)
@@ -93,9 +93,9 @@ def _focal(gamma_power: ArrayLike, t: Array, k: int) -> tuple[Array, Array, Arra
 def _focal_minimum(power: ArrayLike, slope: Array, k: int, cells: int = 256, keep: int = 32, levels: int = 9) -> Array:
     """Lower bound of min_{t >= 0} phi(t) + a t for the focal loss, by branch and bound on a grid.
 
-    On a cell [l, r] with middle m both  phi(r) + a l  and  f(m) - (r - l)/2 max |f'|  are lower bounds; f' = a - S with
-    S = (1-p)^g [(1-p) - g p log p] enclosed by monotony of its factors.  The lowest cells are split, the least bound of
-    the others is remembered.
+    With f(t) = phi(t) + a t, on a cell [l, r] with middle m both  phi(r) + a l  and  f(m) - (r - l)/2 max |f'|  are
+    lower bounds; f' = a - S with S = (1-p)^g [(1-p) - g p log p], enclosed by monotony of its factors.  The lowest
+    cells are split, and the least bound of the others is kept.
     """
     zero = _focal(power, jnp.zeros(()), k)[2]
     end = jnp.minimum(zero / slope, 700.0)  # beyond it a t alone exceeds phi(0), or a * 700 > min

@@ -1,10 +1,10 @@
-"""Curvature at a point: Hessian spectrum, zero modes and those that symmetry explains.
+"""Curvature at a point: Hessian spectrum, zero modes, and how many of them symmetry explains.
 
-On features on spheres (contrastive problems) it is the Riemannian Hessian of the product of spheres,
+For features on spheres (contrastive problems) the Hessian is the Riemannian Hessian of the product of spheres,
 
     T^T (Hess F) T - diag(<grad_i F, h_i> / rho^2),     the columns of T an orthonormal basis of the tangent space,
 
-so directions off the spheres do not appear.
+so that directions off the spheres do not appear.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ LARGEST = 1500
 
 @record
 class Curvature:
-    """Second-order picture of F at the parameters; gradient and Hessian are those of the spheres where they hold H.
+    """Gradient and Hessian spectrum of F at the parameters, Riemannian where the features are on spheres.
 
     Attributes:
-        eigenvalues: the smallest eigenvalues of the Hessian, ascending.
-        residuals: ||H v - mu v|| of each of them; an eigenvalue of H lies within it.
-        norm: ||H||_2, the largest absolute eigenvalue.
-        gradient_norm: ||grad F||; away from a critical point the counts below mean little.
-        tolerance: absolute values up to it count as zero: relative * ||H|| + 8 ||grad F|| / ||x||. A rotation
-            direction A x has H A x = A grad F, so the second term is what a zero mode can show off a critical point.
-        zero_modes: eigenvalues within the tolerance.
-        symmetry_modes: dimension of the orbit of the symmetry group at the point; so many zero modes are explained.
-        morse_index: eigenvalues below minus the tolerance.
+        eigenvalues: smallest eigenvalues mu of the Hessian H, ascending.
+        residuals: norms ||H v - mu v|| for each of them; an eigenvalue of H lies within that distance of mu.
+        norm: spectral norm ||H||_2, the largest absolute eigenvalue.
+        gradient_norm: norm ||grad F||; away from a critical point the counts below mean little.
+        tolerance: largest absolute value that counts as zero, relative * ||H|| + 8 ||grad F|| / ||x||. A rotation
+            direction A x has H A x = A grad F, so off a critical point a zero mode can be as large as the second term.
+        zero_modes: number of eigenvalues within the tolerance.
+        symmetry_modes: dimension of the orbit of the symmetry group at the point; symmetry explains so many zero
+            modes.
+        morse_index: number of eigenvalues below minus the tolerance.
     """
 
     eigenvalues: Float[Array, "*batch amount"]
@@ -63,12 +64,12 @@ def curvature(problem: Problem, params: Params, amount: int = 10, relative: floa
 
     Args:
         problem: one problem without constraints, or a contrastive one with features on spheres.
-        params: its parameters, at most 1,500 numbers.
-        amount: how many of the smallest eigenvalues to return.
-        relative: part of ||H|| below which an eigenvalue counts as zero.
+        params: parameters of the problem, at most 1,500 numbers.
+        amount: number of smallest eigenvalues to return.
+        relative: fraction of ||H|| below which an eigenvalue counts as zero.
 
     Raises:
-        ValueError: constraints, a stack, or too many parameters.
+        ValueError: the problem has constraints or is a stack, or there are too many parameters.
 
     Example:
         >>> import jax, ufm
@@ -137,7 +138,7 @@ def _curvature_of(problem: Problem, params: Params[Array], amount: int, relative
 def _on_tangents(features: ArrayLike, gradient: Array, hessian: Array) -> tuple[Array, Array]:
     """Riemannian gradient and Hessian on spheres through the columns of H, in an orthonormal tangent basis.
 
-    The basis of a column h: the Householder reflection that takes e_1 to h/|h| (up to sign), its first column dropped.
+    The basis at a column h is the Householder reflection of e_1 to h/|h| (up to sign), without its first column.
     """
     features = jnp.asarray(features)
     d, n = features.shape
@@ -156,16 +157,16 @@ _curvature = compiled(_curvature_of, static=(2,))
 
 
 def _frame(params: Params[Array]) -> Array:
-    """[W^T, H] (or H) with blocks scaled to norm 1, d x (K + n); its row space is where features and weights live."""
+    """Returns [W^T, H] (or H), blocks scaled to norm 1, d x (K + n); its columns span features and weights."""
     blocks = (*(jnp.asarray(w).T for w in params.weights[-1:]), jnp.asarray(params.features))
     sizes = [norm_of(block) for block in blocks]
     return jnp.concatenate([b / jnp.where(s > 0, s, 1.0) for b, s in zip(blocks, sizes, strict=True)], axis=1)
 
 
 def _symmetry_modes(problem: Problem, params: Params[Array], cut: float = 1e-7) -> Array:
-    """Dimension of the orbit: rotations W -> W Q, H -> Q^T H, and the shift b -> b + t / delta of a free bias of CE.
+    """Dimension of the orbit of rotations W -> W Q, H -> Q^T H, and of the shift b -> b + t / delta of a free CE bias.
 
-    With r = rank [W^T, H] (rank H without a classifier) a rotation leaves the point alone iff it fixes the
+    With r = rank [W^T, H] (rank H without a classifier) a rotation leaves the point as it is iff it fixes the
     r-dimensional span, so the orbit of O(d) has dimension d (d-1)/2 - (d-r) (d-r-1)/2.
     """
     d = problem.model.dim

@@ -1,12 +1,14 @@
 """Lower bounds for several weight matrices (docs/certificates.md, section 12).
 
-Mean-squared error with free features: numbers decide (:mod:`ufm.certify.spectra`).  Every convex loss: the nuclear norm
-of the logits, Z D^{1/2} with columns weighted by sqrt(n_k), costs at least
+For mean-squared error with free features the bound follows from the numbers of the problem alone
+(:mod:`ufm.certify.spectra`).  For every convex loss, the nuclear norm of the logits, Z D^{1/2} with columns weighted by
+sqrt(n_k), costs at least
 
     c(S) = ((L+1)/2) (lambda_H lambda_1 ... lambda_L S^2)^{1/(L+1)},     S = ||Z D^{1/2}||_*,
 
-because ||Z D^{1/2}||_* <= ||H D^{1/2}|| ||W_1|| ... ||W_L||.  A shallow dual point R proves
-data term >= L(R) - ||G|| S.  The minimum over S of the best of such planes plus the concave c(S) lies at a kink.
+because ||Z D^{1/2}||_* <= ||H D^{1/2}|| ||W_1|| ... ||W_L||.  A dual point R of the shallow problem, with dual matrix
+G, proves the plane  data term >= L(R) - ||G|| S.  The minimum over S of the largest of several planes plus the concave
+c(S) lies at a kink.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ _BIAS_STEPS = 24
 
 
 def why_unknown_deep(problem: Problem) -> str | None:
-    """Why no lower bound is known for a problem with several weight matrices; ``None`` if one is known."""
+    """Returns why no lower bound is known for a problem with several weight matrices; ``None`` if one is known."""
     model = problem.model
     if problem.loss_kind is Focal:
         return "no bound is known for the focal loss with more than one weight matrix: it is not convex"
@@ -60,7 +62,7 @@ def why_unknown_deep(problem: Problem) -> str | None:
 
 
 def uses_numbers(problem: Problem) -> bool:
-    """Whether the bounds of mean-squared error apply: decayed features."""
+    """Whether the bounds of :mod:`.spectra` apply: mean-squared error and decayed features."""
     return problem.loss_kind is MeanSquaredError and problem.model.constraint in ("none", "nonnegative")
 
 
@@ -70,12 +72,12 @@ def uses_planes(problem: Problem) -> bool:
 
 
 def deep_lower(problem: Problem, params: Params, candidates: int) -> tuple[np.ndarray, np.ndarray]:
-    """(proven lower bounds, number of the best bound in ``BOUNDS``) for a stack of problems and of parameters.
+    """Returns (proven lower bounds, number of the best bound in ``BOUNDS``) for a stack of problems and of parameters.
 
     Args:
-        problem: a stacked problem with NumPy leaves.
+        problem: stacked problem with NumPy leaves.
         params: stacked parameters.
-        candidates: snapped dual points per trial of the nuclear-norm bound.
+        candidates: number of snapped dual points per trial of the nuclear-norm bound.
     """
     rows = len(problem)
     lower, source = np.full(rows, -np.inf), np.full(rows, -1)
@@ -97,14 +99,14 @@ def _per_class(value: ArrayLike | None, size: int) -> np.ndarray:
 
 
 def _counts(problem: Problem) -> tuple[np.ndarray, float]:
-    """(n_k, N), correctly rounded sums."""
+    """Returns (n_k, N), correctly rounded sums of the multiplicities."""
     weights, classes = np.asarray(problem.labels.multiplicity), np.asarray(problem.labels.column_classes)
     counts = np.array([math.fsum(weights[classes == c]) for c in range(problem.num_classes)])
     return counts, math.fsum(weights)
 
 
 def numbers_of(problem: Problem) -> Numbers:
-    """What the bounds of a mean-squared-error problem depend on.
+    """Returns the numbers on which the bounds of a mean-squared-error problem depend.
 
     With class weights omega the columns are scaled by sqrt(omega_k), and the decay of the features is at least
     lambda_H / max omega.
@@ -155,7 +157,7 @@ def _stand(problem: Problem, bias: Array | None) -> Setting:
 
 
 def _directions(problem: Problem, params: Params[Array]) -> Array:
-    """Trial matrices Z D^{1/2} of nuclear norm 1: class means of the logits, the balanced simplex; (2, K, K)."""
+    """Two trial matrices Z D^{1/2} of nuclear norm 1, (2, K, K): class means of the logits, the balanced simplex."""
     setting = _stand(problem, None)
     k, counts = problem.num_classes, setting.form.counts
     logits = problem.model.logits_without_bias(params)
@@ -171,7 +173,7 @@ def _directions(problem: Problem, params: Params[Array]) -> Array:
 
 
 def _trial_bias(setting: Setting, logits: Array, start: Array) -> Array | None:
-    """A bias that suits the logits; no proof needed."""
+    """Returns a bias that suits the logits; the bound holds for any bias."""
     problem, form = setting.problem, setting.form
     k, decay = problem.num_classes, setting.problem.decay.bias
     if problem.model.bias == "none":
@@ -197,13 +199,13 @@ def _trial_bias(setting: Setting, logits: Array, start: Array) -> Array | None:
 def _planes(
     problem: Problem, params: Params[Array], directions: Array, sizes: Array, candidates: int
 ) -> tuple[Array, Array]:
-    """Proven planes  data term >= a - mu S.
+    """Returns proven planes  data term >= a - mu S.
 
-    Cross-entropy: from the residuals at S times each direction.  MSE: from the residual at Z = 0, its singular values
-    cut at each of the ``sizes``.
+    For cross-entropy they come from the residuals at S times each direction.  For MSE they come from the residual at
+    Z = 0, with its singular values cut at each of the ``sizes``.
 
     Returns:
-        (a, mu), each of shape (number of sizes, planes per size).
+        The pair (a, mu), each of shape (number of sizes, planes per size).
     """
     k = problem.num_classes
     start = jnp.zeros(k) if params.bias is None else params.bias
@@ -244,7 +246,7 @@ def _planes(
 
 
 def _cut(setting: Setting, residual: Array, level: Array) -> tuple[Array, Basis]:
-    """The residual with the singular values of G cut at a level, (1, K, K), and a basis."""
+    """Returns the residual with the singular values of G cut at a level, (1, K, K), and a basis."""
     factor = setting.form.rows[:, None] * setting.form.columns[None, :]
     matrix = factor * residual
     down, up = powers_of_two(matrix)
@@ -300,10 +302,10 @@ def _from_planes(problem: Problem, params: Params[Array], candidates: int, round
 
 
 class _Cost:
-    """c(S): what logits of nuclear norm S cost, a proven lower bound.
+    """Proven lower bound c(S) of the decay terms of logits of nuclear norm S.
 
-    Decayed features: ((L+1)/2) (C S^2)^{1/(L+1)}, C = lambda_H lambda_1 ... lambda_L / s^2.  On spheres and in balls
-    ||H D^{1/2}|| <= B = sqrt(N) rho, and the minimum over h = ||H D^{1/2}|| <= B of
+    With decayed features it is ((L+1)/2) (C S^2)^{1/(L+1)}, C = lambda_H lambda_1 ... lambda_L / s^2.  On spheres and
+    in balls  ||H D^{1/2}|| <= B = sqrt(N) rho, and the minimum over h = ||H D^{1/2}|| <= B of
     (lambda_H/2) h^2 + (L/2) (lambda_1 ... lambda_L S^2/(s h)^2)^{1/L} is at h = B unless a smaller h balances them.
     """
 
@@ -351,7 +353,7 @@ class _Cost:
 
 
 def _first_sizes(problem: Problem, cost: _Cost, zero: float, mse: bool) -> tuple[float, float]:
-    """Range of the first trials: nuclear norms (cross-entropy) or levels of the dual matrix (MSE)."""
+    """Returns the range of the first trials: nuclear norms (cross-entropy) or levels of the dual matrix (MSE)."""
     counts, total = _counts(problem)
     root = math.sqrt(float(counts.max()))
     if mse:
@@ -375,11 +377,11 @@ def plane_minimum(
     end of the cell.  Beyond the last kink the last plane is constant.
 
     Args:
-        planes: rows (a_j, mu_j); one of them with mu = 0.
-        cost: c, a proven lower bound of it.
+        planes: rows (a_j, mu_j), one of them with mu = 0.
+        cost: function that gives a proven lower bound of c.
 
     Returns:
-        The bound, and the S and the mu between which better planes may lie.
+        The bound, and the ranges of S and of mu in which better planes may lie.
     """
     planes = planes[np.isfinite(planes[:, :2]).all(axis=1) & (planes[:, 1] >= 0)]
     planes = planes[np.lexsort((-planes[:, 0], -planes[:, 1]))]

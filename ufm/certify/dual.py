@@ -1,8 +1,8 @@
 """Dual points and the bounds they prove (docs/certificates.md, sections 3 to 5).
 
-A dual point is a K x K residual R whose columns play the part of the loss's derivative.  For the cross-entropy
-family only its entries off the diagonal are data: they are P - T for probability columns P, and the own entry *is*
-minus the sum of the others, in exact arithmetic.  The bound of a dual point is
+A dual point is a K x K residual R whose columns take the place of the loss's derivative.  For the cross-entropy family
+only its entries off the diagonal are stored: they are P - T for probability columns P, and the own entry *is* minus the
+sum of the others, in exact arithmetic.  The bound of a dual point is
 
     F >= L(R) + min over Z of  <A, Z> + penalty(Z),     A_ck = delta_c w_k R_ck / N.
 """
@@ -36,12 +36,12 @@ LEVEL_FLOOR = 1e-10
 
 @record
 class Bound:
-    """A dual point with what it proves.
+    """A dual point and the lower bound that it proves.
 
     Attributes:
-        residual: R, K x K; zero diagonal for cross-entropy (the own entry is minus the sum of the column).
+        residual: residual R, K x K; zero diagonal for cross-entropy (the own entry is minus the sum of the column).
         norm: verified upper bound of ||G||_2, in units of lambda_Z for decayed factors.
-        value: the proven lower bound of F.
+        value: proven lower bound of F.
     """
 
     residual: Array
@@ -51,7 +51,7 @@ class Bound:
 
 @record
 class Setting:
-    """A problem, its class form and the current bias; everything a bound needs besides the dual point."""
+    """A problem, its class form and the current bias: everything that a bound needs besides the dual point."""
 
     problem: Problem
     form: ClassForm
@@ -64,11 +64,11 @@ class Setting:
 
 
 def best_bound(problem: Problem, form: ClassForm, params: Params[Array], candidates: int) -> Bound:
-    """The best proven bound over the scaled dual point and ``candidates`` snapped ones, and the trivial one.
+    """Returns the best of the bounds of the scaled dual point, of ``candidates`` snapped ones, and of the point R = 0.
 
     Args:
         problem: one problem.
-        form: its class form.
+        form: class form of the problem.
         params: class-mean parameters, features d x K.
         candidates: number of snapped dual points; 0 leaves the scaled one alone.
     """
@@ -93,17 +93,17 @@ def best_bound(problem: Problem, form: ClassForm, params: Params[Array], candida
 
 
 def _is_diagonal(setting: Setting) -> bool:
-    """MSE without bias and with decayed factors: the best dual point is diagonal and known."""
+    """Whether the best dual point is diagonal and known: MSE without bias, with decayed factors."""
     return not setting.is_ce and not setting.bounded and setting.problem.model.bias == "none"
 
 
 def _diagonal_point(setting: Setting) -> Array:
-    """R_kk = -min(1, N lambda_Z / (omega_k sqrt(n_k))): singular-value clipping of a diagonal matrix."""
+    """Returns the best diagonal dual point, R_kk = -min(1, N lambda_Z / (omega_k sqrt(n_k)))."""
     return -jnp.diag(jnp.minimum(1.0, 1.0 / setting.form.columns))
 
 
 def _start(setting: Setting, params: Params[Array], project: bool) -> Array:
-    """The residual at the parameters, shifted to the bias condition: R, K x K with its own entries."""
+    """Returns the residual at the parameters, shifted to the bias condition: R, K x K, own entries included."""
     problem, form = setting.problem, setting.form
     k = problem.num_classes
     classes = Labels(form.counts, None, k)
@@ -122,7 +122,7 @@ def _start(setting: Setting, params: Params[Array], project: bool) -> Array:
 
 
 def _target(setting: Setting) -> Array:
-    """tau_c = sum_k w_k R_ck at a stationary bias: 0 for a free bias, -lambda_b b_c N / delta_c for a decayed one."""
+    """tau_c, the value of sum_k w_k R_ck at a stationary bias: 0 if free, -lambda_b b_c N / delta_c if decayed."""
     problem, form = setting.problem, setting.form
     if problem.model.bias != "decay":
         return jnp.zeros(problem.num_classes)
@@ -132,17 +132,17 @@ def _target(setting: Setting) -> Array:
 
 
 def _shift(setting: Setting, residual: Array) -> Array:
-    """R - (1/N) (sum_k w_k R_ck - tau_c) / (omega_k kappa_k): the rank-one projection onto the bias condition."""
+    """Projects R onto the bias condition, by rank one: R - (1/N) (sum_k w_k R_ck - tau_c) / (omega_k kappa_k)."""
     form = setting.form
     excess = (residual @ form.weight - _target(setting)) / form.total
     return residual - excess[:, None] * (form.counts / form.weight)[None, :]
 
 
 def _snapped_points(setting: Setting, residual: Array, candidates: int) -> tuple[Array, Basis]:
-    """Scaled and snapped residuals, (1 + candidates, K, K), and a basis that nearly diagonalises all of them.
+    """Returns scaled and snapped residuals, (1 + candidates, K, K), and a basis that nearly diagonalises all of them.
 
     With G = U diag(sigma) V^T a snapped point is G V diag(level_j / sigma_j) V^T: the singular values of a set are
-    moved to the level, all others are kept (cut at the level).  The sets are the prefixes of the spectrum that end
+    moved to the level, all others are kept (cut at the level).  The sets are the leading parts of the spectrum that end
     at its widest relative gaps.
     """
     form, k = setting.form, setting.problem.num_classes
@@ -181,26 +181,26 @@ def _snapped_points(setting: Setting, residual: Array, candidates: int) -> tuple
 
 
 def _prove_ce(setting: Setting, point: Array, frame: Basis) -> Bound:
-    """Repair a residual to a feasible one and bound the dual value from below."""
+    """Repairs a cross-entropy residual to a feasible one and bounds its dual value from below."""
     residual = _repair_ce(setting, point)
     lower, norm = _data_ce(setting, residual, frame)
     return Bound(residual, norm, _with_penalty(setting, lower, norm))
 
 
 def _imbalance(setting: Setting, residual: Array) -> tuple[Array, Array]:
-    """(sum_k w_k R_ck, and the sum of the absolute terms) with the own entries implied; off-diagonal input."""
+    """Returns (sum_k w_k R_ck, sum of the absolute terms) of a residual given by its entries off the diagonal."""
     flow = residual * setting.form.weight[None, :]
     balance = jnp.sum(flow, axis=1) - jnp.sum(flow, axis=0)
     return balance, jnp.sum(jnp.abs(flow), axis=1) + jnp.sum(jnp.abs(flow), axis=0)
 
 
 def _hub(setting: Setting) -> Array:
-    """Indicator of the hub: the class with the largest count."""
+    """Indicator of the hub, the class with the largest count, through which corrections are routed."""
     return jnp.arange(setting.problem.num_classes) == jnp.argmax(setting.form.counts)
 
 
 def _route(setting: Setting, residual: Array, excess: Array) -> Array:
-    """Cancel an imbalance by adding nonnegative mass, routed through the hub class."""
+    """Cancels an imbalance: adds nonnegative mass in the row and the column of the hub class."""
     hub, weight = _hub(setting), setting.form.weight
     excess = jnp.where(hub, 0.0, excess)
     into = jnp.where(hub[None, :], (jnp.maximum(-excess, 0.0)[:, None] / weight[None, :]), 0.0)
@@ -209,7 +209,7 @@ def _route(setting: Setting, residual: Array, excess: Array) -> Array:
 
 
 def _repair_ce(setting: Setting, point: Array) -> Array:
-    """Nonnegative probabilities, balanced flows up to rounding, own probability positive; zero diagonal."""
+    """Repairs a residual: probabilities at least 0 (own ones above 0), flows balanced up to rounding, zero diagonal."""
     form, k = setting.form, setting.problem.num_classes
     eye = jnp.eye(k, dtype=bool)
     raw = jnp.where(eye, 0.0, point)
@@ -225,7 +225,7 @@ def _repair_ce(setting: Setting, point: Array) -> Array:
 
 
 def _data_ce(setting: Setting, residual: Array, frame: Basis) -> tuple[Array, Array]:
-    """Verified (lower bound of L, upper bound of ||G||_2) at the exact repaired dual point of a float residual.
+    """Returns verified (lower bound of L, upper bound of ||G||_2) at the exact repaired dual point of a float residual.
 
     L = (1/N) sum_k n_k omega_k [ Ent(T_k + R_k) + <R_k, iota_k> ] - bias term
     """
@@ -285,9 +285,9 @@ def _data_ce(setting: Setting, residual: Array, frame: Basis) -> tuple[Array, Ar
 
 
 def _paper_mass(setting: Setting, residual: Array) -> tuple[Array, Array]:
-    """What the exact balancing of a free bias adds: (mass per column, norm of the change of G); upper bounds.
+    """Upper bounds of what exact balancing for a free bias adds: (mass per column, norm of the change of G).
 
-    Both are linear in the residual, which is given at order one.
+    Both are linear in the residual, which is given scaled to order one.
     """
     k, form = setting.problem.num_classes, setting.form
     if setting.problem.model.bias != "free":
@@ -308,7 +308,7 @@ def _paper_mass(setting: Setting, residual: Array) -> tuple[Array, Array]:
 
 
 def _prove_mse(setting: Setting, point: Array, frame: Basis) -> Bound:
-    """Bound the dual value of an MSE residual from below.
+    """Bounds the dual value of an MSE residual from below.
 
     L = -(1/N) sum_k n_k omega_k [ R_kk + ||R_k||^2 / 2 ] - bias term.
     """
@@ -322,7 +322,7 @@ def _prove_mse(setting: Setting, point: Array, frame: Basis) -> Bound:
 
 
 def _data_mse(setting: Setting, point: Array, frame: Basis) -> tuple[Array, Array, Array]:
-    """The repaired residual with its verified (lower bound of L, upper bound of ||G||_2)."""
+    """Returns the repaired residual with its verified lower bound of L and upper bound of ||G||_2."""
     problem, form = setting.problem, setting.form
     k = problem.num_classes
     residual = _shift(setting, point) if problem.model.bias == "free" else point
@@ -355,7 +355,7 @@ def _data_mse(setting: Setting, point: Array, frame: Basis) -> tuple[Array, Arra
 
 
 def _weighted_sum(form: ClassForm, values: Array, errors: Array) -> Array:
-    """Lower bound of (1/N) sum_k n_k omega_k v_k for v_k >= values - errors; NaN where factors left the range."""
+    """Lower bound of (1/N) sum_k n_k omega_k v_k for v_k >= values - errors; NaN where a factor is out of range."""
     k = values.shape[-1]
     low = values - SLACK * errors - TINY
     slack = (gamma(k + 16) + 4 * form.doubt) * jnp.sum(form.share * jnp.abs(low))
@@ -366,7 +366,7 @@ def _weighted_sum(form: ClassForm, values: Array, errors: Array) -> Array:
 def _bias_cost(setting: Setting, balance: Array, error: Array, up: Array) -> Array:
     """Upper bound of ||r'||^2 / (2 lambda_b), r'_c = delta_c up (sum_k w_k R_ck) / N for R at order one.
 
-    The decay is divided off before the square, so that only costs below 2^-1022 are flushed.
+    The division by the root of the decay comes before the square, so that only results below 2^-1022 are flushed.
     """
     form = setting.form
     size = product_above(form.rows, jnp.abs(balance) + error + TINY, up) / form.total
@@ -375,10 +375,10 @@ def _bias_cost(setting: Setting, balance: Array, error: Array, up: Array) -> Arr
 
 
 def _with_penalty(setting: Setting, lower: Array, norm: Array) -> Array:
-    """From a bound of the data part to a bound of F.
+    """Turns a lower bound of the data part into one of F.
 
-    Decayed factors: with s = min(1, 1/norm) the point s R is feasible, and L is concave with L(0) >= zero, so
-    L(s R) >= s L(R) + (1 - s) zero.  Held factors: the cost of the norm is subtracted.
+    For decayed factors, with s = min(1, 1/norm) the point s R is feasible, and L is concave with L(0) >= zero, so
+    L(s R) >= s L(R) + (1 - s) zero.  For factors on spheres, in balls or budgets the cost of the norm is subtracted.
     """
     form = setting.form
     if setting.bounded:

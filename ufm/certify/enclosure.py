@@ -1,9 +1,10 @@
 """Rounding errors of any formula: a function is evaluated with a bound of the error of every intermediate number.
 
-A loss that somebody registers has a formula that nobody has analysed.  JAX writes it (and its gradient) out as a list
-of elementary operations; here each operation is done on pairs (x, r), where the exact number lies within r of the
-float x.  The pairs carry the errors that went in, plus one term for each operation's own rounding under the assumptions
-of :mod:`.rounding`.  This is running error analysis (Wilkinson; Higham 2002, section 3.3), done by the machine.
+A loss that somebody registers has a formula whose rounding nobody has analysed.  JAX writes the formula (and its
+gradient) out as a list of elementary operations; here each operation is done on pairs (x, r), where the exact number
+lies within r of the float x.  The radius r bounds the errors that the operands bring plus the operation's own rounding
+under the assumptions of :mod:`.rounding`.  This is automated running error analysis (Wilkinson; Higham 2002, section
+3.3).
 
 Where a comparison could come out otherwise within the errors, both branches are enclosed.  An operation without a rule
 here (a loop, a sort) gives no bound at all: :func:`why_not` names it.
@@ -38,8 +39,8 @@ class Ball(NamedTuple):
     """Floats with a bound of their errors.
 
     Attributes:
-        value: as computed.
-        radius: the exact numbers differ by at most this; for truth values, whether the exact one may be the other;
+        value: floats as computed.
+        radius: bounds of the distance to the exact numbers; for truth values, whether the exact one may be the other;
             ``None`` where the floats are exact.
     """
 
@@ -48,18 +49,18 @@ class Ball(NamedTuple):
 
 
 class NoRule(Exception):
-    """An operation whose rounding is not known; the message is its name."""
+    """Raised for an operation whose rounding is not known; the message is its name."""
 
 
 def enclose(function: Callable[..., Any], *inputs: Any) -> Any:
-    """What a function of arrays returns at balls, as balls (pure array program; leaves and results may be trees).
+    """Evaluates a function at balls and returns balls (pure array program; arguments and results may be trees).
 
     Args:
-        function: takes and returns trees of arrays.
-        *inputs: trees whose leaves are arrays, exact, or :class:`Ball`.
+        function: function that takes and returns trees of arrays.
+        *inputs: trees whose leaves are exact arrays or :class:`Ball`.
 
     Raises:
-        NoRule: it has an operation whose rounding is not known.
+        NoRule: the function has an operation whose rounding is not known.
     """
     leaves, structure = jax.tree.flatten(inputs, is_leaf=lambda x: isinstance(x, Ball))
     balls = [x if isinstance(x, Ball) else Ball(x) for x in leaves]
@@ -78,7 +79,7 @@ def enclose(function: Callable[..., Any], *inputs: Any) -> Any:
 
 
 def why_not(function: Callable[..., Any], *inputs: Any) -> str | None:
-    """The name of an operation that has no rule, or ``None``; nothing is computed."""
+    """Returns the name of an operation of the function that has no rule, or ``None``; nothing is computed."""
     try:
         with float64():
             jax.eval_shape(lambda *arrays: enclose(function, *arrays), *inputs)
@@ -88,7 +89,7 @@ def why_not(function: Callable[..., Any], *inputs: Any) -> str | None:
 
 
 def radius_of(ball: Ball) -> Array:
-    """The radius as an array."""
+    """Returns the radius of a ball as an array."""
     return jnp.zeros_like(ball.value) if ball.radius is None else ball.radius
 
 
@@ -139,9 +140,9 @@ def _same(a: Atom, b: Atom) -> bool:
 
 
 def _whether_extreme(source: JaxprEqn, balls: list[Ball], subject: Ball) -> Array:
-    """Whether it is in doubt that a number is the extreme of some, as the derivative of a maximum asks.
+    """Whether the errors leave open, for each number, if it is the extreme; the derivative of a maximum depends on it.
 
-    The number and the extreme have one and the same error, so it is the distance to the others that decides.
+    The number and the extreme have one and the same error, so its distance to the other numbers decides.
     """
     if source.primitive.name in ("max", "min"):
         a, b = balls
@@ -196,7 +197,7 @@ def _apply(equation: JaxprEqn, balls: list[Ball]) -> list[Ball]:
 
 
 def _moved(name: str, balls: list[Ball]) -> list[Array]:
-    """Operands whose entries are radii; numbers that say where entries go stay what they are."""
+    """Returns the radii of the operands in place of their values; operands that are indices stay as they are."""
     kept = {"gather": (1,), "dynamic_slice": range(1, len(balls))}.get(name, ())
     return [b.value if i in kept else radius_of(b) for i, b in enumerate(balls)]
 
@@ -225,7 +226,7 @@ _UNKNOWN = {"while", "scan", "cond", "sort", "argmax", "argmin", "top_k"}
 
 
 def _own(value: Array, units: Numbers = 1.0) -> Array:
-    """The operation's own rounding, flushing included."""
+    """Returns a bound of the rounding of an operation itself, flushing included."""
     return units * UNIT * jnp.abs(value) + FLUSHED
 
 

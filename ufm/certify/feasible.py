@@ -2,8 +2,8 @@
 
 Only at a point that obeys every constraint is F an upper bound of the minimum.  Points that were normalised in single
 precision miss their sphere by 6e-8 of its radius.  So parameters that are off by at most :data:`NEAR` are moved to the
-nearest feasible point, and that point is judged; others are infeasible.  No float64 point lies on a sphere exactly: on
-paper the point is the one that does, and ``doubt`` bounds the distance.
+nearest feasible point, and that point is judged; others are infeasible.  No float64 point lies on a sphere exactly: the
+proof is about the exact point next to it that does, and ``doubt`` bounds the distance.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ NEAR = 1e-6
 
 @record
 class Placed:
-    """Parameters on their constraints.
+    """Parameters moved onto their constraints, and how far they were off.
 
     Attributes:
-        params: the nearest feasible point, up to rounding; the parameters as they were where they are not near.
-        violation: how far features and classifier were off, (2,), relative to the radius: the largest distance of a
-            column of H or a row of W to its set, over the radius; of budgets, that of the whole matrix over the root of
-            what it may spend; of nonnegative features, the largest negative entry over the largest entry.
-        doubt: the feasible point on paper is (1 + x) times the floats in every entry of H and of W, and the sum of both
-            |x| is at most this; 0 where they are infeasible, ``None`` where nothing is constrained.
+        params: nearest feasible point, up to rounding; the parameters as they were where they are not near.
+        violation: relative distances of features and classifier from their sets, (2,): the largest distance of a
+            column of H or a row of W to its set, over the radius; for a budget E, the distance of the whole matrix over
+            sqrt(K E), its largest norm; for nonnegative features, the largest negative entry over the largest entry.
+        doubt: relative distance of the floats from the exact feasible point, whose entries are (1 + x) times the floats
+            of H and (1 + y) times those of W with |x| + |y| at most this; 0 where the parameters are infeasible,
+            ``None`` where nothing is constrained.
     """
 
     params: Params[Array]
@@ -39,7 +40,7 @@ class Placed:
 
 
 def placed(problem: Problem, params: Params[Array]) -> Placed:
-    """The point of one problem that is judged."""
+    """Returns the point of one problem that is judged, with its violation."""
     model, k = problem.model, problem.num_classes
     if model.is_free:
         return Placed(params, jnp.zeros(2), None)
@@ -59,7 +60,7 @@ def placed(problem: Problem, params: Params[Array]) -> Placed:
 def _constrained(
     word: str, x: Array, near: Array, radius: ArrayLike | None, classes: int
 ) -> tuple[Array, Array, Array | None]:
-    """(the columns that are judged, how far they were off, doubt) of one factor."""
+    """Returns (columns that are judged, their violation, their doubt) for one factor."""
     if word == "none":
         return x, jnp.zeros(()), None
     if word == "nonnegative":
@@ -86,12 +87,12 @@ _UNIT = {"nonnegative": "its largest entry", "budget": "the root of the budget",
 
 
 def sentence(violation: np.ndarray, constraints: tuple[str, str], near: float = NEAR) -> str:
-    """What one point's constraints call for; empty where all are kept to 1e-12.
+    """Returns a sentence about the constraints that a point misses; empty where all are kept to 1e-12.
 
     Args:
-        violation: of features and classifier, (2,).
-        constraints: the words of the model.
-        near: distance up to which the point was moved onto its constraints.
+        violation: relative distances of features and classifier from their sets, (2,).
+        constraints: constraints on features and classifier, two words of the model.
+        near: relative distance up to which the point was moved onto its constraints.
     """
     broken = [x for x in zip(("features", "classifier"), constraints, violation, strict=True) if x[2] > 1e-12]
     if not broken:

@@ -1,4 +1,4 @@
-"""The class form of a problem: the numbers that the dual bound needs (docs/certificates.md, section 2).
+"""The class form of a problem: the numbers per class that the dual bound needs (docs/certificates.md, section 2).
 
     f(Z, b) = (1/N) sum_k n_k omega_k loss(delta kappa_k * (z_k + b) + iota_k, T_k),     penalty >= phi(||Z M^{1/2}||_*)
 
@@ -18,20 +18,20 @@ from .rounding import gamma, is_whole, product_above
 
 @record
 class ClassForm:
-    """Numbers per class, and the roundings in them.
+    """The numbers of a problem per class, and the rounding error in them.
 
     Attributes:
-        counts: n_k.
-        total: N.
-        weight: w_k = n_k omega_k kappa_k, the weight of column k in the bias constraint sum_k w_k R_ck = 0.
-        share: n_k omega_k / N.
-        rows: delta_c, the logit scale of each row.
-        columns: n_k omega_k kappa_k / (N sqrt(m_k) unit): the dual matrix is G_ck = rows_c columns_k R_ck.
-        floor: eps / K, the target off the own class.
-        lift: iota_c, the shift of each logit.
-        margin: m_k, taken off the own logit.
-        root: sqrt(m_k), the weight of column k in the norm.
-        unit: lambda_Z for decayed factors (G must have norm <= 1); 1 for bounded ones.
+        counts: numbers n_k of samples.
+        total: number N of samples.
+        weight: weights w_k = n_k omega_k kappa_k of column k in the bias constraint sum_k w_k R_ck = 0.
+        share: shares n_k omega_k / N of class k in the data term.
+        rows: logit scales delta_c of the rows.
+        columns: factors n_k omega_k kappa_k / (N sqrt(m_k) unit): the dual matrix is G_ck = rows_c columns_k R_ck.
+        floor: target eps / K off the own class.
+        lift: shifts iota_c of the logits.
+        margin: margins of the classes, taken off the own logit.
+        root: weights sqrt(m_k) of column k in the norm.
+        unit: unit of the norm of G: lambda_Z for decayed factors (G must have norm <= 1); 1 for bounded ones.
         doubt: relative error of counts and N as floats; 0 for whole numbers.
     """
 
@@ -55,7 +55,7 @@ with R; spare 5."""
 
 
 def class_form(problem: Problem) -> ClassForm:
-    """The class form of one problem (no batch axis); without a dual of the loss, only counts and penalty have a use."""
+    """Returns the class form of one problem, not a stack; if the loss has no dual, only counts and penalty are used."""
     k, labels, loss = problem.num_classes, problem.labels, problem.loss
     ones = jnp.ones(k)
 
@@ -91,12 +91,12 @@ def class_form(problem: Problem) -> ClassForm:
 
 
 def is_bounded(problem: Problem) -> bool:
-    """Whether a factor is bounded by a sphere, a ball or a budget in place of a decay."""
+    """Whether a sphere, a ball or a budget bounds a factor in place of a decay."""
     return problem.model.classifier_constraint != "none" or problem.model.constraint not in ("none", "nonnegative")
 
 
 def lambda_z(problem: Problem) -> Array:
-    """lambda_Z = sqrt(lambda_W) sqrt(lambda_H) / s; the product of the roots cannot underflow."""
+    """Returns lambda_Z = sqrt(lambda_W) sqrt(lambda_H) / s; the product of the roots cannot underflow."""
     root = jnp.sqrt(problem.decay.weight) * jnp.sqrt(problem.decay.feature)
     return root if problem.model.scale is None else root / problem.model.scale
 
@@ -105,15 +105,15 @@ def lambda_z(problem: Problem) -> Array:
 
 
 def bounded_cost(problem: Problem, form: ClassForm, norm: Array) -> Array:
-    """Rigorous lower bound of  min (lambda_W/2) w^2 + (lambda_H/2) h^2 - s g w h  for g <= norm, bounded factors.
+    """Rigorous lower bound of  min (lambda_W/2) w^2 + (lambda_H/2) h^2 - s g w h  for g <= norm, with bounded factors.
 
     w = ||W||_F and h = ||M m^{1/2}||_F are at most their radii B (exactly B for the classifier on spheres; the decay
     of features on spheres is a constant).  For (s g)^2 > lambda_W lambda_H the minimum lies on the edge w = B_W or
     h = B_H, otherwise at 0; both edges are minimised in closed form (docs/certificates.md, section 6).
 
     Args:
-        problem: the problem; s is its model scale.
-        form: its class form.
+        problem: one problem; s is the scale of its model.
+        form: class form of the problem.
         norm: upper bound of ||A m^{-1/2}||_2, with A the gradient of the data bound in Z.
     """
     k, model = problem.num_classes, problem.model
@@ -160,5 +160,5 @@ def bounded_cost(problem: Problem, form: ClassForm, norm: Array) -> Array:
 
 
 def _energy(decay: Array, size: Array) -> Array:
-    """lambda x^2; 0 for lambda = 0 whatever x is."""
+    """Returns lambda x^2, which is 0 for lambda = 0 whatever x is."""
     return (jnp.sqrt(decay) * size) ** 2

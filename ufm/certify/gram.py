@@ -1,7 +1,9 @@
 """Lower bounds of the convex program in the class Gram matrix (docs/certificates.md, section 9).
 
-A dual point is a matrix t of sub-probabilities, t_ab for an ordered pair of classes of groups a and b, with rest
-1 - T_a, T_a = sum_b N_ab t_ab.  By Gibbs' inequality  log D_a >= log a_a + E_a + s sum_b N_ab t_ab (q_ab - q_aa),
+A dual point is a matrix t of sub-probabilities: t_ab belongs to an ordered pair of classes of groups a and b, and
+1 - T_a remains, T_a = sum_b N_ab t_ab.  By Gibbs' inequality
+
+    log D_a >= log a_a + E_a + s sum_b N_ab t_ab (q_ab - q_aa),
 
     E_a(t) = sum_b N_ab t_ab log(n_b / (a_a t_ab)) - (1 - T_a) log(1 - T_a),
 
@@ -13,8 +15,8 @@ so with  M_ab = (s/2) (p_a t_ab + p_b t_ba)
 On groups such a K x K matrix with diagonal v splits: it is positive semidefinite iff the g x g matrix B with
 B_aa = v_a + (m_a - 1) M_aa, B_ab = sqrt(m_a m_b) M_ab is, and v_a >= M_aa where m_a > 1.
 
-Proof of definiteness: a factor U with B close to U U^T.  What is left, |B - U U^T| by rows, is paid on the diagonal.
-So nothing is asked of LAPACK, and every t and U prove something.
+Definiteness is proven by a factor U with B close to U U^T: the row sums of the remainder |B - U U^T| are added to the
+diagonal.  So the proof does not rely on the accuracy of LAPACK, and every t and U prove a bound.
 """
 
 from __future__ import annotations
@@ -35,18 +37,18 @@ DATA = 8
 
 
 def data_roundings(program: GramProgram) -> jax.Array:
-    """``DATA``, and g more where the number of anchors is a sum of counts that are not whole."""
+    """Roundings in the data: ``DATA``, and g more where the number of anchors is a sum of counts that are not whole."""
     return DATA + jnp.where(is_whole(program.counts), 0.0, 1.0 * program.groups)
 
 
 @record
 class GramBound:
-    """What a dual point proves.
+    """A dual point and the lower bound that it proves.
 
     Attributes:
         excess: lower bound of F - floor.
-        flow: t, shape (g, g); the diagonal belongs to pairs of classes of one group.
-        multiplier: nu, shape (g,); 0 on the ridge.
+        flow: sub-probabilities t, shape (g, g); the diagonal belongs to pairs of classes of one group.
+        multiplier: multipliers nu, shape (g,); 0 on the ridge.
     """
 
     excess: Array
@@ -56,13 +58,13 @@ class GramBound:
 
 @record
 class Trial:
-    """Matrices at a trial Gram matrix.
+    """Matrices of the dual problem at a trial Gram matrix.
 
     Attributes:
-        flow: t, the softmax at the trial point.
-        mass: x_ab = s p_a t_ab.
-        pairs: M_ab = (x_ab + x_ba) / 2.
-        block: B, with the diagonal that complementarity gives (sphere, ball), or that t gives (ridge).
+        flow: softmax t at the trial point.
+        mass: matrix x_ab = s p_a t_ab.
+        pairs: matrix M_ab = (x_ab + x_ba) / 2.
+        block: matrix B, with the diagonal that complementarity gives (sphere, ball), or that t gives (ridge).
         spread: whether the classes of a group stay apart.
     """
 
@@ -74,7 +76,7 @@ class Trial:
 
 
 def gram_bound(program: GramProgram, gram: GroupGram, candidates: int) -> GramBound:
-    """The best proven bound over the shifted dual point, ``candidates`` snapped ones, and t = 0."""
+    """Returns the best of the bounds of the shifted dual point, of ``candidates`` snapped ones, and of t = 0."""
     trial = _trial(program, gram)
     size = program.groups
     flows, factors = [trial.flow[None]], [_pad(_shifted_factor(program, trial), size)[None]]
@@ -92,14 +94,14 @@ def gram_bound(program: GramProgram, gram: GroupGram, candidates: int) -> GramBo
 
 
 def floor_with_error(program: GramProgram) -> tuple[Array, Array]:
-    """(floor, e) with |floor - sum_c p_c log a_c| <= e."""
+    """Returns (floor, e) with |floor - sum_c p_c log a_c| <= e."""
     own = jnp.where(program.own > 0, program.own, 1.0)
     terms = program.classes * program.share * (jnp.abs(jnp.log(own)) + 1.0 * (own != 1.0))
     return program.floor(), gamma(program.groups + ELEMENTARY + DATA) * jnp.sum(terms)
 
 
 def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Array) -> tuple[Array, Array]:
-    """(F - floor, e) at every Gram matrix whose entries lie within ``doubt``, shape (g, g), of the given one.
+    """Returns (F - floor, error bound) for every Gram matrix within ``doubt``, shape (g, g), of the given one.
 
     The diagonal of ``doubt`` serves both the square and the pairs within a group.
     """
@@ -134,7 +136,7 @@ def excess_with_error(program: GramProgram, gram: GroupGram, doubt: Array) -> tu
 
 
 def _softmax(program: GramProgram, gram: GroupGram) -> Array:
-    """t at a trial point: n_b exp(s (q_ab - q_aa)) / D_a; 0 for anchors that do not count."""
+    """Returns t at a trial point: n_b exp(s (q_ab - q_aa)) / D_a; 0 for anchors that do not count."""
     logs = program.log_ratios(gram)
     top = jnp.maximum(jnp.max(logs, axis=1), 0.0)[:, None]
     mass = jnp.exp(logs - top)
@@ -145,7 +147,7 @@ def _softmax(program: GramProgram, gram: GroupGram) -> Array:
 
 
 def _kept(flow: Array) -> Array:
-    """t without entries that are too small to compute with; NaN stays."""
+    """Sets entries of t that are too small to compute with to 0; NaN stays."""
     return jnp.where(flow <= SMALLEST, 0.0, flow)
 
 
@@ -169,12 +171,12 @@ def _trial(program: GramProgram, gram: GroupGram) -> Trial:
 
 
 def _ridge_diagonal(program: GramProgram, mass: Array) -> Array:
-    """lambda n_a / 2 - s p_a T_a."""
+    """Returns the diagonal lambda n_a / 2 - s p_a T_a of the ridge."""
     return 0.5 * program.decay * program.counts - jnp.sum(program.neighbours() * mass, axis=1)
 
 
 def _pad(factor: Array, size: int) -> Array:
-    """The factor with zero columns added, to 2 g columns."""
+    """Adds columns of zeros to a factor, up to 2 g columns."""
     return jnp.concatenate([factor, jnp.zeros((size, 2 * size - factor.shape[1]))], axis=1)
 
 
@@ -185,7 +187,7 @@ def _eigh(matrix: Array) -> tuple[Array, Array]:
 
 
 def _shifted_factor(program: GramProgram, trial: Trial) -> Array:
-    """U with U U^T = B + shift diag(n), the shift that makes it singular: the rule of contrastive theory, section 4."""
+    """U with U U^T = B + shift diag(n), made singular by the shift: the rule of contrastive theory, section 4."""
     unit = jnp.sqrt(program.counts)
     values, vectors = _eigh(trial.block / (unit[:, None] * unit[None, :]))
     return unit[:, None] * vectors * jnp.sqrt(jnp.maximum(values - values[0], 0.0))[None, :]
@@ -194,8 +196,8 @@ def _shifted_factor(program: GramProgram, trial: Trial) -> Array:
 def _snapped_points(program: GramProgram, trial: Trial, candidates: int) -> tuple[Array, Array]:
     """Dual points whose B has low rank: t of shape (candidates, g, g) and factors of shape (candidates, g, 2 g).
 
-    At the optimum B Q = 0, so B has low rank; generically rank 1 (Q has rank K - 1).  Groups Z that are no anchors
-    have no t of their own, so their columns of B stay as they are,
+    At the optimum B Q = 0, so B has low rank, generically rank 1 (Q has rank K - 1).  Groups Z that are no anchors have
+    no t of their own, so their columns of B stay as they are,
 
         B ~ C C^T + V V^T,    C = B_{.Z} B_ZZ^{-1/2},    V the top eigenvectors of the Schur complement.
 
@@ -232,10 +234,10 @@ def _snapped_points(program: GramProgram, trial: Trial, candidates: int) -> tupl
 
 
 def _matched(program: GramProgram, trial: Trial, target: Array) -> Array:
-    """t whose B is the target, up to rounding: a common factor for t_ab and t_ba; on the ridge also a flow.
+    """Returns t whose B is the target, up to rounding: t_ab and t_ba get a common factor, on the ridge also a flow.
 
-    Where the classes of a group stay apart v_a = M_aa, so M_aa = B_aa / m_a; where they have merged M_aa is kept.
-    On the ridge the row sums of x are given too: x_ab + y_ab with y antisymmetric, a potential flow
+    Where the classes of a group stay apart, v_a = M_aa and so M_aa = B_aa / m_a; where they have merged, M_aa is kept.
+    On the ridge the row sums of x are given too, and x becomes x_ab + y_ab with y antisymmetric, a potential flow
     y_ab = w_ab (f_a - f_b) with w_ab the harmonic mean of x_ab and x_ba, which keeps x positive best.
     """
     size, classes = program.groups, program.classes
@@ -268,7 +270,7 @@ def _matched(program: GramProgram, trial: Trial, target: Array) -> Array:
 
 
 def _prove(program: GramProgram, flow: Array, factor: Array) -> GramBound:
-    """Bound the excess from below with a multiple of the dual point t and a factor U of (nearly) B."""
+    """Bounds the excess from below by a multiple of the dual point t and a factor U with U U^T close to B."""
     reach = jnp.max(jnp.sum(program.neighbours() * flow, axis=1))
     allowed = (1 - 128 * (program.groups + 8) * UNIT) / jnp.where(reach > 0, reach, 1.0)
     if program.on_sphere:
@@ -293,13 +295,13 @@ def _prove(program: GramProgram, flow: Array, factor: Array) -> GramBound:
 
 
 def _linear(program: GramProgram, flow: Array, multiplier: Array) -> Array:
-    """sum_a m_a (s p_a T_a + nu_a)."""
+    """Returns sum_a m_a (s p_a T_a + nu_a), the part of the bound that is linear in the dual point."""
     reach = jnp.sum(program.neighbours() * flow, axis=1)
     return jnp.sum(program.classes * (program.scale * program.share * reach + multiplier))
 
 
 def _best_multiple(program: GramProgram, flow: Array, linear: ArrayLike, most: Array) -> Array:
-    """theta <= most that (nearly) maximises sum_a m_a p_a E_a(theta t) - theta linear: Newton in log theta."""
+    """Returns theta <= most that nearly maximises sum_a m_a p_a E_a(theta t) - theta linear, by Newton in log theta."""
     weight = program.classes * program.share
     meets = program.neighbours()
     reach = jnp.sum(meets * flow, axis=1)
@@ -319,7 +321,7 @@ def _best_multiple(program: GramProgram, flow: Array, linear: ArrayLike, most: A
 
 
 def _block_error(program: GramProgram, flow: Array, factor: Array) -> tuple[Array, Array, Array]:
-    """(M_aa, upper bound of (U U^T)_aa, upper bound of sum_{b != a} |B_ab - (U U^T)_ab|)."""
+    """Returns (M_aa, upper bound of (U U^T)_aa, upper bound of sum_{b != a} |B_ab - (U U^T)_ab|)."""
     root = jnp.sqrt(program.classes)
     mass = program.scale * program.share[:, None] * flow
     pairs = 0.5 * (mass + mass.T)
@@ -333,7 +335,7 @@ def _block_error(program: GramProgram, flow: Array, factor: Array) -> tuple[Arra
 
 
 def _multiplier(program: GramProgram, flow: Array, factor: Array) -> Array:
-    """nu with M + diag(nu) >= 0, proven: B - U U^T is diagonally dominant and nu_a >= M_aa where m_a > 1."""
+    """Returns nu with M + diag(nu) >= 0, proven: B - U U^T is diagonally dominant and nu_a >= M_aa where m_a > 1."""
     inner, square, pad = _block_error(program, flow, factor)
     others = (program.classes - 1) * inner
     multiplier = square + pad - others + gamma(2 * DATA) * (square + pad + others)
@@ -341,7 +343,7 @@ def _multiplier(program: GramProgram, flow: Array, factor: Array) -> Array:
 
 
 def _shortage(program: GramProgram, flow: Array, factor: Array) -> Array:
-    """max_a of (what B(t) - U U^T and the spread of a group lack on the diagonal) / (lambda n_a / 2), proven."""
+    """Proven maximum over a of (lack of B(t) - U U^T and of group spread on the diagonal) / (lambda n_a / 2)."""
     inner, square, pad = _block_error(program, flow, factor)
     most = 0.5 * program.decay * program.counts
     mass = jnp.sum(program.neighbours() * (program.scale * program.share[:, None] * flow), axis=1)
@@ -353,7 +355,7 @@ def _shortage(program: GramProgram, flow: Array, factor: Array) -> Array:
 
 
 def _entropies(program: GramProgram, flow: Array) -> tuple[Array, Array]:
-    """(lower bound of E_a(t), sum of the absolute values of its terms); -inf where T_a is not below 1."""
+    """Returns (lower bound of E_a(t), sum of the absolute values of its terms); -inf where T_a is not below 1."""
     meets = program.neighbours()
     own = jnp.where(program.own > 0, program.own, 1.0)
     logs = jnp.log(program.counts[None, :] / (own[:, None] * jnp.where(flow > 0, flow, 1.0)))

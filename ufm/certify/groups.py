@@ -1,8 +1,8 @@
 """Certificates of the grouped logit program of cross-entropy (docs/certificates.md, section 13).
 
-The dual point of :mod:`.dual`, constant on groups: R_ab is the entry of another class of group a in a column of group
-b.  Its matrix G splits into g scalars (K_a - 1 times each) and a g x g block, so the bound costs O(g^3) for any K.
-The lane axis is last throughout.
+The dual point is that of :mod:`.dual`, constant on groups: R_ab is the entry of another class of group a in a column of
+group b.  Its matrix G splits into g scalars (K_a - 1 times each) and a g x g block, so the bound costs O(g^3) whatever
+K is.  The lane axis is last throughout.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ ASSUMES = (
 
 
 def _rows(vector: Array) -> Array:
-    """A vector over groups (g, lanes) as a column of a matrix over groups."""
+    """Returns a vector over groups, (g, lanes), as a column of a matrix over groups, (g, 1, lanes)."""
     return vector[:, None]
 
 
 def _doubt(numbers: GroupLanes) -> Array:
-    """Relative error of N as a float; 0 where all terms are whole numbers."""
+    """Bound of the relative error of N as a float; 0 where all terms are whole numbers."""
     terms = numbers.classes * numbers.counts
     whole = jnp.all(numbers.counts == jnp.round(numbers.counts), axis=0) & (jnp.sum(terms, axis=0) < 2.0**52)
     return jnp.where(whole, 0.0, gamma(numbers.classes.shape[0] + 1))
 
 
 def _share(numbers: GroupLanes) -> Array:
-    """K_b n_b omega_b / N."""
+    """Returns K_b n_b omega_b / N, the share of group b in the data term."""
     return numbers.classes * numbers.counts * numbers.class_weight / numbers.total[None]
 
 
 def value_of_groups(numbers: GroupLanes, alpha: Array, between: Array, bias: Array) -> tuple[Array, Array]:
-    """(F, e) with  F(exact) <= F + e, for lanes."""
+    """Returns (F, e) for each lane, with  F(exact) <= F + e."""
     g = numbers.classes.shape[0]
     many = numbers.multiplicity
     gaps = numbers.gaps(alpha, between, bias)
@@ -105,12 +105,12 @@ def value_of_groups(numbers: GroupLanes, alpha: Array, between: Array, bias: Arr
 
 
 def _powers(x: Array) -> tuple[Array, Array]:
-    """:func:`powers_of_two` of each lane."""
+    """Returns :func:`powers_of_two` of each lane."""
     return jax.vmap(powers_of_two, in_axes=-1)(x)
 
 
 def _nuclear(numbers: GroupLanes, between: Array) -> Array:
-    """||B||_* of the block, up to a relative error of gamma(24) or rounded up."""
+    """Returns ||B||_* of the block, up to a relative error of gamma(24) or rounded up."""
     g = numbers.classes.shape[0]
     root = jnp.sqrt(numbers.classes)
     block = _rows(root) * between * (root * jnp.sqrt(numbers.counts))[None]
@@ -146,12 +146,12 @@ def _nuclear_upper(block: Array) -> Array:
 
 @record
 class GroupBound:
-    """A dual point with what it proves, lane axis last.
+    """A dual point and the lower bound that it proves, lane axis last.
 
     Attributes:
-        residual: R_ab, (g, g, lanes); 0 where there is no such class.
+        residual: residuals R_ab, (g, g, lanes); 0 where there is no such class.
         norm: verified upper bound of ||G||_2 in units of lambda_Z.
-        value: the proven lower bound of F.
+        value: proven lower bound of F.
     """
 
     residual: Array
@@ -160,7 +160,7 @@ class GroupBound:
 
 
 def bound_of_groups(numbers: GroupLanes, alpha: Array, between: Array, bias: Array) -> GroupBound:
-    """The proven bound of the scaled dual point at a point, or the trivial one if that is better."""
+    """Returns the bound of the scaled dual point at a point of the program, or that of R = 0 if it is better."""
     floor = numbers.smoothing / numbers.all_classes
     many = numbers.multiplicity
     start = numbers.probabilities(numbers.gaps(alpha, between, bias))
@@ -179,7 +179,7 @@ def bound_of_groups(numbers: GroupLanes, alpha: Array, between: Array, bias: Arr
 
 
 def _repaired(numbers: GroupLanes, raw: Array, floor: Array) -> Array:
-    """Probabilities that are not negative, balanced flows up to rounding, own probability positive."""
+    """Repairs a residual: probabilities at least 0 (own ones above 0), flows balanced up to rounding."""
     g = numbers.classes.shape[0]
     many = numbers.multiplicity
     least = floor[None, None] * (-1 + 8 * UNIT)
@@ -197,12 +197,12 @@ def _repaired(numbers: GroupLanes, raw: Array, floor: Array) -> Array:
 
 
 def _weight(numbers: GroupLanes) -> Array:
-    """w_b = n_b omega_b kappa_b."""
+    """Returns w_b = n_b omega_b kappa_b, the weight of a column of group b in the bias condition."""
     return numbers.counts * numbers.class_weight * numbers.sample_scale
 
 
 def _imbalance(numbers: GroupLanes, residual: Array) -> tuple[Array, Array]:
-    """(in-flow minus out-flow of a class of each group, sum of the absolute terms)."""
+    """Returns (in-flow minus out-flow of a class of each group, sum of the absolute terms)."""
     g = numbers.classes.shape[0]
     across = jnp.where(jnp.eye(g, dtype=bool)[:, :, None], 0.0, residual)
     weight, classes = _weight(numbers), numbers.classes
@@ -211,14 +211,14 @@ def _imbalance(numbers: GroupLanes, residual: Array) -> tuple[Array, Array]:
 
 
 def _hub(numbers: GroupLanes) -> tuple[Array, Array]:
-    """(which group has most samples, K_h w_h of it)."""
+    """Returns (whether a group is the hub, which has most samples; K_h w_h of the hub)."""
     size = numbers.classes * numbers.counts
     hub = jnp.arange(size.shape[0])[:, None] == jnp.argmax(size, axis=0)[None]
     return hub, jnp.sum(jnp.where(hub, numbers.classes * _weight(numbers), 0.0), axis=0)
 
 
 def _routed(numbers: GroupLanes, excess: Array, signed: bool) -> Array:
-    """Nonnegative mass, routed through the hub group, that cancels an imbalance; both ways if its sign is not known.
+    """Returns nonnegative mass in row and column of the hub that cancels an imbalance; in both if its sign is unknown.
 
     The hub is the group with most samples.  A class with too little in-flow gets -excess/(K_h w_h) in each column of
     the hub; one with too much gives excess/(w_a K_h) to each row of the hub.
@@ -320,7 +320,7 @@ def _prove(numbers: GroupLanes, residual: Array, floor: Array) -> tuple[Array, A
 
 
 def _frobenius(block: Array) -> Array:
-    """Frobenius norm of the block of each lane."""
+    """Returns the Frobenius norm of the block of each lane."""
     return jax.vmap(norm_of, in_axes=-1)(block)
 
 
@@ -347,7 +347,7 @@ def _zero(numbers: GroupLanes, floor: Array) -> Array:
 
 
 class GroupPoint(Protocol):
-    """A point of a grouped program in its reduced variables, or points of a stack."""
+    """A point of a grouped program in its reduced variables alpha, M, beta, or the points of a stack."""
 
     @property
     def alpha(self) -> Float[Array, "*batch g"]:
@@ -361,14 +361,14 @@ class GroupPoint(Protocol):
 
     @property
     def bias(self) -> Float[Array, "*batch g"]:
-        """beta_a."""
+        """beta_a, the bias of the classes of each group."""
         ...
 
 
 def certify_group_lanes(
     numbers: GroupLanes, alpha: Array, between: Array, bias: Array, tolerance: ArrayLike
 ) -> Certificate[Array]:
-    """Certificates of points side by side, lane axis last; a pure array program."""
+    """Returns the certificates of many points side by side, lane axis last; a pure array program."""
     value, error = value_of_groups(numbers, alpha, between, bias)
     bound = bound_of_groups(numbers, alpha, between, bias)
     lanes = value.shape
@@ -388,7 +388,7 @@ def judge_groups(
     tolerance: ArrayLike,
     width: int,
 ) -> Certificate[Array]:
-    """Certificates of stacked points; a pure array program (jit it, shard it over the leading axis)."""
+    """Returns the certificates of stacked points; a pure array program, to be jitted or sharded over the stack."""
 
     def block(program: LogitGroups, alpha: Array, between: Array, bias: Array) -> Certificate[Array]:
         return certify_group_lanes(lanes_of(program), alpha, between, bias, tolerance)
@@ -411,15 +411,15 @@ def certify_groups(
 
         lower_bound <= min F <= F(point) <= value
 
-    Roundings are counted under the assumptions in ``assumes``.  ``dual`` holds R_ab, g x g: the entry of another class
-    of group a in a column of group b.  The numbers of the program are taken as exact; lambda_Z as that of the problem
-    up to 8 roundings.
+    Roundings are counted under the assumptions in ``assumes``.  ``dual`` is the matrix R_ab, g x g: the entry of
+    another class of group a in a column of group b.  The numbers of the program are taken as exact; lambda_Z as that of
+    the problem up to 8 roundings.
 
     Args:
         program: one program or a stack.
-        result: from :func:`ufm.solve.solve_groups`, or anything with its ``alpha``, ``between`` and ``bias``.
+        result: result of :func:`ufm.solve.solve_groups`, or any object with its ``alpha``, ``between`` and ``bias``.
         tolerance: largest relative gap that is called ``global``.
-        width: programs side by side.
+        width: number of programs that are certified side by side.
 
     Example:
         >>> from ufm.certify import certify_groups

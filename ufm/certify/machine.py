@@ -2,7 +2,7 @@
 
 docs/certificates.md, section 1, states them.  :func:`check_arithmetic` compiles the operations as certificates are
 compiled and compares them with exact arithmetic (``decimal`` of the standard library).  A measurement is no proof: it
-finds a compiler or a processor that does something else, it does not exclude one.
+can find that a compiler or a processor breaks an assumption, but cannot exclude it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ _U = decimal.Decimal(UNIT)
 
 @dataclasses.dataclass(frozen=True)
 class Assumption:
-    """One assumption and the worst that was measured.
+    """One assumption about rounding, and the largest error that was measured.
 
     Attributes:
-        name: the operation.
-        where: ``quick program`` and ``program`` (the two ways in which certificates are compiled), or ``host``.
-        unit: what the numbers below count: ``u`` (2^-53, relative), ``gamma(n)`` (of the sum of the absolute terms),
-            ``2^-1022`` (absolute), or ``wrong`` (results that differ at all).
-        assumed: the bound that every proof uses.
-        measured: the largest error found.
-        holds: whether it is within the bound.
+        name: name of the operation.
+        where: place where it ran: ``quick program`` or ``program`` (the two ways in which certificates are compiled),
+            or ``host``.
+        unit: unit of the numbers below: ``u`` (2^-53, relative), ``gamma(n)`` (of the sum of the absolute terms),
+            ``2^-1022`` (absolute), or ``wrong`` (number of results that differ at all).
+        assumed: bound that every proof uses.
+        measured: largest error found.
+        holds: whether the measured error is within the bound.
     """
 
     name: str
@@ -52,11 +53,11 @@ class Assumption:
 
 @door.checked(samples=door.whole(1, 10**7), seed=door.SEED)
 def check_arithmetic(samples: int = 500, seed: int = 0) -> tuple[Assumption, ...]:
-    """Measure what float64 operations err by on this machine, against the bounds that certificates assume.
+    """Measure the errors of float64 operations on this machine against the bounds that certificates assume.
 
     Args:
-        samples: random arguments of each operation.
-        seed: of the arguments.
+        samples: number of random arguments of each operation.
+        seed: whole number that fixes the random arguments.
 
     Returns:
         One :class:`Assumption` for each operation and each way to compile it.
@@ -121,7 +122,7 @@ def _arguments(samples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def _operations(given: dict[str, jax.Array]) -> list[Array]:
-    """The operations of ``_CASES``, in their order."""
+    """Computes the operations of ``_CASES``, in their order."""
     a, b, near = given["a"], given["b"], given["near"]
     s, t = b[0], b[1]
     down, up = jax.vmap(powers_of_two)(given["scales"])
@@ -195,7 +196,7 @@ _REFERENCES = {"exp": decimal.Decimal.exp, "log": decimal.Decimal.ln, "expm1": _
 
 
 def _of(exact: Callable[..., decimal.Decimal], *names: str) -> Callable[[dict[str, np.ndarray], np.ndarray], float]:
-    """The error of an operation on named arguments; s and t are the first of ``b``, or many of them in turn."""
+    """Returns a function that measures the error of an operation on named arguments; s and t are numbers of ``b``."""
 
     def measure(given: dict[str, np.ndarray], got: np.ndarray) -> float:
         b, near = given["b"], given["near"]
@@ -238,7 +239,7 @@ def _product(given: dict[str, np.ndarray], got: np.ndarray) -> float:
 
 
 def _powers(given: dict[str, np.ndarray], got: np.ndarray) -> int:
-    """How many numbers are not brought to order one and back exactly."""
+    """Number of values that :func:`powers_of_two` does not bring to order one and back exactly."""
     scaled, down, up = got
     wrong = (scaled * up != given["scales"]) | (down * up != 1.0) | (scaled < 0.25) | (scaled >= 16.0)
     return int(np.sum(wrong | (np.frexp(down)[0] != 0.5)))
@@ -266,7 +267,7 @@ def _flush(given: dict[str, np.ndarray], got: np.ndarray) -> float:
 
 
 def _denormals(given: dict[str, np.ndarray], got: np.ndarray) -> int:
-    """How many products with a number below 2^-1022 are neither right nor those with zero in its place."""
+    """Number of products with a factor below 2^-1022 that are neither right nor the product with zero in its place."""
     with decimal.localcontext(_EXACT):
         truth = [_d(x) * _d(given["b"][0]) for x in given["denormal"]]
         return sum(y != 0 and abs(_d(y) - z) > z * _U + _LEAST for y, z in zip(got, truth, strict=True))

@@ -23,7 +23,7 @@ class Basis:
     """A nearly orthogonal matrix and a proof of it.
 
     Attributes:
-        vectors: V, K x K.
+        vectors: matrix V, K x K.
         departure: verified upper bound of ||V^T V - I||_2; not below 1 (or NaN) when V is useless.
     """
 
@@ -32,7 +32,7 @@ class Basis:
 
 
 def basis(vectors: Array) -> Basis:
-    """V with a verified bound of its departure from orthogonality."""
+    """Returns V with a verified bound of its departure from orthogonality."""
     size = vectors.shape[-1]
     lengths = jnp.sqrt(jnp.sum(vectors**2, axis=0))
     product = jnp.abs(vectors.T @ vectors - jnp.eye(size)) + gamma(size + 2) * jnp.outer(lengths, lengths)
@@ -46,7 +46,7 @@ def absolute_norm(matrix: Array) -> Array:
 
 
 def _absolute_norm(matrix: Array) -> Array:
-    """The same for a matrix whose largest entry is of order one; squares that are flushed are far below the slack."""
+    """:func:`absolute_norm` of a matrix of largest entry of order one; flushed squares are far below the slack."""
     entries = jnp.abs(matrix)
     frobenius = jnp.sqrt(jnp.sum(entries**2))
     mixed = jnp.sqrt(jnp.max(jnp.sum(entries, axis=0)) * jnp.max(jnp.sum(entries, axis=1)))
@@ -57,8 +57,8 @@ def verified_norm(matrix: Array, frame: Basis, perturbation: Array) -> Array:
     """Upper bound of the spectral norm of every matrix within ``perturbation`` (in spectral norm) of the given one.
 
     Args:
-        matrix: G as floats, K x K, of any scale.
-        frame: a basis from :func:`basis`.
+        matrix: matrix G as floats, K x K, of any scale.
+        frame: basis from :func:`basis`.
         perturbation: upper bound of the norm of the difference between the exact matrix and the floats.
 
     Returns:

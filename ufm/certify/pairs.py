@@ -1,5 +1,7 @@
 """Contrastive problems: values with errors, and their lower bounds (docs/certificates.md, sections 9 to 11).
 
+Which bound serves which problem:
+
 SupCon whose classes collapse     the class-level dual bound of :mod:`ufm.certify.gram`
 nonnegative features              orthogonal frames, in closed form
 other losses of pairs             a tangent of the loss, convex in U = s H^T H, and a definite matrix
@@ -37,13 +39,13 @@ class PairsBound:
     """Value and lower bound of a contrastive problem.
 
     Attributes:
-        value: F as computed.
-        error: bound of its error.
+        value: objective F as computed.
+        error: bound of the error of F.
         lower: lower bound of min F; NaN if there is none.
         excess: upper bound of F - floor; NaN without a class-level bound.
         excess_lower: lower bound of min F - floor; NaN without one.
-        flow: t, K x K, or 0 x 0.
-        multiplier: nu, (K,), or (0,).
+        flow: sub-probabilities t, K x K; 0 x 0 without a class-level bound.
+        multiplier: multipliers nu, (K,); (0,) without a class-level bound.
     """
 
     value: Array
@@ -56,7 +58,7 @@ class PairsBound:
 
 
 def pairs_bound(problem: Problem, params: Params[Array], candidates: int) -> PairsBound:
-    """Value and the best known lower bound of one contrastive problem."""
+    """Returns the value and the best known lower bound of one contrastive problem."""
     features = _placed(problem, params.features)
     value, error = _value_with_error(problem, features)
     if not (problem.loss_kind is SupCon and problem.collapses):
@@ -93,7 +95,7 @@ COUNTED = (SupCon, BatchedSupCon, Sigmoid, Spread)
 
 
 def why_no_pairs_tangent(problem: Problem) -> str | None:
-    """Why the tangent bound does not serve a contrastive problem; reads structure only."""
+    """Returns why the tangent bound does not serve a contrastive problem, ``None`` if it does; reads structure only."""
     kind = problem.loss_kind
     if kind in COUNTED:
         return None
@@ -111,7 +113,7 @@ def why_no_pairs_tangent(problem: Problem) -> str | None:
 
 
 def floor_plus(floor: Array, floor_error: Array, excess: Array) -> Array:
-    """Lower bound of the exact floor plus an excess."""
+    """Returns a lower bound of the exact floor plus an excess."""
     return floor - SLACK * floor_error + excess - gamma(3) * (floor + jnp.abs(excess)) - TINY
 
 
@@ -123,7 +125,7 @@ def has_frame_bound(problem: Problem) -> bool:
 
 
 def relaxed_program(problem: Problem) -> GramProgram:
-    """The program in the class Gram matrix, signs of the features ignored."""
+    """Returns the program in the class Gram matrix, where the signs of features are not constrained."""
     words = {"nonnegative": "none", "nonnegative-sphere": "sphere", "nonnegative-ball": "ball"}
     constraint = words.get(problem.model.constraint, problem.model.constraint)
     return class_program(dataclasses.replace(problem, model=dataclasses.replace(problem.model, constraint=constraint)))
@@ -145,9 +147,9 @@ def _is_bounded(problem: Problem) -> bool:
 
 
 def _placed(problem: Problem, features: Array) -> Array:
-    """Features with columns that miss their sphere or ball by rounding put on it; others are left alone.
+    """Returns features whose columns that miss their sphere or ball by rounding are put on it; others stay as they are.
 
-    On paper they are on it exactly; the floats miss by gamma(2 d + 16) of each entry at most.
+    The exact columns of the proof are on it exactly; the floats miss them by gamma(2 d + 16) of each entry at most.
     """
     if not _is_bounded(problem):
         return features
@@ -159,14 +161,14 @@ def _placed(problem: Problem, features: Array) -> Array:
 
 
 def _product(features: Array) -> tuple[Array, Array]:
-    """H^T H and a bound of the error of each entry, placing included."""
+    """Returns H^T H and a bound of the error of each entry, that of :func:`_placed` included."""
     d = features.shape[0]
     size = jnp.abs(features).T @ jnp.abs(features)
     return features.T @ features, gamma(6 * d + 64) * size + TINY
 
 
 def _class_gram(problem: Problem, features: Array) -> tuple[GroupGram, Array]:
-    """Gram matrix of class columns in units of the radius, and a bound of its errors."""
+    """Returns the Gram matrix of class columns in units of the radius, and a bound of its errors."""
     product, doubt = _product(features)
     if _is_bounded(problem):
         square = jnp.asarray(_radius(problem)) ** 2
@@ -176,7 +178,7 @@ def _class_gram(problem: Problem, features: Array) -> tuple[GroupGram, Array]:
 
 
 def _trial_gram(problem: Problem, features: Array) -> GroupGram:
-    """Gram matrix of the class means; on spheres and balls of their directions."""
+    """Returns the Gram matrix of the class means; on spheres and balls that of their directions."""
     labels = problem.labels
     if labels.classes is not None:
         features = features @ labels.averages
@@ -191,7 +193,7 @@ def _trial_gram(problem: Problem, features: Array) -> GroupGram:
 
 
 def _value_with_error(problem: Problem, features: Array) -> tuple[Array, Array]:
-    """(F, e): every loss of pairs moves by at most twice (SupCon) or four times the largest error of a similarity.
+    """Returns (F, error bound): a loss moves by at most 2 (SupCon) or 4 times the largest error of a similarity.
 
     The sigmoid loss moves by at most that error times itself, as the slope of a softplus is below its value.
     """
@@ -219,7 +221,7 @@ def _value_with_error(problem: Problem, features: Array) -> tuple[Array, Array]:
 
 
 def _enclosed(problem: Problem, similarities: Ball) -> tuple[Array, Array]:
-    """The loss at similarities with errors, and its error; infinite where an operation has no rule."""
+    """Returns the loss at similarities with errors, and its error, infinite where an operation has no rule."""
     try:
         found = enclose(lambda u: problem.loss.mean(u, problem.labels), similarities)
     except NoRule:
@@ -228,7 +230,7 @@ def _enclosed(problem: Problem, similarities: Ball) -> tuple[Array, Array]:
 
 
 def _terms(problem: Problem) -> tuple[int, int]:
-    """Terms in a sum over one row of similarities, and in the sum over all anchors."""
+    """Returns the numbers of terms in a sum over one row of similarities, and in the sum over all anchors."""
     n = problem.labels.num_columns
     if problem.loss_kind is BatchedSupCon:
         shape = np.shape(problem.loss.batches)
@@ -237,13 +239,13 @@ def _terms(problem: Problem) -> tuple[int, int]:
 
 
 def _sum_error(problem: Problem, weight: Array, widest: Array, loss: Array) -> Array:
-    """Rounding of a loss at float similarities: by row relative to 1 + 2 |U|, over the anchors relative to the loss."""
+    """Bound of the rounding of a loss: relative to 1 + 2 |U| in a row, relative to the loss in the sum over anchors."""
     row, every = _terms(problem)
     return gamma(4 * row + 4 * ELEMENTARY) * weight * (1.0 + 2 * widest) + gamma(4 * row + every + 64) * jnp.abs(loss)
 
 
 def _anchor_weight(problem: Problem) -> Array:
-    """Upper bound of the sum of the weights of the anchors in the mean; 1 without class weights."""
+    """Upper bound of the sum of the anchors' weights in the mean; 1 without class weights."""
     weight = getattr(problem.loss, "class_weight", None)
     return jnp.ones(()) if weight is None else jnp.max(jnp.asarray(weight))
 
@@ -252,7 +254,7 @@ def _anchor_weight(problem: Problem) -> Array:
 
 
 def _frame_excess(program: GramProgram) -> Array:
-    """Lower bound of F - floor with nonnegative features: classes meet orthogonal others at best.
+    """Lower bound of F - floor with nonnegative features: at best all other classes are orthogonal to a class.
 
         sum_c p_c log(1 + (N - n_c)/a_c e^{-s rho^2})                                    (sphere, ball)
         sum_c min over q >= 0 of  p_c log(1 + (N - n_c)/a_c e^{-s q}) + (lambda/2) n_c q   (ridge)
@@ -276,7 +278,7 @@ def _frame_excess(program: GramProgram) -> Array:
 
 
 def _batch_frame_bound(problem: Problem) -> Array:
-    """Lower bound over batches: an anchor with l of b columns in its class pays log(l - 1 + (b - l) e^{-s rho^2})."""
+    """Lower bound over batches: an anchor whose class has l of b columns costs log(l - 1 + (b - l) e^{-s rho^2})."""
     loss, labels = problem.loss, problem.labels
     members = jnp.asarray(loss.batches)
     present = members >= 0
@@ -303,8 +305,9 @@ def _tangent_bound(problem: Problem, features: Array, upper: Array) -> Array:
 
         F >= L(U) - <G, U> + min over U' of <G, U'> (+ penalty),   G the symmetrised gradient.
 
-    Spheres and balls: -s rho^2 sum nu with G + diag(nu) >= 0, nu >= 0 on balls.  Free features: the trace of a better
-    point is at most 2 s F / lambda, so T min(0, mu) with mu the least eigenvalue of the weighted matrix.
+    On spheres and balls the minimum is at least -s rho^2 sum nu with G + diag(nu) >= 0, and nu >= 0 on balls.  With
+    free features the trace of a better point is at most T = 2 s F / lambda, so the minimum is at least T min(0, mu),
+    where mu is the least eigenvalue of the weighted matrix.
     """
     labels, model = problem.labels, problem.model
     n, weights = labels.num_columns, jnp.asarray(labels.multiplicity)
@@ -365,7 +368,7 @@ def _tangent_bound(problem: Problem, features: Array, upper: Array) -> Array:
 
 
 def _shifted(matrix: Array, slope: Array) -> tuple[Array, Array]:
-    """((U U^T)_ii, sum_{j != i} |slope - U U^T|_ij), upper bounds, with U U^T the matrix shifted to be singular."""
+    """Upper bounds ((U U^T)_ii, sum_{j != i} |slope - U U^T|_ij), with U U^T the matrix shifted to be singular."""
     n = matrix.shape[0]
     finite = jnp.all(jnp.isfinite(matrix))
     values, vectors = eigh(jnp.where(finite, matrix, jnp.zeros_like(matrix)))

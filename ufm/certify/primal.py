@@ -12,13 +12,13 @@ from .rounding import ELEMENTARY, FLUSHED, SLACK, TINY, energy, gamma, long_sum
 
 
 def value_with_error(problem: Problem, params: Params[Array], doubt: Array | None = None) -> tuple[Array, Array]:
-    """(F, e) with  |F - exact value| <= e, for one problem.
+    """Returns (F, e) with  |F - exact value| <= e, for one problem.
 
     Args:
         problem: one problem.
-        params: its parameters.
-        doubt: the exact value is that of a point whose entries in H and W differ from the floats by this share in all
-            (see :mod:`.feasible`); ``None`` for the floats themselves.
+        params: parameters of the problem.
+        doubt: relative distance of the exact point from the floats, in H and W together (:mod:`.feasible` defines it);
+            the exact value is that at the exact point. ``None`` for the floats themselves.
     """
     weights = jnp.asarray(problem.labels.multiplicity)
     losses, errors = _losses(problem, params, doubt)
@@ -35,7 +35,7 @@ def value_with_error(problem: Problem, params: Params[Array], doubt: Array | Non
 
 
 def _penalty(problem: Problem, params: Params[Array]) -> tuple[Array, int]:
-    """The decay terms and the number of roundings of a term; all terms are nonnegative."""
+    """Returns the decay terms and the number of roundings of a term; all terms are nonnegative."""
     total, longest = energy(0.5 * problem.decay.feature, params.features, jnp.asarray(problem.labels.multiplicity))
     for decay, w in zip(problem.weight_decays, params.weights, strict=True):
         cost, steps = energy(0.5 * decay, jnp.asarray(w).T)
@@ -47,9 +47,9 @@ def _penalty(problem: Problem, params: Params[Array]) -> tuple[Array, int]:
 
 
 def _inputs(problem: Problem, params: Params[Array], doubt: Array | None) -> tuple[Array, Array | None]:
-    """Bounds of the absolute value and of the error of A_{L-1}; ``None`` for an error of zero.
+    """Returns bounds of the absolute value and of the error of A_{L-1}; ``None`` for an error of zero.
 
-    P_l = W_l A_{l-1}:  |error| <= |W_l| |error of A_{l-1}| + gamma(width) |W_l| |A_{l-1}|;  ReLU is exact and
+    In P_l = W_l A_{l-1}  |error| <= |W_l| |error of A_{l-1}| + gamma(width) |W_l| |A_{l-1}|;  the ReLU is exact and
     1-Lipschitz.
     """
     model, a = problem.model, params.features
@@ -66,7 +66,7 @@ def _inputs(problem: Problem, params: Params[Array], doubt: Array | None) -> tup
 
 
 def _losses(problem: Problem, params: Params[Array], doubt: Array | None) -> tuple[Array, Array]:
-    """Loss of each column and a bound of its error."""
+    """Returns the loss of each column and a bound of its error."""
     w, labels, loss = params.classifier, problem.labels, problem.loss
     d, k = w.shape[1], problem.num_classes
     logits = problem.model.logits(params)
@@ -118,7 +118,7 @@ _ANALYSED = (CrossEntropy, Focal, MeanSquaredError, WeightedTargets)
 
 
 def _enclosed(problem: Problem, logits: Array, move: Array) -> tuple[Array, Array]:
-    """Loss of each column at logits that err by at most ``move``; an infinite error where an operation has no rule."""
+    """Loss of each column, and its error, at logits that err by ``move``; infinite where an operation has no rule."""
     try:
         found = enclose(lambda u: problem.loss.per_column(u, problem.labels), Ball(logits, move))
     except NoRule:
@@ -128,7 +128,7 @@ def _enclosed(problem: Problem, logits: Array, move: Array) -> tuple[Array, Arra
 
 
 def _shift_size(loss: CrossEntropy, labels: Labels, shift: Array) -> Array:
-    """Sum of the absolute values of the parts of the shift."""
+    """Returns the sum of the absolute values of the parts of the shift."""
     size = jnp.abs(shift)
     if loss.own_margin is not None and loss.logit_shift is not None:
         size = size + 2 * jnp.abs(jnp.asarray(loss.logit_shift)).max()

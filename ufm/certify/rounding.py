@@ -1,4 +1,4 @@
-"""Rounding: the constants and the error model that every bound of this room stands on.
+"""Rounding: the constants and the error model on which every bound of this package rests.
 
 Assumptions (docs/certificates.md, section 1), stated once; :mod:`.machine` measures them on the running machine:
 
@@ -42,7 +42,7 @@ TINY = 2.0**-990
 
 
 def gamma(roundings: Count) -> Count:
-    """Higham's n u / (1 - n u), with the slack for the float evaluation of the term it multiplies."""
+    """Higham's n u / (1 - n u), increased for the rounding of the float term that it multiplies."""
     return SLACK * roundings * UNIT / (1.0 - roundings * UNIT)
 
 
@@ -62,9 +62,9 @@ FLUSHED = 2.0**-1022
 
 
 def powers_of_two(*arrays: ArrayLike) -> tuple[Array, Array]:
-    """(down, up), powers of two with down * up = 1 that bring the largest entry, times down, to [1, 2).
+    """Powers of two (down, up) with down * up = 1, where down times the largest entry lies in [1, 2).
 
-    Multiplying by them is exact.  So a square is formed of ``x * down`` and the root of the sum multiplied by ``up``:
+    Multiplying by them is exact.  So ``x * down`` is squared, and the root of the sum is multiplied by ``up``:
     squares of numbers below 1.5e-154 would vanish, those above 1.3e154 overflow.  Both are 1 where all entries vanish
     or one is not finite; near the ends of the range the largest entry comes to [1/4, 16).
     """
@@ -97,7 +97,7 @@ def in_range(*arrays: Array) -> Array:
     """Whether all entries are positive numbers between 2^-900 and 2^900.
 
     A product or quotient of which a part has left the range of normal numbers is 0, infinite or NaN, in any order of
-    its factors; so factors that pass here have the few roundings that are counted, and nothing was flushed.
+    its factors; so factors that pass here have only the roundings that are counted, and nothing was flushed.
     """
     return functools.reduce(jnp.logical_and, [jnp.all((x > 2.0**-900) & (x < 2.0**900)) for x in arrays])
 
@@ -105,8 +105,8 @@ def in_range(*arrays: Array) -> Array:
 def product_above(*factors: ArrayLike) -> Array:
     """Product of numbers that are not negative, two roundings per factor, whatever the size of partial products.
 
-    The exponents are added apart.  A product below 2^-1022 is rounded up to a number of that size; one above the range
-    is infinite.
+    The exponents are added separately.  A product below 2^-1022 is rounded up to a number of that size; one above the
+    range is infinite.
     """
     mantissa, exponent = jnp.ones(()), jnp.zeros((), jnp.int64)
     for factor in factors:  # powers of two are exact, so the compiler may group these products as it likes
@@ -122,7 +122,7 @@ def product_above(*factors: ArrayLike) -> Array:
 
 
 def long_sum(x: Array) -> tuple[Array, int]:
-    """Sum of a vector in two stages, and the number of roundings a term undergoes: 2 sqrt(n) in place of n."""
+    """Returns the sum of a vector, in two stages, and the number of roundings of a term: 2 sqrt(n) in place of n."""
     size = x.shape[-1]
     if size <= 64:
         return jnp.sum(x), size
@@ -133,9 +133,9 @@ def long_sum(x: Array) -> tuple[Array, int]:
 
 
 def energy(factor: ArrayLike, x: Array, weights: Numbers = 1.0) -> tuple[Array, int]:
-    """factor * sum_i w_i ||x_i||^2 over the columns of x, at every scale of them, and the roundings of a term.
+    """Returns factor * sum_i w_i ||x_i||^2 over the columns of x, of any scale, and the number of roundings of a term.
 
-    Rounded up where the result would be flushed.
+    It is rounded up where the result would be flushed.
     """
     down, up = powers_of_two(x)
     total, steps = long_sum(weights * jnp.sum((x * down) ** 2, axis=0))

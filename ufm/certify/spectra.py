@@ -1,7 +1,8 @@
 """Proven lower bounds of deep problems from their numbers alone (docs/certificates.md, section 12).
 
-Host-side float64.  The data term of a mean-squared-error problem enters through the squares s_1^2 >= ... >= s_K^2 of
-the singular values of its targets, the bias minimised out; the decays through logarithms, so that no depth underflows.
+All computation is in float64 on the host.  The data term of a mean-squared-error problem enters through the squares
+s_1^2 >= ... >= s_K^2 of the singular values of its targets, the bias minimised out.  The decays enter through
+logarithms, so that no depth underflows.
 
     linear        F >= sum_i (s_i^2/N) phi( (N/s_i^2) (s_i^2 lambda_H lambda_1 ... lambda_L)^{1/(L+1)}, L )
     ReLU          F >= min over gamma_1 >= gamma_2 >= ... of  ridge + two channels,   by branch and bound
@@ -9,8 +10,8 @@ the singular values of its targets, the bias minimised out; the decays through l
     ReLU, L >= 3  F >= min of the same ridge + the cost of a chain of layers, in closed form or, for equal s_i, by boxes
                   of the spectrum of A_{L-2}
 
-Each bound increases in the s_i^2, increases in the decays of the chain and falls in the offset N lambda_L, so that
-roundings of the data are paid once, at the start.
+Each bound increases in the s_i^2, increases in the decays of the chain and falls in the offset N lambda_L.  So the
+rounding of the data is accounted for once, at the start, by bounds of these numbers.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ _LARGEST_LOG = 600.0
 
 
 class Numbers(NamedTuple):
-    """What the bounds of a mean-squared-error problem depend on; hashable.
+    """Numbers on which the bounds of a mean-squared-error problem depend; hashable.
 
     Attributes:
         squares: proven lower bounds of s_i^2, descending, all K of them.
-        total: N, at least the exact one.
-        weight_decays: lambda_1, ..., lambda_L.
-        feature_decay: lambda_H, at most the exact one.
+        total: number N of samples, at least the exact one.
+        weight_decays: decays lambda_1, ..., lambda_L.
+        feature_decay: decay lambda_H, at most the exact one.
         rank: number of directions that the logits may have; K or less.
     """
 
@@ -70,8 +71,8 @@ def scalar_below(log_strength: float, depth: int) -> float:
     with g(y) <= log A proves  phi >= min(1/2, h(y)).
 
     Args:
-        log_strength: a lower bound of log A.
-        depth: L.
+        log_strength: lower bound of log A.
+        depth: number L of weight matrices.
     """
     if math.isnan(log_strength):
         return math.nan
@@ -108,15 +109,15 @@ def squares_below(
 ) -> tuple[float, ...]:
     """Proven lower bounds of the squared singular values of the targets, the bias minimised out; descending.
 
-    They are the eigenvalues of  diag(m) - m m^T / (M + N lambda_b),  m_k = n_k omega_k,  M = sum m_k;  without bias the
-    m_k themselves, with a free bias lambda_b = 0.
+    The squares are the eigenvalues of  diag(m) - m m^T / (M + N lambda_b),  m_k = n_k omega_k,  M = sum m_k.  Without
+    bias they are the m_k themselves; with a free bias lambda_b = 0.
 
     Args:
-        counts: n_k, each within one rounding.
-        class_weight: omega_k.
-        bias: ``none``, ``free`` or ``decay``.
-        bias_decay: lambda_b.
-        exact: whether counts that are whole numbers are exact; not if they are rounded sums.
+        counts: numbers n_k of samples, each within one rounding.
+        class_weight: class weights omega_k.
+        bias: kind of the bias: ``none``, ``free`` or ``decay``.
+        bias_decay: decay lambda_b of the bias.
+        exact: whether counts that are whole numbers are exact, which rounded sums are not.
     """
     n, omega = np.asarray(counts, dtype=np.float64), np.asarray(class_weight, dtype=np.float64)
     whole = exact and bool(np.all(n == np.round(n)))
@@ -173,7 +174,7 @@ def _eigenvalues_below(m: np.ndarray, divisor: float) -> np.ndarray:
 def linear_below(numbers: Numbers) -> float:
     """Proven lower bound of F of a deep linear network: one scalar problem per singular value of the targets.
 
-    Directions beyond ``rank`` pay s_i^2/(2N).
+    Directions beyond ``rank`` contribute s_i^2/(2N).
     """
     log_cost = log_product_below((*numbers.weight_decays, numbers.feature_decay))
     found: dict[float, float] = {}
@@ -216,7 +217,7 @@ class _Ridge(NamedTuple):
 
 
 def _ridge(numbers: Numbers) -> _Ridge:
-    """Weights s_i^2/(2N) rounded down, offset 1, what zero costs, what rank leaves over."""
+    """Returns the ridge of a problem: weights s_i^2/(2N) rounded down, offset 1, cost of zero, cost beyond the rank."""
     squares = np.array([s for s in numbers.squares[: numbers.rank] if s > 0])
     weights = squares / (2 * numbers.total) * (1 - gamma(4))
     offset = 1.0
@@ -262,7 +263,7 @@ def channel_below(numbers: Numbers) -> float:
 
 
 def _flat_below(numbers: Numbers, square: float, live: int) -> float:
-    """The closed form with the first r squares lowered to the least of them and the others to 0."""
+    """Returns the closed form with the first r squares lowered to the least of them and the others to 0."""
     depth = numbers.depth
     log_kappa = math.log1p((live - 1) ** (1 / depth)) if live > 1 else 0.0
     log_factor = (math.log(live) + depth * log_kappa) * (1 - gamma(4 * ELEMENTARY))
@@ -301,7 +302,7 @@ def chain_below(numbers: Numbers) -> float:
             M = 2 (1 + (1 + m sqrt 2)^2),            eta = (M/2)^2/(1 + (1 + m sqrt 2)^2 (1 + 2m))
         (s^2/N) [ phi( (N/s^2) (s^2 C)^{1/(L+1)}, L ) + (1 + m sqrt 2)^2/(2 (1 + 2m)) ]
 
-    0 where it does not apply.
+    The bound is 0 where it does not apply.
     """
     live = [s for s in numbers.squares[: numbers.rank] if s > 0]
     if numbers.depth < 3 or len(live) < 3:
@@ -312,7 +313,7 @@ def chain_below(numbers: Numbers) -> float:
 
 
 def _chain_of(numbers: Numbers, square: float, others: int) -> float:
-    """The closed forms for r = m + 2 equal squares."""
+    """Returns the least of the closed forms for r = m + 2 equal squares."""
     m = float(others)
     t = min(1.0, 2 * m / (m + math.sqrt(m * m + 8)))  # maximises M
     tail = (1 + m * math.sqrt(2.0)) ** 2 * (1 - gamma(6))
@@ -343,7 +344,7 @@ def spectrum_below(numbers: Numbers) -> float:
         ||W_{L-1}||^2 >= sum_i k_i h_i,   k_i = f_i (2 - g_i f_i),     ||P_1||_*^2 ||W_2||^2 ... ||W_{L-2}||^2 >= n(g)
         F >= min over g of (eta s^2/N) phi( (N/(eta s^2)) (M s^2 C)^{1/(L+1)}, L ),   M = n T^2,  eta = T^2/sum k_i,
 
-    T = sum sqrt k_i.  0 where it does not apply.
+    T = sum sqrt k_i.  The bound is 0 where it does not apply.
     """
     squares = numbers.squares
     if not 3 <= numbers.depth <= 64 or not 3 <= len(squares) <= 64 or numbers.rank < len(squares):
@@ -361,9 +362,10 @@ def spectrum_below(numbers: Numbers) -> float:
 def _spectrum_constants(
     classes: int, depth: int, accuracy: float = 4e-3, most: int = 4000
 ) -> tuple[tuple[float, float], ...]:
-    """Pairs (M, eta): every g has one that is below its own M and eta.
+    """Returns pairs (M, eta) such that for every g one of them lies below its own M and eta.
 
-    Boxes of rho and u, g_3 + ... = m rho u; the lowest are split.  sigma and beta may be any numbers on a box.
+    The g are covered by boxes of rho and u, g_3 + ... = m rho u, and the lowest boxes are split.  sigma and beta may be
+    any numbers on a box.
     """
     rho = np.concatenate([[0.0], np.geomspace(1e-4, 0.1, 6)[:-1], np.linspace(0.1, 1, 13)])
     mean = np.linspace(0, 1, 7)
@@ -416,7 +418,7 @@ def _before_below(classes: int, depth: int, rho: np.ndarray, mean: np.ndarray) -
 
 
 def _load(shape: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(k, its rounding error) at g of f(g) = sigma (1 - beta g), beta g <= 1."""
+    """Returns (k, its rounding error) at g for f(g) = sigma (1 - beta g), beta g <= 1."""
     sigma, beta = shape[..., 0], shape[..., 1]
     f = sigma * (1 - beta * g)
     return f * (2 - g * f), 64 * UNIT * sigma * (1 + sigma)
@@ -430,7 +432,7 @@ def _first_load(shape: np.ndarray) -> np.ndarray:
 def _roots_below(
     classes: int, shape: np.ndarray, rho: np.ndarray, mean: np.ndarray, pieces: int = _PIECES
 ) -> np.ndarray:
-    """Lower bound of T for every g with g_2 <= rho and a mean of g_3, ... of at most rho u; 0 for a useless shape.
+    """Lower bound of T for every g with g_2 <= rho and a mean of g_3, ... of at most rho u; 0 if the shape gives none.
 
     k falls on [0, rho] if 0 <= f and g f <= 1 there.  A line c - d g lies below sqrt k where sqrt k at the right end of
     each piece is at least the line at its left end.
@@ -475,7 +477,7 @@ def _loads_above(classes: int, shape: np.ndarray, box: np.ndarray) -> np.ndarray
 
 
 def _water_level(ridge: _Ridge, first: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(gamma_g, nu) of the cheapest ridge for gamma_g <= first and a sum of the rest; floats, no proof needed."""
+    """Returns (gamma_g, nu) of the least ridge with gamma_g <= first and a given sum of the rest; unproven floats."""
     weight, size, a = ridge.weight[None, :], ridge.size[None, :], ridge.offset
     cap = first[:, None]
     low = math.log(weight.min()) - 2 * np.log(first + a)
@@ -496,7 +498,7 @@ def _root_below(x: np.ndarray, depth: int) -> np.ndarray:
 
 
 def _box_bounds(ridge: _Ridge, cost: float, depth: int, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(proven lower bound on each box, value at a point of it) for boxes (x_low, x_high, S_low, S_high), S <= m x.
+    """Returns (proven lower bound on each box, value at a point of it), boxes (x_low, x_high, S_low, S_high), S <= m x.
 
     W(x, S) >= const + P x - nu S with any points g and any nu >= 0,  tau_g = w_g/(g+a)^2,
     P = -tau_1 - sum_g size_g max(tau_g - nu, 0);  the plane plus the two roots is concave, so that its minimum over
@@ -541,7 +543,7 @@ def _branch_and_bound(
 ) -> float:
     """Proven lower bound of  min W(x, S) + cost (x^{1/L} + S^{1/L}), best boxes first; beyond ``reach`` zero is better.
 
-    The smallest bound of all boxes ever dropped is kept in the minimum, so that stopping early costs width only.
+    The smallest bound of all boxes ever dropped enters the minimum, so that stopping early only weakens the bound.
     """
     many = ridge.size.sum()
     least = min(1e-3 * ridge.offset, 1e-3 * reach)
@@ -575,7 +577,7 @@ def _branch_and_bound(
 
 
 def _split(box: np.ndarray, many: float) -> np.ndarray:
-    """Each box in four; a box at 0 is cut near 0.  Boxes with S > m x everywhere go."""
+    """Splits each box in four, a box at 0 near 0, and drops boxes with S > m x everywhere."""
     x_low, x_high, s_low, s_high = box.T
 
     def middle(low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -640,7 +642,7 @@ class _TwoLayers(NamedTuple):
 
 
 def _cell_bounds(setting: _TwoLayers, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(proven lower bound for y in each cell, the part of x in it)."""
+    """Returns (proven lower bound for y in each cell, the part of x in it)."""
     ridge, a, cost = setting.ridge, setting.ridge.offset, setting.cost
     low, high = edges[:-1], edges[1:]
     middle = np.where(low > 0, 0.5 * (low + high), 0.25 * high)

@@ -5,13 +5,13 @@ With f convex in the class logits, G = grad f(U) at the logits U and D = diag(n)
     F >= t (f(U) - <G, U>),     t = min(1, lambda_Z / ||G D^{-1/2}||_2):
 
 f is above its tangent, and above zero, so above t times the tangent; and t <G, Z> + lambda_Z ||Z D^{1/2}||_* >= 0.
-Spheres, balls and budgets: the cost of the norm takes the place of t, as for the dual bounds.  A decayed bias adds
--t^2 ||G 1||^2 / (2 lambda_b).  A free bias needs G 1 = 0, which floats do not give: what is left of it is multiplied by
-a bound of the bias on the set where F is no more than at the given point; that set is cut out by further tangents, far
-out along every axis of the bias.
+On spheres, balls and budgets the cost of the norm takes the place of t, as for the dual bounds.  A decayed bias adds
+-t^2 ||G 1||^2 / (2 lambda_b).  A free bias needs G 1 = 0, which floats do not attain: the remainder of G 1 is
+multiplied by a bound of the bias on the set where F is no more than at the given point; further tangents, far out along
+every axis of the bias, enclose that set.
 
-First order in the distance to the optimum, where the dual bounds of :mod:`.dual` are second order.  Rounding errors of
-a formula that nobody has analysed are bounded by :mod:`.enclosure`.
+The gap of this bound is first order in the distance to the optimum, that of the dual bounds of :mod:`.dual` second
+order.  :mod:`.enclosure` bounds the rounding errors of a formula that nobody has analysed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FACTOR = 16
 
 
 def why_no_tangent(problem: Problem) -> str | None:
-    """Why the tangent bound does not serve a problem with one weight matrix; reads structure only."""
+    """Returns why the tangent bound does not serve a problem with one weight matrix, ``None`` if it does."""
     kind = problem.loss_kind
     if not kind.convex:
         return f"no bound is known for the {kind.name} loss, which is not convex"
@@ -49,13 +49,13 @@ def why_no_tangent(problem: Problem) -> str | None:
 
 
 def tangent_bound(problem: Problem, form: ClassForm, params: Params[Array], upper: Array) -> Bound:
-    """The proven bound at the tangent of the class logits.
+    """Returns the proven bound of the tangent at the class logits.
 
     Args:
         problem: one problem.
-        form: its class form.
+        form: class form of the problem.
         params: class-mean parameters, features d x K.
-        upper: an upper bound of F somewhere; a free bias is bounded on the set where F is at most this.
+        upper: upper bound of F at some point; a free bias is bounded on the set where F is at most this.
 
     Returns:
         The bound; ``residual`` is the gradient of the data term in the class logits, ``norm`` that of G D^{-1/2} in
@@ -90,7 +90,7 @@ def tangent_bound(problem: Problem, form: ClassForm, params: Params[Array], uppe
 
 
 def _slope_of(loss: Any, classes: int) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """The data term of class logits with its gradient, as a function of logits and counts."""
+    """Returns the data term of class logits with its gradient, as a function of logits and counts."""
 
     def data(logits: Array, counts: Array) -> Array:
         return jnp.sum(counts * loss.per_column(logits, Labels(counts, None, classes))) / jnp.sum(counts)
@@ -99,7 +99,7 @@ def _slope_of(loss: Any, classes: int) -> Callable[[Array, Array], tuple[Array, 
 
 
 def _tangent(problem: Problem, form: ClassForm, logits: Array) -> tuple[Ball, Ball]:
-    """f and G at float logits, with bounds of their errors."""
+    """Returns f and G at float logits, with bounds of their errors."""
     counts = Ball(form.counts, form.doubt * form.counts)
     return enclose(_slope_of(problem.loss, problem.num_classes), logits, counts)
 
@@ -120,7 +120,7 @@ def _flow(slope: Ball) -> Array:
 
 
 def _scaled(form: ClassForm, slope: Ball) -> tuple[Array, Array]:
-    """(G D^{-1/2}, upper bound of the norm of its error)."""
+    """Returns (G D^{-1/2}, upper bound of the norm of its error)."""
     matrix = slope.value / form.root[None, :]
     error = absolute_norm(radius_of(slope) / form.root[None, :])
     return matrix, SLACK * error + (gamma(8) + 4 * form.doubt) * absolute_norm(matrix) + TINY
@@ -140,10 +140,10 @@ def _norm(form: ClassForm, slope: Ball) -> Array:
 
 
 def _largest_bias(problem: Problem, form: ClassForm, logits: Array, upper: Array) -> Array:
-    """Upper bound of max |b_c| where F <= upper; of the bias less its mean, for a loss that such shifts leave as it is.
+    """Upper bound of max |b_c| where F <= upper; for a shift-invariant loss, of the bias minus its mean.
 
-    A tangent at U_j cuts off  (G_j 1) . b <= h_j = upper - (f(U_j) - <G_j, U_j>) + what <G_j, Z> can win.  With
-    y >= 0 and  sum_j y_j G_j 1 = +-e_c + delta  follows  +-b_c <= y . h + ||delta||_1 max |b|.
+    A tangent at U_j cuts off  (G_j 1) . b <= h_j = upper - (f(U_j) - <G_j, U_j>) + the most that -<G_j, Z> can
+    be.  With y >= 0 and  sum_j y_j G_j 1 = +-e_c + delta  follows  +-b_c <= y . h + ||delta||_1 max |b|.
     """
     k = problem.num_classes
     eye = jnp.eye(k)
@@ -176,7 +176,7 @@ def _largest_bias(problem: Problem, form: ClassForm, logits: Array, upper: Array
 
 
 def _nonnegative_fit(rows: Array, targets: Array, rounds: int = 300) -> Array:
-    """y >= 0 with y rows near the targets, by accelerated projected gradient; floats, need no proof."""
+    """Returns y >= 0 with y rows near the targets, by accelerated projected gradient; floats that need no proof."""
     product = rows @ rows.T
     size = jnp.trace(product)
     start = jnp.zeros((targets.shape[0], rows.shape[0]))

@@ -1,4 +1,4 @@
-"""What is asked: labels, losses, models and the problem they make."""
+"""The statement of a problem: labels, losses, models, and the problem that they make."""
 
 from . import batches, labels, losses, models
 from .checks import check_kind, check_problem, check_tolerance, project

@@ -1,4 +1,4 @@
-"""Families of mini-batches, as column numbers: which samples a contrastive loss sees together.
+"""Families of mini-batches: the sets of samples that a contrastive loss sees together, as column numbers.
 
 A family is an integer array of shape (B, b); -1 fills up a batch that is shorter than the longest.
 """
@@ -25,12 +25,12 @@ LARGEST_FAMILY = 200_000
 
 @door.checked(labels=LABELS, seed=door.SEED)
 def partition(labels: Labels, size: int, seed: int | None = None) -> Int[np.ndarray, "B b"]:
-    """One epoch: the columns cut into batches, in order or shuffled; the last batch may be shorter.
+    """The batches of one epoch: the columns, in order or shuffled, cut into batches; the last may be shorter.
 
     Args:
         labels: labels in sample form.
-        size: b.
-        seed: shuffles first if given.
+        size: number b of samples in a batch.
+        seed: seed of the shuffle; ``None`` keeps the columns in order.
     """
     n, size = _columns(labels), _size(labels, size)
     order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
@@ -50,7 +50,7 @@ def reshuffled(labels: Labels, size: int, epochs: int, seed: int = 0) -> Int[np.
 
 @door.checked(labels=LABELS)
 def stratified(labels: Labels, per_class: int) -> Int[np.ndarray, "B b"]:
-    """Disjoint batches with the same number of samples of every class; every count must be a multiple of it."""
+    """Disjoint batches with ``per_class`` samples of every class; every class count must be a multiple of that."""
     _columns(labels)
     per_class = whole_number("per_class", per_class, 1)
     classes = np.asarray(labels.classes)

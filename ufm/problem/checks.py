@@ -1,4 +1,4 @@
-"""What a caller gives to a public function, checked in one place: a problem, its numbers, and parameters of it."""
+"""Checks of what a caller gives to a public function: a problem, its numbers, and parameters of it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from .words import WORDS
 def check_problem(problem: object, copies: bool = False) -> None:
     """Raise a ValueError unless this is a problem of ufm with a loss of ufm and numbers in their ranges.
 
-    Problems are usually stated by ``ufm.shallow``, ``ufm.deep`` and ``ufm.contrastive``, which check more; this is for
-    one that was put together or changed by hand.  Subclasses do not pass: another formula for F has no proof here.
-    A problem of a stack may hold NaN or infinity: it ends NONFINITE and unknown, and harms no other.
+    Problems are usually stated by ``ufm.shallow``, ``ufm.deep`` and ``ufm.contrastive``, which check more; this check
+    is for one that was built or changed field by field.  Subclasses are refused: nothing is proven of another F.
+    A problem of a stack may contain NaN or infinity: it ends with status NONFINITE and verdict unknown, and the other
+    problems of the stack are not affected.
 
     Args:
-        problem: what was given.
+        problem: object that the caller gave.
         copies: whether equal classes may be stated by their number.
     """
     if type(problem) is not Problem:
@@ -73,13 +74,13 @@ _MAKERS = {LogitGroups: "ufm.grouped", GramProgram: "ufm.problem.gram_program", 
 
 
 def check_kind(name: str, value: object, kind: type) -> None:
-    """Raise a ValueError unless this is a grouped program, a Gram program or labels, as asked."""
+    """Raise a ValueError unless the value is of the kind asked for: a grouped program, a Gram program or labels."""
     if type(value) is not kind:
         raise ValueError(f"{name}: {show(value)} is not a {kind.__name__}; make one with {_MAKERS[kind]}")
 
 
 def check_tolerance(name: str, value: object) -> None:
-    """Raise a ValueError unless this is one number from 0 to below 1; traced values pass.
+    """Raise a ValueError unless the value is one number from 0 to below 1; traced values pass.
 
     A relative gap is never above 1 where the lower bound is 0 or more, so from 1 on it would prove nothing.
     """
@@ -99,10 +100,11 @@ def project(problem: Problem, params: Params) -> Params:
 
     Args:
         problem: one problem, or a stack.
-        params: any parameters of it, or a result that holds them; a stack of them for a stack, or for one problem.
+        params: any parameters of the problem, or a result that contains them; a stack of them for a stack of problems,
+            or for one problem.
 
     Returns:
-        :class:`Params` in float64; up to rounding on every sphere, in every ball and budget.
+        :class:`Params` in float64 that lie, up to rounding, on every sphere and within every ball and budget.
 
     Example:
         >>> import numpy as np, ufm

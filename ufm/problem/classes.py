@@ -1,7 +1,7 @@
-"""What a point makes of the classes: their means, their logits, and the spectrum that the decay penalises.
+"""Class means, class logits and the spectrum that the decay penalises, computed from parameters.
 
-Every function takes one problem or a stack (leading axes), and arrays of NumPy as well as traced ones: on the host
-NumPy computes, inside a compiled program JAX.  Nothing here solves or judges.
+Every function takes one problem or a stack (leading axes), and arrays of NumPy as well as traced ones: NumPy computes
+on the host, JAX inside a compiled program.  No function here solves a problem or judges a point.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def class_means(problem: Problem, params: Params[A]) -> Float[A, "*batch d K"]:
 
     Args:
         problem: one problem, or a stack.
-        params: parameters of it, features of shape (..., d, n); or a result that holds them.
+        params: parameters of the problem, features of shape (..., d, n); or a result that contains them.
 
     Returns:
         An array of shape (..., d, K).
@@ -47,8 +47,8 @@ def class_logits(problem: Problem, params: Params[A]) -> Float[A, "*batch K K"]:
     """Returns the class logits without bias, s W M: the outputs of the model at the class means.
 
     Args:
-        problem: one problem, or a stack; it has a classifier.
-        params: parameters of it, or a result that holds them.
+        problem: one problem with a classifier, or a stack.
+        params: parameters of the problem, or a result that contains them.
 
     Returns:
         An array of shape (..., K, K); column k belongs to class k.
@@ -60,7 +60,7 @@ def class_logits(problem: Problem, params: Params[A]) -> Float[A, "*batch K K"]:
 
 
 def class_outputs(problem: Problem, params: Params[A]) -> Float[A, "*batch _ K"]:
-    """Returns what the model makes of the classes: class logits, or class means where there is no classifier."""
+    """Returns the class logits of the model, or the class means where there is no classifier."""
     arrays, params = _checked(problem, params)
     return _outputs(arrays, problem, params)
 
@@ -70,7 +70,7 @@ def class_spectrum(problem: Problem, params: Params[A]) -> Float[A, "*batch _"]:
 
     Args:
         problem: one problem, or a stack.
-        params: parameters of it, or a result that holds them.
+        params: parameters of the problem, or a result that contains them.
 
     Returns:
         The singular values in falling order, of shape (..., K), or (..., min(d, K)) without a classifier.
@@ -83,7 +83,7 @@ def class_spectrum(problem: Problem, params: Params[A]) -> Float[A, "*batch _"]:
 
 
 def _checked(problem: Problem, params: Params) -> tuple[ModuleType, Params]:
-    """The module that computes with the arrays of these parameters, and the parameters; traced ones pass."""
+    """Returns the module (NumPy or ``jax.numpy``) for these arrays, and the parameters; traced ones are not checked."""
     if is_traced((problem, params)):
         return jnp, params
     check_problem(problem)

@@ -3,8 +3,9 @@
 A contrastive loss has no classifier.  It reads  U = s H^T H  (s = 1/temperature; n x n, column i of H is sample or
 class column i), and it is convex in U wherever U_ii is fixed (features on a sphere) or decayed.
 
-Weighted columns serve both forms of the labels by one formula: a column of weight w stands for w equal samples, so it
-meets w - 1 copies of itself.  With  c_ij = w_j - [i = j]  (or w_j where the self pair stays in the denominator),
+One formula with weighted columns serves both forms of the labels: a column of weight w stands for w equal samples, so
+it is paired with w - 1 copies of itself.  With  c_ij = w_j - [i = j]  (or w_j where the self pair stays in the
+denominator),
 
     SupCon_i = log sum_j c_ij exp(U_ij) - sum_{j: y_j = y_i} (w_j - [i = j]) U_ij / (n_{y_i} - 1),
 
@@ -40,12 +41,14 @@ class SupCon(Loss):
     SimCLR / NT-Xent (Chen et al. 2020) is the case of one class per instance, its views being the samples.
 
     Attributes:
-        class_weight: omega_k > 0, factor of the anchors of class k; ``None`` is 1. The mean stays over their number.
-        mix: alpha in [0, 1]; the loss is (1 - alpha) L_sup + alpha L_self (Lee et al. 2025): positives of L_sup are
-            the samples of other instances of the class, those of L_self the other views of the instance.
-            ``None``: plain SupCon. Needs labels in sample form, instances in adjacent columns.
+        class_weight: omega_k > 0, factor of the anchors of class k; ``None`` is 1. The mean still divides by the number
+            of anchors.
+        mix: weight alpha in [0, 1] of L_self in the loss (1 - alpha) L_sup + alpha L_self (Lee et al. 2025): positives
+            of L_sup are the samples of other instances of the class, those of L_self the other views of the instance.
+            ``None`` is plain SupCon. A mix needs labels in sample form, with the views of an instance in adjacent
+            columns.
         self_included: whether the pair (i, i) stays in the denominator (and among the positives of L_self).
-        views: p, views per instance, with ``mix``; columns i p, ..., i p + p - 1 are instance i.
+        views: number p of views per instance, with ``mix``; columns i p, ..., i p + p - 1 are instance i.
     """
 
     class_weight: Numbers | None = None
@@ -97,10 +100,11 @@ class BatchedSupCon(Loss):
     """SupCon over a family of mini-batches: the pooled mean over all anchors of all batches.
 
     In a batch only its own columns are seen. An anchor without a positive in its batch does not count. A column that
-    a batch holds twice is two samples of it.
+    occurs twice in a batch counts as two samples there.
 
     Attributes:
-        batches: column numbers, shape (B, b); -1 fills up shorter batches. See ``ufm.batches`` for makers.
+        batches: column numbers of B batches of b samples, shape (B, b); -1 fills up shorter batches. The functions of
+            ``ufm.batches`` make them.
         self_included: whether the pair (i, i) stays in the denominator.
     """
 
@@ -147,7 +151,7 @@ class Sigmoid(Loss):
     Column 2i is u_i, column 2i + 1 is v_i: labels in sample form, one class of two columns per instance.
 
     Attributes:
-        offset: b (the bias of SigLIP is -b).
+        offset: number b in the formula (the bias of SigLIP is -b).
     """
 
     offset: Numbers = 0.0
@@ -177,7 +181,7 @@ class Spread(Loss):
     Column 2i is u_i, column 2i + 1 is v_i (two views of instance i), labels in sample form.
 
     Attributes:
-        mix: a in [0, 1], the weight of L_sup.
+        mix: weight a in [0, 1] of L_sup.
     """
 
     mix: Numbers = 0.5
@@ -202,13 +206,13 @@ class Spread(Loss):
 
 
 def same_class(labels: Labels) -> Bool[Array, "n n"]:
-    """Boolean n x n matrix: whether two columns have one class."""
+    """Boolean n x n matrix: entry (i, j) is true where columns i and j have the same class."""
     classes = jnp.asarray(labels.column_classes)
     return classes[:, None] == classes[None, :]
 
 
 def _class_sizes(labels: Labels) -> jax.Array:
-    """n_{y_i} for each column."""
+    """n_{y_i}, the size of its class, for each column i."""
     return jnp.sum(jnp.where(same_class(labels), jnp.asarray(labels.multiplicity)[None, :], 0.0), axis=1)
 
 
@@ -243,16 +247,16 @@ def convert(
     temperature: Numbers = 1.0,
     base_temperature: Numbers | None = None,
 ) -> Numbers:
-    """The canonical SupCon value in another convention.
+    """Converts the canonical SupCon value to another convention of the mean.
 
     Args:
-        value: canonical value: the mean over anchors that have a positive.
-        labels: the labels it belongs to.
-        convention: ``sum``: over anchors that have a positive (Graf et al. 2021; Kini et al. 2024, with weight
+        value: canonical value, the mean over anchors that have a positive.
+        labels: labels to which the value belongs.
+        convention: ``sum``: sum over anchors that have a positive (Graf et al. 2021; Kini et al. 2024, with weight
             1/(n_c - 1) per pair); ``khosla``: (tau / tau_base) times the mean over all anchors, those without a
-            positive counting zero (Khosla et al. 2020, official code); ``canonical``: as it is.
-        temperature: tau, for ``khosla``.
-        base_temperature: tau_base, for ``khosla``; tau by default.
+            positive counting zero (Khosla et al. 2020, official code); ``canonical``: the value as it is.
+        temperature: temperature tau, used by ``khosla`` only.
+        base_temperature: base temperature tau_base, used by ``khosla`` only; tau by default.
 
     >>> from ufm import labels
     >>> convert(2.0, labels.from_counts([3, 3, 1]), "sum")
@@ -321,7 +325,7 @@ def check_contrastive(loss: Loss, labels: Labels) -> None:
 
 
 def _check_instances(labels: Labels, views: int, alone: bool) -> None:
-    """Columns come in instances of p adjacent views of one class; one view suffices only if self pairs count."""
+    """Check that columns are instances of p adjacent views of one class; one view suffices only if self pairs count."""
     if isinstance(views, bool) or not isinstance(views, int) or views < 1 or (views == 1 and not alone):
         raise ValueError(f"views: {show(views)} leaves an instance without a positive; give 2 or more")
     classes = np.asarray(labels.classes)

@@ -1,4 +1,4 @@
-"""The convex program in the class Gram matrix: what a supervised contrastive problem asks, without its rotations.
+"""The convex program in the class Gram matrix, to which a supervised contrastive problem reduces up to rotations.
 
 At an optimum the samples of a class coincide (contrastive theory, section 2), so all that is left is the K x K Gram
 matrix Q of the class means.  Classes of equal size and weight are exchangeable, and the program is convex, so Q is
@@ -13,8 +13,8 @@ A factor of the grouped matrix is one vector x_a = (v_a, t_a) per group, v_a in 
 
     q_cc = |v_a|^2 + t_a^2,   q_cc' = v_a.v_b between groups,   q_cc' = |v_a|^2 - t_a^2/(m_a - 1) within one,
 
-where t_a is how far the m_a classes of the group are spread about their mean (t_a = 0 where m_a = 1).  Every positive
-semidefinite Q of this symmetry has such a factor, so a sphere problem stays one: |x_a| = 1.
+where t_a measures how far the m_a classes of the group are spread about their mean (t_a = 0 where m_a = 1).  Every
+positive semidefinite Q of this symmetry has such a factor, so a problem on spheres stays one on spheres: |x_a| = 1.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class GroupGram:
             return np.asarray(self.between) / (norm[..., :, None] * norm[..., None, :])
 
     def matrix(self, group: Int[ArrayLike, " K"]) -> Float[np.ndarray, "K K"]:
-        """The K x K matrix, given the group of each class."""
+        """Returns the K x K Gram matrix, given the group of each class."""
         group = np.asarray(group)
         full = np.asarray(self.between)[np.ix_(group, group)].copy()
         np.fill_diagonal(full, np.asarray(self.square)[group])
@@ -70,12 +70,12 @@ class GramProgram:
     Make one with :func:`gram_program`; a stacked one has a leading axis on every leaf.
 
     Attributes:
-        classes: m_a, classes in each group, shape (g,).
-        counts: n_a, samples of one class of the group.
-        share: p_a, weight of one class in the mean; sum_a m_a p_a = 1 without class weights, 0 for singletons.
-        own: a_a, terms of the denominator from the own class: n_a - 1, or n_a with the self pair.
-        scale: s rho^2.
-        decay: lambda of the ridge; 0 on a sphere.
+        classes: number m_a of classes in each group, shape (g,).
+        counts: number n_a of samples of one class of the group.
+        share: weight p_a of one class in the mean; sum_a m_a p_a = 1 without class weights, 0 for singletons.
+        own: number a_a of terms of the denominator from the own class: n_a - 1, or n_a with the self pair.
+        scale: factor s rho^2 of the Gram matrix in the exponents; rho is the radius.
+        decay: decay lambda of the ridge; 0 on a sphere.
         on_sphere: whether q_cc = 1 (sphere, ball).
     """
 
@@ -89,12 +89,12 @@ class GramProgram:
 
     @property
     def groups(self) -> int:
-        """g."""
+        """g, the number of groups."""
         return int(np.shape(self.classes)[-1])
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Leading shape of a stacked program; () for a single one."""
+        """Shape of the leading axes of a stacked program; () for a single one."""
         return tuple(np.shape(self.classes)[:-1])
 
     def __getitem__(self, index: int | slice | np.ndarray) -> GramProgram:
@@ -116,7 +116,7 @@ class GramProgram:
 
     @in_float64
     def neighbours(self) -> Float[Array, "g g"]:
-        """N_ab: classes of group b that a class of group a meets, m_b - [a = b]."""
+        """N_ab = m_b - [a = b], the number of other classes of group b that a class of group a is compared with."""
         return self.classes[None, :] - jnp.eye(self.classes.shape[0])
 
     @in_float64
@@ -136,7 +136,7 @@ class GramProgram:
 
     @in_float64
     def log_excess(self, factor: Float[Array, "_ g"]) -> Float[Array, ""]:
-        """log(F - floor) at a factor: all digits of it, also where exp(-s) underflows beside the floor.
+        """log(F - floor) at a factor, accurate to all digits even where exp(-s) is lost beside the floor.
 
         F - floor = sum_a m_a p_a log(1 + R_a) + (lambda/2) sum_a m_a n_a q_aa,   R_a = sum_b exp(log ratio_ab)
         """
@@ -168,7 +168,7 @@ def log_softplus(x: jax.Array) -> jax.Array:
 
 @door.checked(problem=A_PROBLEM)
 def why_no_gram_program(problem: Problem) -> str | None:
-    """Why a problem has no program in the class Gram matrix; ``None`` if it has one. Reads the structure only."""
+    """Returns why a problem has no program in the class Gram matrix, ``None`` if it has one; reads structure only."""
     loss, model = problem.loss, problem.model
     if problem.loss_kind is not SupCon:
         return f"the loss {loss.name} is no supervised contrastive loss of whole classes"
@@ -181,14 +181,14 @@ def why_no_gram_program(problem: Problem) -> str | None:
 
 @door.checked(problem=A_PROBLEM)
 def why_not_gram(problem: Problem) -> str | None:
-    """Why the program in the class Gram matrix does not give the optimum; ``None`` if it does."""
+    """Returns why the program in the class Gram matrix does not give the optimum, ``None`` if it does."""
     return why_no_gram_program(problem) or why_not_convex(problem)
 
 
 @door.checked(problem=A_PROBLEM)
 @in_float64
 def class_program(problem: Problem) -> GramProgram:
-    """The convex program of a supervised contrastive problem with every class a group of its own (traceable)."""
+    """The convex program of a supervised contrastive problem, every class a group of its own; JAX can trace it."""
     reason = why_no_gram_program(problem)
     if reason:
         raise ValueError(f"problem: no Gram program, {reason}")
@@ -218,11 +218,11 @@ def group_program(
     """The convex program of g groups of equal classes, stated by numbers alone.
 
     Args:
-        classes: m_a, shape (g,), or (batch, g) for a stack.
-        counts: n_a, likewise.
-        scale: s rho^2, a number, or (batch,).
-        decay: lambda of the ridge, a number, or (batch,); ``None`` for features on a sphere or in a ball.
-        class_weight: omega_a, a number or like the counts.
+        classes: number m_a of classes in each group, shape (g,), or (batch, g) for a stack.
+        counts: number n_a of samples of one class of each group, in the same shape.
+        scale: factor s rho^2 of the Gram matrix in the exponents, a number, or (batch,).
+        decay: decay lambda of the ridge, a number, or (batch,); ``None`` for features on a sphere or in a ball.
+        class_weight: weight omega_a of the anchors of a class, a number or in the shape of the counts.
         self_included: whether the pair of a sample with itself stays in the denominator.
     """
     shapes = [np.shape(classes), np.shape(counts), np.shape(class_weight)]
@@ -240,15 +240,15 @@ def group_program(
 def gram_program(problem: Problem) -> tuple[GramProgram, Int[np.ndarray, " K"]]:
     """The convex program of a supervised contrastive problem, or of a stack, equal classes merged.
 
-    Exact: the program is convex and equal classes (same count, same weight) may be exchanged, so an optimum is
-    constant on groups of them.
+    Merging is exact: the program is convex and equal classes (same count, same weight) may be exchanged, so an optimum
+    is constant on groups of them.
 
     Args:
-        problem: SupCon with free (decayed), sphere or ball features; concrete. Where labels state equal classes by
-            their number, each kind is a group.
+        problem: SupCon problem with free (decayed), sphere or ball features; its arrays must not be traced. Where
+            labels state equal classes by their number, each kind is a group.
 
     Returns:
-        (program, group of each class, or of each kind); groups are in the order in which they first appear.
+        The pair (program, group of each class, or of each kind); groups are in the order in which they first appear.
 
     Raises:
         ValueError: the problem has no such program.
@@ -269,7 +269,7 @@ def gram_program(problem: Problem) -> tuple[GramProgram, Int[np.ndarray, " K"]]:
 
 
 def _scale_and_decay(problem: Problem) -> tuple[Numbers, Numbers | None]:
-    """(s rho^2, lambda of the ridge or ``None``)."""
+    """Returns (s rho^2, lambda of the ridge or ``None`` without one)."""
     model, batch = problem.model, problem.batch_shape
     scale = np.ones(batch) if model.scale is None else model.scale
     if model.constraint == "none":

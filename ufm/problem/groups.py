@@ -1,4 +1,4 @@
-"""The grouped logit program of cross-entropy: what an imbalanced problem asks, with equal classes merged.
+"""The grouped logit program of cross-entropy: the convex program of an imbalanced problem, equal classes merged.
 
 Free decayed factors with d >= K - 1 leave a convex program in the K x K class logits (shallow theory, section 1).
 Classes of equal count and equal loss parameters are exchangeable, so an optimum is constant on groups of them
@@ -11,7 +11,7 @@ and Z D^{1/2} splits into the scalars sqrt(n_a) alpha_a, K_a - 1 times each, and
     F = sum_b (K_b n_b omega_b/N) loss_b + lambda_Z [ sum_a (K_a - 1) sqrt(n_a) |alpha_a| + ||B||_* ]
         + (lambda_b/2) sum_a K_a beta_a^2,          B_ab = sqrt(K_a) M_ab sqrt(K_b n_b).
 
-g scalars and one g x g block: K is a number of the program, not its size.
+The unknowns are g scalars and one g x g block: K is a number in the program and does not set its size.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class LogitGroups:
     Make one with :func:`logit_groups` or :func:`grouped`; a stacked one has a leading axis on every leaf.
 
     Attributes:
-        classes: K_a, classes in each group, shape (g,).
-        counts: n_a, samples of one class of the group, shape (g,).
-        lambda_z: sqrt(lambda_W lambda_H)/s, weight of the nuclear norm of Z D^{1/2}.
-        bias_decay: lambda_b; ``None`` unless ``bias`` is ``decay``.
-        smoothing: eps; ``None`` where absent, like all that follow.
-        class_weight: omega_a, shape (g,).
-        logit_scale: delta_a, shape (g,).
-        sample_scale: kappa_a, shape (g,).
-        logit_shift: iota_a, shape (g,).
-        own_margin: m_a, shape (g,).
-        bias: ``none``, ``free`` or ``decay``.
+        classes: number K_a of classes in each group, shape (g,).
+        counts: number n_a of samples of one class of the group, shape (g,).
+        lambda_z: weight sqrt(lambda_W lambda_H)/s of the nuclear norm of Z D^{1/2}.
+        bias_decay: decay lambda_b of the bias; ``None`` unless ``bias`` is ``decay``.
+        smoothing: label smoothing eps; ``None`` where absent, like all that follow.
+        class_weight: weight omega_a of the samples of a class, shape (g,).
+        logit_scale: factor delta_a of the logit of a class, shape (g,).
+        sample_scale: factor kappa_a of all logits of a sample of a class, shape (g,).
+        logit_shift: shift iota_a of the logit of a class, shape (g,).
+        own_margin: margin m_a, taken off the logit of the sample's own class, shape (g,).
+        bias: kind of the bias: ``none``, ``free`` or ``decay``.
     """
 
     classes: Array
@@ -74,22 +74,22 @@ class LogitGroups:
 
     @property
     def groups(self) -> int:
-        """g."""
+        """g, the number of groups."""
         return int(np.shape(self.classes)[-1])
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Leading shape of a stacked program; () for a single one."""
+        """Shape of the leading axes of a stacked program; () for a single one."""
         return tuple(np.shape(self.classes)[:-1])
 
     @property
     def num_classes(self) -> Float[Array, "*batch"] | float:
-        """K."""
+        """K, the number of classes."""
         return self.classes.sum(-1)
 
     @property
     def total(self) -> Float[Array, "*batch"] | float:
-        """N."""
+        """N, the number of samples."""
         return (self.classes * self.counts).sum(-1)
 
     def __len__(self) -> int:
@@ -126,12 +126,12 @@ class LogitGroups:
 
 @record
 class GroupLanes:
-    """The numbers of many programs with the lane axis last and defaults filled in: (g, lanes), or (lanes,).
+    """The numbers of many programs side by side, one program per lane, the lane axis last, defaults filled in.
 
     Attributes:
-        classes, counts, class_weight, logit_scale, sample_scale, logit_shift, own_margin: (g, lanes).
-        lambda_z, bias_decay, smoothing: (lanes,).
-        total, all_classes: N and K.
+        classes, counts, class_weight, logit_scale, sample_scale, logit_shift, own_margin: arrays of shape (g, lanes).
+        lambda_z, bias_decay, smoothing: arrays of shape (lanes,).
+        total, all_classes: numbers N of samples and K of classes.
         has_smoothing: whether targets are smoothed.
         bias: kind of the bias.
     """
@@ -153,7 +153,7 @@ class GroupLanes:
 
     @property
     def multiplicity(self) -> Array:
-        """N_ab = K_a - [a = b]: other classes of group a that a sample of group b sees, (g, g, lanes)."""
+        """N_ab = K_a - [a = b], the number of wrong classes in group a for a sample of group b, (g, g, lanes)."""
         eye = jnp.eye(self.classes.shape[0])[:, :, None]
         return self.classes[:, None] - eye
 
@@ -187,7 +187,7 @@ class GroupLanes:
 
 
 def lanes_of(program: LogitGroups) -> GroupLanes:
-    """The numbers of a program whose leaves already have the lane axis last."""
+    """Returns the numbers of a program whose leaves already have the lane axis last."""
     classes = program.classes
     one, zero = jnp.ones_like(classes), jnp.zeros_like(classes)
     given = lambda value, default: default if value is None else value  # noqa: E731
@@ -235,7 +235,7 @@ def in_blocks(function: Callable[..., T], width: int, *trees: object) -> T:
 
 @door.checked(problem=A_PROBLEM)
 def why_not_groups(problem: Problem) -> str | None:
-    """Why a problem has no grouped logit program; ``None`` if it has one. Reads the structure only."""
+    """Returns why a problem has no grouped logit program, ``None`` if it has one; reads the structure only."""
     if problem.loss_kind is not CrossEntropy:
         return f"the loss {problem.loss.name} is not cross-entropy"
     return why_not_convex(problem)
@@ -250,10 +250,10 @@ def logit_groups(problem: Problem) -> LogitGroups:
     a group.
 
     Args:
-        problem: cross-entropy with free decayed factors and d >= K - 1; concrete.
+        problem: cross-entropy problem with free decayed factors and d >= K - 1; its arrays must not be traced.
 
     Returns:
-        The program; :func:`group_of_classes` says which class is in which group.
+        The program; :func:`group_of_classes` gives the group of each class.
 
     Raises:
         ValueError: the problem has no such program.
@@ -311,13 +311,13 @@ def grouped(
     """State a grouped logit program by numbers alone, or a stack of them.
 
     Args:
-        classes: K_a, whole numbers, shape (g,), or (batch, g) for a stack.
-        counts: n_a > 0, samples of one class of each group, likewise.
+        classes: whole numbers K_a of classes in each group, shape (g,), or (batch, g) for a stack.
+        counts: numbers n_a > 0 of samples of one class of each group, in the same shape.
         lambda_z: weight of the nuclear norm, a number or (batch,); or give both decays.
-        weight_decay: lambda_W, a number or (batch,).
-        feature_decay: lambda_H, a number or (batch,); then lambda_Z = sqrt(lambda_W lambda_H).
-        bias: ``none``, ``free`` or ``decay``.
-        bias_decay: lambda_b > 0, with bias ``decay`` only.
+        weight_decay: decay lambda_W of the classifier, a number or (batch,).
+        feature_decay: decay lambda_H of the features, a number or (batch,); then lambda_Z = sqrt(lambda_W lambda_H).
+        bias: kind of the bias: ``none``, ``free`` or ``decay``.
+        bias_decay: decay lambda_b > 0 of the bias, with bias ``decay`` only.
         **loss_parameters: smoothing (a number or (batch,)), and class_weight, logit_scale, sample_scale, logit_shift,
             own_margin (a number, (g,), or (batch, g)).
 

@@ -2,9 +2,9 @@
 
 A set of labels is a list of *columns*.  Column i carries a class and a multiplicity, the number of samples it
 stands for.  The class-mean form has one column per class with multiplicity n_k; the sample form has N columns with
-multiplicity 1.  One formula serves both: N is the sum of all multiplicities, n_k that of class k.  A third form states
-equal classes once: g *kinds* of classes, m_a copies of kind a with n_a samples each, so that a million classes are
-never laid out.
+multiplicity 1.  One formula serves both: N is the sum of all multiplicities, n_k the sum of those of class k.  A
+third form states equal classes once: g *kinds* of classes, m_a copies of kind a with n_a samples each, so that no array
+has an entry for each of a million classes.
 
 Class counts are array leaves: a sweep over imbalance is one compiled program.
 """
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 
 @record
 class Labels:
-    """Columns with classes and multiplicities.
+    """Labels of the columns of a feature matrix: the class of each column and the number of samples it stands for.
 
     Attributes:
-        multiplicity: number of samples that a column stands for, shape (*batch, n); with ``copies`` n_a, (*batch, g).
+        multiplicity: number of samples that a column stands for, shape (*batch, n); with ``copies`` the number n_a of
+            samples of one class of each kind, (*batch, g).
         classes: class of each column, shape (n,), in a stack (batch, n); ``None`` is the class-mean form, column k is
             class k.
-        num_classes: K.
+        num_classes: number K of classes.
         copies: number m_a of classes of each kind, g numbers; ``None`` where every class is stated by itself. Make such
             labels with :func:`kinds`.
     """
@@ -59,12 +60,12 @@ class Labels:
 
     @property
     def kinds(self) -> int:
-        """Number of classes that are told apart: g with ``copies``, else K."""
+        """Number of kinds of classes: g with ``copies``, else K."""
         return self.num_classes if self.copies is None else len(self.copies)
 
     @property
     def kind_of_class(self) -> np.ndarray:
-        """The kind of each class, K numbers: copies lie side by side."""
+        """The kind of each class, K numbers; copies of one kind are adjacent."""
         return np.repeat(np.arange(self.kinds), 1 if self.copies is None else self.copies)
 
     @property
@@ -74,7 +75,7 @@ class Labels:
 
     @property
     def counts(self) -> Float[Array, "*batch K"]:
-        """Samples per class n_k, shape (*batch, K); of each kind, (*batch, g), with ``copies``."""
+        """Number n_k of samples of each class, (*batch, K); with ``copies`` of one class of each kind, (*batch, g)."""
         if self.classes is None:
             return self.multiplicity
         if isinstance(self.multiplicity, np.ndarray) and isinstance(
@@ -90,7 +91,7 @@ class Labels:
 
     @property
     def averages(self) -> Float[Array, "*batch n K"]:
-        """S with H S = M, the class means, shape (*batch, n, K): w_i / n_k for column i of class k, else 0."""
+        """Matrix S with H S = M, the class means, shape (*batch, n, K): w_i / n_k for column i of class k, else 0."""
         classes = self.column_classes[..., :, None]
         inside = classes == np.arange(self.num_classes).reshape((1,) * (classes.ndim - 1) + (-1,))
         inside = self.multiplicity[..., :, None] * inside
@@ -103,7 +104,7 @@ class Labels:
         return bool(np.all(counts == counts[..., :1]))
 
     def by_class(self) -> Labels:
-        """The class-mean form: one column per class with multiplicity n_k; copies lie side by side."""
+        """The class-mean form: one column per class with multiplicity n_k; copies of one kind are adjacent."""
         counts = self.counts if self.copies is None else self.counts[..., self.kind_of_class]
         return Labels(counts, None, self.num_classes)
 
@@ -127,7 +128,8 @@ def from_counts(counts: Real[ArrayLike, "*batch K"]) -> Labels:
     """Labels in class-mean form from the counts n_1..n_K.
 
     Args:
-        counts: samples per class, shape (K,) or (batch, K); positive. Fractions are allowed (only ratios matter).
+        counts: positive numbers of samples per class, shape (K,) or (batch, K). Fractions are allowed (only ratios
+            matter).
 
     Raises:
         ValueError: a count is not a finite positive number, or there are fewer than two classes.
@@ -148,7 +150,7 @@ def kinds(counts: Real[ArrayLike, "*batch g"], copies: Real[ArrayLike, " g"]) ->
     """Labels of equal classes stated by their number: m_a classes of n_a samples each, for g kinds of classes.
 
     Args:
-        counts: samples n_a of one class of each kind, shape (g,) or (batch, g); positive.
+        counts: positive numbers n_a of samples of one class of each kind, shape (g,) or (batch, g).
         copies: number m_a of classes of each kind, g whole numbers.
 
     Raises:
@@ -190,7 +192,7 @@ def from_labels(labels: Real[ArrayLike, " N"], num_classes: int | None = None) -
 
     Args:
         labels: integers, shape (N,).
-        num_classes: K; the largest label plus one by default.
+        num_classes: number K of classes; the largest label plus one by default.
 
     Raises:
         ValueError: labels are not whole numbers, out of range, or a class is empty.
@@ -226,8 +228,8 @@ def step(
     """Step imbalance, (R, rho)-STEP: the first (1 - rho) K classes have n samples, the last rho K have n / R.
 
     Args:
-        num_classes: K.
-        samples: n, samples of a majority class; may be an array (a batch).
+        num_classes: number K of classes.
+        samples: number n of samples of a majority class; may be an array (a batch).
         ratio: imbalance ratio R = n_majority / n_minority >= 1; may be an array (a batch). Not rounded.
         minority: fraction rho of minority classes, strictly between 0 and 1; rho K is rounded to a whole number.
     """
@@ -250,10 +252,10 @@ def exponential(
     """Exponential long tail: n_k = n R^{-k/(K-1)} for k = 0..K-1, as in CIFAR-10-LT and CIFAR-100-LT.
 
     Args:
-        num_classes: K.
-        samples: n, samples of the largest class.
-        ratio: R = largest count / smallest count >= 1.
-        whole: round down to whole numbers, as the published code does.
+        num_classes: number K of classes.
+        samples: number n of samples of the largest class.
+        ratio: imbalance ratio R = largest count / smallest count >= 1.
+        whole: whether counts are rounded down to whole numbers, as the published code does.
 
     Reference: Cao et al. 2019 (LDAM), after Cui et al. 2019.
 
@@ -269,31 +271,31 @@ def exponential(
 
 @door.checked(path=door.path, kind=door.word("counts", "labels"))
 def from_file(path: str | Path, kind: Kind | None = None) -> Labels:
-    """Counts of the classes, or labels of the samples, from a file.
+    """Labels from a file with the counts of the classes or the labels of the samples.
 
-    The file is read as :mod:`ufm._columns` says: a column of a ``.csv`` or ``.txt`` file, a ``.npy`` array, or
-    an array of a ``.npz`` file. Its header, or the name of the array, decides whether they are counts or labels;
-    without one ``kind`` does; without that too, numbers that may be either are refused. Labels that run from one are
-    taken one down, and rows of a one-hot array by the place of their one.
+    :mod:`ufm._columns` reads the file: a column of a ``.csv`` or ``.txt`` file, a ``.npy`` array, or
+    an array of a ``.npz`` file. Its header, or the name of the array, decides whether the numbers are counts or labels;
+    without one ``kind`` decides; without that too, numbers that may be either are refused. Labels that run from one are
+    lowered by one, and a row of a one-hot array becomes the position of its one.
 
     Args:
-        path: the file.
-        kind: ``counts`` or ``labels``.
+        path: path of the file.
+        kind: meaning of the numbers, ``counts`` or ``labels``.
 
     Raises:
-        ValueError: the file is missing, unreadable, holds neither, or may be either.
+        ValueError: the file is missing or unreadable, holds neither counts nor labels, or its numbers may be either.
     """
     return read_labels(path, kind)[0]
 
 
 @door.checked(path=door.path, kind=door.word("counts", "labels"), name=door.identifier)
 def read_labels(path: str | Path, kind: Kind | None = None, name: str | None = None) -> tuple[Labels, tuple[str, ...]]:
-    """:func:`from_file`, and what was taken for what, one sentence each.
+    """Returns the labels of :func:`from_file`, and sentences that state how the numbers were understood.
 
     Args:
-        path: the file.
-        kind: ``counts`` or ``labels``, or ``None`` to let the file decide.
-        name: of the argument, for messages.
+        path: path of the file.
+        kind: meaning of the numbers, ``counts`` or ``labels``; ``None`` lets the file decide.
+        name: name of the argument that gave the path, for messages.
     """
     if not isinstance(path, (str, Path)):
         raise ValueError(f"path: {show(path)} is not the name of a file; give a text or a Path")
@@ -335,7 +337,7 @@ def _named_error(build: Callable[[np.ndarray], Labels], values: np.ndarray, name
 
 
 def _kind_of(values: np.ndarray, name: str, path: Path) -> tuple[Kind, str | None]:
-    """What numbers without a name are, and why; refuses those that may be either."""
+    """Decides whether numbers without a name are counts or labels, and why; refuses those that may be either."""
     if values.ndim != 1 or values.dtype.kind not in "iuf" or not values.size:
         return "counts", None
     whole = bool(np.all(np.isfinite(values) & (values == np.round(values))))
@@ -355,7 +357,7 @@ def _kind_of(values: np.ndarray, name: str, path: Path) -> tuple[Kind, str | Non
 
 
 def _from_one(values: np.ndarray) -> bool:
-    """Whether the values are 1, ..., m, each of them present and one of them twice."""
+    """Whether the values are labels from 1 to m: each of 1, ..., m occurs, and one of them twice."""
     if values.ndim != 1 or values.dtype.kind not in "iuf" or not values.size:
         return False
     present = np.unique(values)
@@ -363,7 +365,7 @@ def _from_one(values: np.ndarray) -> bool:
 
 
 def _is_one_hot(values: np.ndarray) -> bool:
-    """Whether every row of a table has a single 1 and else 0."""
+    """Whether every row of a table has a single 1 and zeros elsewhere."""
     table = values.ndim == 2 and values.dtype.kind in "iufb" and min(values.shape) > 1
     return table and bool(np.all((values == 0) | (values == 1)) and np.all(values.sum(axis=1) == 1))
 
@@ -375,7 +377,7 @@ def _classes(number: object) -> int:
 
 
 def _at_least(name: str, value: object, least: float) -> np.ndarray:
-    """The value as a float array of finite numbers: above 0, or at least ``least`` where that is positive."""
+    """Returns the value as a float array of finite numbers, above 0, or at least ``least`` where that is positive."""
     array = real_array(name, value)
     good = np.isfinite(array) & ((array >= least) if least > 0 else (array > 0))
     if not good.all():
@@ -386,7 +388,7 @@ def _at_least(name: str, value: object, least: float) -> np.ndarray:
 
 
 def _samples_and_ratio(samples: object, ratio: object) -> tuple[np.ndarray, np.ndarray]:
-    """n of the largest class and R = largest count / smallest count, each with a last axis for the classes."""
+    """Returns n of the largest class and R = largest count / smallest count, each with a last axis for the classes."""
     n, r = _at_least("samples", samples, 0.0), _at_least("imbalance", ratio, 1.0)
     try:
         n, r = np.broadcast_arrays(n, r)

@@ -37,18 +37,19 @@ LOSSES: list[type[Loss]] = []
 class Loss:
     """The base of every loss: derive a class from it anywhere, and give it a name with :func:`register_loss`.
 
-    Fields are the loss's numbers, array leaves of the problem (what is swept never compiles again); fields made by
-    ``ufm.static`` are structure.  A class states its own formula and its own facts: nothing that is known of a parent
-    beyond the formula holds for a class derived from it.
+    Fields are the numbers of the loss, array leaves of the problem (a sweep over them compiles nothing again); fields
+    made by ``ufm.static`` are structure.  A class states its own formula and its own facts: nothing that is known of a
+    parent beyond the formula holds for a class derived from it.
 
     Attributes:
-        name: the word for it, given by :func:`register_loss`.
-        reads: ``logits``: the loss has ``per_column(logits, labels)``, the loss of each column of a K x n matrix;
-            ``pairs``: it has ``mean(similarities, labels)`` at an n x n matrix of scaled inner products.
-        convex: whether it is convex in what it reads. Lower bounds rest on it.
+        name: name of the loss, given by :func:`register_loss`.
+        reads: argument of the loss. ``logits``: the class has ``per_column(logits, labels)``, the loss of each column
+            of a K x n matrix; ``pairs``: it has ``mean(similarities, labels)`` at an n x n matrix of scaled inner
+            products.
+        convex: whether the loss is convex in what it reads. Lower bounds rest on it.
         nonnegative: whether no value is below zero. Lower bounds of decayed factors rest on it.
         shift_invariant: whether adding one number to all logits of a column changes nothing.
-        ranges: for each number that has one, its range.
+        ranges: range of valid values by the name of a number, for those that have one.
         per_class: names of numbers that may be one per class, shape (K,).
         curvature: method of the labels that bounds the second derivative of each column's loss along any direction,
             shape (n,), or ``None``; ``ufm.solve(method="logits")`` needs it.
@@ -77,14 +78,14 @@ _FACTS = ("reads", "convex", "nonnegative", "shift_invariant")
 
 
 def register_loss(name: str) -> Callable[[T], T]:
-    """Decorator that gives a loss of your own a name, and with it a place in every part of ufm.
+    """Decorator that gives a loss of your own a name, by which every part of ufm knows it.
 
     The class becomes a frozen record of its annotated fields.  Then ``ufm.shallow(loss=name)`` states problems with it
-    (``ufm.contrastive`` where it reads pairs), and they are solved, certified, stacked and swept like all others.  Of a
-    loss that is convex and nonnegative the certificate is a tangent bound (docs/certificates.md, section 14).
+    (``ufm.contrastive`` where it reads pairs), and they are solved, certified, stacked and swept like all others.  The
+    lower bound for a convex, nonnegative loss is a tangent bound (docs/certificates.md, section 14).
 
     Args:
-        name: a word that no other loss has.
+        name: name that no other loss has.
 
     Raises:
         ValueError: the name is taken or the class is no loss; or it is declared convex, or not negative, and a random
@@ -135,7 +136,7 @@ def register_loss(name: str) -> Callable[[T], T]:
 
 
 def _words_of(cls: type[Loss]) -> dict[str, Word]:
-    """A word for each number of a loss; one that the table has keeps its meaning there."""
+    """Returns a :class:`Word` for each number of a loss; a name that the table has already keeps its meaning there."""
     found = {}
     for field in dataclasses.fields(cls):
         if not field.metadata.get("static"):
@@ -147,7 +148,7 @@ def _words_of(cls: type[Loss]) -> dict[str, Word]:
 
 
 def _try_facts(cls: type[Loss], trials: int = 64) -> None:
-    """Try at random points what a loss declares; a trial proves nothing, but finds the common mistakes."""
+    """Test at random points the facts that a loss declares; this proves nothing, but finds the common mistakes."""
     try:
         loss = cls()
     except TypeError:
@@ -204,9 +205,9 @@ def _stands_alone(loss: Loss, labels: Labels, logits: np.ndarray) -> bool:
     """Whether the loss of a column is a function of that column and its class, so that class means stand for samples.
 
     Args:
-        loss: a loss of logits.
-        labels: in sample form.
-        logits: two matrices, (2, K, n).
+        loss: loss of logits.
+        labels: labels in sample form.
+        logits: two matrices of logits, (2, K, n).
     """
 
     def losses(matrix: np.ndarray, labels: Labels) -> np.ndarray:
@@ -226,8 +227,8 @@ def column_losses(loss: Loss, logits: Float[Array, "K n"], labels: Labels) -> Fl
     """Returns the loss of each column, shape (n,), at a K x n matrix of logits.
 
     Raises:
-        AssertionError: the formula of the loss gives another shape, found when a program is traced; by broadcasting it
-            would be another loss.
+        AssertionError: the formula of the loss gives another shape, which broadcasting would silently make another
+            loss; raised when a program is traced.
     """
     import chex  # only here: it would be a twentieth of the time to import ufm
 
@@ -237,10 +238,10 @@ def column_losses(loss: Loss, logits: Float[Array, "K n"], labels: Labels) -> Fl
 
 
 def known_loss(loss: object) -> type[Loss]:
-    """The class of a loss that ufm ships or that is registered; all that is known of a loss is asked of this class.
+    """Returns the class of a loss that ufm ships or that is registered; this class states all facts about the loss.
 
-    A class derived from it may have another formula, for which nothing proven of its parent holds.  So it does not pass
-    before it is registered itself, with facts of its own.
+    A class derived from such a class may have another formula, for which nothing proven of its parent holds.  So it is
+    refused until it is registered itself, with facts of its own.
 
     Raises:
         ValueError: the loss is of no such class.
@@ -278,12 +279,12 @@ class CrossEntropy(Loss):
     2023) are members of this family. It is convex in z.
 
     Attributes (each ``None``, a number or an array of shape (K,)):
-        smoothing: eps in [0, 1), a number.
-        class_weight: omega_k > 0.
-        logit_scale: delta_c > 0, one per logit.
-        sample_scale: kappa_k > 0, one per class of the sample.
-        logit_shift: iota_c, one per logit.
-        own_margin: m_k, taken off the logit of the sample's own class.
+        smoothing: label smoothing eps in [0, 1), a number.
+        class_weight: weights omega_k > 0 of the samples of class k.
+        logit_scale: factors delta_c > 0, one per logit.
+        sample_scale: factors kappa_k > 0, one per class of the sample.
+        logit_shift: shifts iota_c, one per logit.
+        own_margin: margins m_k, taken off the logit of the sample's own class.
     """
 
     smoothing: Numbers | None = None
@@ -298,7 +299,7 @@ class CrossEntropy(Loss):
     shift_invariant = True
 
     def scale(self, labels: Labels) -> Real[Array, "K n"] | None:
-        """s, broadcastable to K x n: the factor of each logit; ``None`` if it is 1."""
+        """Factor s of each logit, broadcastable to K x n; ``None`` if it is 1."""
         if self.logit_scale is None and self.sample_scale is None:
             return None
         rows = 1.0 if self.logit_scale is None else _by_row(self.logit_scale, labels)
@@ -306,7 +307,7 @@ class CrossEntropy(Loss):
         return jnp.broadcast_to(rows * columns, (labels.num_classes, labels.num_columns))
 
     def shift(self, labels: Labels) -> Float[Array, "K n"] | None:
-        """iota, K x n: the additive shift of each logit; ``None`` if it is 0."""
+        """Additive shift iota of each logit, K x n; ``None`` if it is 0."""
         if self.logit_shift is None and self.own_margin is None:
             return None
         total = jnp.zeros((labels.num_classes, labels.num_columns))
@@ -317,11 +318,11 @@ class CrossEntropy(Loss):
         return total
 
     def column_weight(self, labels: Labels) -> Real[Array, " n"] | None:
-        """omega of each column, shape (n,); ``None`` if it is 1."""
+        """Class weight omega of each column, shape (n,); ``None`` if it is 1."""
         return None if self.class_weight is None else _by_column(self.class_weight, labels)
 
     def inner_logits(self, logits: Float[Array, "K n"], labels: Labels) -> Float[Array, "K n"]:
-        """u = s * z + iota."""
+        """The scaled and shifted logits u = s * z + iota."""
         scale, shift = self.scale(labels), self.shift(labels)
         u = logits if scale is None else scale * logits
         return u if shift is None else u + shift
@@ -335,7 +336,7 @@ class CrossEntropy(Loss):
         return loss if weight is None else weight * loss
 
     def curvature(self, labels: Labels) -> Float[Array, " n"]:
-        """omega_y max_c s_c^2 / 2, shape (n,)."""
+        """Bound omega_y max_c s_c^2 / 2 of the second derivative along a unit direction, shape (n,)."""
         scale, weight = self.scale(labels), self.column_weight(labels)
         most = jnp.full(labels.num_columns, 0.5) if scale is None else 0.5 * jnp.max(scale, axis=0) ** 2
         return most if weight is None else weight * most
@@ -359,14 +360,14 @@ class WeightedTargets(Loss):
 
         loss(z, y) = sum_c omega_c T_yc (logsumexp(z) - z_c),    T_y = (1 - eps) e_y + (eps/K) 1,
 
-    the ``CrossEntropyLoss(weight=omega, label_smoothing=eps)`` of PyTorch, whose mean divides by sum_k n_k omega_k:
-    equal to the mean of ufm where omega is scaled so that this sum is N, as the name ``wce-targets`` does.  Without
-    smoothing, or with equal weights, it is the weighted :class:`CrossEntropy`; else the two differ: the targets
-    T_yc omega_c of a class are uneven.  Convex in z.
+    This is the ``CrossEntropyLoss(weight=omega, label_smoothing=eps)`` of PyTorch, whose mean divides by
+    sum_k n_k omega_k.  It equals the mean of ufm where omega is scaled so that this sum is N, as it is for the loss
+    named ``wce-targets``.  Without smoothing, or with equal weights, it is the weighted :class:`CrossEntropy`; else the
+    two differ, because the targets T_yc omega_c of a class are uneven.  It is convex in z.
 
     Attributes:
-        smoothing: eps in [0, 1), a number or ``None``.
-        class_weight: omega_k > 0, a number, shape (K,) or ``None``.
+        smoothing: label smoothing eps in [0, 1), a number or ``None``.
+        class_weight: weights omega_k > 0, a number, shape (K,) or ``None``.
     """
 
     smoothing: Numbers | None = None
@@ -377,7 +378,7 @@ class WeightedTargets(Loss):
     shift_invariant = True
 
     def masses(self, labels: Labels) -> tuple[Float[Array, " n"], Float[Array, "K 1"]]:
-        """(sum_c omega_c T_yc of each column (n,), (eps/K) omega_c of each row (K, 1))."""
+        """Returns (sum_c omega_c T_yc of each column (n,), (eps/K) omega_c of each row (K, 1))."""
         k = labels.num_classes
         weight = jnp.broadcast_to(jnp.asarray(1.0 if self.class_weight is None else self.class_weight), (k,))
         smoothing = 0.0 if self.smoothing is None else self.smoothing
@@ -395,7 +396,7 @@ class WeightedTargets(Loss):
         return mass * loss - jnp.sum(even * gaps, axis=0)
 
     def curvature(self, labels: Labels) -> Float[Array, " n"]:
-        """Half the mass of each column, shape (n,)."""
+        """Half of sum_c omega_c T_yc, a bound of the second derivative along a unit direction, shape (n,)."""
         return 0.5 * self.column_weight(labels)
 
 
@@ -405,8 +406,8 @@ class Focal(Loss):
     """Focal loss (1 - p_y)^gamma (-log p_y), with optional class weights. Not convex for gamma > 0.
 
     Attributes:
-        gamma: focusing parameter >= 0.
-        class_weight: omega_k > 0 or ``None``.
+        gamma: focusing parameter, at least 0.
+        class_weight: weights omega_k > 0, or ``None``.
 
     Reference: Lin et al. 2017; as a UFM loss Zhou et al. 2022 (arXiv 2210.02192).
     """
@@ -436,7 +437,7 @@ class MeanSquaredError(Loss):
     convex = True
 
     def column_weight(self, labels: Labels) -> Real[Array, " n"] | None:
-        """omega of each column, shape (n,); ``None`` if it is 1."""
+        """Class weight omega of each column, shape (n,); ``None`` if it is 1."""
         return None if self.class_weight is None else _by_column(self.class_weight, labels)
 
     def per_column(self, logits: Float[Array, "K n"], labels: Labels) -> Float[Array, " n"]:
@@ -445,7 +446,7 @@ class MeanSquaredError(Loss):
         return loss if self.class_weight is None else _by_column(self.class_weight, labels) * loss
 
     def curvature(self, labels: Labels) -> Real[Array, " n"]:
-        """omega_y, shape (n,)."""
+        """The weight omega_y of each column, its second derivative along every unit direction, shape (n,)."""
         weight = self.column_weight(labels)
         return jnp.ones(labels.num_columns) if weight is None else weight
 
@@ -454,12 +455,12 @@ class MeanSquaredError(Loss):
 
 
 def own_mask(labels: Labels) -> Bool[Array, "K n"]:
-    """Boolean K x n matrix: entry (c, i) says whether column i is of class c."""
+    """Boolean K x n matrix: entry (c, i) is true where column i is of class c."""
     return jnp.arange(labels.num_classes)[:, None] == jnp.asarray(labels.column_classes)[None, :]
 
 
 def gaps_to_own(u: Float[Array, "K n"], labels: Labels) -> Float[Array, "K n"]:
-    """u_c - u_y for every column; exactly 0 at the own class, and with an exact gradient there."""
+    """Returns u_c - u_y for every column, y its class: exactly 0 at c = y, with an exact gradient there."""
     if labels.classes is None:
         own = jnp.diagonal(u)
     else:
@@ -468,7 +469,7 @@ def gaps_to_own(u: Float[Array, "K n"], labels: Labels) -> Float[Array, "K n"]:
 
 
 def log_sum_of_gaps(u: Float[Array, "K n"], labels: Labels) -> tuple[Float[Array, " n"], Float[Array, "K n"]]:
-    """(log(1 + sum_{c != y} exp(gap_c)), gaps), safe against overflow and accurate for tiny losses."""
+    """Returns (log(1 + sum_{c != y} exp(gap_c)), gaps), safe against overflow and accurate for tiny losses."""
     gaps = gaps_to_own(u, labels)
     top = jax.lax.stop_gradient(jnp.maximum(0.0, jnp.max(gaps, axis=0)))
     others = jnp.sum(jnp.where(own_mask(labels), 0.0, jnp.exp(gaps - top[None, :])), axis=0)
@@ -477,7 +478,7 @@ def log_sum_of_gaps(u: Float[Array, "K n"], labels: Labels) -> tuple[Float[Array
 
 
 def off_diagonal_softmax(u: Float[Array, "K n"], labels: Labels) -> tuple[Float[Array, "K n"], Float[Array, " n"]]:
-    """(softmax with zero at the own class, its column sum t = 1 - p_y), without cancellation."""
+    """Returns (softmax with zero at the own class, its column sum t = 1 - p_y), without cancellation."""
     gaps = gaps_to_own(u, labels)
     top = jnp.maximum(0.0, jnp.max(gaps, axis=0))
     others = jnp.where(own_mask(labels), 0.0, jnp.exp(gaps - top[None, :]))
@@ -486,12 +487,12 @@ def off_diagonal_softmax(u: Float[Array, "K n"], labels: Labels) -> tuple[Float[
 
 
 def _by_row(per_class: Numbers, labels: Labels) -> jax.Array:
-    """Values per class (K,) or one number, one per logit: a column (K, 1)."""
+    """Lays out values per logit, (K,) or one number, as a column (K, 1)."""
     return jnp.broadcast_to(jnp.asarray(per_class), (labels.num_classes,))[:, None]
 
 
 def _by_column(per_class: Numbers, labels: Labels) -> jax.Array:
-    """Values per class (K,) or one number, laid out per column (n,)."""
+    """Lays out values per class, (K,) or one number, per column, (n,)."""
     values = jnp.broadcast_to(jnp.asarray(per_class), (labels.num_classes,))
     return values if labels.classes is None else values[jnp.asarray(labels.classes)]
 
@@ -500,14 +501,14 @@ def _by_column(per_class: Numbers, labels: Labels) -> jax.Array:
 
 
 def logit_adjusted(labels: Labels, tau: Numbers = 1.0, **others: Numbers | None) -> CrossEntropy:
-    """LA: logits shifted by tau log(n_c / N) in training (Menon et al. 2021)."""
+    """LA, cross-entropy with logits shifted by tau log(n_c / N) in training (Menon et al. 2021)."""
     xp = _arrays(labels, tau)
     prior = xp.log(xp.asarray(labels.counts) / xp.asarray(labels.total)[..., None])
     return CrossEntropy(logit_shift=xp.asarray(tau)[..., None] * prior, **others)
 
 
 def ldam(labels: Labels, largest_margin: Numbers = 0.5, **others: Numbers | None) -> CrossEntropy:
-    """LDAM: own-class margin m_k proportional to n_k^{-1/4}, the largest one given (Cao et al. 2019)."""
+    """LDAM, cross-entropy with own-class margins proportional to n_k^{-1/4}, the largest given (Cao et al. 2019)."""
     xp = _arrays(labels, largest_margin)
     shape = xp.asarray(labels.counts) ** -0.25
     return CrossEntropy(
@@ -516,7 +517,7 @@ def ldam(labels: Labels, largest_margin: Numbers = 0.5, **others: Numbers | None
 
 
 def cdt(labels: Labels, exponent: Numbers = 0.3, **others: Numbers | None) -> CrossEntropy:
-    """CDT: logit of class c scaled by delta_c = (n_c / n_max)^exponent (Ye et al. 2020)."""
+    """CDT, cross-entropy with the logit of class c scaled by delta_c = (n_c / n_max)^exponent (Ye et al. 2020)."""
     xp = _arrays(labels, exponent)
     counts = xp.asarray(labels.counts)
     return CrossEntropy(
@@ -525,7 +526,7 @@ def cdt(labels: Labels, exponent: Numbers = 0.3, **others: Numbers | None) -> Cr
 
 
 def ldt(labels: Labels, exponent: Numbers = 0.5, **others: Numbers | None) -> CrossEntropy:
-    """LDT: all logits of a sample of class k scaled by kappa_k = (n_k / n_max)^exponent (Behnia et al. 2023)."""
+    """LDT, cross-entropy with logits of class-k samples times kappa_k = (n_k/n_max)^exponent (Behnia et al. 2023)."""
     xp = _arrays(labels, exponent)
     counts = xp.asarray(labels.counts)
     return CrossEntropy(
@@ -534,28 +535,28 @@ def ldt(labels: Labels, exponent: Numbers = 0.5, **others: Numbers | None) -> Cr
 
 
 def vs(labels: Labels, exponent: Numbers = 0.3, tau: Numbers = 1.0, **others: Numbers | None) -> CrossEntropy:
-    """VS: the scales of CDT with the shifts of LA (Kini et al. 2021)."""
+    """VS, cross-entropy with the scales of CDT and the shifts of LA (Kini et al. 2021)."""
     scaled, shifted = cdt(labels, exponent), logit_adjusted(labels, tau)
     return CrossEntropy(logit_scale=scaled.logit_scale, logit_shift=shifted.logit_shift, **others)
 
 
 def inverse_frequency(labels: Labels, exponent: Numbers = 1.0, **others: Numbers | None) -> CrossEntropy:
-    """Class weights omega_k proportional to n_k^{-exponent}, scaled so that sum n_k omega_k = N."""
+    """Cross-entropy with class weights omega_k proportional to n_k^{-exponent}, scaled so that sum n_k omega_k = N."""
     return CrossEntropy(class_weight=inverse_frequency_weight(labels, exponent), **others)
 
 
 def inverse_frequency_targets(labels: Labels, exponent: Numbers = 1.0, **others: Numbers | None) -> WeightedTargets:
-    """The class weights of :func:`inverse_frequency` on each entry of the smoothed target, as in PyTorch."""
+    """Cross-entropy, weights of :func:`inverse_frequency` on each entry of the smoothed target, as in PyTorch."""
     return WeightedTargets(class_weight=inverse_frequency_weight(labels, exponent), **others)
 
 
 def _arrays(*values: object) -> ModuleType:
-    """The module that builds arrays of these: NumPy, or that of JAX where one is traced."""
+    """Returns the module that builds arrays of these values: NumPy, or ``jax.numpy`` where one is traced."""
     return jnp if is_traced(values) else np
 
 
 def inverse_frequency_weight(labels: Labels, exponent: Numbers) -> Float[Array, "*batch K"]:
-    """omega_k proportional to n_k^{-exponent} with sum n_k omega_k = N."""
+    """Class weights omega_k proportional to n_k^{-exponent} with sum n_k omega_k = N."""
     xp = _arrays(labels, exponent)
     counts = xp.asarray(labels.counts)
     samples = counts if labels.copies is None else np.asarray(labels.copies) * counts
@@ -588,7 +589,7 @@ PER_CLASS = tuple(name for name, word in WORDS.items() if word.kind == "per clas
 def check_ranges(loss: Loss, lanes: bool = False) -> None:
     """Raise a ValueError that names the first number of a loss that is out of its range; traced numbers pass.
 
-    With ``lanes`` NaN and infinity pass: one bad problem of a stack harms no other.
+    With ``lanes`` NaN and infinity pass, because one bad problem of a stack does not affect the others.
     """
     for name, (valid, words) in (RANGES | loss.ranges).items():
         value = getattr(loss, name, None)

@@ -1,8 +1,8 @@
 """Models: free features, a chain of weight matrices, a bias, and the constraints on them.
 
 The chain has one weight matrix (the shallow model), several (a deep model) or none (the contrastive model, read by
-pairs).  What the loss sees is  Z = s W_L a(W_{L-1} ... a(W_1 H)) + b 1^T  with an activation a (identity or ReLU)
-between the matrices, or the similarities  U = s H^T H.
+pairs).  The loss is a function of the logits  Z = s W_L a(W_{L-1} ... a(W_1 H)) + b 1^T  with an activation a (identity
+or ReLU) between the matrices, or of the similarities  U = s H^T H.
 
 Constraints are words; their radii and budgets are array leaves:
 
@@ -29,7 +29,7 @@ A_co = TypeVar("A_co", bound=Array, covariant=True)
 
 @record
 class Params(Generic[A_co]):
-    """What is optimised: weight matrices (last one is the classifier W, K x d), features H (d x n), bias b (K,).
+    """Parameters of a model: weight matrices (the last is the classifier W, K x d), features H (d x n), bias b (K,).
 
     The bias is ``None`` in a model without one; a model read by pairs has no weight matrices.
     ``Params[np.ndarray]`` are those of a result, ``Params[jax.Array]`` those inside of a compiled program.
@@ -51,16 +51,17 @@ class Model:
 
     Attributes:
         dim: feature dimension d.
-        constraint: constraint on the columns of H, see :mod:`ufm.problem.words`.
-        classifier_constraint: constraint on the rows of W, likewise.
-        bias: ``none``, ``free`` or ``decay``.
-        scale: s, factor of the logits (1/temperature); ``None`` is 1.
-        feature_radius: rho_H of ``sphere`` and ``ball``; E_H of ``budget``; ``None`` is 1.
-        classifier_radius: rho_W of ``sphere`` and ``ball``; E_W of ``budget``; ``None`` is 1.
-        readout: ``linear`` (logits of a classifier) or ``pairs`` (similarities of the features; no classifier).
-        widths: rows of W_1, ..., W_{L-1}; empty for one weight matrix.
-        activation: a, applied after W_1, ..., W_{L-1}: ``linear`` or ``relu``.
-        rounding: eps of the smoothed ReLU  a(z) = (z + sqrt(z^2 + eps^2))/2;  ``None`` for the ReLU itself.
+        constraint: constraint on the columns of H, a word of :mod:`ufm.problem.words`.
+        classifier_constraint: constraint on the rows of W, also a word.
+        bias: kind of the bias: ``none``, ``free`` or ``decay``.
+        scale: factor s of the logits (1/temperature); ``None`` is 1.
+        feature_radius: radius rho_H of ``sphere`` and ``ball``; E_H of ``budget``; ``None`` is 1.
+        classifier_radius: radius rho_W of ``sphere`` and ``ball``; E_W of ``budget``; ``None`` is 1.
+        readout: argument of the loss: ``linear`` (logits of a classifier) or ``pairs`` (similarities of the features;
+            no classifier).
+        widths: numbers of rows of W_1, ..., W_{L-1}; empty for one weight matrix.
+        activation: function a after W_1, ..., W_{L-1}: ``linear`` or ``relu``.
+        rounding: width eps of the smoothed ReLU  a(z) = (z + sqrt(z^2 + eps^2))/2;  ``None`` for the ReLU itself.
     """
 
     dim: int = static()
@@ -86,7 +87,7 @@ class Model:
         return self.constraint == "none" and self.classifier_constraint == "none"
 
     def activate(self, z: Array) -> Array:
-        """The activation a, entrywise; the slope that automatic differentiation takes of the ReLU at 0 is 1/2."""
+        """The activation a, entrywise; automatic differentiation gives the ReLU the slope 1/2 at 0."""
         if self.activation == "linear":
             return z
         if self.rounding is None:
@@ -94,7 +95,7 @@ class Model:
         return 0.5 * (z + jnp.sqrt(z * z + self.rounding**2))
 
     def layers(self, params: Params) -> tuple[list[Array], list[Array]]:
-        """(P_1, ..., P_L), (A_0, ..., A_{L-1}): outputs of the matrices and their inputs, A_0 = H, A_l = a(P_l)."""
+        """Outputs (P_1, ..., P_L) of the matrices and their inputs (A_0, ..., A_{L-1}), with A_0 = H, A_l = a(P_l)."""
         outputs, inputs = [], [params.features]
         for index, weight in enumerate(params.weights):
             outputs.append(weight @ inputs[-1])
@@ -103,12 +104,12 @@ class Model:
         return outputs, inputs
 
     def logits_without_bias(self, params: Params) -> Float[Array, "K n"]:
-        """s W_L a(W_{L-1} ... a(W_1 H)), K x n."""
+        """The logits without the bias, s W_L a(W_{L-1} ... a(W_1 H)), K x n."""
         z = self.layers(params)[0][-1]
         return z if self.scale is None else self.scale * z
 
     def logits(self, params: Params) -> Float[Array, "_ n"]:
-        """What the loss sees: Z = s W H + b 1^T, K x n, or the similarities U = s H^T H, n x n."""
+        """The argument of the loss: logits Z = s W H + b 1^T, K x n, or similarities U = s H^T H, n x n."""
         if self.readout == "pairs":
             u = params.features.T @ params.features
             return u if self.scale is None else self.scale * u
@@ -124,7 +125,7 @@ class Model:
         return Params((*params.weights[:-1], w), h, params.bias)
 
     def tangent(self, params: Params, vector: Params) -> Params:
-        """Remove from a direction its part normal to the spheres (the Riemannian gradient); other sets: as is."""
+        """Remove the part of a direction normal to the spheres (the Riemannian gradient); other sets change nothing."""
         h = vector.features
         if self.constraint in ("sphere", "nonnegative-sphere"):
             unit = unit_columns(params.features)
@@ -159,7 +160,7 @@ class Model:
 
 
 def _project(word: str, x: Array, radius: Numbers | None, classes: int) -> Array:
-    """Columns of one factor at the nearest point of their set, in units of the radius, whose square may underflow."""
+    """Projects the columns of one factor on their set, in units of the radius, because its square may underflow."""
     if word == "none":
         return x
     largest = jnp.argmax(x, axis=0)[None, :] == jnp.arange(x.shape[0])[:, None]

@@ -1,4 +1,4 @@
-"""Parameters from what a caller gave: one check of their shapes for every function that takes some."""
+"""Parameters that a caller gives: one check of their shapes for every function that takes some."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def check_laid_out(problem: Problem) -> None:
 
 
 def as_params(problem: Problem, given: object, name: str = "params", many: bool = False) -> Params:
-    """Parameters of a problem from what a caller gave, or a ValueError that says what does not fit.
+    """Returns the parameters of a problem that a caller gave, or raises a ValueError that states what does not fit.
 
-    Accepted are :class:`Params` (the one weight matrix may stand without its tuple) and everything that carries them: a
+    Accepted are :class:`Params` (a single weight matrix need not be in a tuple) and everything that contains them: a
     result, an answer, a search.  Arrays may be of NumPy, JAX or PyTorch, or lists; they become float64.
 
     Args:
-        problem: a Problem.
-        given: what the caller gave.
-        name: the argument by its name.
+        problem: problem to which the parameters belong.
+        given: object that the caller gave.
+        name: name of the argument, for messages.
         many: whether one problem takes a stack of parameters.
     """
     for _ in range(2):
@@ -80,7 +80,7 @@ def as_params(problem: Problem, given: object, name: str = "params", many: bool 
 def _misfit(
     weights: tuple[Array, ...], features: Array, needed: list[tuple[int, int]], of_features: tuple[int, int]
 ) -> str:
-    """What is wrong with shapes, and what would be right."""
+    """Returns a sentence that states which shapes are wrong, and which would be right."""
     given, have = [w.shape[-2:] for w in weights], features.shape[-2:]
     if not needed and weights:
         return f"W of shape {given[0]} has no place, a contrastive problem has no classifier; give Params((), H)"
@@ -104,7 +104,7 @@ def _matrix(name: str, part: str, value: object) -> Array:
 
 
 def _real(name: str, part: str, value: object) -> Array:
-    """Real numbers as float64; tensors of PyTorch, wherever they are, by their own methods."""
+    """Returns real numbers as float64; tensors of PyTorch on any device are converted by their own methods."""
     if is_traced(value):
         return jnp.asarray(value)
     detach: Callable[[], Any] | None = getattr(value, "detach", None)

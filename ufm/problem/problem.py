@@ -3,8 +3,9 @@
     F(W, H, b) = (1/N) sum_i n_i loss(s W h_i + b, y_i) + (lambda_W/2)||W||^2 + (lambda_H/2) sum_i n_i ||h_i||^2
                  + (lambda_b/2)||b||^2
 
-with n_i the weight of column i (1 for a sample, n_k for a class mean).  A problem says what is asked; it does not
-solve.  It answers questions about itself and reduces itself to the smallest problem with the same optimal value.
+with n_i the weight of column i (1 for a sample, n_k for a class mean).  A problem states what is to be minimised and
+does not solve it.  It has properties that are known without solving, and it can be reduced to the smallest problem with
+the same optimal value.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Decay:
 class Problem:
     """An unconstrained features model. Build one with :func:`shallow`, :func:`deep` or :func:`contrastive`.
 
-    A *stacked* problem has a leading axis on every array leaf and the same structure; the solvers run over it.
+    A *stacked* problem has a leading axis on every array leaf and the same structure; the solvers run over this axis.
     """
 
     labels: Labels
@@ -62,7 +63,7 @@ class Problem:
         return jnp.sum(self.labels.multiplicity * losses) / jnp.sum(self.labels.multiplicity)
 
     def penalty(self, params: Params) -> Float[Array, ""]:
-        """The decay terms."""
+        """The decay terms of F at the parameters."""
         decays = self.weight_decays
         total = sum((0.5 * c * jnp.sum(w**2) for c, w in zip(decays, params.weights, strict=True)), start=jnp.zeros(()))
         total = total + 0.5 * self.decay.feature * jnp.sum(
@@ -74,7 +75,7 @@ class Problem:
 
     @in_float64
     def objective(self, params: Params) -> Float[Array, "*batch"]:
-        """F at the parameters, or at each of a stack of them; for a stack of problems, of each at its own."""
+        """F at the parameters, or at each of a stack of them; each problem of a stack takes its own parameters."""
         known_loss(self.loss)
         params = as_params(self, params, many=True)
         if not np.ndim(params.features) > 2:
@@ -99,10 +100,10 @@ class Problem:
         return Params(weights, params.features * scales[-1], params.bias)
 
     def metric(self) -> Params:
-        """Diagonal metric m of the parameters: the decay of each block (of a feature column n_i lambda_H).
+        """Diagonal metric m of the parameters: the decay of each block (n_i lambda_H for feature column i).
 
         Solvers work in sqrt(m) x, where the decay is isotropic; ||g / sqrt(m)||^2 has the unit of F.  A block under
-        a constraint gets the curvature that the data term has at zero logits; the bias, that of the data term.
+        a constraint gets the curvature that the data term has at zero logits; the bias gets that of the data term.
         """
         n, total, k = self.labels.multiplicity, jnp.sum(self.labels.multiplicity), self.labels.num_classes
         weights = tuple(jnp.where(weight > 0, weight, 1.0 / k) for weight in map(jnp.asarray, self.weight_decays))
@@ -135,12 +136,12 @@ class Problem:
 
     @property
     def loss_kind(self) -> type[Loss]:
-        """The class of the loss; raises for one that is neither of ufm nor registered (see ``losses.known_loss``)."""
+        """The class of the loss; a loss that is neither of ufm nor registered raises (see ``losses.known_loss``)."""
         return known_loss(self.loss)
 
     @property
     def kind(self) -> str:
-        """``shallow`` (one weight matrix), ``deep`` (several) or ``contrastive`` (none)."""
+        """The kind of model: ``shallow`` (one weight matrix), ``deep`` (several) or ``contrastive`` (none)."""
         return "contrastive" if self.model.readout == "pairs" else "deep" if self.model.depth > 1 else "shallow"
 
     @property
@@ -150,12 +151,12 @@ class Problem:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """K, the number of classes."""
         return self.labels.num_classes
 
     @property
     def weight_decays(self) -> tuple[Numbers, ...]:
-        """lambda_1, ..., lambda_L of the weight matrices; empty without any."""
+        """Decays lambda_1, ..., lambda_L of the weight matrices; empty where there is none."""
         weight, depth = self.decay.weight, self.model.depth
         if depth > 1:
             assert isinstance(weight, Array)
@@ -164,7 +165,7 @@ class Problem:
 
     @property
     def lambda_z(self) -> Numbers:
-        """lambda_Z = sqrt(lambda_W lambda_H) s^{-1}: weight of the nuclear norm of Z D^{1/2} in the logit program."""
+        """Weight lambda_Z = sqrt(lambda_W lambda_H) / s of the nuclear norm of Z D^{1/2} in the logit program."""
         product = (self.decay.weight * self.decay.feature) ** 0.5
         return product if self.model.scale is None else product / self.model.scale
 
@@ -172,9 +173,9 @@ class Problem:
     def sufficient_dim(self) -> int:
         """Feature dimension from which the relaxation is tight.
 
-        K - 1 with a free bias or a loss that is invariant to shifts of all logits, as cross-entropy is; K else; for
-        contrastive losses K - 1 where classes collapse (K with nonnegative features) and the number of columns where
-        they do not.
+        It is K - 1 with a free bias or a loss that is invariant to shifts of all logits, as cross-entropy is, and K
+        else.  For contrastive losses it is K - 1 where classes collapse (K with nonnegative features) and the number of
+        columns where they do not.
         """
         if self.model.readout == "pairs":
             if not self.collapses:
@@ -184,7 +185,7 @@ class Problem:
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Leading shape of a stacked problem; () for a single one."""
+        """Shape of the leading axes of a stacked problem; () for a single one."""
         return tuple(np.shape(self.labels.multiplicity)[:-1])
 
     def __len__(self) -> int:
@@ -220,15 +221,16 @@ class Problem:
     def reduce(self, dim: bool = False) -> Reduction:
         """The class-mean problem: one column per class with weight n_k, with the same optimal value.
 
-        Exact because F is a sum over the columns of one function of h per class: for a given W the samples of a
-        class share one best feature.  Critical points carry over where the loss is convex in the feature; the
-        Morse index and minima that break the symmetry do not.  A contrastive loss is reduced where its classes collapse
-        at every optimum (SupCon without a self-supervised part, d >= K - 1); otherwise the problem stays as it is.
+        The reduction is exact because F is a sum over the columns of one function of h per class: for a given W the
+        samples of a class share one best feature.  Critical points carry over where the loss is convex in the feature;
+        the Morse index and minima that break the symmetry do not.  A contrastive loss is reduced where its classes
+        collapse at every optimum (SupCon without a self-supervised part, d >= K - 1); otherwise the problem stays as
+        it is.
 
         Args:
-            dim: also cut the feature dimension to the largest rank a minimiser can have (min(d, K - 1), or
-                min(d, K) for MSE with no or decayed bias; min(d, K) for contrastive losses, whose optimum has rank
-                K - 1 at most). For unconstrained, decayed factors, and for contrastive losses.
+            dim: whether to cut the feature dimension as well, to the largest rank a minimiser can have (min(d, K - 1),
+                or min(d, K) for MSE with no or decayed bias; min(d, K) for contrastive losses, whose optimum has rank
+                K - 1 at most). This is done for unconstrained, decayed factors and for contrastive losses.
         """
         model, pairs = self.model, self.model.readout == "pairs"
         if pairs and not (self.collapses and model.dim >= self.sufficient_dim):
@@ -242,12 +244,12 @@ class Problem:
 
 @record
 class Reduction:
-    """A reduced problem and the way back.
+    """A reduced problem and what is needed to map its parameters back.
 
     Attributes:
-        problem: the class-mean problem.
-        labels: the original labels; ``None`` if columns were not merged.
-        dim: the original feature dimension.
+        problem: class-mean problem.
+        labels: original labels; ``None`` if columns were not merged.
+        dim: original feature dimension.
     """
 
     problem: Problem
@@ -282,7 +284,7 @@ def _values_of_one(problem: Problem, params: Params) -> Array:
 
 
 def _with_classes(problem: Problem, source: np.ndarray, copies: tuple[int, ...] | None) -> Problem:
-    """The problem with its classes, or kinds of classes, taken from those that it states now."""
+    """Returns the problem with new classes (or kinds), class j with the numbers of the present class ``source[j]``."""
     labels = Labels(problem.labels.counts[..., source], None, problem.num_classes, copies)
     given = {name: v for name, v in _per_class(problem).items() if np.shape(v)[-1] == problem.labels.kinds}
     numbers = {name: value[..., source] for name, value in given.items()}
@@ -290,14 +292,14 @@ def _with_classes(problem: Problem, source: np.ndarray, copies: tuple[int, ...] 
 
 
 def _per_class(problem: Problem) -> dict[str, Array]:
-    """Parameters of the loss that have one number per class."""
+    """Returns the parameters of the loss that have one number per class."""
     names = dict.fromkeys((*PER_CLASS, *problem.loss_kind.per_class))
     found = {name: value for name in names if (value := getattr(problem.loss, name, None)) is not None}
     return {name: value for name, value in found.items() if np.ndim(value) > len(problem.batch_shape)}
 
 
 def loss_parameter(problem: Problem, name: str) -> Float[np.ndarray, "*batch g"] | None:
-    """A parameter of the loss, (*batch, K), or (*batch, g) where equal classes are stated by their number."""
+    """Returns a parameter of the loss, (*batch, K), or (*batch, g) where equal classes are stated by their number."""
     value = getattr(problem.loss, name)
     if value is None:
         return None
@@ -314,11 +316,11 @@ A_PROBLEM = of_type(Problem, "state one with ufm.shallow, ufm.deep or ufm.contra
 def equal_classes(
     problem: Problem,
 ) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " K"], Float[np.ndarray, " g"]]:
-    """Classes with the same count and the same parameters of the loss, in every problem of a stack.
+    """Finds classes with the same count and the same parameters of the loss, in every problem of a stack.
 
     Returns:
-        (first class of each kind, kind of each class, number of classes of each kind); kinds are in the order in which
-        they first appear.
+        The triple (first class of each kind, kind of each class, number of classes of each kind); kinds are in the
+        order in which they first appear.
     """
     k, batch = problem.num_classes, problem.batch_shape
     rows = [np.asarray(problem.labels.counts), *(np.asarray(value) for value in _per_class(problem).values())]
@@ -333,7 +335,7 @@ def equal_classes(
 
 @checked(problem=A_PROBLEM)
 def why_not_convex(problem: Problem) -> str | None:
-    """Why the class-mean problem is no convex program in disguise; ``None`` if it is. Reads the structure only."""
+    """Returns why the class-mean problem equals no convex program, ``None`` if it equals one; reads structure only."""
     if problem.model.depth > 1:
         return "deep models are not convex"
     if not problem.loss_kind.convex:
@@ -347,13 +349,13 @@ def why_not_convex(problem: Problem) -> str | None:
 
 @checked(problem=A_PROBLEM)
 def is_explicit(problem: Problem) -> bool:
-    """Whether one singular value threshold is the exact solution: MSE, no class weights, bias none or free."""
+    """Whether singular value thresholding solves the problem exactly: MSE, no class weights, bias none or free."""
     return problem.loss_kind.name == "mse" and problem.loss.class_weight is None and problem.model.bias != "decay"
 
 
 @checked(problem=A_PROBLEM)
 def why_not_logits(problem: Problem) -> str | None:
-    """Why the convex program in the class logits does not give the optimum; ``None`` if it does."""
+    """Returns why the convex program in the class logits does not give the optimum, ``None`` if it does."""
     if problem.model.readout == "pairs":
         return "a contrastive problem has no logits"
     if problem.model.depth == 1 and problem.model.is_free and is_explicit(problem):

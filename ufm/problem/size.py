@@ -1,8 +1,8 @@
-"""How much memory a problem takes in the solvers, asked before anything is compiled.
+"""How much memory a problem takes in the solvers, estimated before anything is compiled.
 
-What counts are the parameters (W, H, b) and what the loss reads: the K x n logits, or the n x n similarities.  A method
-says itself what it keeps of both, a program has a row here.  The numbers were measured as the largest resident size at
-K = 600 to 1000, the running program and its outputs together.
+The estimate counts the parameters (W, H, b) and the argument of the loss: the K x n logits, or the n x n similarities.
+A method of ``ufm.solve`` states itself how many copies of both it keeps; for the other programs a table here does.  The
+numbers were measured as the largest resident size at K = 600 to 1000, the running program and its outputs together.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .problem import Problem
 
 
 class Walk(Protocol):
-    """A method of ``ufm.solve``, which knows what it keeps."""
+    """A method of ``ufm.solve``, which states how many numbers it keeps in memory."""
 
     def footprint(self, parameters: float, outputs: float) -> float:
-        """Numbers in memory at once, where W, H and b have so many and what the loss reads has so many."""
+        """Numbers in memory at once, for so many entries in W, H and b and so many in the argument of the loss."""
         ...
 
 
@@ -35,8 +35,8 @@ def check_fits(problem: Problem, route: str | Walk, *, lanes: int = 1, merged: b
 
     Args:
         problem: one problem or a stack.
-        route: a method, or the name of a program, a key of :data:`COPIES`.
-        lanes: starts that are walked side by side.
+        route: method, or name of a program, a key of :data:`COPIES`.
+        lanes: number of starts that are descended from side by side.
         merged: whether the columns of a class and the dimensions above the sufficient one are merged first.
 
     Raises:
@@ -53,7 +53,7 @@ def check_fits(problem: Problem, route: str | Walk, *, lanes: int = 1, merged: b
 
 
 def _entries(problem: Problem, route: str | Walk, merged: bool) -> float:
-    """Numbers that the route has in memory at once, for one problem and one start."""
+    """Numbers that a method or program has in memory at once, for one problem and one start."""
     model, k = problem.model, problem.num_classes
     pairs = model.readout == "pairs"
     n = k if merged and not (pairs and not problem.loss.collapses) else problem.labels.num_columns

@@ -1,7 +1,7 @@
-"""From words to problems: the one way in which a problem is stated.
+"""Problems from words: every problem is stated by :func:`state`.
 
-:func:`state` takes words (:mod:`ufm.problem.words`) and is what the command, sweep files and reports call.
-:func:`shallow`, :func:`deep` and :func:`contrastive` are its faces for Python, with types and defaults of their own.
+:func:`state` takes words, values by name (:mod:`ufm.problem.words`); the command, sweep files and reports call it.
+:func:`shallow`, :func:`deep` and :func:`contrastive` call it from Python, with types and defaults of their own.
 
 A word has one value, or one for each problem of a stack.  A list is one value: counts, decays of the matrices, a number
 for each class.  An array has one value for each problem, its first axis being the stack's.
@@ -46,10 +46,10 @@ def state(words: Mapping[str, Any], merged: bool = False) -> Problem:
     """State a problem by words.
 
     Args:
-        words: values by name, see :data:`ufm.problem.words.WORDS`; ``None`` is as if a word was not given. Words about
-            the answer, such as ``learning_rate``, are left alone.
-        merged: state equal classes by their number (:func:`ufm.labels.kinds`), where the words leave classes equal; no
-            number of theirs is then laid out for each class.
+        words: values by name (:data:`ufm.problem.words.WORDS` lists the names); ``None`` is as if a word was not given.
+            Words about the answer, such as ``learning_rate``, are ignored here.
+        merged: whether classes that the words leave equal are stated by their number (:func:`ufm.labels.kinds`), so
+            that no array has an entry for each of them.
 
     Returns:
         A :class:`Problem`; stacked if any of the values is an array with a first axis.
@@ -105,15 +105,16 @@ def shallow(
         dim: feature dimension d; K by default.
         loss: a name (ce, mse, focal, la, ldam, cdt, ldt, vs, wce, wce-targets) or a loss object. For contrastive
             losses use :func:`contrastive`.
-        weight_decay: lambda_W, a number or (batch,). Default 5e-3 for a free classifier, 0 for a constrained one.
-        feature_decay: lambda_H, a number or (batch,). Default lambda_W / n with n = N/K for free or nonnegative
-            features (so that c_0 = lambda_W when balanced; 5e-3 / n under a constrained classifier), 0 for
+        weight_decay: decay lambda_W of W, a number or (batch,). Default 5e-3 for a free classifier, 0 for a constrained
+            one.
+        feature_decay: decay lambda_H of H, a number or (batch,). Default lambda_W / n with n = N/K for free or
+            nonnegative features (so that c_0 = lambda_W when balanced; 5e-3 / n under a constrained classifier), 0 for
             constrained ones.
-        bias: ``none``, ``free`` or ``decay``.
-        bias_decay: lambda_b > 0, a number or (batch,), with bias ``decay`` only.
+        bias: kind of the bias: ``none``, ``free`` or ``decay``.
+        bias_decay: decay lambda_b > 0 of the bias, a number or (batch,), with bias ``decay`` only.
         constraint: constraint on the features: none, nonnegative, sphere, ball, budget.
         classifier_constraint: constraint on the rows of W: none, sphere, ball, budget.
-        temperature: tau > 0, a number or (batch,); the logits are divided by it, s = 1/tau. 1 by default.
+        temperature: temperature tau > 0, a number or (batch,); the logits are divided by it, s = 1/tau. 1 by default.
         feature_radius: radius of the sphere or ball, or the budget E_H.
         classifier_radius: radius of the sphere or ball, or the budget E_W.
         **words: any other word of :mod:`ufm.problem.words`: parameters of a named loss, such as ``smoothing=0.1`` or
@@ -164,17 +165,17 @@ def deep(
     Args:
         counts: samples per class, shape (K,), or (batch, K) for a stack. Alternatively give ``labels``, or ``classes``
             with ``samples`` and ``imbalance``.
-        depth: L, the number of weight matrices; 1 is the shallow model.
-        labels: a :class:`Labels`.
+        depth: number L of weight matrices; 1 is the shallow model.
+        labels: a :class:`Labels`, in place of ``counts``.
         dim: dimension d of the features (columns of W_1); the first width, or K, by default.
-        width: rows of the hidden matrices W_1, ..., W_{L-1}: one number for all, or L - 1 of them; K by default.
-        activation: a, after W_1, ..., W_{L-1}: ``relu`` (the default) or ``linear``.
+        width: numbers of rows of the hidden matrices W_1, ..., W_{L-1}: one for all, or L - 1 of them; K by default.
+        activation: function a after W_1, ..., W_{L-1}: ``relu`` (the default) or ``linear``.
         loss: ``mse``, or a name or object as in :func:`shallow`.
-        weight_decay: lambda_l: one number for all matrices, or a list of L; for a stack (batch,) or (batch, L).
+        weight_decay: decays lambda_l: one number for all matrices, or a list of L; for a stack (batch,) or (batch, L).
             5e-3 by default. A list of L is one per matrix: give (batch, L) where the batch has that length.
-        feature_decay: lambda_H; 5e-3 K/N by default (so that n lambda_H = 5e-3 when balanced).
-        bias: ``none``, ``free`` or ``decay``: bias of the last layer.
-        bias_decay: lambda_b, with bias ``decay``.
+        feature_decay: decay lambda_H of H; 5e-3 K/N by default (so that n lambda_H = 5e-3 when balanced).
+        bias: kind of the bias of the last layer: ``none``, ``free`` or ``decay``.
+        bias_decay: decay lambda_b of the bias, with bias ``decay``.
         constraint: constraint on the features, as in :func:`shallow` (not ``budget``).
         feature_radius: radius of the features' sphere or ball.
         **words: any other word of :mod:`ufm.problem.words`, such as the parameters of a named loss.
@@ -228,9 +229,9 @@ def contrastive(
             per instance), ``sigmoid``, ``spread``, or a loss object.
         constraint: constraint on the features: sphere, ball, none or nonnegative (both bounded by a decay),
             nonnegative-sphere or nonnegative-ball.
-        temperature: tau, a number or (batch,); 1 by default. For ``sigmoid`` t = 1/tau.
-        feature_decay: lambda_H, with free and nonnegative features only; 5e-3 K/N by default.
-        feature_radius: rho of spheres and balls; 1 by default.
+        temperature: temperature tau, a number or (batch,); 1 by default. For ``sigmoid`` t = 1/tau.
+        feature_decay: decay lambda_H of H, with free and nonnegative features only; 5e-3 K/N by default.
+        feature_radius: radius rho of spheres and balls; 1 by default.
         **words: any other word of :mod:`ufm.problem.words`, such as parameters of a named loss: ``class_weight``,
             ``mix``, ``views``, ``self_included``, ``batches`` (supcon), ``exponent`` (wsupcon), ``offset`` (sigmoid),
             ``mix`` (spread).
@@ -255,7 +256,7 @@ def contrastive(
 
 
 def _of_python(face: str, given: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The words of a call of a face, in which a list of numbers may stand for an array."""
+    """Returns the words of a call of :func:`shallow` or its like, where a list of numbers may stand for an array."""
     for name, value in more.items():
         if name in WORDS and WORDS[name].about == "answer" and name != "seed":
             raise ValueError(f"{name}: {show(value)} is about the answer, not the problem; give it to ufm.solve")
@@ -275,7 +276,7 @@ def _of_python(face: str, given: dict[str, Any], more: Mapping[str, Any]) -> dic
 
 
 def _as_word(name: str, value: object, depth: int) -> object:
-    """A value of Python as a word has it: a list is one value, an array has one for each problem."""
+    """Returns a Python value as the value of a word: a list is one value, an array has one for each problem."""
     kind = WORDS[name].kind if name in WORDS else None
     if kind not in _KINDS or not WORDS[name].swept or is_traced(value):
         return value
@@ -294,7 +295,7 @@ _KINDS = {
 
 
 def stack(problems: list[Problem]) -> Problem:
-    """One stacked problem from single problems of the same structure (same K, dimension, loss, constraints)."""
+    """Stacks single problems of the same structure (same K, dimension, loss, constraints) into one problem."""
     if not isinstance(problems, (list, tuple)) or not problems:
         raise ValueError(f"problems: {show(problems)} is no list of problems; give at least one problem in a list")
     first = jax.tree.structure(problems[0])
@@ -314,7 +315,7 @@ def stack(problems: list[Problem]) -> Problem:
 
 
 def _read(name: str, value: object) -> object:
-    """The value of a word as a problem holds it: numbers as float64 arrays, in their range; traced ones as they are."""
+    """Returns a word's value as a problem has it: numbers as float64 arrays, range checked; traced ones as they are."""
     word = WORDS[name]
     if is_traced(value) or word.about == "answer":
         return value
@@ -358,7 +359,7 @@ def _first(value: ArrayLike) -> str:
 
 
 def _labels(words: Mapping[str, Any], merged: bool) -> Labels:
-    """The labels that words state, one column for each sample where the loss or a word speaks of samples."""
+    """Returns the labels that words state, with one column for each sample where the loss or a word needs samples."""
     loss = words.get("loss", "ce")
     if merged and not _sampled(words) and (kinds := _kinds(words)) is not None:
         return kinds
@@ -395,7 +396,7 @@ def _sampled(words: Mapping[str, Any]) -> bool:
 
 
 def _profile(words: Mapping[str, Any], samples: float) -> Labels:
-    """Labels of so many classes with equal counts, or with a profile of imbalance."""
+    """Returns labels of as many classes as the words state, with equal counts or with a profile of imbalance."""
     classes = words["classes"]
     largest = words.get("samples", samples)
     if "minority_samples" in words:
@@ -408,9 +409,9 @@ def _profile(words: Mapping[str, Any], samples: float) -> Labels:
 
 
 def _kinds(words: Mapping[str, Any]) -> Labels | None:
-    """The labels that words state with equal classes stated by their number; ``None`` where no classes are equal.
+    """Returns the labels that words state, equal classes stated by their number; ``None`` where no classes are equal.
 
-    Counts are of one kind where they are equal, in the order of appearance.
+    Classes of equal count are one kind; kinds are in the order of appearance.
     """
     loss, numbers = words.get("loss", "ce"), words.keys() & {"counts", "samples", "minority_samples", "imbalance"}
     if not isinstance(loss, str) or not NAMED_LOSSES[loss].merges or "labels" in words:
@@ -436,7 +437,7 @@ def _kinds(words: Mapping[str, Any]) -> Labels | None:
 
 
 def _loss(words: Mapping[str, Any], labels: Labels) -> Loss:
-    """The loss that words state, its numbers as arrays and checked."""
+    """Returns the loss that words state, its numbers checked and as arrays."""
     loss = words.get("loss", "ce")
     if isinstance(loss, str):
         given = {name: words[name] for name in NAMED_LOSSES[loss].words if name in words}
@@ -459,7 +460,7 @@ def _loss(words: Mapping[str, Any], labels: Labels) -> Loss:
 
 
 def _checked(loss: Loss, labels: Labels) -> Loss:
-    """The loss with its numbers as arrays, if they are in range and fit the labels."""
+    """Returns the loss with its numbers as arrays, after a check that they are in range and fit the labels."""
     numbers = [f.name for f in dataclasses.fields(loss) if not f.metadata.get("static") and f.name != "batches"]
     given = {name: value for name in numbers if (value := getattr(loss, name)) is not None}
     loss = dataclasses.replace(loss, **{name: _array(value, name) for name, value in given.items()})
@@ -474,7 +475,7 @@ def _checked(loss: Loss, labels: Labels) -> Loss:
 
 
 def _family(words: Mapping[str, Any], labels: Labels) -> Array:
-    """The family of mini-batches that words state."""
+    """Returns the family of mini-batches that words state."""
     family, size = words["batches"], words.get("batch_size")
     epochs, seed = words.get("epochs", 1), words.get("seed", 0)
     if np.size(seed) != 1 and family == "shuffled":
@@ -507,7 +508,7 @@ def _constraint(words: Mapping[str, Any], name: str) -> str:
 
 
 def _with_classifier(words: Mapping[str, Any], labels: Labels, loss: Loss) -> Problem:
-    """A model with one weight matrix or several."""
+    """Returns the problem that words state, with one weight matrix or several."""
     k, depth = labels.num_classes, words.get("depth", 1)
     check_bytes("depth", f"a compiled program of {depth} matrices", 1e4 * depth, "give fewer matrices")
     constraint, classifier_constraint = (_constraint(words, name) for name in ("constraint", "classifier_constraint"))
@@ -545,7 +546,7 @@ def _with_classifier(words: Mapping[str, Any], labels: Labels, loss: Loss) -> Pr
 
 
 def _weight_decay(words: Mapping[str, Any], depth: int, default: float) -> Array:
-    """lambda_W, (*batch,), or with several matrices (*batch, L)."""
+    """Returns the decay lambda_W, (*batch,), or the decays of several matrices, (*batch, L)."""
     given = words.get("weight_decay", np.asarray(default))
     if is_traced(given):
         if depth == 1 or np.shape(given)[-1:] == (depth,):
@@ -562,7 +563,7 @@ def _weight_decay(words: Mapping[str, Any], depth: int, default: float) -> Array
 
 
 def _scale(words: Mapping[str, Any]) -> Array | None:
-    """s = 1/temperature."""
+    """Returns the scale s = 1/temperature."""
     temperature = words.get("temperature")
     if temperature is None:
         return None
@@ -590,7 +591,7 @@ def _widths(width: Any, depth: int, classes: int) -> tuple[int, ...]:
 
 
 def _of_pairs(words: Mapping[str, Any], labels: Labels, loss: Loss) -> Problem:
-    """A model without a classifier, read by pairs."""
+    """Returns the problem that words state, without a classifier, its loss a function of pairs."""
     constraint = _constraint(words, "constraint")
     on_set = constraint not in ("none", "nonnegative")
     feature_decay = words.get("feature_decay")
@@ -652,5 +653,5 @@ def _align(problem: Problem) -> Problem:
 
 
 def _array(value: object, name: str = "") -> Array:
-    """Lists and numbers as float64 arrays; traced values as they are."""
+    """Returns lists and numbers as float64 arrays, traced values as they are."""
     return jnp.asarray(value) if is_traced(value) else real_array(name, value, "a number, nor one number per class")

@@ -1,11 +1,11 @@
-"""The table of words: all that states a problem, written once for Python, the command, sweep files and reports.
+"""The table of words: all arguments that state a problem, for Python, the command, sweep files and reports alike.
 
-A *word* has a name, a kind, a help sentence and, where it has them, choices, a range and a default.  It also knows with
-which losses, models and other words it matters.  :mod:`ufm.problem.state` makes problems of words; every door reads the
-table here and keeps no list of its own.
+A *word* has a name, a kind, a help sentence and possibly choices, a range and a default.  It also states with which
+losses, models and other words it has an effect.  :mod:`ufm.problem.state` makes problems of words; Python functions,
+the command, sweep files and reports all read this table and have no lists of their own.
 
 A *named loss* is a builder and the words that it takes.  ``ufm.register_loss`` adds one, with words of its own if it
-has some; all doors know both at once.
+has some; both are then known everywhere at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GIVEN = ("given",)
 
 
 class Range(NamedTuple):
-    """What is valid of a number: a test of finite values, and the sentence behind a value that fails it."""
+    """Range of a number: a test of finite values, and the end of the message about a value that fails it."""
 
     valid: Callable[[np.ndarray], np.ndarray | bool]
     sentence: str
@@ -54,22 +54,22 @@ class Word:
     """One word of a problem.
 
     Attributes:
-        kind: what a value is.
+        kind: type of its values, one of :data:`Kind`.
         help: sentence for the help of the command and for lists, without the default.
-        default: value where the word is not given, or a table of them by model; ``None`` where it follows from other
-            words, as ``help`` says.
+        default: value where the word is not given, or a table of values by model; ``None`` where it follows from other
+            words, as ``help`` describes.
         choices: names that a choice may have.
-        fewer: by model, the choices that it has there, where they are fewer.
-        range: what is valid of its numbers; ``None`` where whoever takes the word checks it.
+        fewer: choices by model, for models that have fewer of them.
+        range: range of its numbers; ``None`` where the function that takes the word checks them.
         least: smallest value of a whole number.
-        models: the models that take it.
-        beside: other words, each with the values that it must have for this one to matter.
-        apart: words that it may not be given with.
+        models: models that take it.
+        beside: other words, each with the values that it must have for this one to have an effect.
+        apart: other words that may not be given together with it.
         neutral: values that ask for nothing, and so are never out of place.
         swept: whether it is an array leaf, so that the problems of one stack may differ in it.
         sampled: whether it speaks of single samples, so that the problem needs a column for each.
-        about: ``labels``, ``loss``, ``model``, ``shape`` (what the arrays of a solution show), or ``answer``: how a
-            problem is answered, not what it asks.
+        about: part that it states: ``labels``, ``loss``, ``model``, ``shape`` (the shapes of a solution show it), or
+            ``answer`` (how a problem is answered, not what is minimised).
     """
 
     kind: Kind
@@ -88,11 +88,11 @@ class Word:
     about: Literal["labels", "loss", "model", "shape", "answer"] = "model"
 
     def choices_with(self, model: str) -> tuple[str, ...]:
-        """The choices that the word has in a model."""
+        """Returns the choices that the word has in a model."""
         return self.fewer.get(model, self.choices)
 
     def default_with(self, model: str) -> Any:
-        """The value that the word has in a model where it is not given."""
+        """Returns the value that the word has in a model where it is not given."""
         return self.default.get(model) if isinstance(self.default, Mapping) else self.default
 
 
@@ -302,7 +302,7 @@ for _name, _word in {
 
 
 def unknown(word: object, known: Iterable[str] = ()) -> str:
-    """What is wrong with a name that is not in the table (or among ``known``), and the nearest word, or all of them.
+    """Returns a message about a name that is not in the table (or in ``known``), with the nearest word, or all of them.
 
     >>> unknown("weightdecay")
     'is not a word of a problem; did you mean weight_decay?'
@@ -319,9 +319,9 @@ class NamedLoss(NamedTuple):
     """A loss that has a name.
 
     Attributes:
-        builder: function of labels and of the words that it takes, by name, that makes the loss.
+        builder: function that makes the loss from labels and from the words that it takes, by name.
         words: names of these words.
-        reads: ``logits`` of a classifier, or ``pairs`` of features.
+        reads: argument of the loss: ``logits`` of a classifier, or ``pairs`` of features.
         sampled: whether it needs a column for each sample.
         merges: whether its builder takes labels whose equal classes are stated by their number.
     """
@@ -352,8 +352,8 @@ def name_loss(
         name: name of the loss, such as ``ova``.
         builder: function ``builder(labels, **words)`` that makes the loss; only words that were given are passed.
         words: names of the words of the table that the builder takes; or a mapping from names to :class:`Word`, which
-            enters words of the loss's own into the table.
-        reads: what the loss reads: ``logits`` of a classifier, or ``pairs``: similarities of features, without one.
+            adds words of the loss's own to the table.
+        reads: argument of the loss: ``logits`` of a classifier, or ``pairs``: similarities of features, without one.
         sampled: whether the problem needs a column for each sample.
         merges: whether the builder takes labels whose equal classes are stated by their number
             (:func:`ufm.labels.kinds`): then numbers per class are numbers per kind.
@@ -385,7 +385,7 @@ def losses_reading(what: str) -> tuple[str, ...]:
 
 
 def is_given(name: str, words: Mapping[str, Any]) -> bool:
-    """Whether words ask for something by a name: it has a value, and not one that leaves everything as it is."""
+    """Whether the word ``name`` is given with a value that has an effect, which neutral values have not."""
     value = words.get(name)
     if isinstance(value, (np.ndarray, list, tuple)) or is_traced(value):
         return True
@@ -393,7 +393,7 @@ def is_given(name: str, words: Mapping[str, Any]) -> bool:
 
 
 def model_of(words: Mapping[str, Any]) -> str:
-    """The model that words ask for: ``contrastive`` by the loss, else ``shallow`` or ``deep`` by the depth."""
+    """Returns the model of some words: ``contrastive`` by the loss, else ``shallow`` or ``deep`` by the depth."""
     loss = words.get("loss", WORDS["loss"].default)
     pairs = (
         NAMED_LOSSES[loss].reads == "pairs"
@@ -407,7 +407,7 @@ def model_of(words: Mapping[str, Any]) -> str:
 
 
 def check_words(words: Mapping[str, Any]) -> None:
-    """Check what no number can mend: that names are known, and that every word matters beside the others.
+    """Check that all names are known, and that every word has an effect beside the others.
 
     Args:
         words: values by name; ``None`` is as if a word was not given.
@@ -439,7 +439,7 @@ def check_words(words: Mapping[str, Any]) -> None:
 
 
 def _check_choice(name: str, value: object, model: str, words: Mapping[str, Any]) -> None:
-    """Refuse a name that a choice does not have, in any model or in this one."""
+    """Refuse a value that is not among the choices of a word, in any model or in this one."""
     word = WORDS[name]
     if not word.choices or (name == "batches" and not isinstance(value, str)):
         return
@@ -453,7 +453,7 @@ def _check_choice(name: str, value: object, model: str, words: Mapping[str, Any]
 
 
 def _why_idle(name: str, word: Word, model: str, words: Mapping[str, Any]) -> str | None:
-    """Why a word has no effect beside the others, and the remedy; ``None`` if it has one."""
+    """Returns why a word has no effect beside the others, and the remedy; ``None`` if it has an effect."""
     if not is_given(name, words):
         return None
     loss = words.get("loss", WORDS["loss"].default)
@@ -482,5 +482,5 @@ def _why_idle(name: str, word: Word, model: str, words: Mapping[str, Any]) -> st
 
 
 def show_loss(loss: object) -> str:
-    """A loss in a message: its name, or what the object is."""
+    """Returns a loss as text for a message: its name, or a description of the object."""
     return loss if isinstance(loss, str) else show(loss)
