@@ -115,7 +115,7 @@ _HOMES = {
     "solve": ("Descent", "Result", "Status", "descend", "solve", "solve_many"),
     "theory": ("Prediction", "predict"),
 }
-"""Public names by the module that they live in; it is imported, and JAX with it, when a name is first asked for."""
+"""Public names by the module that defines them; it is imported, and JAX with it, when a name is first used."""
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _PARTS = ("known", "problem", "theory")

@@ -158,7 +158,7 @@ def check_range(name: str, value: object, largest: float = LARGEST) -> None:
 # ------------------------------------------------------------------ doors: what each argument must be
 
 Reader = Callable[[str, object], Any]
-"""Takes the name of an argument and what was given; returns what the function gets, or raises a ValueError."""
+"""Function of the name of an argument and the given value; returns the checked value, or raises a ValueError."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -27,7 +27,7 @@ NAMES: dict[str, Kind] = {
     **dict.fromkeys(("samples", "number", "n"), "counts"),
     **dict.fromkeys(("classes", "class", "class_id"), "labels"),
 }
-"""What a header may call the column, of several names the first here; arrays have one of the first two groups."""
+"""Names of the column in a header, of several the first in this order; arrays have one of the first two groups."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def read_column(path: Path, name: str, wanted: Kind | None = None) -> Column:
     """Reads the column of numbers of a file.
 
     Args:
-        path: the file.
+        path: path of the file.
         name: name of the argument that gave the path, for messages.
         wanted: kind to take, where several arrays or columns have names; counts by default.
 

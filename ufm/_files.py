@@ -27,7 +27,7 @@ Content = bytes | Callable[[BinaryIO], object]
 """Bytes, or a function that writes them to a stream."""
 
 OPEN = threading.RLock()
-"""Held while a file is being written."""
+"""Lock that is held while a file is being written."""
 
 LOCK = ".lock"
 
@@ -40,7 +40,7 @@ class Damaged(Exception):
 
 
 ROOM = "make room, or give another path"
-"""What to do when a file cannot be written."""
+"""End of the message where a file cannot be written, what to do about it."""
 
 
 def make_folder(out: Path) -> None:
@@ -74,7 +74,7 @@ def whole(path: Path, name: str = "out", remedy: str = ROOM, *, ending: bool = T
     """Context with a temporary file to write to; it is renamed to ``path`` when the block ends, deleted if it fails.
 
     Args:
-        path: the file.
+        path: path of the file.
         name: name of the argument that gave the path, for the message.
         remedy: end of the message, what to do about it.
         ending: whether the temporary name keeps the ending, from which writers read the format. Without it the name
@@ -98,7 +98,7 @@ def write(path: Path, content: Content, remedy: str = ROOM, *, sealed: bool = Fa
     """Write a file so that a crash of the machine leaves it complete, or as it was before.
 
     Args:
-        path: the file; a sealed one must not be there yet.
+        path: path of the file; a sealed one must not exist yet.
         content: bytes, or a function that writes them to a stream.
         remedy: end of the message where the file cannot be written, what to do about it.
         sealed: whether to write its digest beside it. The digest is written first, so that a kill never leaves the

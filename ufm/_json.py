@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MATRIX_ROWS = 64
-"""Matrices with more rows are in JSON only where asked for: with a thousand classes each has twenty megabytes."""
+"""Rows above which JSON has a matrix only on demand: with a thousand classes each matrix takes twenty megabytes."""
 
 
 def plain(value: object) -> Any:

@@ -38,7 +38,7 @@ UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, NotImplementedError),
     *(SyntaxError, tokenize.TokenError),  # numpy reads the header of an array as Python
 )
-"""What NumPy and the zip reader raise for damaged files."""
+"""Errors that NumPy and the zip reader raise for damaged files."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -268,7 +268,7 @@ def load_arrays(place: Path, wanted: Callable[[str], object] | None = None) -> n
     """The array of an .npy file, or the arrays of an .npz file; sizes are checked first and nothing is unpickled.
 
     Args:
-        place: the file.
+        place: path of the file.
         wanted: function of the name of an array in an archive that is true for those to read; all by default.
 
     Raises:

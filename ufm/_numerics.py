@@ -173,7 +173,7 @@ def _uncommitted(leaf: object, device: Any) -> object:
 
 
 OUT_OF_MEMORY = "memory: it ran out while computing; give fewer classes, columns, restarts or lanes"
-"""What a MemoryError says where the estimate made beforehand was too low."""
+"""Message of a MemoryError, which is raised where the estimate made beforehand was too low."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -222,7 +222,7 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function of a matrix take stacks of matrices, one after another on the processor.
 
     A stack has leading axes, or comes from ``jax.vmap``. LAPACK takes the matrices of a stack one by one anyway. jaxlib
-    (0.10.2) hands large parts of a stack to the pool of threads and waits for them on a thread of the same pool. When
+    (0.10.2) gives large parts of a stack to the pool of threads and waits for them on a thread of the same pool. When
     there are as many such calls at once as there are threads, in one program or in several, they wait for each other
     for ever. A single matrix is never split. Other devices take a stack in one call.
     """

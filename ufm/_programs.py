@@ -40,7 +40,7 @@ QUICK = {"xla_cpu_use_fusion_emitters": False}
 """Compiler options of small programs: half the compile time, at most a tenth to a fifth more run time."""
 
 LARGEST_QUICK = 1 << 16
-"""Numbers that go into a program up to which it counts as small."""
+"""Largest number of entries in the arguments of a program that counts as small."""
 
 LARGEST_FOLDER = 1 << 29
 """Bytes of kept programs above which the oldest are deleted."""

@@ -389,7 +389,7 @@ def hunt(
         dim: number d of features.
         width: number of rows of W_1, ..., W_{L-2}.
         starts: number of Gaussian starts.
-        near: networks to start from as well, each as it is and twice with noise; those that need more units are left
+        near: further networks to start from, each as it is and twice with noise; those that need more units are left
             out.
         noise: size of the noise, relative to the root mean square of each factor.
         steps: limit of evaluations of each of the six stages; the best ends go on with four times as many.

@@ -31,7 +31,7 @@ from .gram import (
 from .rounding import ELEMENTARY, SLACK, TINY, energy, gamma, norm_of
 
 NEAR = 1e-11
-"""Columns this close to their sphere are put on it, on paper, before F is bounded."""
+"""Relative distance to their sphere up to which columns are taken to lie on it in the proof that bounds F."""
 
 
 @record
@@ -91,7 +91,7 @@ def pairs_bound(problem: Problem, params: Params[Array], candidates: int) -> Pai
 
 
 COUNTED = (SupCon, BatchedSupCon, Sigmoid, Spread)
-"""Losses whose roundings are counted by hand; those of others are followed by machine."""
+"""Losses whose roundings are counted by formulas; :mod:`.enclosure` bounds those of other losses."""
 
 
 def why_no_pairs_tangent(problem: Problem) -> str | None:

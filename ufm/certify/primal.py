@@ -114,7 +114,7 @@ def _losses(problem: Problem, params: Params[Array], doubt: Array | None) -> tup
 
 
 _ANALYSED = (CrossEntropy, Focal, MeanSquaredError, WeightedTargets)
-"""Losses whose roundings are counted by hand, below; those of others are followed by machine."""
+"""Losses whose roundings are counted by the formulas above and below; :mod:`.enclosure` bounds those of others."""
 
 
 def _enclosed(problem: Problem, logits: Array, move: Array) -> tuple[Array, Array]:

@@ -1,8 +1,7 @@
 """Proven lower bounds of deep problems from their numbers alone (docs/certificates.md, section 12).
 
-All computation is in float64 on the host.  The data term of a mean-squared-error problem enters through the squares
-s_1^2 >= ... >= s_K^2 of the singular values of its targets, the bias minimised out.  The decays enter through
-logarithms, so that no depth underflows.
+The host computes in float64.  The data term of a mean-squared-error problem enters through the squares s_1^2 >= ... >=
+s_K^2 of the singular values of its targets, the bias minimised out; decays through logarithms: no depth underflows.
 
     linear        F >= sum_i (s_i^2/N) phi( (N/s_i^2) (s_i^2 lambda_H lambda_1 ... lambda_L)^{1/(L+1)}, L )
     ReLU          F >= min over gamma_1 >= gamma_2 >= ... of  ridge + two channels,   by branch and bound
@@ -364,8 +363,7 @@ def _spectrum_constants(
 ) -> tuple[tuple[float, float], ...]:
     """Returns pairs (M, eta) such that for every g one of them lies below its own M and eta.
 
-    The g are covered by boxes of rho and u, g_3 + ... = m rho u, and the lowest boxes are split.  sigma and beta may be
-    any numbers on a box.
+    Boxes of rho and u, g_3 + ... = m rho u, cover all g; the lowest are split.  Per box sigma, beta may be any numbers.
     """
     rho = np.concatenate([[0.0], np.geomspace(1e-4, 0.1, 6)[:-1], np.linspace(0.1, 1, 13)])
     mean = np.linspace(0, 1, 7)

@@ -142,7 +142,7 @@ def _norm(form: ClassForm, slope: Ball) -> Array:
 def _largest_bias(problem: Problem, form: ClassForm, logits: Array, upper: Array) -> Array:
     """Upper bound of max |b_c| where F <= upper; for a shift-invariant loss, of the bias minus its mean.
 
-    A tangent at U_j cuts off  (G_j 1) . b <= h_j = upper - (f(U_j) - <G_j, U_j>) + the most that -<G_j, Z> can
+    A tangent at U_j gives  (G_j 1) . b <= h_j = upper - (f(U_j) - <G_j, U_j>) + the most that -<G_j, Z> can
     be.  With y >= 0 and  sum_j y_j G_j 1 = +-e_c + delta  follows  +-b_c <= y . h + ||delta||_1 max |b|.
     """
     k = problem.num_classes

@@ -41,7 +41,7 @@ class SupCon(Loss):
     SimCLR / NT-Xent (Chen et al. 2020) is the case of one class per instance, its views being the samples.
 
     Attributes:
-        class_weight: omega_k > 0, factor of the anchors of class k; ``None`` is 1. The mean still divides by the number
+        class_weight: factors omega_k > 0 of the anchors of class k; ``None`` is 1. The mean still divides by the number
             of anchors.
         mix: weight alpha in [0, 1] of L_self in the loss (1 - alpha) L_sup + alpha L_self (Lee et al. 2025): positives
             of L_sup are the samples of other instances of the class, those of L_self the other views of the instance.

@@ -40,9 +40,9 @@ class GroupGram:
     """A K x K Gram matrix that is constant on groups of classes.
 
     Attributes:
-        square: q_cc of a class of each group, shape (g,).
-        within: q_cc' of two classes of one group, shape (g,); equal to ``square`` in a group of one class.
-        between: q_cc' of classes of two groups, shape (g, g), symmetric; its diagonal is ``within``.
+        square: entries q_cc for a class of each group, shape (g,).
+        within: entries q_cc' for two classes of one group, shape (g,); equal to ``square`` in a group of one class.
+        between: entries q_cc' for classes of two groups, shape (g, g), symmetric; its diagonal is ``within``.
     """
 
     square: Array

@@ -99,7 +99,7 @@ class Labels:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether all classes have the same number of samples (asked of concrete labels only)."""
+        """Whether all classes have the same number of samples (for labels that are not traced)."""
         counts = np.asarray(self.counts)
         return bool(np.all(counts == counts[..., :1]))
 
@@ -121,7 +121,7 @@ class Labels:
 
 
 LABELS = door.of_type(Labels, "make one with ufm.labels.from_labels or from_counts")
-"""Reader of labels at a door."""
+"""Reader of an argument that is a :class:`Labels`."""
 
 
 def from_counts(counts: Real[ArrayLike, "*batch K"]) -> Labels:

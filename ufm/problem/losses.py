@@ -580,10 +580,10 @@ for _name, _builder, _words in (
     name_loss(_name, _builder, _words, merges=True)
 
 RANGES = {name: word.range for name, word in WORDS.items() if word.range is not None}
-"""Numbers of all losses: what is valid, as a test of finite values and in words."""
+"""Ranges of the numbers of all losses, each a test of finite values and its description in words."""
 
 PER_CLASS = tuple(name for name, word in WORDS.items() if word.kind == "per class")
-"""Those of them that may differ from class to class."""
+"""Names of the numbers that may differ from class to class."""
 
 
 def check_ranges(loss: Loss, lanes: bool = False) -> None:

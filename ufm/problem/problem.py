@@ -309,7 +309,7 @@ def loss_parameter(problem: Problem, name: str) -> Float[np.ndarray, "*batch g"]
 
 
 A_PROBLEM = of_type(Problem, "state one with ufm.shallow, ufm.deep or ufm.contrastive")
-"""Reader of a problem at a door."""
+"""Reader of an argument that is a :class:`Problem`."""
 
 
 @checked(problem=A_PROBLEM)

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from .losses import Loss
 
 Kind = Literal["number", "whole", "choice", "flag", "counts", "per class", "per matrix", "widths", "object"]
-"""What a value is: one number, one whole number, a name, yes or no, a list of counts, a number or one per class, a
+"""Type of a value: one number, one whole number, a name, yes or no, a list of counts, a number or one per class, a
 number or one per weight matrix, a whole number or one per hidden layer, an object of Python."""
 
 MODELS = ("shallow", "deep", "contrastive")
-"""One weight matrix, several, none."""
+"""Kinds of models: with one weight matrix, with several, with none."""
 
 GIVEN = ("given",)
-"""In place of values of another word: that it is given at all."""
+"""Stands in ``beside`` for the values of another word where any given value suffices."""
 
 
 class Range(NamedTuple):
