@@ -159,7 +159,7 @@ def to_numpy(value: ArrayLike, name: str) -> NDArray[Any]:
 
     Args:
         value: the array.
-        name: what to call it in the error message.
+        name: name of the array in the error message.
 
     Returns:
         A NumPy array of the same shape. Low-precision PyTorch floats become float64, for which NumPy has a

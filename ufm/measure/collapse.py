@@ -155,7 +155,7 @@ def nc1_papyan(statistics: ClassStatistics, centre: Average = "classes", rcond: 
     rank keep the truncated value of the published codes.
 
     Args:
-        statistics: from `class_statistics`.
+        statistics: class means and covariance factors, as `class_statistics` returns them.
         centre: the mean in Sigma_B, mu_G ("classes") or mu_S ("samples", as codes that average over samples
             do); equal if balanced.
         rcond: relative cut-off on the eigenvalues of Sigma_B.

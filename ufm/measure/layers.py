@@ -83,7 +83,7 @@ class Layers:
         fine_rank_before: rank of the class means at 1e-6.
         fine_rank_after: likewise.
         dnc3: alignment of the rows of W_l with the class means that they receive, shape (L+1,).
-        singular_values: of the factors H, W_1, ..., W_L.
+        singular_values: singular values of the factors H, W_1, ..., W_L.
         strength: decay times squared norm of the factors, shape (L+1,).
         strength_spread: largest over smallest strength, minus 1.
         balance: distance of every factor from balance with the one before, shape (L+1,).

@@ -83,7 +83,7 @@ def register_measure(
     Args:
         name: key of the measure.
         formula: definition in plain text, for the glossary.
-        needs: what the function takes, names of :data:`NEEDS`, one per argument. Where one of them is missing, as W is
+        needs: arguments that the function takes, as names of :data:`NEEDS`. Where one of them is missing, as W is
             for features without a classifier, the measure is absent.
         shown: whether the tables of the command have a row for it.
 
@@ -127,7 +127,7 @@ GLOSSARY: Mapping[str, str] = _Glossary()
 
 
 def _spread(function: Callable[..., float], *options: str) -> Callable[..., float]:
-    """A measure of the spread inside classes; undefined where each class has one sample, which does not tell it."""
+    """A measure of the spread inside classes; undefined where each class has one sample."""
     return lambda found: math.nan if (found.counts == 1).all() else function(found, *options)
 
 
@@ -313,7 +313,7 @@ def measure_statistics(
         b: its bias, shape (K,).
         mismatch: NC4.
         covariance: whether the within factor is one, and not only a column with the right trace.
-        features: what the statistics are of, for measures of single samples.
+        features: features from which the statistics were computed, for measures of single samples.
 
     Returns:
         Numbers by name, of the measures for which everything is there.

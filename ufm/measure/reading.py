@@ -45,15 +45,15 @@ class FeatureFile:
     """What a file holds; features with samples as columns.
 
     Attributes:
-        name: of the file, without its folder and ending.
+        name: name of the file, without its folder and ending.
         features: H, shape (d, N).
         labels: y, shape (N,).
         weights: W_1, ..., W_L; empty without a classifier.
         bias: b, shape (K,), or ``None``.
         multiplicity: number of samples that every column stands for, shape (N,), or ``None``.
         test: features and labels of the test set, or ``None``.
-        samples: where the samples are in the file.
-        notes: what was taken for what, one sentence each.
+        samples: axis along which the samples lie in the file.
+        notes: sentences, each on which array of the file was read as which quantity.
     """
 
     name: str
@@ -90,7 +90,7 @@ def read_features(
             header), in place of those of `path`.
         samples: whether the samples are the columns or the rows of the features. By default what the file says under
             ``samples``, else the axis that is as long as the labels.
-        names: what the arrays are called in the file, where it is not as above: ``{"features": "embeddings"}``.
+        names: names of the arrays in the file, where they differ from those above: ``{"features": "embeddings"}``.
 
     Returns:
         The arrays; their numbers are not checked yet.

@@ -1,6 +1,6 @@
 """Tensors of a PyTorch file (``.pt``, ``.pth``) as NumPy arrays, without PyTorch and without running anything.
 
-Since version 1.6 ``torch.save`` writes a zip archive: ``data.pkl`` tells what there is, and each storage of numbers is
+Since version 1.6 ``torch.save`` writes a zip archive: ``data.pkl`` lists the objects, and each storage of numbers is
 a member of its own.  A pickle may ask for any function by its name; here a handful of names have a meaning - those that
 make tensors, NumPy arrays and ordered dictionaries - and every other name becomes an empty stand-in that remembers what
 it was called, so that a file with a model or an optimiser in it still gives its tensors.

@@ -1,6 +1,6 @@
 """The real thing: image data and Flax networks, trained to collapse and held against the theory.
 
-Data need NumPy and JAX only; a network needs Flax, which is imported when one is first asked for.
+Data need NumPy and JAX only; a network needs Flax, which is imported when one is first made.
 """
 
 from typing import TYPE_CHECKING, Any

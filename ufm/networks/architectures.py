@@ -143,10 +143,10 @@ class Residual(nnx.Module):
     Args:
         inputs: channels that come in.
         channels: channels of the inner convolutions.
-        stride: of the (first) 3 × 3 convolution.
+        stride: stride of the (first) 3 × 3 convolution.
         kind: "basic" (He et al. 2016, with a 1 × 1 convolution on the shortcut where shapes change), "bottleneck", or
             "cifar" (basic, the shortcut subsampled and padded by zero channels, without parameters).
-        zero_init: start the last scale at 0, so that the block starts as its shortcut.
+        zero_init: whether the last scale starts at 0, so that the block starts as its shortcut.
         last: "relu", or "linear" to leave out the activation after the sum.
         precision: types.
         rngs: keys.
@@ -197,10 +197,10 @@ class ResNet(nnx.Module):
 
     Args:
         channels_in: channels of an image.
-        kind: of the blocks, see :class:`Residual`.
+        kind: kind of the blocks, as in :class:`Residual`.
         blocks: blocks per stage; every stage but the first halves the sides.
         channels: inner channels per stage.
-        zero_init: see :class:`Residual`.
+        zero_init: whether every block starts as its shortcut, as in :class:`Residual`.
         nonnegative: whether the last block ends in its ReLU.
         precision: types.
         rngs: keys.
@@ -242,7 +242,7 @@ class Perceptron(nnx.Module):
 
     Args:
         inputs: pixels of an image times channels.
-        width: of every layer.
+        width: number of units in every layer.
         depth: number of layers.
         nonnegative: whether the last layer ends in its ReLU.
         precision: types.
@@ -273,7 +273,7 @@ class ConvNeXtBlock(nnx.Module):
     """Depthwise 7 × 7, layer norm, 1 × 1 to four times the channels, GELU, 1 × 1 back, scale, sum with the input.
 
     Args:
-        channels: of the map.
+        channels: number of channels of the map.
         drop: probability that a sample skips the block in training.
         precision: types.
         rngs: keys.
@@ -489,11 +489,11 @@ def make(
             False leaves out the last ReLU of the backbone where no linear map follows it. By default as the
             architecture is: nonnegative for the ResNets and ``mlp``, free for ``convnext-tiny`` and after a linear map.
         projection: hidden and output size of a projection for contrastive losses, or ``None``.
-        zero_init: start every residual block as its shortcut (ResNets).
+        zero_init: whether every residual block starts as its shortcut (ResNets).
         drop_path: largest probability to skip a block in training (``convnext-tiny``).
         dtype: type of the backbone's arithmetic, float32 or bfloat16.
         param_dtype: type of the state.
-        seed: of the weights; the same seed gives the same network.
+        seed: whole number that fixes the weights; the same seed gives the same network.
         rngs: Flax keys, in place of ``seed``.
 
     Raises:

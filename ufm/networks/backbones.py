@@ -29,13 +29,13 @@ class Precision(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a backbone is asked for; each takes the options that it knows.
+    """Options of a backbone; each backbone takes the options that it knows.
 
     Attributes:
         width: factor on the number of channels; 1 is the published width.
         nonnegative: whether the features are to be nonnegative. They pass a ReLU behind the backbone in any case; one
             that ends in a ReLU of its own leaves it out where this is false.
-        zero_init: start every residual block as its shortcut.
+        zero_init: whether every residual block starts as its shortcut.
         drop_path: largest probability to skip a block in training.
         precision: types of computation and of state.
     """
@@ -76,10 +76,10 @@ def register_backbone(name: str, *, nonnegative: bool = False) -> Callable[[B], 
 
     What is decorated is a Flax NNX module class, or a function that makes a module, called with ``(shape, options,
     rngs)``: the shape (H, W, C) of an image, :class:`Options`, and Flax keys.  The module maps images (B, H, W, C) to
-    features (B, d).  Where its call takes ``train``, it is told whether it is trained.
+    features (B, d).  Where its call takes ``train``, that flag is true in training.
 
     Args:
-        name: what it is called.
+        name: name of the backbone.
         nonnegative: whether its features are nonnegative unless the user says otherwise; they then pass a ReLU.
 
     Raises:

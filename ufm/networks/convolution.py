@@ -41,7 +41,7 @@ def convolve(
         strides: two numbers.
         padding: pixels before and behind, for each side; "SAME" or "VALID".
         feature_group_count: 1, or C.
-        precision: of the products.
+        precision: precision of the products.
     """
     height, width = strides
     if isinstance(padding, str):

@@ -33,7 +33,7 @@ class Images:
         images: bytes, shape (N, H, W, C) with C = 1 (grey) or 3 (red, green, blue).
         labels: class of each image, int32, shape (N,), 0..K-1.
         num_classes: K.
-        name: what to call the set.
+        name: name of the set.
         class_names: K names, or ``None``.
         fine_labels: the labels before :func:`coarse` joined classes, int32, shape (N,), or ``None``.
 
@@ -110,10 +110,10 @@ def load(
     - ``"hf:NAME"``: a data set of Hugging Face by the package ``datasets``, only with ``download=True``.
 
     Args:
-        source: see above.
+        source: one of the sources above.
         split: "train" or "test".
-        limit: keep at most this many images, each class in proportion and none without an image.
-        seed: which images ``limit`` keeps.
+        limit: largest number of images kept, each class in proportion and none without an image.
+        seed: whole number that fixes which images ``limit`` keeps.
         download: whether ``hf:`` may use the network.
 
     Raises:
@@ -147,7 +147,7 @@ def from_arrays(
             0..1 or 0..255, which are rounded to bytes.
         labels: classes 0..K-1, shape (N,) or (N, 1).
         num_classes: K; the largest label plus one by default.
-        name: what to call the set.
+        name: name of the set.
         class_names: K names.
 
     Raises:
@@ -227,7 +227,7 @@ def imbalanced(
         ratio: largest count / smallest count R >= 1.
         minority: fraction of minority classes, for "step" only; they are the last ones.
         samples: images of the largest class; the largest number that every class allows by default.
-        seed: which images are drawn.
+        seed: whole number that fixes which images are drawn.
 
     Raises:
         ValueError: the profile is unknown, a class would be left without an image, or a class has too few images.
@@ -360,7 +360,7 @@ def normalise(batch: JaxArray, mean: JaxArray, std: JaxArray, dtype: DTypeLike =
         batch: bytes, shape (B, H, W, C).
         mean: shape (C,), in units of 0..1.
         std: shape (C,), in units of 0..1.
-        dtype: of the result; the arithmetic is float32.
+        dtype: type of the result; the arithmetic is float32.
     """
     mean, std = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (mean, std))
     return ((jnp.asarray(batch).astype(jnp.float32) * np.float32(1 / 255) - mean) / std).astype(dtype)

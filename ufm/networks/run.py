@@ -35,9 +35,9 @@ class Run:
 
     Attributes:
         trained: the network's features, layers and history.
-        report: its geometry beside theory; ``None`` where it was not asked for, or could not be had.
-        why: why there is no report, where it was asked for.
-        distances: for every measured epoch the distance of the Gram matrix of the centred class means to each target.
+        report: its geometry beside theory; ``None`` where none was requested or none could be made.
+        why: reason why a requested report is missing.
+        distances: distances at every measured epoch of the Gram matrix of the centred class means to each target.
         files: files written.
     """
 
@@ -86,13 +86,13 @@ def run(
     """Train a network, report its geometry, and draw how it came about.
 
     Args:
-        config: of the training.
+        config: configuration of the training.
         out: folder of the run; the report goes into ``out/report``.
-        resume: go on with the run in the folder.
-        tensorboard: also write event files for TensorBoard into the folder.
-        compare: solve the matching unconstrained features model and report the distance to its optimum.
-        devices: to lay batches over; all local ones by default.
-        progress: see :func:`ufm.networks.train.train`.
+        resume: whether to go on with the run in the folder.
+        tensorboard: whether to write event files for TensorBoard into the folder.
+        compare: whether to solve the matching unconstrained features model and report the distance to its optimum.
+        devices: devices over which batches are split; all local ones by default.
+        progress: function called as in :func:`ufm.networks.train.train`.
 
     Raises:
         ValueError: bad data, settings or folder.
@@ -143,7 +143,7 @@ def _weights(trained: Trained) -> np.ndarray | list[np.ndarray] | None:
 
 
 def _options(trained: Trained) -> dict[str, Any]:
-    """What the report is told of the training."""
+    """Returns the settings of the training that the report takes."""
     config = trained.config
     options: dict[str, Any] = {
         "loss": config.loss,

@@ -47,7 +47,7 @@ class Structure:
         config: the configuration; what is a number, or names data, has its default.
         image_shape: (H, W, C).
         num_classes: K.
-        backbone: what the name of the architecture means now: a cell of a notebook may register another.
+        backbone: backbone registered now under the architecture's name; a notebook cell may register another later.
     """
 
     config: Config
@@ -108,12 +108,12 @@ def feature_decay_of(config: Config, images: Images) -> float:
 
 
 def numbers_of(config: Config, images: Images, steps: int) -> dict[str, Any]:
-    """All that a program takes as arrays.
+    """Returns the numbers that a compiled program takes as arrays, by name.
 
     Args:
         config: the run.
-        images: of training.
-        steps: of an epoch.
+        images: training images.
+        steps: number of steps in an epoch.
     """
     warm = round(config.warmup * steps)
     mean, deviation = standardise(images)
@@ -249,17 +249,17 @@ def many_steps(
     keys: jax.Array,
     count: ArrayLike,
 ) -> tuple[State, jax.Array]:
-    """The first ``count`` of a call's steps.
+    """Takes the first ``count`` of the training steps that one call holds.
 
     Args:
-        structure: of the run.
+        structure: structure of the run.
         state: parameters, running statistics and state of the optimiser.
-        rest: of the network.
-        numbers: of :func:`numbers_of`.
-        pixels: of :func:`room_for`.
-        labels: as many.
+        rest: rest of the network.
+        numbers: result of :func:`numbers_of`.
+        pixels: result of :func:`room_for`.
+        labels: class labels, as many as images in ``pixels``.
         order: rows of the batches, (``STEPS_PER_CALL``, batch).
-        keys: key data of the augmentation, a row a step.
+        keys: key data of the augmentation, one row per step.
         count: number of steps.
 
     Returns:

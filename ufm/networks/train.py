@@ -53,16 +53,16 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a run ended with.
+    """Result of a training run.
 
     Attributes:
-        config: of the run.
+        config: configuration of the run.
         epochs: epochs done.
         history: one record per epoch, those of measured epochs with the geometry.
         features: H of the training images, (d, N), float32; ``y`` their classes.
-        test_features: of the test images, with ``test_y``.
+        test_features: features of the test images, with ``test_y``.
         weights: W_1, ..., W_L, (outputs, inputs); empty for supcon.
-        bias: of the last layer, or ``None``.
+        bias: bias of the last layer, or ``None``.
         seconds: wall time of this call.
         out: folder of the run.
         set_aside: damaged checkpoints that a resumed run moved away, by their new names.
@@ -139,13 +139,13 @@ def train(
     Args:
         config: the run.
         out: its folder, new or empty; with ``resume`` the folder of a run that was stopped.
-        resume: go on from the last checkpoint, along the curve that the run would have taken. A damaged checkpoint is
-            set aside, and the run goes on from the one before it, or from the beginning. The log is written again from
-            the checkpoint.
-        devices: to lay every batch over; all local ones by default.
-        progress: called after every compiled call with epoch, epochs, loss, accuracy (``None`` for supcon), nc1 and
-            seconds left.
-        listen: called with every record of the log.
+        resume: whether to go on from the last checkpoint, along the curve that the run would have taken. A damaged
+            checkpoint is set aside, and the run goes on from the one before it, or from the beginning. The log is
+            written again from the checkpoint.
+        devices: devices over which every batch is split; all local ones by default.
+        progress: function called after every compiled call with epoch, epochs, loss, accuracy (``None`` for supcon),
+            nc1 and seconds left.
+        listen: function called with every record of the log.
 
     Raises:
         ValueError: bad data or settings, or a folder of another run; one sentence with the remedy.

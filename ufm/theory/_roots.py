@@ -68,7 +68,7 @@ def widen(function: Function, start: float, step: float) -> float:
 
     Args:
         function: a monotone function with one root on that side of the start.
-        start: where to begin.
+        start: point at which the search begins.
         step: first step, with its direction.
     """
     positive = function(start) > 0
@@ -117,5 +117,5 @@ def lowest(
 
 
 def as_given(found: np.ndarray) -> Any:
-    """A plain number where a formula was asked about numbers; the array where it was asked about arrays."""
+    """Returns a plain number where the formula was called with numbers, and the array where it got arrays."""
     return found.item() if found.ndim == 0 else found

@@ -10,7 +10,7 @@ so that Q has every symmetry of the counts: a simplex ETF for equal counts, thre
 counts.  A sphere or ball of radius rho is the unit one at the temperature tau/rho^2.
 
 Values are split into  floor = (1/N) sum_c w_c n_c log a_c  and the excess over it, which keeps its digits where
-exp(-1/tau) vanishes beside the floor.  Class weights w_c are 1 if not said otherwise.
+exp(-1/tau) vanishes beside the floor.  Class weights w_c are 1 unless they are given.
 
 Reference: derived; related: Graf et al. 2021, Behnia & Thrampoulidis 2024, Kini et al. 2024.
 """
@@ -100,7 +100,7 @@ class Excess(NamedTuple):
 
     Attributes:
         value: F*.
-        floor: what F tends to as the classes move infinitely far apart.
+        floor: limit of F as the classes move infinitely far apart.
         log_excess: log(F* - floor).
     """
 

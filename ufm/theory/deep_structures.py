@@ -240,12 +240,12 @@ def compose(
 
 
 def layer_sizes(needed: Sequence[int], widths: Sequence[int] | None, dim: int | None) -> tuple[int, ...]:
-    """(d, width_1, ..., width_{L-1}) as asked, or as needed.
+    """Returns (d, width_1, ..., width_{L-1}) as the caller chose them; least sizes where the caller chose none.
 
     Args:
         needed: least d and hidden widths, L numbers.
-        widths: hidden widths asked for.
-        dim: d asked for.
+        widths: hidden widths that the caller chose, L - 1 numbers; the least ones by default (``None``).
+        dim: d that the caller chose; the least one by default (``None``).
 
     Raises:
         ValueError: one of them is too small.
@@ -680,7 +680,7 @@ class Composition(NamedTuple):
     """Blocks of classes that make a network.
 
     Attributes:
-        names: of the blocks, in order: ``collapse`` (one class), ``fan`` (three), ``kneser_r`` (r(r-1)/2).
+        names: names of the blocks, in order: ``collapse`` (one class), ``fan`` (three), ``kneser_r`` (r(r-1)/2).
         blocks: their hidden layers.
     """
 

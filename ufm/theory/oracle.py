@@ -35,7 +35,7 @@ class Hypothesis:
     Attributes:
         statement: the condition, for instance ``d >= K - 1``.
         holds: whether the problem satisfies it.
-        found: what the problem has, for instance ``d = 3, K = 10``.
+        found: values that the problem has, for instance ``d = 3, K = 10``.
     """
 
     statement: str
@@ -203,14 +203,14 @@ def oracle(
     """Decorator that registers a formula as an oracle.
 
     Args:
-        name: what it is called, in Python, JSON and ``ufm cite``.
+        name: name of the oracle in Python, JSON and ``ufm cite``.
         status: ``published``, ``derived`` or ``open``.
         statement: the claim in one sentence.
         citation: keys in the bibliography or arXiv numbers, with the theorem; related work for *derived*. By default
             the keys of ``reference``.
         concerns: whether the oracle speaks of a problem of those kinds, by its loss and constraints; by default of all.
         about: kinds of problems, one or several of ``shallow``, ``deep`` and ``contrastive``.
-        hypotheses: conditions on the numbers of a problem; the formula is asked only where all of them hold.
+        hypotheses: conditions on the numbers of a problem; the formula is evaluated only where all hold.
         reference: references that the citation names and the bibliography does not have yet.
         for_many_classes: whether hypotheses and formula do without K x K matrices above :data:`LARGEST_GRAM` classes.
 

@@ -138,7 +138,7 @@ def two_group_logits(
         sizes: (K_A, K_B).
         gaps: (alpha_A, alpha_B).
         shifts: (s_A, s_B).
-        minority: which classes belong to B, shape (K,).
+        minority: flags, true for the classes that belong to B, shape (K,).
     """
     z = np.zeros((len(minority), len(minority)))
     v = np.where(minority, -1 / sizes[1], 1 / sizes[0])
