@@ -399,6 +399,28 @@ def test_what_is_refused():
         ufm.solve(ufm.shallow([3, 3], loss="own-hinge"), "logits")
 
 
+def test_a_number_of_the_parent_that_the_formula_does_not_read_is_no_word():
+    """The weights of classes of the mean squared error would be taken, and change nothing."""
+
+    @ufm.register_loss("own-deaf")
+    class Deaf(losses.MeanSquaredError):
+        level: float = 0.5
+
+        def per_column(self, logits, labels):
+            return jnp.sum(jnp.abs(logits - self.level * losses.own_mask(labels)), axis=0)
+
+    @ufm.register_loss("own-heeding")
+    class Heeding(losses.MeanSquaredError):
+        def per_column(self, logits, labels):
+            return 2 * super().per_column(logits, labels)
+
+    with pytest.raises(ValueError, match=r"^class_weight: .* has no effect with loss own-deaf; drop it"):
+        ufm.shallow([4, 2], loss="own-deaf", class_weight=[1.0, 2.0])
+    assert ufm.shallow([4, 2], loss="own-deaf", level=0.7).loss.level == 0.7
+    heard = ufm.shallow([4, 2], loss="own-heeding", class_weight=[1.0, 2.0])
+    np.testing.assert_array_equal(heard.loss.class_weight, [1.0, 2.0])
+
+
 def test_a_loss_that_is_not_convex_is_solved_and_has_no_bound():
     class Bumpy(ufm.Loss):
         def per_column(self, logits, labels):

@@ -139,12 +139,30 @@ def _words_of(cls: type[Loss]) -> dict[str, Word]:
     """Returns a :class:`Word` for each number of a loss; a name that the table has already keeps its meaning there."""
     found = {}
     for field in dataclasses.fields(cls):
-        if not field.metadata.get("static"):
+        if not field.metadata.get("static") and (field.name in cls.__annotations__ or _matters(cls, field.name)):
             kind: Kind = "per class" if field.name in cls.per_class else "number"
             help = f"The number {field.name} of the loss {cls.name}."
             own = Word(kind, help, range=cls.ranges.get(field.name), swept=True, about="loss")
             found[field.name] = WORDS.get(field.name, own)
     return found
+
+
+def _matters(cls: type[Loss], name: str) -> bool:
+    """Whether a number that the loss has from its parent moves its own formula, at random points."""
+    labels = from_counts([2.0, 1.0, 1.0]).by_sample()
+    size = labels.num_classes if cls.reads == "logits" else labels.num_columns
+    points = np.random.default_rng(1).standard_normal((8, size, labels.num_columns))
+    with float64():
+        try:
+            loss = cls()
+            given = getattr(loss, name)
+            changed = np.arange(1.0, 4.0) if given is None or name in cls.per_class else np.asarray(given) + 0.5
+            both = loss, dataclasses.replace(loss, **{name: changed})
+            read = column_losses if cls.reads == "logits" else cls.mean
+            before, after = (np.asarray([read(one, x, labels) for x in points]) for one in both)
+        except Exception:  # the number has no default, or another kind: nothing is known
+            return True
+    return not np.array_equal(before, after, equal_nan=True)
 
 
 def _try_facts(cls: type[Loss], trials: int = 64) -> None:
