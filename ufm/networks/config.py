@@ -29,16 +29,16 @@ class Config:
         data: digits, a folder or file of MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100, an .npz file, or hf:NAME.
         download: let hf:NAME fetch files from the network.
         arch: the network.
-        loss: what is trained on; supcon has no classifier.
+        loss: training loss; supcon has no classifier.
         epochs: passes over the data.
         batch_size: images of a step, over all devices.
         optimizer: sgd has Nesterov momentum.
         learning_rate: the largest of the schedule.
         schedule: cosine (to 0), step (a tenth at 1/2 and at 3/4 of what follows the rise) or constant.
         warmup: epochs of linear rise, less than all.
-        momentum: of sgd.
+        momentum: momentum of sgd.
         decay: standard is weight decay on every parameter; ufm is the model's own, on the head and the features.
-        weight_decay: of every parameter; lambda_W with decay ufm.
+        weight_decay: decay of every parameter; lambda_W with decay ufm.
         feature_decay: lambda_H per sample, for decay ufm; lambda_W K/N by default.
         bias_decay: lambda_b, for decay ufm; 0 leaves the bias free.
         smoothing: label smoothing of ce.
@@ -49,21 +49,21 @@ class Config:
         width: factor on the number of channels.
         feature_dim: d; the architecture's own by default.
         head_depth: L, weight matrices behind the features.
-        head_activation: between the matrices of the head.
-        head_width: of the hidden layers of the head; d by default.
+        head_activation: activation between the matrices of the head.
+        head_width: width of the hidden layers of the head; d by default.
         bias: give the last layer a bias.
         relu_features: let the features pass a ReLU; the architecture's own way by default.
         samples: training images of the largest class; all by default.
         imbalance: ratio of the largest to the smallest class.
-        profile: how class sizes fall from the largest to the smallest.
+        profile: shape of the fall of class sizes from the largest to the smallest.
         minority: fraction of minority classes of the step profile.
         coarse: name of a map to coarser classes; none by default.
-        limit: at most this many training images, in proportion.
+        limit: largest number of training images, drawn in proportion to class sizes.
         augment: random crops and flips.
         dtype: arithmetic of the backbone; the state is float32.
         evaluations: number of log-spaced epochs at which the geometry is measured.
         stop_epoch: end after this epoch, with the schedule of the whole run; go through all epochs by default.
-        seed: of all random choices: data split, initial weights, batch order.
+        seed: whole number that fixes all random choices: data split, initial weights, batch order.
     """
 
     data: str = "digits"
