@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import inspect
 import re
 from pathlib import Path
 
@@ -102,3 +103,30 @@ def test_a_type_is_open_in_few_places():
         if ": Any" in line
     ]
     assert len(open_places) < 60, open_places
+
+
+NO_NOUN = re.compile(r"^    [\w*, ]+: (?:of|see|for|in|from|to|by|with|where|how|what|as|at|on|if)\b")
+
+
+def hanging_entries(docstring):
+    """Entries of the lists of a docstring that begin without a noun."""
+    found, inside = [], False
+    for line in inspect.cleandoc(docstring).splitlines():
+        if line and not line.startswith(" "):
+            inside = line in ("Args:", "Attributes:")
+        elif inside and NO_NOUN.match(line):
+            found.append(line.strip())
+    return found
+
+
+def test_entries_of_docstrings_begin_with_a_noun():
+    example = "Does.\n\nArgs:\n    seed: of the weights.\n    size: number of them.\n"
+    assert hanging_entries(example) == ["seed: of the weights."]
+    hashed = {"atlas/shallow.py", "atlas/minority.py", "atlas/contrastive.py", "atlas/deep.py"}  # by figures
+    found = {}
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
+            if name not in hashed and (entries := hanging_entries(text or "")):
+                found[f"{name}:{node.name}"] = entries
+    assert not found

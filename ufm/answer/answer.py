@@ -52,7 +52,7 @@ class Comparison:
     """One oracle's prediction beside the solution.
 
     Attributes:
-        prediction: what the oracle says.
+        prediction: statement of the oracle.
         difference: value found minus value predicted; ``None`` if it predicts none.
         gram_distance: distance of the class-mean Gram matrix to the predicted one, modulo scale; ``None`` likewise.
     """
@@ -67,16 +67,16 @@ class Answer:
     """A solved and judged problem.
 
     Attributes:
-        problem: what was asked.
-        result: how it was answered.
-        certificate: how it is judged.
-        comparisons: what theory says, one entry per oracle that speaks of such problems.
+        problem: the problem that was stated.
+        result: solution found.
+        certificate: verdict on the solution, with its bound.
+        comparisons: statements of theory, one entry per oracle that speaks of such problems.
         measures: neural-collapse measures of the solution (see ``ufm.measure.GLOSSARY``).
         seconds: wall time of the solve and certificate, compilation included.
         groups: geometry by groups of equal classes, for contrastive problems and where the features are not laid out;
             ``None`` for others.
         layers: measures of every layer, for deep problems; ``None`` for others.
-        search: what the search over starts saw, for deep problems solved without a method of the caller's.
+        search: ends of the search over starts, for deep problems solved without a method of the caller's.
     """
 
     problem: Problem
@@ -237,7 +237,7 @@ def answer(problem: Problem, gap: float = 1e-8, *, device: Any = None, **options
     Args:
         problem: one problem.
         gap: largest relative gap that is called ``global``.
-        device: where to solve: one of ``jax.devices()``, or the name of a platform; the processor by default. The
+        device: device that solves: one of ``jax.devices()``, or the name of a platform; the processor by default. The
             certificate is computed on the processor in any case.
         **options: passed to :func:`ufm.solve` (method, restarts, seed, gtol, max_steps, ...).
 

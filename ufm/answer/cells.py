@@ -52,9 +52,9 @@ class Cells:
 
     Attributes:
         problem: the stack of their problems, as it was stated.
-        route: how they are answered.
-        program: what the route makes of the stack.
-        limits: how far each solve goes, with numbers for both parts of the stop rule.
+        route: route that answers them.
+        program: reduced program of the stack.
+        limits: stop rule of each solve, with numbers for both parts of the stop rule.
     """
 
     problem: Problem
@@ -84,7 +84,7 @@ class Cells:
         """All numbers of the cells: solved, certified and read in one call, once more where a gap is open.
 
         Args:
-            devices: to lay the cells over; their number divides that of the cells.
+            devices: devices that share the cells; their number divides that of the cells.
         """
         route, limits = self.route, self.limits
         read = over(_kernel(route, _fixed(limits)), devices, self.program, *_numbers(limits))

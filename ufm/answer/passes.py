@@ -41,9 +41,9 @@ class Judged:
     Attributes:
         result: a :class:`~ufm.solve.Result` with parameters, or the outcome of a program: a
             :class:`~ufm.solve.GroupsResult` or a :class:`~ufm.solve.GramResult`.
-        certificate: how far it is from a global minimum. ``None`` inside of a compiled call where the bound is
-            computed on the host.
-        more: what else a route saw: a :class:`~ufm.search.Search`, or arrays by name; ``None`` on most routes.
+        certificate: verdict, with the distance from a global minimum. ``None`` inside of a compiled call where the
+            bound is computed on the host.
+        more: further findings of a route: a :class:`~ufm.search.Search`, or arrays by name; ``None`` on most routes.
     """
 
     result: Any
@@ -103,7 +103,7 @@ class Pass:
     """One more attempt at the rows whose gap is open.
 
     Attributes:
-        run: from the program of those rows, their answers so far and the limits to new answers.
+        run: function from the program of those rows, their answers so far and the limits to new answers.
         unknown: whether rows without any lower bound are attempted too.
     """
 
@@ -133,10 +133,10 @@ def second_pass(
 
     Args:
         found: a tree of arrays, one entry for each problem, with ``gap`` and ``relative_gap``; or one answer.
-        again: from the rows that are open to their new answers. The number of rows is a power of two, so that few
-            shapes are ever compiled; the open ones are repeated to fill it up. ``None`` for one answer.
+        again: function from the rows that are open to their new answers. The number of rows is a power of two, so that
+            few shapes are ever compiled; the open ones are repeated to fill it up. ``None`` for one answer.
         gap: largest relative gap that is closed.
-        better: from new answers and old ones to which of the new ones are kept.
+        better: function from new and old answers to the mask of new ones that are kept.
         unknown: whether answers without a bound are open.
     """
     relative = np.asarray(found.relative_gap)

@@ -86,7 +86,8 @@ class Route:
         kernel: solves and certifies a program, or a stack; a pure function of arrays inside of a compiled call.
         again: the further passes for a program, in order.
         lift: (problem, program, answer) to parameters W, H and b of one problem, with a column for every class.
-        read: what a dataset keeps of a stack of answers, by name; pure arrays, read inside of the compiled call.
+        read: function to the variables that a dataset keeps of a stack of answers, by name; pure arrays, read inside of
+            the compiled call.
         complete: (problem, program, numbers read, limits) to all variables of the dataset, on the host.
         block: problems of one compiled call, at most.
         walks: whether it takes random starts of its own for each problem of a stack.
@@ -135,9 +136,9 @@ def judge(problem: Problem, route: str | None = None, limits: Limits | None = No
 
     Args:
         problem: one problem, or a stack.
-        route: how, a key of :data:`ROUTES`; by default the first exact route that serves the problem, else the first
-            that serves.
-        limits: how far each solve goes, and what gap counts as closed.
+        route: name of the route, a key of :data:`ROUTES`; by default the first exact route that serves the problem,
+            else the first that serves.
+        limits: stop rule of each solve, and the gap that counts as closed.
 
     Returns:
         A :class:`Judged`; with a leading axis for a stack.

@@ -28,8 +28,8 @@ class Walks:
         problem: the stack.
         keys: key data of the random starts, (cells, starts, 2).
         size: size of the starts, (cells,); ``None``: balanced factors (see ``Problem.init``).
-        learning_rate: of gradient descent, (cells,); ``None`` for the solver's own method.
-        momentum: of gradient descent, (cells,).
+        learning_rate: step size of gradient descent, (cells,); ``None`` for the solver's own method.
+        momentum: momentum of gradient descent, (cells,).
     """
 
     problem: Problem

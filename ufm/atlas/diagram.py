@@ -42,8 +42,8 @@ class Axis:
 
     Attributes:
         name: dimension of the dataset, and name of its coordinate.
-        label: as it stands beside the axis of the figure.
-        values: of the grid, in increasing order.
+        label: text beside the axis of the figure.
+        values: values of the grid, in increasing order.
         scale: ``log`` or ``linear``.
         structure: whether each value has problems of another shape, and so a compiled program of its own. The functions
             of the plane then get one number for it, not an array.
@@ -67,8 +67,8 @@ class Answers:
 
     Attributes:
         problem: the stack.
-        result: of the solver; of several starts the best.
-        certificate: of it.
+        result: result of the solver; of several starts the best.
+        certificate: certificate of that result.
         values: F at the end of each start, shape (cells, starts); ``None`` where there was one.
     """
 
@@ -122,11 +122,11 @@ class Plane:
         phases: names of the phases, by code.
         theory: coordinates -> what theory says. A name that ``read`` gives too is compared with it and kept as
             ``NAME_theory``; others are kept as they are.
-        lines: by name of the variable: (label, values along x), or (label, values, name of the axis along which they
-            run). A function takes the values of the axis; where it returns ``None`` there is no line. Without a label
-            (``None``) a line is not drawn.
+        lines: mapping from the name of a variable to (label, values along x), or (label, values, name of the axis along
+            which they run). A function takes the values of the axis; where it returns ``None`` there is no line.
+            Without a label (``None``) a line is not drawn.
         colour: quantity in colour and its label; ``log`` as a third entry for a logarithmic scale.
-        title: of the figure; terms are defined in it.
+        title: title of the figure; terms are defined in it.
         source: the paper and what of it is published, conjectured or derived here.
         gap: relative gap to certify.
         limits: options of the solver, such as ``gtol`` and ``max_steps``.
@@ -241,7 +241,7 @@ def diagram(name: str) -> Callable[[F], F]:
     One of the settings is ``cells``, the grid points along each axis.
 
     Args:
-        name: of the diagram, for :func:`ufm.atlas.run` and for ``ufm phase``.
+        name: name of the diagram, for :func:`ufm.atlas.run` and for ``ufm phase``.
 
     Raises:
         ValueError: the name is taken, or a setting has no default.

@@ -64,10 +64,10 @@ class Chart:
     """A diagram at given settings: what the engine runs and the store keeps.
 
     Attributes:
-        name: of the diagram.
+        name: name of the diagram.
         make: settings -> plane.
-        settings: with ``cells``.
-        source_sha256: of the file that declares it; blocks of another text of it are not gone on with.
+        settings: settings of the diagram, with ``cells``.
+        source_sha256: digest of the file that declares it; blocks of another text of it are not gone on with.
     """
 
     kind: ClassVar[str] = "diagram"
@@ -298,7 +298,7 @@ class PhaseRun:
     """What a named diagram found.
 
     Attributes:
-        name: of the diagram.
+        name: name of the diagram.
         cells: number of cells.
         certified_share: share of cells proven optimal within ``certified_gap``.
         certified_gap: relative gap to certify.
@@ -362,7 +362,7 @@ def dataset(name: str, *, cells: int | None = None, progress: engine.Progress = 
         name: one of :data:`DIAGRAMS`.
         cells: grid points along each axis; the diagram's own default otherwise.
         progress: called after each block with (cells done, cells in all, cells by status).
-        **settings: of the diagram, see :func:`settings_of`.
+        **settings: settings of the diagram, see :func:`settings_of`.
 
     Raises:
         ValueError: unknown name or setting.
@@ -415,11 +415,11 @@ def run(
         out: folder for the dataset (.nc), the figure (.png, .pdf) and the provenance (.json); made if missing.
         cells: grid points along each axis; the diagram's own default otherwise.
         resume: go on with the unfinished run in ``out``, with the settings of its beginning.
-        executor: see :func:`ufm.sweep.run`, as ``workers`` and ``devices``.
+        executor: executor as in :func:`ufm.sweep.run`, which explains ``workers`` and ``devices`` too.
         workers: blocks at work at a time.
-        devices: where problems are solved; bounds are proven on the processor.
+        devices: devices that solve the problems; bounds are proven on the processor.
         progress: called after each block with (cells done, cells in all, cells by status).
-        **settings: of the diagram, see :func:`settings_of`.
+        **settings: settings of the diagram, see :func:`settings_of`.
 
     Raises:
         ValueError: unknown name or setting, a folder that cannot be made, or nothing to go on with.

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``ufm`` command.
 
     Args:
-        arguments: of the command; by default those of this process, whose signals are then the command's.
+        arguments: arguments of the command; by default those of this process, whose signals are then the command's.
     """
     if arguments is None:
         signals.leave_at_once()

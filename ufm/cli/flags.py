@@ -35,7 +35,7 @@ def flags_of_words(*about: str) -> type:
     """A dataclass with a flag for each word that the table has now and that is no object of Python.
 
     Args:
-        about: what the words are about, see :class:`ufm.problem.words.Word`.
+        about: subject of the words, see :class:`ufm.problem.words.Word`.
     """
     from ..problem.words import NAMED_LOSSES, WORDS, losses_reading, losses_with
 

@@ -212,7 +212,7 @@ def explore(
 
     Args:
         problem: SupCon with features on a sphere, in a ball, or free and decayed; one problem or a stack.
-        starts: how many random starts per problem (uniform on the sphere; decayed features in the sizes of
+        starts: number of random starts per problem (uniform on the sphere; decayed features in the sizes of
             :data:`SIZES`), or the starts themselves: features (S, D, n), or (P, S, D, n) with starts for each problem.
         dims: feature dimension of each problem, a number or (P,), each in 2 to the D of the problem; by default D.
         seed: seed of the starts and of the noise. Start s of every problem is the same draw, whatever the block.
@@ -220,8 +220,9 @@ def explore(
         gtol: relative gradient at which a walk has converged.
         gap: relative gap to the bound, or to the best value, that counts as none.
         max_steps: evaluations per walk; 0 judges the starts where they are.
-        rounds: how often a walk is started at most; a further round begins where one ended that neither converged nor
-            ran out of steps. (At a low temperature walks on spheres can stall far from every critical point.)
+        rounds: largest number of times that a walk is started; a further round begins where one ended that neither
+            converged nor ran out of steps. (At a low temperature walks on spheres can stall far from every critical
+            point.)
         block: walks per call of the compiled program.
 
     Returns:

@@ -29,11 +29,12 @@ class Compared:
     """Two geometries beside each other.
 
     Attributes:
-        names: of the two.
-        distance: of the Gram matrices of the class means, modulo scale, rotation and the order of equal classes.
+        names: names of the two.
+        distance: distance of the Gram matrices of the class means, modulo scale, rotation and the order of equal
+            classes.
         distance_centred: the same for class means minus their mean, at the same order.
-        distance_in_order: with the classes in the order given.
-        classifier_distance: of the W W^T, at the same order; ``None`` where one has no classifier.
+        distance_in_order: the same distance with the classes in the order given.
+        classifier_distance: distance of the W W^T, at the same order; ``None`` where one has no classifier.
         order: class of the second that is held against each class of the first; the best order found.
         measures: the measures that both have, as pairs.
         nearest: name and distance of the target that each is nearest to.
@@ -68,7 +69,7 @@ def compare(a: Geometry | Report, b: Geometry | Report, *, starts: int = 8) -> C
     Args:
         a: a report, or its geometry.
         b: likewise, with as many classes.
-        starts: of the search over orders.
+        starts: number of starts of the search over orders.
 
     Raises:
         ValueError: different numbers of classes.

@@ -32,9 +32,9 @@ class Path1D:
     Attributes:
         over: the number: ``lambda_Z``, ``weight_decay``, ``feature_decay`` or ``temperature``.
         grid: its values.
-        distance: of the Gram matrix to each optimum, nan where the optimum is zero.
+        distance: distance of the Gram matrix to each optimum, nan where the optimum is zero.
         distance_centred: likewise, centred.
-        verdicts: of each optimum.
+        verdicts: verdict of each optimum.
         relative_gaps: proven, likewise.
         chosen: index of the nearest.
         chosen_centred: index of the nearest, centred.

@@ -58,7 +58,7 @@ class Report:
     """Learned geometry beside theory. Made by :func:`report`.
 
     Attributes:
-        name: of the features.
+        name: name of the features.
         problem: the matching model (on a path: at its nearest point); ``None`` where none is solved.
         counts: samples per class, shape (K,).
         dim: d.
@@ -67,19 +67,19 @@ class Report:
         test: ``measures`` of the test features by their own means, ``accuracy``, and ``nc4_mismatch_train_means``;
             ``None`` without test features.
         gram: M^T M of the class means, K x K.
-        cosines: of the class means, K x K; nan for a class mean without direction.
-        centred_cosines: of the class means minus their mean.
+        cosines: cosines of the class means, K x K; nan for a class mean without direction.
+        centred_cosines: cosines of the class means minus their mean.
         classifier_gram: W W^T, or ``None``.
-        norms: of the class ``means``, the ``centred_means`` and the rows of the ``classifier``.
+        norms: norms of the class ``means``, the ``centred_means`` and the rows of the ``classifier``.
         spectra: singular values by matrix: ``means``, ``centred_means``, ``W1``, ..., and ``logits``.
         ranks: number of singular values above 1e-3 of the largest, by matrix.
         targets: nearest first.
-        path: where a number was not given and the nearest of a path is meant; else ``None``.
-        minority: how far the minority classes have merged, learned and at the optimum; ``None`` for balanced counts.
+        path: path of optima, where a number was not given and the nearest of a path is meant; else ``None``.
+        minority: merging of the minority classes, learned and at the optimum; ``None`` for balanced counts.
         layers: measures of every layer, for several weight matrices.
-        layer_distances: for each layer's features A_l, distance to that layer at the optimum, to the orthogonal
+        layer_distances: distance of each layer's features A_l to that layer at the optimum, to the orthogonal
             frame, and centred to the simplex ETF.
-        notes: what was assumed, one sentence each.
+        notes: assumptions, one sentence each.
         seconds: wall time, compilation included.
     """
 
@@ -271,16 +271,16 @@ def report(
         feature_decay: lambda_H, per sample.
         bias_decay: lambda_b; a bias without it is free.
         temperature: logits (similarities) are divided by it.
-        constraint: on the features of the model, as in :func:`ufm.shallow` and :func:`ufm.contrastive`. By default
-            nonnegative where all features are, and a sphere for supcon.
-        feature_radius: of the sphere or ball.
+        constraint: constraint on the features of the model, as in :func:`ufm.shallow` and :func:`ufm.contrastive`. By
+            default nonnegative where all features are, and a sphere for supcon.
+        feature_radius: radius of the sphere or ball.
         activation: between the matrices of a deep head, ``relu`` (the default) or ``linear``.
         test: features and labels of the test set.
         multiplicity: number of samples that every column stands for, shape (N,).
         optimum: whether to solve the matching model; without it frames alone are targets.
-        points: of a path.
+        points: number of points of a path.
         gap: relative gap that is called ``global``.
-        name: of the features, for files and figures.
+        name: name of the features, for files and figures.
         samples: whether the samples are the columns or the rows of the features, also of the test set.
         **words: any other word of :mod:`ufm.problem.words` that arrays do not show, such as ``smoothing=0.1``.
 
@@ -447,7 +447,7 @@ class _Learned:
 
     Attributes:
         geometry: Gram matrices of the class means and of a single classifier.
-        statistics: of the samples by class.
+        statistics: statistics of the samples by class.
         measures: scalars of the samples.
         accuracy: shares of samples labelled right.
         vectors: class means, as they are and centred, and rows of the classifier, one per column.

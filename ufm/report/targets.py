@@ -39,12 +39,12 @@ class Target:
         source: ``frame``, ``solved`` (the optimum of the matching model, see ``verdict``), or the oracle's status
             word: ``published``, ``derived``, ``open``.
         gram: M^T M, in units of its own.
-        distance: of the Gram matrix of the class means, modulo scale and rotation.
+        distance: distance of the Gram matrix of the class means, modulo scale and rotation.
         distance_centred: the same after the mean of the class means is taken off both.
-        classifier_distance: of W W^T to that of the target; ``None`` where either is unknown.
-        verdict: of the certificate, for a solved target.
+        classifier_distance: distance of W W^T to that of the target; ``None`` where either is unknown.
+        verdict: verdict of the certificate, for a solved target.
         relative_gap: proven, likewise.
-        citation: of an oracle.
+        citation: citation of an oracle.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Geometry:
     """What :func:`compare` needs of one side; from :attr:`Report.geometry` or a saved report.
 
     Attributes:
-        name: of the features.
+        name: name of the features.
         counts: samples per class.
         gram: M^T M.
         classifier_gram: W W^T, or ``None``.

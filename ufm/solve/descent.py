@@ -66,10 +66,10 @@ def descend(
 
     Args:
         problem: one problem or a stack, with free factors; F is the canonical objective, a mean over the samples.
-        start: where to start, as in :func:`ufm.solve`: a leading axis for a stack, or several starts of one problem.
+        start: starting point, as in :func:`ufm.solve`: a leading axis for a stack, or several starts of one problem.
         learning_rate: eta > 0, one number or one for every start.
         steps: number of steps.
-        momentum: in [0, 1), one number.
+        momentum: number in [0, 1).
         records: number of times that F is recorded on the way; ``steps`` is rounded up to a multiple of it.
 
     Returns:

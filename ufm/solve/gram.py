@@ -182,7 +182,7 @@ def solve_gram(program: GramProgram, gtol: float = 1e-9, max_steps: int = 20_000
     """Solve the convex program in the class Gram matrix; its cost depends on the number of groups, not of classes.
 
     Args:
-        program: from :func:`ufm.problem.gram_program`, or a stacked one (a leading axis on every leaf).
+        program: result of :func:`ufm.problem.gram_program`, or a stacked one (a leading axis on every leaf).
         gtol: dimensionless gradient norm of log(F - floor) at which a solve counts as CONVERGED.
         max_steps: limit of evaluations.
 

@@ -280,7 +280,7 @@ def solve_group_lanes(
     """Solve programs side by side, lane axis last; a pure array program.
 
     Args:
-        numbers: from :func:`ufm.problem.groups.lanes_of`.
+        numbers: result of :func:`ufm.problem.groups.lanes_of`.
         gtol: relative gradient to reach.
         max_steps: limit of evaluations.
         general: take the method for any number of groups also for two.
@@ -314,7 +314,7 @@ def solve_groups(
     """Solve a grouped logit program, or a stack; the cost depends on the number of groups, not on K.
 
     Args:
-        program: from :func:`ufm.problem.logit_groups` or :func:`ufm.problem.grouped`.
+        program: result of :func:`ufm.problem.logit_groups` or :func:`ufm.problem.grouped`.
         gtol: relative gradient at which a solve counts as CONVERGED (see :class:`GroupsResult`).
         max_steps: limit of evaluations per program; 200 by default for one or two groups, 20,000 for more.
         width: programs side by side; part of the provenance, another width may differ in the last bits.
@@ -374,7 +374,7 @@ def lift(problem: Problem, program: LogitGroups, result: GroupsResult) -> Params
 
     Args:
         problem: the one problem that the program was made from.
-        program: from :func:`ufm.problem.logit_groups`.
+        program: result of :func:`ufm.problem.logit_groups`.
         result: its solution.
 
     Example:

@@ -69,7 +69,7 @@ def solve_many(
         max_steps: limit of evaluations per problem.
         width: number of lanes; 32 suits a processor core's cache, thousands suit a GPU. Part of the provenance:
             another width may differ in the last bits.
-        device: where to solve: one of ``jax.devices()``, or the name of a platform; the processor by default.
+        device: device that solves: one of ``jax.devices()``, or the name of a platform; the processor by default.
 
     Returns:
         A stacked :class:`Result` (its history is empty on the fast paths).

@@ -61,7 +61,7 @@ def minimize(problem: Problem, params: Params, method: Method, gtol: ArrayLike, 
     Args:
         problem: one problem (not stacked).
         params: start.
-        method: how a step is taken.
+        method: rule of a step.
         gtol: stop when the relative gradient norm at the current point is at most this.
         max_steps: limit of evaluations.
     """

@@ -66,8 +66,9 @@ class Method(Protocol[S]):
 
     Attributes:
         plain: walk in the coordinates of the problem; by default they are scaled, so that the decay is isotropic.
-        constraints: what the method takes. ``none``: free factors only. ``spheres``: also factors on spheres, which it
-            walks as free ones, of any length. ``all``: every constraint, by ``space.project`` and ``space.tangent``.
+        constraints: constraints that the method takes. ``none``: free factors only. ``spheres``: also factors on
+            spheres, which it walks as free ones, of any length. ``all``: every constraint, by ``space.project`` and
+            ``space.tangent``.
         max_steps: limit of evaluations where the caller gives none.
     """
 
@@ -124,7 +125,7 @@ def register_method(name: str) -> Callable[[M], M]:
     The class becomes a record of its annotated fields, each of which needs a default.
 
     Args:
-        name: what the method is called.
+        name: name of the method.
 
     Raises:
         ValueError: the name is taken, or the class makes no method.
@@ -174,7 +175,7 @@ class GradientDescent(Method[SimpleState[jax.Array]]):
 
     Attributes:
         learning_rate: eta > 0.
-        momentum: in [0, 1); 0 is plain gradient descent.
+        momentum: number in [0, 1); 0 is plain gradient descent.
     """
 
     learning_rate: float | jax.Array = 0.1

@@ -68,7 +68,7 @@ def solve(
             with free factors; gram for contrastive problems that have that program; L-BFGS for other factors that are
             free or on spheres; spectral projected gradient with other constraints. smoothed, a continuation in a
             smoothed ReLU, for deep ReLU models with free features (see :mod:`ufm.solve.smoothed`).
-        start: where to start. Default: the expected geometry for a reduced convex problem (where every start leads
+        start: starting point. Default: the expected geometry for a reduced convex problem (where every start leads
             to the same value), a random point otherwise; with nonnegative features also orthogonal class means of
             several sets of living classes, and the lowest end is returned. Leading axis for a stack; with one problem,
             a leading axis means several starts, and every leaf of the result has it.
@@ -81,9 +81,9 @@ def solve(
             when no start and no method is given and the loss is convex.
         init_size: size of the random start: entries of standard deviation size / sqrt(columns) in each weight matrix,
             size / sqrt(d) in H. Default: 1, with the factors balanced by their decays.
-        learning_rate: of the methods gd (0.1 by default) and adam (0.01).
-        momentum: of gd; 0 by default.
-        device: where to solve: one of ``jax.devices()``, or the name of a platform; the processor by default.
+        learning_rate: step size of the methods gd (0.1 by default) and adam (0.01).
+        momentum: momentum of gd; 0 by default.
+        device: device that solves: one of ``jax.devices()``, or the name of a platform; the processor by default.
 
     Returns:
         A :class:`Result`. It is never a bare "converged": ask ``ufm.certify`` for a bound.

@@ -50,8 +50,8 @@ class Merged:
     """What all blocks say together.
 
     Attributes:
-        arrays: for each structure its results, (cells, ...), PENDING where none are there.
-        reasons: for each structure why cells have no answer.
+        arrays: results of each structure, (cells, ...), PENDING where none are there.
+        reasons: reasons of each structure for cells without an answer.
         made_by: versions and devices, each once.
         timings: (structure, block, cells, seconds) of each block.
     """

@@ -42,7 +42,7 @@ class Curve:
 
     Attributes:
         phases: codes (a, b) of its two sides, a < b.
-        points: in order along the curve.
+        points: points in order along the curve.
         widths: length of the bracket in which each point lies, in the units of ``tolerance``.
         closed: whether the last point is joined to the first.
     """
@@ -59,7 +59,7 @@ class Boundary:
 
     Attributes:
         curves: ordered by their phases, then by their first point.
-        triple_points: where at least three phases meet.
+        triple_points: points at which at least three phases meet.
         triple_widths: size of the square in which each of them lies, in shares of the axes.
         unread: points whose phase could not be read (code below 0).
         evaluations: points whose phase was asked for.
@@ -101,9 +101,9 @@ class Boundary:
         """What provenance says: points and largest deviation from theory, by pair of phases, and what it cost.
 
         Args:
-            deviation: of each of ``points`` from the boundary of theory.
+            deviation: distance of each of ``points`` from the boundary of theory.
             tolerance: deviation that is promised.
-            names: of the phases, by code.
+            names: names of the phases, by code.
         """
         by_pair = {}
         for a, b in self.pairs:
@@ -155,7 +155,7 @@ def blockwise(
     Args:
         function: columns of ``block`` entries -> arrays with one entry each; ``status`` among them for ``progress``.
         block: entries per call.
-        *columns: of equal length.
+        *columns: columns of equal length.
         progress: called after each block with (entries done, entries in all, entries by status).
     """
     size, pieces, counted = len(columns[0]), [], dict[str, int]()

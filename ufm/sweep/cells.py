@@ -21,9 +21,9 @@ def cells_of(words: Mapping[str, Any], number: int, settings: Mapping[str, Any])
     """The cells that words state.
 
     Args:
-        words: of the cells; an array has one value for each of them.
-        number: of the cells.
-        settings: of the sweep, see :data:`ufm.sweep.grid.SETTINGS`.
+        words: words of the cells; an array has one value for each of them.
+        number: number of cells.
+        settings: settings of the sweep, see :data:`ufm.sweep.grid.SETTINGS`.
 
     Raises:
         ValueError: the problem cannot be stated, or the route that the settings name does not serve it.

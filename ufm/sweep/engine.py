@@ -128,16 +128,17 @@ def run(
     """Run a sweep into a folder, or go on with it; ends with the dataset ``out/data.zarr``.
 
     Args:
-        sweep: what to compute.
+        sweep: declaration of the grid.
         out: its folder; made if missing. The same sweep in the same folder goes on where it stopped.
         executor: anything with ``submit(function, *arguments)`` whose futures have ``done()`` and ``result()``: an
             executor of ``concurrent.futures``, a ``dask.distributed.Client``, a submitit executor. Blocks come back to
             this process, which alone writes. Default: threads of this process.
         workers: blocks at work at a time: threads, or tasks given to the executor. Default: one per core on CPUs with
             one device, one otherwise, and 64 for an executor.
-        devices: of this process; those of its CPU by default. On GPUs certificates are computed there too, the dataset
-            names the device, and its proofs rest on the GPU's arithmetic, which ``ufm doctor`` does not measure; TPUs
-            are refused, for they only emulate float64. Workers of an executor use the first device of their CPU.
+        devices: devices of this process; those of its CPU by default. On GPUs certificates are computed there too, the
+            dataset names the device, and its proofs rest on the GPU's arithmetic, which ``ufm doctor`` does not
+            measure; TPUs are refused, for they only emulate float64. Workers of an executor use the first device of
+            their CPU.
         again: compute some of the finished cells again: ``bad`` (without an answer), ``uncertified`` (gap above the
             setting) or ``unconverged``; better values replace the old ones.
         settings: other settings for ``again``, such as ``{"max_steps": 100_000}``.
@@ -189,12 +190,12 @@ def fill(
     """Compute the blocks that a store lacks; the caller holds its folder.
 
     Args:
-        store: of what is computed; its declaration says which structures and cells there are.
+        store: folder of what is computed; its declaration says which structures and cells there are.
         answer: answers rows of a structure. Executors of other processes pickle it.
         choose: cells of one block, from a structure and the settings; asked once, the store keeps the number.
-        executor: see :func:`run`, as ``workers``, ``devices`` and ``progress``.
+        executor: executor as in :func:`run`, which explains ``workers``, ``devices`` and ``progress`` too.
         workers: blocks at work at a time.
-        devices: of this process.
+        devices: devices of this process.
         progress: called after every block.
         repeat: gives tasks whose cells are computed again, after all others.
     """
@@ -237,7 +238,7 @@ def check(sweep: Sweep) -> None:
     is sought, in all cells of a small grid, and in 200 that are spread over a larger one.
 
     Raises:
-        ValueError: of the first structure whose words do not go together, or of the first cell if none can be stated.
+        ValueError: words of a structure do not go together, or no cell can be stated; it names the first.
     """
     taken = {"timings", *UNITS, *(axis for axes in EXTRA.values() for axis in axes)}
     for axis in sweep.grid:
@@ -316,10 +317,10 @@ class Task:
     Attributes:
         answer: answers them.
         structure: whose cells they are.
-        numbers: of the blocks.
+        numbers: numbers of the blocks.
         rows: the cells of each block.
         size: cells of the compiled program; blocks with fewer are padded.
-        settings: of the solves.
+        settings: settings of the solves.
     """
 
     answer: Answering

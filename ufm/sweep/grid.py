@@ -74,8 +74,8 @@ class Axis:
     Attributes:
         name: its name, the dimension of the dataset.
         sets: the words that it sets.
-        values: for each word its values along the axis, tuples of equal length.
-        coordinate: what the dataset shows along the axis.
+        values: mapping from each word to its values along the axis, tuples of equal length.
+        coordinate: values that the dataset shows along the axis.
         spacing: ``linear``, ``log`` or ``values``.
     """
 
@@ -136,7 +136,7 @@ class Sweep:
             words in ``"sets"``; ``{"together": {word: [...], ...}}`` moves several words along one axis.
         solve: settings, see :data:`SETTINGS`.
         block: cells of one compiled call and of one file; chosen from memory by default.
-        title: for people.
+        title: title of figures and tables.
 
     Raises:
         ValueError: one sentence that names the word or setting, its value and the remedy.

@@ -57,7 +57,7 @@ class Block:
 
     Attributes:
         structure: its number.
-        number: of the block inside it.
+        number: number of the block inside it.
         rows: cells inside the structure, (cells,).
         arrays: results by name, (cells, ...).
         reasons: why a cell has no answer, by its place in ``rows``.
@@ -121,7 +121,7 @@ class Store:
         """The store in a folder.
 
         Args:
-            path: of the folder.
+            path: path of the folder.
             read: makes the declaration from its JSON.
 
         Raises:
