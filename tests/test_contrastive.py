@@ -556,7 +556,7 @@ def random_problem(seed, k):
 def judge(problem):
     """(relative gap, status, steps) of the class program, ungrouped."""
     program = class_program(problem)
-    found = solve_gram(program)
+    found = solve_gram(program, gtol=1e-10)  # at 1e-9 a gap of 3.3e-10 is left at one of 100 problems on some machines
     certificate = certify_gram(program, found.gram)
     return float(certificate.relative_gap), int(found.status), int(found.steps)
 

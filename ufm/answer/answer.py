@@ -76,7 +76,7 @@ class Answer:
         groups: geometry by groups of equal classes, for contrastive problems and where the features are not laid out;
             ``None`` for others.
         layers: measures of every layer, for deep problems; ``None`` for others.
-        search: ends of the search over starts, for deep problems solved without a method of the caller's.
+        search: result of the search over starts, for deep problems solved without a method of the caller's.
     """
 
     problem: Problem

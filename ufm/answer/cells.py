@@ -53,8 +53,8 @@ class Cells:
     Attributes:
         problem: the stack of their problems, as it was stated.
         route: route that answers them.
-        program: reduced program of the stack.
-        limits: stop rule of each solve, with numbers for both parts of the stop rule.
+        program: program that the route makes of the stack.
+        limits: stop rule of each solve, with numbers for both of its parts.
     """
 
     problem: Problem

@@ -1,6 +1,6 @@
 """Plain gradient descent for a fixed number of steps: for those who study where it goes, not for finding optima.
 
-It takes every step it is told to, keeps no best point and does not stop early, so what it returns is the state of the
+It takes the stated number of steps, keeps no best point and does not stop early, so what it returns is the state of the
 dynamics.  Many starts, problems and learning rates run in one program.  On a processor the starts go through it in
 blocks that fit a core's cache, a block per thread at a time; elsewhere all at once.
 """

@@ -101,7 +101,7 @@ class Boundary:
         """What provenance says: points and largest deviation from theory, by pair of phases, and what it cost.
 
         Args:
-            deviation: distance of each of ``points`` from the boundary of theory.
+            deviation: signed relative deviation of each of ``points`` from the boundary of theory.
             tolerance: deviation that is promised.
             names: names of the phases, by code.
         """

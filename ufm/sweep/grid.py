@@ -136,7 +136,7 @@ class Sweep:
             words in ``"sets"``; ``{"together": {word: [...], ...}}`` moves several words along one axis.
         solve: settings, see :data:`SETTINGS`.
         block: cells of one compiled call and of one file; chosen from memory by default.
-        title: title of figures and tables.
+        title: title of the dataset.
 
     Raises:
         ValueError: one sentence that names the word or setting, its value and the remedy.
