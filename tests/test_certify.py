@@ -24,6 +24,7 @@ from ufm.certify import (
     bound_known,
     certify,
     curvature,
+    saddle_escape,
     why_unknown,
 )
 from ufm.problem import Params
@@ -621,6 +622,26 @@ def test_curvature_of_a_minimum():
     assert found.zero_modes == found.symmetry_modes == 10
     assert np.all(found.residuals < 1e-12)
     assert found.gradient_norm < 1e-12
+
+
+@pytest.mark.parametrize("given", [{}, {"loss": "mse"}, {"temperature": 0.5}, {"loss": "vs"}])
+def test_escape_from_zero(given):
+    problem = ufm.shallow([20.0, 10, 5], dim=3, weight_decay=0.01, feature_decay=0.001, **given)
+    with ufm.float64():
+        zero = jax.tree.map(lambda a: 0.0 * np.asarray(a), problem.init(jax.random.key(0)))
+    escape = saddle_escape(problem, zero)
+    assert escape.valid
+    assert escape.curvature < 0
+    with ufm.float64():
+        along = lambda t: problem.objective(jax.tree.map(lambda a, b: a + t * b, zero, escape.direction))  # noqa: E731
+        second = float(jax.grad(jax.grad(along))(0.0))
+    assert second == pytest.approx(float(escape.curvature), rel=1e-12)
+    assert curvature(problem, zero).morse_index > 0
+
+
+def test_escape_is_not_valid_at_a_minimum():
+    problem = ufm.shallow([20.0, 10, 5], dim=4, weight_decay=0.01, feature_decay=0.001)
+    assert not saddle_escape(problem, minimise(problem)[0]).valid
 
 
 def test_curvature_refuses_constraints_and_giants():

@@ -23,6 +23,7 @@ from ufm.certify import (
     certify,
     certify_gram,
     curvature,
+    saddle_escape,
     why_unknown,
 )
 from ufm.certify.certificate import assumptions
@@ -789,3 +790,5 @@ def test_curvature_of_free_features_and_refusals():
             curvature(other, Params((), np.eye(2)))
     with pytest.raises(ValueError, match="dim"):
         curvature(ufm.contrastive([5, 5], dim=1), Params((), np.array([[1.0, -1.0]])))
+    with pytest.raises(ValueError, match="classifier"):
+        saddle_escape(problem, Params((), np.eye(4)))

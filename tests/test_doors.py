@@ -15,7 +15,7 @@ import ufm
 from ufm._numerics import record, to_host
 from ufm.answer import second_pass
 from ufm.atlas import Axis, Plane, diagram
-from ufm.certify import bound_known, certificate, certify, curvature, is_proven, why_unknown
+from ufm.certify import bound_known, certificate, certify, curvature, is_proven, saddle_escape, why_unknown
 from ufm.cli import main
 from ufm.landscape import critical_points, explore
 from ufm.problem import (
@@ -105,6 +105,7 @@ DOORS = {
     "bound_known": lambda p, x: bound_known(p),
     "why_unknown": lambda p, x: why_unknown(p),
     "curvature": curvature,
+    "saddle_escape": saddle_escape,
     "predict": lambda p, x: ufm.predict(p),
     "structures": lambda p, x: structures(p),
     "objective": lambda p, x: p.objective(x),

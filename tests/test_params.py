@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm.certify import certify, certify_gram, certify_groups, curvature
+from ufm.certify import certify, certify_gram, certify_groups, curvature, saddle_escape
 from ufm.problem import GroupGram, Params, gram_program, grouped
 
 PLAIN = ufm.shallow([3, 3, 3], weight_decay=0.1, feature_decay=0.1)
@@ -24,7 +24,7 @@ TAKERS = {
     "descend": lambda p, x: ufm.descend(p, x, learning_rate=0.1, steps=1),
     "answer": lambda p, x: ufm.answer(p, start=x, max_steps=1),
 }
-OF_ONE = {"curvature": curvature}
+OF_ONE = {"curvature": curvature, "saddle_escape": saddle_escape}
 
 
 def refused(problem, given, words, takers=None):

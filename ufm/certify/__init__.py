@@ -4,7 +4,7 @@
 bound of the minimum, their gap and a verdict.  Both bounds include their rounding errors, under stated assumptions
 about float64 (docs/certificates.md, section 1), which :func:`check_arithmetic` measures on the running machine.
 :func:`certify_gram` judges the class Gram matrix of a contrastive problem.  :func:`curvature` shows the Hessian's
-spectrum and what symmetry explains of it.
+spectrum and what symmetry explains of it; :func:`saddle_escape` the way out of a rank-deficient saddle.
 """
 
 from .certificate import (
@@ -21,7 +21,7 @@ from .certificate import (
     is_proven,
     why_unknown,
 )
-from .curvature import Curvature, curvature
+from .curvature import Curvature, Escape, curvature, saddle_escape
 from .groups import certify_groups, judge_groups
 from .machine import Assumption, check_arithmetic
 
@@ -35,6 +35,7 @@ __all__ = [
     "Assumption",
     "Certificate",
     "Curvature",
+    "Escape",
     "bound_known",
     "certify",
     "certify_gram",
@@ -43,5 +44,6 @@ __all__ = [
     "curvature",
     "is_proven",
     "judge_groups",
+    "saddle_escape",
     "why_unknown",
 ]

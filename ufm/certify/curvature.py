@@ -1,4 +1,4 @@
-"""Curvature at a point: Hessian spectrum, zero modes, and how many of them symmetry explains.
+"""Curvature at a point: Hessian spectrum, zero modes, how many symmetry explains, and a way out of a saddle.
 
 For features on spheres (contrastive problems) the Hessian is the Riemannian Hessian of the product of spheres,
 
@@ -19,13 +19,15 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from .._checks import whole_number
-from .._numerics import Array, eigh, eigvalsh, in_float64, record, symmetric
+from .._numerics import Array, eigh, eigvalsh, in_float64, record, svd, symmetric
 from .._programs import compiled
 from ..problem import CrossEntropy, Params, Problem, as_params, check_problem, check_tolerance
+from ..problem.losses import own_mask
+from .form import lambda_z
 from .rounding import norm_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 LARGEST = 1500
 """Parameters up to which the dense Hessian is built."""
@@ -56,6 +58,23 @@ class Curvature:
     zero_modes: Int[Array, "*batch"]
     symmetry_modes: Int[Array, "*batch"]
     morse_index: Int[Array, "*batch"]
+
+
+@record
+class Escape:
+    """A direction of negative curvature at a rank-deficient critical point (shallow theory 1.6).
+
+    Attributes:
+        direction: dW, dH and a zero bias.
+        curvature: second derivative of F along it, 2 s (lambda_Z - sigma_1) in logit units; exact at critical points.
+        spare: smallest singular value of [W^T, H] over the largest; must be (near) 0 for the direction to exist.
+        valid: whether the curvature is clearly negative (1e-8 lambda_Z) and the rank is below d.
+    """
+
+    direction: Params[Array]
+    curvature: Float[Array, ""]
+    spare: Float[Array, ""]
+    valid: Bool[Array, ""]
 
 
 @functools.partial(in_float64, proves=True)
@@ -176,3 +195,47 @@ def _symmetry_modes(problem: Problem, params: Params[Array], cut: float = 1e-7) 
     rest = d - rank
     shift = int(problem.loss_kind is CrossEntropy and problem.model.bias == "free")
     return d * (d - 1) // 2 - rest * (rest - 1) // 2 + shift
+
+
+@functools.partial(in_float64, proves=True)
+def saddle_escape(problem: Problem, params: Params) -> Escape:
+    """Direction of negative curvature at a rank-deficient critical point with ||Gamma||_2 > lambda_Z.
+
+        dW = (lambda_H/lambda_W)^{1/4} u q^T,   dm_k = -(lambda_W/lambda_H)^{1/4} q v_k / sqrt(n_k)
+
+    with (u, v) the top singular pair of Gamma = A D^{-1/2}, A the derivative of the data term in the class logits, and
+    q a unit vector orthogonal to the rows of W and to all features.
+
+    Args:
+        problem: one problem with a classifier.
+        params: parameters of a critical point.
+
+    Reference: derived (ufm), shallow theory 1.6; the argument is the standard one of low-rank optimisation.
+    """
+    params = _check(problem, params)
+    if problem.model.readout == "pairs":
+        raise ValueError("problem: a contrastive problem has no classifier, and this escape moves one")
+    return _escape(problem, params)
+
+
+@compiled
+def _escape(problem: Problem, params: Params[Array]) -> Escape:
+    labels, decay = problem.labels, problem.decay
+    indicator = own_mask(labels)
+    weights = jnp.where(indicator, jnp.asarray(labels.multiplicity)[None, :], 0.0)
+    counts = jnp.sum(weights, axis=1)
+    slope = jax.grad(problem.data_term)(problem.model.logits(params))  # K x n, column weights included
+    gamma = slope @ indicator.T.astype(slope.dtype) / jnp.sqrt(counts)[None, :]
+    left, sigma, right = svd(gamma)
+    frame = _frame(params)
+    spectrum, directions = eigh(symmetric(frame @ frame.T))
+    q = directions[:, 0]
+    ratio = (decay.feature / decay.weight) ** 0.25
+    means = -q[:, None] * (right[0] / jnp.sqrt(counts))[None, :] / ratio
+    spare = jnp.sqrt(jnp.maximum(spectrum[0], 0.0) / jnp.maximum(spectrum[-1], 1e-300))
+    scale = 1.0 if problem.model.scale is None else problem.model.scale
+    bend = 2 * scale * (lambda_z(problem) - sigma[0])
+    bias = None if params.bias is None else jnp.zeros_like(jnp.asarray(params.bias))
+    direction = Params((ratio * left[:, 0][:, None] * q[None, :],), means @ indicator.astype(means.dtype), bias)
+    clear = bend < -1e-8 * scale * lambda_z(problem)
+    return Escape(direction, bend, spare, clear & (spare < 1e-7))
