@@ -272,6 +272,8 @@ def test_bounds_hold_at_features_that_are_not_collapsed(features):
     same = at(problem, descend(small, 0)[:, np.asarray(lifted)])
     assert best.relative_gap < 1e-6  # limited by the descent of SciPy, whose end differs between machines
     assert 0 <= same.relative_gap < best.relative_gap + 1e-12
+    reached = at(problem, np.asarray(ufm.solve(small, gtol=1e-11).params.features)[:, np.asarray(lifted)])
+    assert 0 <= reached.relative_gap < 1e-9
 
 
 @pytest.mark.parametrize("grouped", [False, True])
