@@ -21,7 +21,7 @@ FLOORS = (
     ("_programs", "references"),
     ("problem",),
     ("measure",),
-    ("solve", "certify", "theory"),
+    ("solve", "certify", "theory", "bottleneck"),
     ("search", "known"),
     ("answer",),
     ("landscape", "sweep"),
