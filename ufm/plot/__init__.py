@@ -1,0 +1,28 @@
+"""Figures of datasets, reports and runs; this package draws and computes nothing.
+
+`canvas` has the style, `phases` draws phase diagrams, `studies` what experiments find, `learned` what networks have
+learned.
+"""
+
+from __future__ import annotations
+
+from .canvas import as_text, save_figure, subplots
+from .learned import report_distances, report_grams, report_spectrum, training
+from .phases import collapse_diagram, phase_diagram, structures
+from .studies import batch_families, descent_ends, landscape_table
+
+__all__ = [
+    "as_text",
+    "batch_families",
+    "collapse_diagram",
+    "descent_ends",
+    "landscape_table",
+    "phase_diagram",
+    "report_distances",
+    "report_grams",
+    "report_spectrum",
+    "save_figure",
+    "structures",
+    "subplots",
+    "training",
+]
