@@ -387,3 +387,15 @@ def test_a_file_of_tensors_runs_nothing_and_claims_no_more_than_it_holds(tmp_pat
         assert "is not a readable file of tensors or was written by PyTorch before 1.6" in refused(
             capsys, "features", path
         )
+
+
+def test_the_numbers_of_the_samples_are_read(tmp_path):
+    arrays = {"features": np.eye(3, 4), "labels": [0, 1, 2, 0], "test_features": np.eye(3, 2), "test_labels": [0, 1]}
+    np.savez(tmp_path / "a.npz", **arrays, index=np.array([7, 1, 0, 3], np.int32), test_index=np.array([0.5, 1.0]))
+    given = read_features(tmp_path / "a.npz")
+    np.testing.assert_array_equal(given.index, [7, 1, 0, 3])
+    assert given.index.dtype == np.int64
+    assert given.test_index is None
+    assert given.notes == ("test_index has shape (2,) and type float64, so it does not number the samples",)
+    np.savez(tmp_path / "b.npz", **arrays)
+    assert (read_features(tmp_path / "b.npz").index, read_features(tmp_path / "b.npz").notes) == (None, ())

@@ -2,7 +2,8 @@
 
 Names of the arrays, in all three: ``features`` or ``H``; ``labels`` or ``y``; the last layer ``weights`` or ``W``, or
 the matrices ``W1``, ..., ``WL`` of a deep head; ``bias`` or ``b``; ``multiplicity`` (of every column);
-``test_features`` or ``test_H`` with ``test_labels`` or ``test_y``; ``samples``, the word ``columns`` or ``rows``.
+``test_features`` or ``test_H`` with ``test_labels`` or ``test_y``; ``samples``, the word ``columns`` or ``rows``;
+``index`` and ``test_index``, the number of each sample in its data set, by which two files are paired.
 Other names are ignored unless the caller says what they are.  Nothing in a file is executed (see
 :mod:`ufm.measure.tensors`).  Checking of numbers is `arrays`' job.
 """
@@ -36,6 +37,8 @@ _NAMES = {
     "multiplicity": ("multiplicity",),
     "test_features": ("test_features", "test_H"),
     "test_labels": ("test_labels", "test_y"),
+    "index": ("index",),
+    "test_index": ("test_index",),
 }
 _BROKEN = (*UNREADABLE, pickle.UnpicklingError, TypeError, AttributeError, IndexError)
 
@@ -54,6 +57,8 @@ class FeatureFile:
         test: features and labels of the test set, or ``None``.
         samples: axis along which the samples lie in the file.
         notes: sentences, each on which array of the file was read as which quantity.
+        index: number of each sample in its data set, int64, shape (N,), or ``None``.
+        test_index: index of the test set, or ``None``.
     """
 
     name: str
@@ -65,6 +70,8 @@ class FeatureFile:
     test: tuple[NDArray[Any], NDArray[Any]] | None = None
     samples: Axis = "columns"
     notes: tuple[str, ...] = ()
+    index: NDArray[Any] | None = None
+    test_index: NDArray[Any] | None = None
 
 
 @door.checked(
@@ -105,25 +112,7 @@ def read_features(
         place = place / "features.npz"
     renamed = dict(names or {})
     file = _File(place, frozenset(renamed.values()))
-    named: dict[str, NDArray[Any]] = {}
-    for name, aliases in _NAMES.items():
-        present = [renamed[name]] if name in renamed else [alias for alias in aliases if alias in file.arrays]
-        if len(present) > 1:
-            raise ValueError(f"file: {place} has {present} for one and the same array; keep one of them")
-        if present:
-            named[name] = file.array(present[0])
-    for name in renamed:
-        if name not in _NAMES and not _is_layer(name):
-            raise ValueError(f"name: {name!r} is nothing that is read; choose one of {', '.join(_NAMES)}, W1, W2, ...")
-    if labels is not None:
-        named["labels"] = _labels_of(Path(labels))
-    for name in ("features", "labels"):
-        if name not in named:
-            more = ", or pass --labels FILE" if name == "labels" else ""
-            raise ValueError(
-                f"file: {place} holds {file.listing} but needs {' or '.join(_NAMES[name])}; add it, say "
-                f"--name {name}=ARRAY{more}"
-            )
+    named = _named(file, renamed, labels)
     found = {key: key for key in file.arrays if _is_layer(key)} | {k: v for k, v in renamed.items() if _is_layer(k)}
     layers = sorted((int(key[1:]), key) for key in found)
     if layers and [number for number, _ in layers] != list(range(1, len(layers) + 1)):
@@ -147,6 +136,10 @@ def read_features(
     axis = _axis(place, named["features"], named["labels"], test, samples or file.axis)
     if test is not None:
         test = _columns(test[0], _axis(place, *test, None, samples or file.axis, axis)), test[1]
+    numbers = [
+        _index(named.get(name), y, name, notes) if y is not None else None
+        for name, y in (("index", named["labels"]), ("test_index", named.get("test_labels")))
+    ]
     return FeatureFile(
         place.parent.name if place.name == "features.npz" and place != Path(path) else place.stem or place.name,
         _columns(named["features"], axis),
@@ -157,7 +150,42 @@ def read_features(
         test,
         axis,
         tuple(notes),
+        *numbers,
     )
+
+
+def _named(file: _File, renamed: Mapping[str, str], labels: str | os.PathLike[str] | None) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by what they are, with the labels of another file where one is given."""
+    named: dict[str, NDArray[Any]] = {}
+    for name, aliases in _NAMES.items():
+        present = [renamed[name]] if name in renamed else [alias for alias in aliases if alias in file.arrays]
+        if len(present) > 1:
+            raise ValueError(f"file: {file.place} has {present} for one and the same array; keep one of them")
+        if present:
+            named[name] = file.array(present[0])
+    for name in renamed:
+        if name not in _NAMES and not _is_layer(name):
+            raise ValueError(f"name: {name!r} is nothing that is read; choose one of {', '.join(_NAMES)}, W1, W2, ...")
+    if labels is not None:
+        named["labels"] = _labels_of(Path(labels))
+    for name in ("features", "labels"):
+        if name not in named:
+            more = ", or pass --labels FILE" if name == "labels" else ""
+            raise ValueError(
+                f"file: {file.place} holds {file.listing} but needs {' or '.join(_NAMES[name])}; add it, say "
+                f"--name {name}=ARRAY{more}"
+            )
+    return named
+
+
+def _index(array: NDArray[Any] | None, labels: NDArray[Any], name: str, notes: list[str]) -> NDArray[Any] | None:
+    """Numbers of the samples; an array of that name that does not number them is left out, with a note."""
+    if array is None:
+        return None
+    if array.shape != labels.shape or not np.issubdtype(array.dtype, np.integer):
+        notes.append(f"{name} has shape {array.shape} and type {array.dtype}, so it does not number the samples")
+        return None
+    return array.astype(np.int64)
 
 
 def _is_layer(name: str) -> bool:
