@@ -21,7 +21,7 @@ import pytest
 
 import ufm
 from quick import current, flags
-from ufm._files import Damaged
+from ufm._files import Damaged, read_sealed
 from ufm.cli import main
 from ufm.networks import BACKBONES, head_matrices, load, normalise, standardise
 from ufm.networks import run as run_module
@@ -153,6 +153,94 @@ def test_same_seed_same_curve_and_a_stopped_run_goes_on(tmp_path, change):
     np.testing.assert_array_equal(resumed.features, whole.features)
 
 
+PAIR = dataclasses.replace(SMALL, epochs=4, loss="supcon", projection=8, snapshots=100, data_seed=5)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"samples": None, "imbalance": 4.0, "profile": "exponential"}, {"samples": None, "limit": 300}]
+)
+def test_the_data_seed_alone_draws_the_images(change):
+    config = dataclasses.replace(PAIR, **change)
+    first, other = (train_module.prepare(dataclasses.replace(config, seed=seed))[0] for seed in (0, 1))
+    np.testing.assert_array_equal(first.index, other.index)
+    whole = load("digits")
+    np.testing.assert_array_equal(first.images, whole.images[first.index])
+    moved = train_module.prepare(dataclasses.replace(config, data_seed=6))[0]
+    assert set(moved.index) != set(first.index)
+    old = train_module.prepare(dataclasses.replace(config, seed=6, data_seed=None))[0]  # one seed for everything
+    np.testing.assert_array_equal(moved.index, old.index)
+
+
+def files_of(run):
+    """Snapshots by epoch, each with its arrays; every digest holds."""
+    found = {}
+    for path in sorted((run / "snapshots").glob("*.npz")):
+        read_sealed(path)
+        with np.load(path) as arrays:
+            found[int(path.stem)] = dict(arrays)
+    return found
+
+
+def test_snapshots_are_the_features_of_the_same_images_at_measured_epochs(tmp_path):
+    ended = train(PAIR, tmp_path / "a")
+    found = files_of(tmp_path / "a")
+    assert sorted(found) == PAIR.measured_epochs
+    with np.load(tmp_path / "a" / "features.npz") as last:
+        np.testing.assert_array_equal(last["y"], ended.y)
+        for prefix, features, labels in (("", "H", "y"), ("test_", "test_features", "test_labels")):
+            place = np.searchsorted(last[prefix + "index"], found[4][prefix + "index"])
+            for name in (features, prefix + "projections"):
+                np.testing.assert_allclose(found[4][name], last[name][:, place], rtol=1e-5, atol=1e-5)
+                assert found[4][name].dtype == np.float32
+                assert not np.allclose(np.linalg.norm(found[4][name], axis=0), 1, atol=1e-3)  # not yet normalised
+            np.testing.assert_array_equal(found[4][labels], last[labels][place])
+            np.testing.assert_array_equal(found[4][labels], load("digits", "test" if prefix else "train").labels[
+                found[4][prefix + "index"]])  # fmt: skip
+            np.testing.assert_array_equal(np.bincount(found[4][labels]), 10)
+    for arrays in found.values():
+        np.testing.assert_array_equal(arrays["index"], found[0]["index"])
+    assert not np.array_equal(found[0]["H"], found[4]["H"])
+    train(dataclasses.replace(PAIR, seed=1), tmp_path / "b")
+    other = files_of(tmp_path / "b")
+    np.testing.assert_array_equal(other[0]["test_index"], found[0]["test_index"])
+    assert not np.array_equal(other[0]["H"], found[0]["H"])  # other weights
+
+
+def test_snapshots_survive_a_kill_and_damage(tmp_path, monkeypatch):
+    """A kill between a snapshot and its checkpoint; then a damaged snapshot, and a missing one: the same files."""
+    train(PAIR, tmp_path / "whole")
+    whole = files_of(tmp_path / "whole")
+    out = tmp_path / "run"
+
+    def killed(self):
+        if self.done == 4:
+            raise KeyboardInterrupt
+        saves(self)
+
+    saves = train_module._Run._save
+    monkeypatch.setattr(train_module._Run, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(PAIR, out)
+    monkeypatch.undo()
+    assert sorted(files_of(out)) == [0, 1, 4]
+    second = out / "snapshots" / "1.npz"
+
+    def damage():
+        content = bytearray(second.read_bytes())
+        content[len(content) // 2] ^= 4
+        second.write_bytes(content)
+
+    for number, harm in enumerate((lambda: None, damage, second.unlink)):
+        harm()
+        again = train(PAIR, out, resume=True)
+        assert len(again.set_aside) == (number == 1)
+        assert sorted(path.name for path in (out / "checkpoints").glob("*.npz")) == ["3.npz", "4.npz"]
+        for epoch, arrays in files_of(out).items():
+            assert arrays.keys() == whole[epoch].keys()
+            for name, array in arrays.items():
+                np.testing.assert_array_equal(array, whole[epoch][name])
+
+
 SCRIPT = "import sys; from ufm.cli import main; main(['train', *sys.argv[1:]])"
 
 
@@ -275,6 +363,8 @@ train(Config(**json.loads(sys.argv[1])), sys.argv[2], devices=jax.devices())
         ({"limit": -5}, "limit"),
         ({"samples": 0}, "samples"),
         ({"seed": 10**30}, "seed"),
+        ({"data_seed": 2**31}, "data_seed: 2147483648 is out of range"),
+        ({"snapshots": 0}, "snapshots: 0"),
         ({"width": 0.0}, "width: 0.0 is not allowed"),
         ({"warmup": 3.0}, "warmup: 3 epochs are not less"),
         ({"temperature": 0.5}, "temperature: 0.5 has no effect with loss ce"),
@@ -313,6 +403,9 @@ def test_wrong_data_and_folders_are_told(tmp_path):
 def test_bad_settings_leave_no_folder(tmp_path):
     with pytest.raises(ValueError, match="batch_size: 3 does not lie in 11"):
         train(dataclasses.replace(SMALL, loss="supcon", bind=True, batch_size=3), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="snapshots: 9 images leave a class without one; give at least 10"):
+        train(dataclasses.replace(SMALL, snapshots=9), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -109,7 +109,7 @@ class Train:
             print_report({**found.report.to_json(), "notes": found.report.notes}, [str(out)])
         if found.trained.set_aside:
             names = ", ".join(found.trained.set_aside)
-            warn(f"damaged checkpoints were set aside as {names}; their epochs were computed again")
+            warn(f"damaged files were set aside as {names}; their epochs were computed again")
         if found.why is not None:
             warn(f"no report: {found.why}")
         return wrong

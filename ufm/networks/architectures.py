@@ -425,11 +425,16 @@ class Network(nnx.Module):
             hidden.append(z)
         logits = self.head[-1](z)
         projected = None
-        if self.projection is not None:
-            first, second = self.projection
-            p = second(nnx.relu(first(features)))
+        if (p := self.project(features)) is not None:
             projected = p * jax.lax.rsqrt(jnp.maximum((p * p).sum(-1, keepdims=True), 1e-24))
         return Outputs(features, logits, tuple(hidden), projected)
+
+    def project(self, features: jax.Array) -> jax.Array | None:
+        """Output of the projection before it is divided by its norm, shape (B, p); ``None`` without a projection."""
+        if self.projection is None:
+            return None
+        first, second = self.projection
+        return second(nnx.relu(first(features)))
 
 
 def _takes_train(module: object) -> bool:

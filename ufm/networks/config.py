@@ -63,7 +63,11 @@ class Config:
         dtype: arithmetic of the backbone; the state is float32.
         evaluations: number of log-spaced epochs at which the geometry is measured.
         stop_epoch: end after this epoch, with the schedule of the whole run; go through all epochs by default.
-        seed: whole number that fixes all random choices: data split, initial weights, batch order.
+        seed: whole number that fixes all random choices: drawn images, initial weights, batch order, augmentation.
+        data_seed: whole number that fixes which images are drawn, in place of the seed, so that runs of different seeds
+            see the same images.
+        snapshots: largest number of training images, and of test images, whose features are written down at every
+            measured epoch; none by default.
     """
 
     data: str = "digits"
@@ -104,6 +108,8 @@ class Config:
     evaluations: int = 12
     stop_epoch: int | None = None
     seed: int = 0
+    data_seed: int | None = None
+    snapshots: int | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -120,12 +126,13 @@ class Config:
                 raise ValueError(f"{name}: {show(value)} is not known; choose one of {', '.join(allowed)}")
         for name in ("epochs", "batch_size", "head_depth", "evaluations", "views"):
             whole_number(name, getattr(self, name), 1)
-        for name in ("feature_dim", "head_width", "samples", "limit"):
+        for name in ("feature_dim", "head_width", "samples", "limit", "snapshots"):
             if (size := getattr(self, name)) is not None:
                 whole_number(name, size, 1)
         whole_number("projection", self.projection, 0)
-        if not 0 <= whole_number("seed", self.seed, 0) < 2**31:
-            raise ValueError(f"seed: {self.seed} is out of range; give a whole number below 2^31")
+        for name, seed in (("seed", self.seed), ("data_seed", self.data_seed)):
+            if seed is not None and not 0 <= whole_number(name, seed, 0) < 2**31:
+                raise ValueError(f"{name}: {seed} is out of range; give a whole number below 2^31")
         for name in ("learning_rate", "temperature", "width"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a positive number")
@@ -160,6 +167,11 @@ class Config:
             raise ValueError(f"{name}: 0 leaves the model of theory without an optimum; give a positive number")
         if self.stop_epoch is not None and not 1 <= self.stop_epoch <= self.epochs:
             raise ValueError(f"stop_epoch: {show(self.stop_epoch)} is not an epoch of 1..{self.epochs}; change it")
+
+    @property
+    def drawing_seed(self) -> int:
+        """The seed by which images are drawn: ``data_seed``, or ``seed`` where that is absent."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def measured_epochs(self) -> list[int]:

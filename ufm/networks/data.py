@@ -36,6 +36,8 @@ class Images:
         name: name of the set.
         class_names: K names, or ``None``.
         fine_labels: the labels before :func:`coarse` joined classes, int32, shape (N,), or ``None``.
+        index: number of each image in its split as it was loaded, int64, shape (N,); 0..N-1 by default. A subset keeps
+            the numbers, so that the same image is found in another subset.
 
     Raises:
         ValueError: shape, type or range of an array is wrong.
@@ -47,6 +49,7 @@ class Images:
     name: str = "images"
     class_names: tuple[str, ...] | None = None
     fine_labels: np.ndarray | None = None
+    index: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -69,6 +72,13 @@ class Images:
             )
         if self.fine_labels is not None and self.fine_labels.shape != labels.shape:
             raise ValueError(f"fine_labels: shape {self.fine_labels.shape} does not fit labels {labels.shape}")
+        if self.index.size == 0:
+            object.__setattr__(self, "index", np.arange(len(labels)))
+        if self.index.dtype != np.int64 or self.index.shape != labels.shape:
+            raise ValueError(
+                f"index: shape {self.index.shape} and type {self.index.dtype} do not fit {len(labels)} images; "
+                f"give int64 (N,)"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,7 +102,9 @@ class Images:
         if rows.min() < 0 or rows.max() >= len(self):
             raise ValueError(f"rows: {rows.min() if rows.min() < 0 else rows.max()} is outside 0..{len(self) - 1}")
         fine = None if self.fine_labels is None else self.fine_labels[rows]
-        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows], fine_labels=fine)
+        return dataclasses.replace(
+            self, images=self.images[rows], labels=self.labels[rows], fine_labels=fine, index=self.index[rows]
+        )
 
 
 def load(

@@ -32,8 +32,8 @@ State = dict[str, Any]
 """``params`` and ``stats``, a :data:`Tree` each, and ``optimizer``, the state of optax."""
 
 _NO_STRUCTURE = (
-    "data", "download", "samples", "imbalance", "profile", "minority", "coarse", "limit", "seed", "batch_size", "bind",
-    "epochs", "stop_epoch", "evaluations", "learning_rate", "warmup", "momentum",
+    "data", "download", "samples", "imbalance", "profile", "minority", "coarse", "limit", "seed", "data_seed",
+    "snapshots", "batch_size", "bind", "epochs", "stop_epoch", "evaluations", "learning_rate", "warmup", "momentum",
     "weight_decay", "feature_decay", "bias_decay", "smoothing", "temperature",
 )  # fmt: skip
 _DEFAULTS = Config()
@@ -285,8 +285,8 @@ def many_steps(
 @functools.partial(jax.jit, static_argnames="structure")
 def evaluate(
     structure: Structure, params: Tree, stats: Tree, rest: Tree, numbers: dict[str, Any], pixels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Features and logits of a batch, in evaluation mode.
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Features, logits and projections of a batch, in evaluation mode; projections are not divided by their norms.
 
     All that measures of collapse read is computed here in float32 with products of full precision, whatever the network
     trains in: by default a GPU multiplies float32 in TF32 and a TPU in bfloat16, which hides what is left of NC1.
@@ -296,4 +296,4 @@ def evaluate(
         model = structure.merged(params, stats, rest)
         x = normalise(pixels, numbers["mean"], numbers["deviation"], dtype=jnp.float32)
         outputs = model(x, train=False)
-    return outputs.features, outputs.logits
+        return outputs.features, outputs.logits, model.project(outputs.features)

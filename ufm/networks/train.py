@@ -33,6 +33,8 @@ from ..measure.stream import Agreement, ClassSums
 from .architectures import Network, head_matrices
 from .config import FORMAT, Config, read_config
 from .data import Images, bound_batches, coarse, epoch_order, imbalanced, limited, load, per_class
+from .snapshots import FOLDER as SNAPSHOTS
+from .snapshots import Batch, Snapshots, arrays_of
 from .step import (
     STEPS_PER_CALL,
     State,
@@ -65,7 +67,7 @@ class Trained:
         bias: bias of the last layer, or ``None``.
         seconds: wall time of this call.
         out: folder of the run.
-        set_aside: damaged checkpoints that a resumed run moved away, by their new names.
+        set_aside: damaged checkpoints and snapshots that a resumed run moved away, by their new names.
     """
 
     config: Config
@@ -90,7 +92,7 @@ Progress = Callable[[dict[str, Any]], None] | None
 
 def prepare(config: Config) -> tuple[Images, Images]:
     """(training, test) images as the configuration wants them."""
-    train, test = (load(config.data, split, seed=config.seed, download=config.download) for split in ("train", "test"))
+    train, test = (load(config.data, split, download=config.download) for split in ("train", "test"))
     for what in ("num_classes", "image_shape"):
         if getattr(train, what) != getattr(test, what):
             words = what.replace("num_classes", "number of classes").replace("image_shape", "image shape")
@@ -103,12 +105,12 @@ def prepare(config: Config) -> tuple[Images, Images]:
     if config.imbalance > 1:
         samples = int(train.counts.min()) if config.samples is None else config.samples
         train = imbalanced(
-            train, config.profile, config.imbalance, minority=config.minority, samples=samples, seed=config.seed
+            train, config.profile, config.imbalance, minority=config.minority, samples=samples, seed=config.drawing_seed
         )
     elif config.samples is not None:
-        train = per_class(train, config.samples, seed=config.seed)
+        train = per_class(train, config.samples, seed=config.drawing_seed)
     if config.limit is not None:
-        train = limited(train, config.limit, config.seed)
+        train = limited(train, config.limit, config.drawing_seed)
     if config.loss == "supcon" and config.views == 1 and (train.counts < 2).any():
         raise ValueError(
             f"data: class {int(np.argmin(train.counts))} has one sample, which has no positive in supcon; "
@@ -134,14 +136,16 @@ def train(
     """Train a network, measure its geometry on the way, and save what it learned.
 
     The folder holds ``config.json``, ``log.jsonl`` (one record per epoch), ``checkpoints/`` and at the end
-    ``features.npz`` (H, y, W or W1, W2, ..., b, test_features, test_labels).  It is held for this process.
+    ``features.npz`` (H, y, index, W or W1, W2, ..., b, test_features, test_labels, test_index; projections and
+    test_projections of supcon).  With ``snapshots`` of the configuration, ``snapshots/EPOCH.npz`` has the features of
+    the same images at every measured epoch.  The folder is held for this process.
 
     Args:
         config: the run.
         out: its folder, new or empty; with ``resume`` the folder of a run that was stopped.
         resume: whether to go on from the last checkpoint, along the curve that the run would have taken. A damaged
-            checkpoint is set aside, and the run goes on from the one before it, or from the beginning. The log is
-            written again from the checkpoint.
+            checkpoint is set aside, and the run goes on from the one before it, or from the beginning; likewise it goes
+            back to before an epoch whose snapshot is damaged or missing. The log is written again from the checkpoint.
         devices: devices over which every batch is split; all local ones by default.
         progress: function called after every compiled call with epoch, epochs, loss, accuracy (``None`` for supcon),
             nc1 and seconds left.
@@ -186,6 +190,8 @@ class _Run:
         self.done = 0
         self.history: list[dict[str, Any]] = []
         self.listen: Progress = None
+        followed = config.snapshots is not None
+        self.snapshots = Snapshots(out, config, self.train_images, self.test_images) if followed else None
         self.set_aside: list[str] = []
 
     # -------------------------------------------------------------- folder
@@ -199,7 +205,7 @@ class _Run:
                     f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(self.config, f.name)
                 )
                 raise ValueError(f"resume: {out} was begun with another {differs}; give it a folder of its own")
-        elif not _files.only_begun(out, "config.json", ("checkpoints",)):
+        elif not _files.only_begun(out, "config.json", ("checkpoints", SNAPSHOTS)):
             raise ValueError(f"out: {out} is not empty; give a new folder, or go on with --resume {out}")
 
     @contextlib.contextmanager
@@ -240,8 +246,19 @@ class _Run:
         return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
     def _restore(self) -> None:
-        """State and records of the last checkpoint that is as it was written; the log is made of its records."""
+        """State and records of the last checkpoint that is as it was written; the log is made of its records.
+
+        It is a checkpoint before the first epoch whose snapshot is missing, if any is.
+        """
+        kept = None
+        if self.snapshots is not None:
+            with self._writing():
+                kept, aside = self.snapshots.first_missing()
+            self.set_aside += map(str, aside)
         for path in self._checkpoints():
+            if kept is not None and int(path.stem) >= kept:
+                self._forget(path)
+                continue
             try:
                 self.state, self.history = self._read(path)
                 self.done = int(path.stem)
@@ -249,6 +266,9 @@ class _Run:
             except Damaged:
                 with self._writing():
                     self.set_aside.append(str(_files.set_aside(path)))
+        if self.snapshots is not None:
+            with self._writing():
+                self.snapshots.forget_after(self.done if self.history else -1)
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.history)
         _files.write(self.out / "log.jsonl", text.encode(), self._remedy)
 
@@ -291,8 +311,12 @@ class _Run:
         _files.write(path, lambda x: np.savez(x, allow_pickle=False, record=text, **arrays), self._remedy, sealed=True)
         with self._writing():
             for old in self._checkpoints()[2:]:
-                old.unlink()
-                _files.seal_of(old).unlink(missing_ok=True)
+                self._forget(old)
+
+    @staticmethod
+    def _forget(checkpoint: Path) -> None:
+        checkpoint.unlink()
+        _files.seal_of(checkpoint).unlink(missing_ok=True)
 
     def _model(self) -> Network:
         return self.structure.merged(self.state["params"], self.state["stats"], self.rest)
@@ -312,7 +336,9 @@ class _Run:
         last = config.epochs if config.stop_epoch is None else config.stop_epoch
         measured = set(config.measured_epochs)
         if self.done == 0 and not self.history:
-            self._log({"epoch": 0, **self._measure()})
+            measures = self._measure()
+            self._keep(0)
+            self._log({"epoch": 0, **measures})
         nc1 = self._last_nc1()
         every = max(1, config.epochs // 20)
         while self.done < last:
@@ -346,6 +372,7 @@ class _Run:
             if epoch in measured:
                 line |= self._measure()
                 nc1 = line["train"]["nc1_quotient"]
+                self._keep(epoch)
             self._log(line)
             if epoch in measured or epoch % every == 0 or epoch == last:
                 self._save()
@@ -370,13 +397,18 @@ class _Run:
         seen = [line["train"]["nc1_quotient"] for line in self.history if "train" in line]
         return seen[-1] if seen else None
 
-    def _pass(self, images: Images, size: int = 512) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Features, logits and classes of all images, batch by batch, in evaluation mode."""
+    def _keep(self, epoch: int) -> None:
+        """Write the snapshot of an epoch; the checkpoint comes after it."""
+        if self.snapshots is not None:
+            self.snapshots.write(epoch, self._pass, self._remedy)
+
+    def _pass(self, images: Images, size: int = 512) -> Iterator[Batch]:
+        """What the network says of all images, batch by batch, in evaluation mode."""
         size = max(1, size // self.rows_split.num_devices) * self.rows_split.num_devices
         for start in range(0, len(images), size):
             rows = np.arange(start, min(start + size, len(images)))
             padded = np.resize(images.images[rows], (size, *images.image_shape))
-            features, logits = evaluate(
+            features, logits, projections = evaluate(
                 self.structure,
                 self.state["params"],
                 self.state["stats"],
@@ -384,7 +416,12 @@ class _Run:
                 self.numbers,
                 jax.device_put(padded, self.rows_split),
             )
-            yield np.asarray(features)[: len(rows)], np.asarray(logits)[: len(rows)], images.labels[rows]
+            yield Batch(
+                np.asarray(features)[: len(rows)],
+                np.asarray(logits)[: len(rows)],
+                images.labels[rows],
+                None if projections is None else np.asarray(projections)[: len(rows)],
+            )
 
     def _measure(self) -> dict[str, Any]:
         """Geometry of training and test features, streamed in float64; nearest means are those of training."""
@@ -395,13 +432,13 @@ class _Run:
         nearest = None
         for name, images in (("train", self.train_images), ("test", self.test_images)):
             sums = ClassSums(images.num_classes)
-            for features, _, labels in self._pass(images):
-                sums.update(self._seen(features), labels)
+            for batch in self._pass(images):
+                sums.update(self._seen(batch.features), batch.labels)
             nearest = sums.means if nearest is None else nearest
             seen = Agreement(nearest)
-            for features, logits, labels in self._pass(images):
-                features = self._seen(features)
-                seen.update(features, labels, logits=features @ nearest if pairs else logits)
+            for batch in self._pass(images):
+                features = self._seen(batch.features)
+                seen.update(features, batch.labels, logits=features @ nearest if pairs else batch.logits)
             measures = sums.measures(matrices[0] if single else None, bias if single else None)
             gram = sums.means.T @ sums.means
             mismatch = "nc4_mismatch" if name == "train" else "nc4_mismatch_train_means"
@@ -428,10 +465,8 @@ class _Run:
     def finish(self, seconds: float) -> Trained:
         """Save what was learned."""
         parts = {}
-        names = (("H", "y", self.train_images), ("test_features", "test_labels", self.test_images))
-        for features, labels, images in names:
-            rows = [batch for batch, _, _ in self._pass(images)]
-            parts[features], parts[labels] = np.concatenate(rows).T.astype(np.float32), images.labels
+        for prefix, images in (("", self.train_images), ("test_", self.test_images)):
+            parts |= arrays_of(images, self._pass(images), prefix)
         matrices, bias = head_matrices(self._model())
         if self.config.loss == "supcon":
             matrices, bias = (), None
