@@ -17,7 +17,7 @@ from ufm.cli import tables
 from ufm.measure import LAYER_GLOSSARY, load_npz
 from ufm.networks import BACKBONES
 from ufm.problem.words import NAMED_LOSSES, WORDS
-from ufm.theory import REGISTRY
+from ufm.theory import FORMULAS, REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
 # Three classes, dimension 3, no bias: one compiled program for all that solve.
@@ -310,12 +310,17 @@ def test_quickstart_table_with_the_real_long_tails(capsys, tmp_path):
 
 
 def test_cite_one_and_all(capsys):
-    everything = number_of(capsys, "cite --json")["oracles"]
-    assert [row["name"] for row in everything] == list(REGISTRY)
-    assert all(set(row) == {"name", "status", "statement", "citation"} and all(row.values()) for row in everything)
-    assert [row["name"] for row in number_of(capsys, "cite group_collapse --json")["oracles"]] == ["group_collapse"]
+    everything = number_of(capsys, "cite --json")
+    for key, registry in (("oracles", REGISTRY), ("formulas", FORMULAS)):
+        assert [row["name"] for row in everything[key]] == list(registry)
+        assert all(set(row) == {"name", "status", "statement", "citation"} for row in everything[key])
+        assert all(all(row.values()) for row in everything[key])
+    for name, key, other in (("group_collapse", "oracles", "formulas"), ("etf_transition", "formulas", "oracles")):
+        one = number_of(capsys, f"cite {name} --json")
+        assert [row["name"] for row in one[key]] == [name]
+        assert one[other] == []
     text = run(capsys, "cite").out
-    assert all(name in text for name in REGISTRY)
+    assert all(name in text for name in [*REGISTRY, *FORMULAS])
 
 
 def test_version(capsys):

@@ -16,7 +16,7 @@ from ufm import _numerics, _programs, atlas
 from ufm._numerics import record
 from ufm._programs import compiled, keep_compiled_programs
 from ufm.cli import declared
-from ufm.theory import REGISTRY
+from ufm.theory import FORMULAS, REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,9 +54,12 @@ print(ufm.solve.__name__, callable(ufm.solve), callable(ufm.certify), sorted(set
 
 
 def test_what_is_read_from_source_is_what_runs():
-    assert list(declared.oracles()) == list(REGISTRY)
-    for name, words in declared.oracles().items():
-        assert words == {word: getattr(REGISTRY[name], word) for word in ("name", "status", "statement", "citation")}
+    for read, registry in ((declared.oracles(), REGISTRY), (declared.formulas(), FORMULAS)):
+        assert list(read) == list(registry)
+        for name, words in read.items():
+            assert words == {
+                word: getattr(registry[name], word) for word in ("name", "status", "statement", "citation")
+            }
     assert declared.diagrams() == {name: atlas.settings_of(name) for name in atlas.DIAGRAMS}
     assert list(declared.diagrams()) == list(atlas.DIAGRAMS)
 

@@ -144,7 +144,10 @@ def bibtex() -> str:
 
 
 _JOURNALS = (
+    "Bernoulli",
+    "Journal of Machine Learning Research",
     "Proceedings of the National Academy of Sciences",
+    "The Annals of Statistics",
     "Linear Algebra and its Applications",
     "Applied and Computational Harmonic Analysis",
     ARXIV,

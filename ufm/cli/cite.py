@@ -15,10 +15,10 @@ from .screen import Screen, bold, line
 
 @dataclasses.dataclass
 class Cite:
-    """Print the references of the oracles, or of one oracle."""
+    """Print the references of the oracles and formulas, or of one of them."""
 
     oracle: tyro.conf.Positional[str | None] = None
-    """Name of an oracle, as in the output of solve; all of them by default."""
+    """Name of an oracle, as in the output of solve, or of a formula; all of them by default."""
     json: bool = False
     """Print one JSON object."""
 
@@ -29,14 +29,17 @@ class Cite:
 
     def run(self) -> None:
         """Print."""
-        registry = declared.oracles()
-        if self.oracle is not None and self.oracle not in registry:
-            raise ValueError(f"oracle: {self.oracle!r} is not known; choose one of {', '.join(registry)}")
-        chosen = [registry[self.oracle]] if self.oracle else list(registry.values())
+        oracles, formulas = declared.oracles(), declared.formulas()
+        if self.oracle is not None and self.oracle not in oracles | formulas:
+            raise ValueError(f"oracle: {self.oracle!r} is not known; choose one of {', '.join(oracles | formulas)}")
+        chosen = [
+            [entry for name, entry in registry.items() if self.oracle in (None, name)]
+            for registry in (oracles, formulas)
+        ]
         if self.json:
-            print(json.dumps({"oracles": chosen}))
+            print(json.dumps(dict(zip(("oracles", "formulas"), chosen, strict=True))))
             return
-        for entry in chosen:
+        for entry in chosen[0] + chosen[1]:
             out = Screen()
             out.print(line(bold(entry["name"]), f" ({entry['status']})"))
             for text in textwrap.wrap(entry["statement"], 96):

@@ -79,9 +79,19 @@ def _settings(given: ast.arguments) -> dict[str, Any]:
 
 def oracles() -> dict[str, dict[str, str]]:
     """Name, status, statement and citation of every oracle, in the order of the registry."""
+    return _of_theory("oracle", "REGISTRY")
+
+
+def formulas() -> dict[str, dict[str, str]]:
+    """Name, status, statement and citation of every formula without a problem, in the order of the registry."""
+    return _of_theory("formula", "FORMULAS")
+
+
+def _of_theory(mark: str, registry: str) -> dict[str, dict[str, str]]:
+    """What modules of theory decorate with a mark, and what plugins have added to its registry."""
     found = {}
     for module in _loaded("__init__", set()):
-        for source in re.findall(r"^@(oracle\(.*?^\))", _text(f"theory/{module}.py"), re.MULTILINE | re.DOTALL):
+        for source in re.findall(rf"^@({mark}\(.*?^\))", _text(f"theory/{module}.py"), re.MULTILINE | re.DOTALL):
             call = ast.parse(source, mode="eval").body
             assert isinstance(call, ast.Call)
             given = {word.arg: word.value for word in call.keywords}
@@ -89,7 +99,7 @@ def oracles() -> dict[str, dict[str, str]]:
             name = ast.literal_eval(call.args[0])
             found[name] = {"name": name, **words}
     for running in _running("ufm.theory.oracle"):
-        for name, entry in running.REGISTRY.items():
+        for name, entry in getattr(running, registry).items():
             found.setdefault(name, {word: getattr(entry, word) for word in ("name", "status", "statement", "citation")})
     return found
 

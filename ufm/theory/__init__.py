@@ -12,17 +12,21 @@ from . import (
     deep_structures,
     frames,
     imbalance,
+    information,
     mse,
+    network_pairs,
     nonnegative,
     peeled,
     seli,
     sphere,
     views,
 )
-from .oracle import REGISTRY, Hypothesis, Oracle, Prediction, oracle, predict, structures
+from .oracle import FORMULAS, REGISTRY, Formula, Hypothesis, Oracle, Prediction, formula, oracle, predict, structures
 
 __all__ = [
+    "FORMULAS",
     "REGISTRY",
+    "Formula",
     "Hypothesis",
     "Oracle",
     "Prediction",
@@ -34,9 +38,12 @@ __all__ = [
     "deep_cross_entropy",
     "deep_oracles",
     "deep_structures",
+    "formula",
     "frames",
     "imbalance",
+    "information",
     "mse",
+    "network_pairs",
     "nonnegative",
     "oracle",
     "peeled",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -169,6 +169,29 @@ REGISTRY: Registry[Oracle] = Registry("oracle")
 """All oracles by name."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Formula:
+    """A registered formula without a problem behind it: a function of numbers.
+
+    Attributes:
+        name: unique name, as in ``ufm cite``.
+        status: ``published``, ``derived`` or ``open``.
+        citation: bibliography key; related work for *derived*.
+        statement: the claim in one sentence.
+        function: the function.
+    """
+
+    name: str
+    status: str
+    citation: str
+    statement: str
+    function: Callable[..., Any]
+
+
+FORMULAS: Registry[Formula] = Registry("formula")
+"""All formulas without a problem behind them that ``ufm cite`` lists, by name."""
+
+
 def _kinds(name: str, value: object) -> tuple[str, ...]:
     kinds = value if isinstance(value, tuple) and value else (value,)
     return tuple(door.one_of(name, kind, KINDS) for kind in kinds)
@@ -232,6 +255,35 @@ def oracle(
         speaks = lambda problem: problem.kind in kinds and concerns(problem)  # noqa: E731
         entry = Oracle(name, status, citation, statement, speaks, hypotheses, answer, for_many_classes)
         return REGISTRY.register(name, entry, answer)
+
+    return register
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@door.checked(status=door.word(*STATUSES), statement=door.text, citation=door.text)
+def formula(name: str, *, status: str, statement: str, citation: str) -> Callable[[F], F]:
+    """Decorator that registers a function of numbers, which speaks of no problem, with its status and citation.
+
+    Args:
+        name: name of the formula in ``ufm cite``.
+        status: ``published``, ``derived`` or ``open``.
+        statement: the claim in one sentence.
+        citation: keys in the bibliography; related work for *derived*.
+
+    Returns:
+        Decorator that gives the function back as it is.
+
+    Raises:
+        ValueError: the name is taken, or the citation names no reference.
+    """
+    if not references_in(citation):
+        raise ValueError(f"citation: {door.show(citation)} names no reference of the bibliography; name one")
+
+    def register(function: F) -> F:
+        FORMULAS.register(name, Formula(name, status, citation, statement, function), function)
+        return function
 
     return register
 
