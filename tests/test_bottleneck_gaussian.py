@@ -1,10 +1,33 @@
 """Moments, the Gaussian information bottleneck, and the report on features with their labels as relevance."""
 
+import json
+import re
+from pathlib import Path
+
+import mpmath
 import numpy as np
 import pytest
+from scipy import linalg, optimize
 
+from ufm.bottleneck import gaussian
+from ufm.bottleneck.gaussian import GaussianIB
 from ufm.bottleneck.moments import SINGLE_BLOCK, Moments, label_moments
-from ufm.measure import ClassSums
+from ufm.measure import ClassSums, as_arrays, class_statistics, vci
+
+GOLDEN = {
+    entry["id"]: entry
+    for entry in json.loads((Path(__file__).parent / "golden_bottleneck.json").read_text(encoding="utf-8"))
+}
+"""Golden values of the theory file on information bottlenecks: quantity, params, value, digits."""
+
+
+def golden(name, found):
+    """Whether what was found has the digits of the golden value."""
+    entry = GOLDEN[name]
+    np.testing.assert_allclose(found, entry["value"], rtol=10.0 ** (1 - entry["digits"]), atol=1e-12)
+
+
+# ------------------------------------------------------------------ moments
 
 
 def two_sets(seed=0, N=3001, dx=5, dy=3, offset=1e3):
@@ -84,7 +107,7 @@ def test_label_moments_are_those_of_one_hot_labels():
     ],
 )
 def test_moments_refuse(act, message):
-    with pytest.raises(ValueError, match="^" + message.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
         act()
 
 
@@ -97,3 +120,388 @@ def test_a_wrong_entry_is_named_and_leaves_the_moments_as_they_were():
         found.update(X, Y)
     assert found.count == before.count
     assert differ(found, before) == 0
+
+
+# ------------------------------------------------------------------ closed forms of the Gaussian bottleneck
+
+LAM = (0.1, 0.4, 0.8, 0.95)
+
+
+def random_covariances(seed, dx=5, dy=3):
+    """Sigma_x, Sigma_y, Sigma_xy and Sigma_{x|y} of a random joint covariance."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(dx + dy, dx + dy + 1))
+    joint = root @ root.T
+    Sx, Sy, Sxy = joint[:dx, :dx], joint[dx:, dx:], joint[:dx, dx:]
+    return Sx, Sy, Sxy, Sx - Sxy @ np.linalg.solve(Sy, Sxy.T)
+
+
+def information_of_code(A, Sx, conditional):
+    """I(T;X) and I(T;Y) of T = A X + N(0, 1), from determinants."""
+    rate, rest = (0.5 * np.linalg.slogdet(np.eye(len(A)) + A @ S @ A.T)[1] for S in (Sx, conditional))
+    return rate, rate - rest
+
+
+def best_code(beta, Sx, conditional, starts=6):
+    """Smallest I(T;X) - beta I(T;Y) that a search over all A finds."""
+
+    def objective(flat):
+        A = flat.reshape(Sx.shape)
+        value, gradient = 0.0, np.zeros_like(A)
+        for weight, S in ((1.0 - beta, Sx), (beta, conditional)):
+            inner = np.eye(len(A)) + A @ S @ A.T
+            value += 0.5 * weight * np.linalg.slogdet(inner)[1]
+            gradient += weight * np.linalg.solve(inner, A @ S)
+        return value, gradient.ravel()
+
+    rng = np.random.default_rng(0)
+    found = [
+        optimize.minimize(objective, rng.normal(size=Sx.size), jac=True, method="BFGS", options={"gtol": 1e-9})
+        for _ in range(starts)
+    ]
+    return min(result.fun for result in found)
+
+
+def test_golden_values_of_the_closed_forms():
+    ib = GaussianIB.from_spectrum(LAM)
+    golden("gib-betac", ib.beta)
+    golden("gib-breakpoints", ib.breakpoints)
+    golden("gib-curve-2.5", ib.curve(2.5))
+    golden("gib-limit", ib.limit)
+    for beta in (1.5, 3.0, 10.0):
+        golden(f"gib-info-beta{beta:g}", ib.information(beta))
+        golden(f"gib-count-beta{beta:g}", ib.count(beta))
+    noisy = ib.with_noise(GOLDEN["ib-floor"]["params"]["eps"])
+    golden("ib-floor", [noisy.lam, noisy.beta])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("beta", [1.2, 1.7, 3.0, 6.0])
+def test_no_code_is_better_than_the_closed_form(seed, beta):
+    Sx, Sy, Sxy, conditional = random_covariances(seed)
+    ib = gaussian.from_covariances(Sx, Sy, Sxy)
+    Ix, Iy = ib.information(beta)
+    assert Ix - beta * Iy == pytest.approx(best_code(beta, Sx, conditional), abs=1e-10)
+    assert information_of_code(ib.weights(beta), Sx, conditional) == pytest.approx((Ix, Iy), abs=1e-12)
+    assert np.count_nonzero(ib.weights(beta).any(axis=1)) == ib.count(beta)
+
+
+def test_vectors_are_left_eigenvectors():
+    Sx, Sy, Sxy, conditional = random_covariances(2)
+    ib = gaussian.from_covariances(Sx, Sy, Sxy)
+    np.testing.assert_allclose(ib.vectors.T @ Sx @ ib.vectors, np.eye(5), atol=1e-12)
+    np.testing.assert_allclose(
+        ib.vectors.T @ conditional @ np.linalg.inv(Sx), ib.lam[:, None] * ib.vectors.T, atol=1e-12
+    )
+    np.testing.assert_allclose(ib.lam, linalg.eigh(conditional, Sx, eigvals_only=True), atol=1e-13)
+    # singular vectors in their place, each scaled as above, make a code that is worse; one "lam" is above 1
+    U, values, _ = np.linalg.svd(conditional @ np.linalg.inv(Sx))
+    assert values[0] > 1
+    beta = 4.0
+    U = U[:, ::-1] / np.sqrt(np.diag(U.T @ Sx @ U)[::-1])
+    wrong = np.sqrt(np.maximum(beta * ib.rho**2 - 1, 0) / ib.lam)[:, None] * U.T
+    (Ix, Iy), (rate, relevance) = ib.information(beta), information_of_code(wrong, Sx, conditional)
+    assert rate - beta * relevance > Ix - beta * Iy + 0.01
+
+
+def test_the_curve_passes_through_the_optima_with_slope_one_over_beta():
+    ib = gaussian.from_covariances(*random_covariances(3)[:3])
+    beta = np.array([1.01, 1.1, 1.5, 2.5, 4.0, 10.0, 1e3]) * ib.beta[0]
+    Ix, Iy = ib.information(beta)
+    np.testing.assert_allclose(ib.curve(Ix), Iy, rtol=1e-12)
+    step = 1e-3
+    slope = (ib.curve(Ix - 2 * step) - 8 * ib.curve(Ix - step) + 8 * ib.curve(Ix + step) - ib.curve(Ix + 2 * step)) / (
+        12 * step
+    )
+    np.testing.assert_allclose(slope, 1 / beta, rtol=1e-8)
+
+
+def test_breakpoints_are_the_rates_at_the_critical_values():
+    ib = GaussianIB.from_spectrum(LAM)
+    np.testing.assert_allclose(ib.breakpoints, ib.information(ib.beta)[0], rtol=1e-12, atol=1e-14)
+    above = ib.information(ib.beta * (1 + 1e-10))[0]
+    np.testing.assert_allclose(ib.breakpoints, above, rtol=1e-8, atol=1e-8)
+
+
+def test_the_count_changes_above_a_critical_value():
+    ib = GaussianIB.from_spectrum([0.5, 0.5, 0.75, 1.0])
+    assert ib.beta.tolist() == [2, 2, 4, np.inf]
+    assert [ib.count(beta) for beta in (0.0, 1.0, 2.0, np.nextafter(2, 3), 4.0, 4.1, np.inf)] == [0, 0, 0, 2, 2, 3, 3]
+    assert ib.count(np.array([2.0, 3.0])).tolist() == [0, 2]
+
+
+def test_equal_components_enter_together_and_lam_of_one_never():
+    ib = GaussianIB.from_spectrum([0.5, 1.0, 0.5, 0.5])
+    assert ib.breakpoints.tolist() == [0, 0, 0, np.inf]
+    assert (ib.finite, ib.rank) == (3, 4)
+    single = GaussianIB.from_spectrum([0.5])
+    assert ib.curve(6.0) == pytest.approx(3 * single.curve(2.0), rel=1e-14)
+    assert GaussianIB.from_spectrum([1.0, 1.0]).curve([0.0, 5.0]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-9, 20.0, 700.0, 1e4, 1e300, np.inf])
+def test_the_curve_does_not_overflow(rate):
+    lam = (0.2, 0.2, 0.6)
+    found = GaussianIB.from_spectrum(lam).curve(rate)
+    with mpmath.workdps(60):
+        n = 2 if rate < 0.5 * 2 * np.log((0.6 / 0.4) / (0.2 / 0.8)) else 3
+        decay = mpmath.exp(-2 * mpmath.mpf(rate) / n) if np.isfinite(rate) else 0
+        product = lambda terms: mpmath.root(mpmath.fprod(terms), n)  # noqa: E731
+        want = -mpmath.log(decay * product([1 - mpmath.mpf(x) for x in lam[:n]]) + product(lam[:n])) * n / 2
+    assert found == pytest.approx(float(want), rel=1e-13, abs=1e-15)
+
+
+def test_a_deterministic_component_has_infinite_information():
+    ib = GaussianIB.from_spectrum([0.0, 1e-11, 0.3, 1.0])
+    assert ib.deterministic == 2
+    assert ib.finite == 3
+    assert ib.beta[0] == 1
+    assert ib.breakpoints.tolist() == [0, 0, np.inf, np.inf]
+    assert [x.tolist() for x in ib.information(np.array([0.5, 1.0, 1.2, 9.0]))] == [[0, 0, np.inf, np.inf]] * 2
+    assert ib.limit == np.inf
+    np.testing.assert_allclose(ib.curve(np.array([0.0, 3.0, 1e5])), [0.0, 3.0, 1e5], rtol=1e-10)
+    assert ib.curve(np.inf) == np.inf
+    with pytest.raises(ValueError, match=r"^beta: 1\.5 needs infinite weights; give a finite beta, and with_noise"):
+        ib.weights(1.5)
+    assert np.isfinite(ib.with_noise(1e-3).information(9.0)).all()
+    assert np.isfinite(ib.with_noise(1e-3).limit)
+
+
+def test_noise_in_proportion_to_the_features_is_that_of_the_covariances():
+    Sx, Sy, Sxy, _ = random_covariances(4)
+    added = gaussian.from_covariances(1.2 * Sx, Sy, Sxy)
+    ib = gaussian.from_covariances(Sx, Sy, Sxy).with_noise(0.2)
+    np.testing.assert_allclose(ib.lam, added.lam, rtol=1e-12)
+    np.testing.assert_allclose(ib.vectors, added.vectors, rtol=1e-9, atol=1e-12)
+
+
+# ------------------------------------------------------------------ labels as relevance
+
+
+def demo(counts, d, s=0.3):
+    """Deterministic data of the theory: class patterns cos(i c) + 2 [i = c] plus s sin(0.7 i j), sorted by class."""
+    i, c, j = np.arange(1, d + 1)[:, None], np.arange(1, len(counts) + 1), np.arange(1, sum(counts) + 1)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return (np.cos(i * c) + 2.0 * (i == c))[:, labels] + s * np.sin(0.7 * i * j), labels
+
+
+def unequal(seed, d=7, counts=(3, 40, 9, 120)):
+    """Labelled features with unequal counts, in no order."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    mixing = rng.normal(size=(d, d))
+    return rng.normal(size=(d, len(counts)))[:, labels] + 0.5 * mixing @ rng.normal(size=(d, labels.size)), labels
+
+
+def covariances(H, labels):
+    """Sigma_W and Sigma_B with the weights n_c/N, by their definitions."""
+    mean = H.mean(axis=1, keepdims=True)
+    within, between = np.zeros((2, len(H), len(H)))
+    for c in np.unique(labels):
+        X = H[:, labels == c]
+        centre = X.mean(axis=1, keepdims=True)
+        within += (X - centre) @ (X - centre).T / labels.size
+        between += X.shape[1] * (centre - mean) @ (centre - mean).T / labels.size
+    return within, between
+
+
+def test_golden_values_of_label_relevance():
+    ib = gaussian.from_labels(*demo((6,) * 5, 8))
+    golden("demo-label-lam", ib.lam[:4])
+    golden("demo-sum-beta-1", (ib.beta[:4] - 1).sum())
+    H, labels = demo((3, 5, 8, 12), 6)
+    ib = gaussian.from_labels(H, labels)
+    within, between = covariances(H, labels)
+    K = 4
+    means = np.stack([H[:, labels == c].mean(axis=1) for c in range(K)], axis=1)
+    centred = means - means.mean(axis=1, keepdims=True)
+    plain = np.trace(within @ np.linalg.pinv(centred @ centred.T / K, rcond=1e-10))
+    lam, total, weighted, unweighted = GOLDEN["ib-demoU-3-5-8-12"]["value"]
+    np.testing.assert_allclose(ib.lam[:3], lam, rtol=1e-7)
+    assert ((ib.beta[:3] - 1).sum(), np.trace(within @ np.linalg.pinv(between, rcond=1e-10)), plain) == pytest.approx(
+        (total, weighted, unweighted), rel=1e-7
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_relevance_of_labels_on_unequal_counts(seed):
+    """Sigma_{x|onehot} = Sigma_W; VCI = mean lam; the identity and the bound of sum(beta - 1)."""
+    H, labels = unequal(seed)
+    K, (within, between) = 4, covariances(*unequal(seed))
+    ib = gaussian.from_labels(H, labels)
+    one_hot = np.eye(K)[labels].T
+    Sx, Sy, Sxy = Moments(7, K).update(H, one_hot).covariances()
+    np.testing.assert_allclose(Sx - Sxy @ np.linalg.pinv(Sy) @ Sxy.T, within, atol=1e-12)
+    general = gaussian.from_covariances(Sx, Sy, Sxy)
+    np.testing.assert_allclose(general.lam, ib.lam, atol=1e-12)
+    assert (ib.finite, general.finite) == (K - 1, K - 1)
+    np.testing.assert_allclose(ib.lam, linalg.eigh(within, Sx, eigvals_only=True), atol=1e-12)
+    index = vci(class_statistics(as_arrays(H, labels)))
+    assert ib.lam[: K - 1].mean() == pytest.approx(index, abs=1e-12)
+    U = linalg.orth(between, rcond=1e-8)
+    identity = np.trace(np.linalg.inv(U.T @ np.linalg.solve(within, U)) @ np.linalg.inv(U.T @ between @ U))
+    total = (ib.beta[: K - 1] - 1).sum()
+    assert total == pytest.approx(identity, rel=1e-12)
+    assert total <= np.trace(within @ np.linalg.pinv(between, rcond=1e-10))
+
+
+def test_the_bound_is_met_without_a_block_between_the_class_subspace_and_the_rest():
+    rng = np.random.default_rng(0)
+    K, d, counts = 3, 5, np.array([30, 50, 20])
+    labels = np.repeat(np.arange(K), counts)
+    U = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    noise = rng.normal(size=(d, labels.size))
+    for c in range(K):  # centred in every class, and class subspace and rest uncorrelated
+        noise[:, labels == c] -= noise[:, labels == c].mean(axis=1, keepdims=True)
+    cross = noise[2:] @ noise[:2].T @ np.linalg.inv(noise[:2] @ noise[:2].T)
+    noise[2:] -= cross @ noise[:2]
+    H = U[:, :2] @ rng.normal(size=(2, K))[:, labels] + U @ noise
+    within, between = covariances(H, labels)
+    total = (gaussian.from_labels(H, labels).beta[:2] - 1).sum()
+    assert total == pytest.approx(np.trace(within @ np.linalg.pinv(between, rcond=1e-10)), rel=1e-12)
+
+
+def test_an_etf_has_equal_transitions():
+    """K - 1 transitions coincide at 1 + sigma2 (K-1)/m^2, from samples and from the Gram matrix."""
+    params = GOLDEN["etf-label-betac-K10"]["params"]
+    K, m2, sigma2 = params["K"], params["mean_norm2"], params["sigma2"]
+    G = m2 * K / (K - 1) * (np.eye(K) - 1 / K)
+    found = gaussian.from_means(G, [7] * K, sigma2)
+    golden("etf-label-betac-K10", found.beta.min())
+    golden("etf-label-betac-K10", found.beta.max())
+    signs = linalg.hadamard(16)[:, 1:11].T  # ten orthogonal features of mean 0, variance 1
+    H = np.tile((linalg.sqrtm(G).real).repeat(16, axis=1), 1) + np.sqrt(sigma2) * np.tile(signs, K)
+    ib = gaussian.from_labels(H, np.repeat(np.arange(K), 16))
+    golden("etf-label-betac-K10", ib.beta[: K - 1].min())
+    golden("etf-label-betac-K10", ib.beta[: K - 1].max())
+    assert ib.finite == K - 1
+
+
+@pytest.mark.parametrize("name", ["ib-ufm-mse-0", "ib-ufm-mse-1", "ib-ufm-mse-3", "ib-ufm-mse-4"])
+def test_golden_transitions_of_noisy_means(name):
+    counts, sigma2 = (GOLDEN[name]["params"][key] for key in ("counts", "sigma2"))
+    _, norms, spectrum, beta = GOLDEN[name]["value"]
+    np.testing.assert_allclose(gaussian.means_spectrum(np.diag(norms), counts), spectrum, rtol=1e-8)
+    np.testing.assert_allclose(gaussian.from_means(np.diag(norms), counts, sigma2).beta, beta, rtol=1e-8)
+
+
+def test_means_and_noise_are_the_bottleneck_of_their_covariances():
+    rng = np.random.default_rng(3)
+    M, counts, noise = rng.normal(size=(6, 4)), np.array([1.0, 5.0, 2.0, 9.0]), 0.3
+    pi = counts / counts.sum()
+    U = M - (M @ pi)[:, None]
+    within = noise * np.eye(6)
+    direct = gaussian.from_conditional(within + (U * pi) @ U.T, within)
+    found = gaussian.from_means(M.T @ M, counts, noise)
+    np.testing.assert_allclose(found.lam, direct.lam[:3], rtol=1e-12)
+    assert (direct.finite, direct.rank) == (3, 6)
+    stacked = gaussian.means_spectrum(np.stack([M.T @ M, 4 * M.T @ M]), counts)
+    np.testing.assert_allclose(stacked[1], 4 * stacked[0], rtol=1e-12)
+    np.testing.assert_allclose(noise / stacked[0], found.beta - 1, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"^vectors: a Gram matrix"):
+        found.weights(2.0)
+
+
+def test_equal_minority_means_leave_transitions_that_never_come():
+    M = np.eye(5)[:, [0, 1, 2, 3, 3]] * 1.7
+    found = gaussian.from_means(M.T @ M, [10, 10, 10, 1, 1], 0.1)
+    assert found.finite == 3
+    assert found.beta[-1] == np.inf
+    assert gaussian.from_means(np.zeros((3, 3)), [1, 2, 3], 0.1).finite == 0
+    assert gaussian.from_means(np.eye(3), [1, 2, 3], 0.0).limit == np.inf
+
+
+# ------------------------------------------------------------------ the plain code
+
+
+@pytest.mark.parametrize("name", ["ib-isotropic-0", "ib-isotropic-1", "ib-isotropic-2", "ib-isotropic-3"])
+def test_golden_efficiency_of_the_plain_code(name):
+    K, d, s, sigma2, tau2 = (GOLDEN[name]["params"][key] for key in ("K", "d", "s", "sigma2", "tau2"))
+    between = np.zeros((d, d))
+    between[:K, :K] = s * (np.eye(K) - 1 / K)
+    code = gaussian.plain_code(between + sigma2 * np.eye(d), sigma2 * np.eye(d), tau2)
+    golden(name, [code.Ix[0], code.Iy[0], code.bound[0], code.efficiency[0]])
+
+
+def test_the_efficiency_is_a_share_and_tends_to_one_with_collapse():
+    H, labels = unequal(5, counts=(30, 40, 9, 120))
+    within, between = covariances(H, labels)
+    last = 0.0
+    for shrink in (1.0, 1e-2, 1e-4, 1e-8):
+        code = gaussian.plain_code(between + shrink * within, shrink * within, np.geomspace(1e-3, 10, 9))
+        assert (code.efficiency > 0).all()
+        assert (code.efficiency <= 1 + 1e-12).all()
+        assert code.efficiency[-3] > last
+        last = code.efficiency[-3]
+    assert last > 1 - 1e-6
+
+
+# ------------------------------------------------------------------ covariances that are singular, doors
+
+
+def test_directions_without_variance_are_dropped_and_counted():
+    Sx, Sy, Sxy, _ = random_covariances(6)
+    plain = gaussian.from_covariances(Sx, Sy, Sxy)
+    lift = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0][:, :5]
+    found = gaussian.from_covariances(lift @ Sx @ lift.T, Sy, lift @ Sxy)
+    assert (found.rank, found.dropped, plain.dropped) == (5, 3, 0)
+    np.testing.assert_allclose(found.lam, plain.lam, atol=1e-12)
+    doubled = np.kron(np.ones((2, 2)), Sy)
+    twice = gaussian.from_covariances(Sx, doubled, np.concatenate([Sxy, Sxy], axis=1))
+    np.testing.assert_allclose(twice.lam, plain.lam, atol=1e-12)
+    none = gaussian.from_covariances(np.zeros((3, 3)), Sy, np.zeros((3, 3)))
+    assert (none.rank, none.dropped, none.finite, none.limit, float(none.curve(1.0))) == (0, 3, 0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+def test_invertible_maps_of_either_side_change_nothing(side):
+    X, Y = two_sets(7, dx=6, dy=4, offset=0.0)
+    plain = gaussian.from_moments(Moments(6, 4).update(X, Y))
+    d = 6 if side == "x" else 4
+    rng = np.random.default_rng(1)
+    left, right = (np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(2))
+    A = left @ np.diag(np.geomspace(1, 1e-4, d)) @ right
+    X, Y = (A @ X, Y) if side == "x" else (X, A @ Y)
+    mapped = gaussian.from_moments(Moments(6, 4).update(X, Y))
+    np.testing.assert_allclose(mapped.rho, plain.rho, atol=1e-9)
+    if side == "x":
+        np.testing.assert_allclose(
+            np.abs(mapped.vectors[:, :4].T @ A), np.abs(plain.vectors[:, :4].T), rtol=1e-6, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: gaussian.from_covariances([[1, 2], [0, 1]], [[1]], [[0], [0]]), "Sx: it differs from its transpose"),
+        (lambda: gaussian.from_covariances(np.diag([1, -1]), [[1]], [[0], [0]]), "Sx: its smallest eigenvalue is -1,"),
+        (lambda: gaussian.from_covariances([[1]], [[-1]], [[0]]), "Sy: its smallest eigenvalue is -1, so it"),
+        (lambda: gaussian.from_covariances([[1]], [[1]], [[1.3]]), "Sxy: it gives a canonical correlation of 1.3,"),
+        (lambda: gaussian.from_covariances(np.eye(2), [[1]], [[1]]), "Sxy: shape (1, 1) does not fit Sx and Sy; give"),
+        (lambda: gaussian.from_covariances(np.ones((2, 3)), [[1]], [[1]]), "Sx: shape (2, 3) is not square"),
+        (lambda: gaussian.from_conditional(np.eye(2), 2 * np.eye(2)), "conditional: it has eigenvalues from 2 to 2"),
+        (lambda: gaussian.from_labels(np.ones((2, 3)), [0, 0, 0]), "labels: there is one class only"),
+        (lambda: gaussian.from_labels(np.ones((2, 3)), [0, 2, 2]), "labels has no sample of class 1"),
+        (lambda: gaussian.from_labels(np.ones((2, 3)), [0, -1, 2]), "labels: labels[1] is -1; give whole class"),
+        (lambda: gaussian.from_labels(np.ones((2, 3)), [0, 1.5, 2]), "labels: labels[1] is 1.5; give whole class"),
+        (lambda: gaussian.from_labels(np.ones((2, 3)), [0, 1, 10**9]), "labels: 1e+09 leaves classes without samples"),
+        (lambda: gaussian.from_labels(np.ones((2, 3)), [0, 1]), "labels: shape (2,) does not fit; give one label for"),
+        (lambda: gaussian.from_labels([[0, np.nan, 1]], [0, 1, 1]), "H: H[0, 1] is nan; give finite numbers only"),
+        (lambda: gaussian.from_means(np.eye(3), [1, 2, 0], 0.1), "counts: 0 is not allowed; give a finite positive"),
+        (lambda: gaussian.from_means(np.eye(3), [1, 2], 0.1), "gram: shape (3, 3) does not fit counts of shape (2,)"),
+        (lambda: gaussian.from_means(np.diag([1, 1, -1]), [1, 2, 3], 0.1), "gram: its smallest eigenvalue is -1"),
+        (lambda: gaussian.from_means(np.eye(3), [1, 2, 3], -0.1), "noise: -0.1 is not allowed; give a variance"),
+        (lambda: gaussian.plain_code(np.eye(2), np.eye(2), 0.0), "tau2: 0 is not allowed; give a finite positive"),
+        (lambda: gaussian.plain_code(np.eye(2), np.eye(3), 0.1), "conditional: shape (3, 3) does not fit total"),
+        (lambda: GaussianIB.from_spectrum([0.1, 1.2]), "lam: [0.1, 1.2] is not allowed; give numbers from 0 to 1"),
+        (lambda: GaussianIB.from_spectrum(LAM).count(-1.0), "beta: -1 is not allowed; give numbers of 0 or more"),
+        (lambda: GaussianIB.from_spectrum(LAM).information(np.nan), "beta: nan is not allowed"),
+        (lambda: GaussianIB.from_spectrum(LAM).curve([1.0, -2.0]), "Ix: -2 is not allowed; give numbers of 0 or more"),
+        (lambda: GaussianIB.from_spectrum(LAM).with_noise(0), "eps: 0 is not allowed"),
+        (lambda: gaussian.from_moments(Moments(1, 1)), "count: 0 samples have no covariance"),
+        (lambda: gaussian.from_moments(3), "moments: 3 is not a Moments; give Moments, updated with samples"),
+    ],
+)
+def test_the_bottleneck_refuses(act, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        act()
