@@ -20,7 +20,7 @@ _HOME_OF = {
     "Moments": "moments",
     "along_runs": "runs",
     "labels_report": "relevance",
-    "two_networks": "pairs",
+    "two_networks": "paired",
 }
 
 __all__ = [

@@ -289,7 +289,7 @@ def gap_count(rho: Real[ArrayLike, "m"], above: int) -> tuple[int, float]:
         are 1 up to rounding.
 
     >>> gap_count([0.95, 0.94, 0.5, 0.4], 4)
-    (2, 1.86265)
+    (2, 1.86304)
     """
     values = np.asarray(rho, dtype=np.float64)
     above = min(above, len(values))
@@ -313,6 +313,7 @@ class Whitened:
         map: W, shape (d, k): U = (H - mean)^T W up to rounding.
         mean: mean of the features, shape (d,).
         eigenvalues: eigenvalues of the covariance (divided by N), largest first, shape (d,).
+        vectors: eigenvectors of the covariance, shape (d, d).
         rank: number of eigenvalues above the relative cut.
         dropped: number of features that are constant.
         kept_variance: share of the variance in the k components.
@@ -322,6 +323,7 @@ class Whitened:
     map: FloatArray
     mean: FloatArray
     eigenvalues: FloatArray
+    vectors: FloatArray
     rank: int
     dropped: int
     kept_variance: float
@@ -331,12 +333,26 @@ class Whitened:
         """k, the number of components."""
         return self.scores.shape[1]
 
+    def leading(self, dim: int) -> Whitened:
+        """The same with the leading components alone."""
+        share = float(self.eigenvalues[:dim].sum() / self.eigenvalues.sum())
+        return dataclasses.replace(self, scores=self.scores[:, :dim], map=self.map[:, :dim], kept_variance=share)
+
+    def reaching(self, variance: float) -> int:
+        """Number of components that hold this share of the variance, at most the rank."""
+        share = np.cumsum(self.eigenvalues[: self.rank]) / self.eigenvalues.sum()
+        return min(self.rank, int(np.searchsorted(share, variance * (1 - 1e-12))) + 1)
+
+    def full_map(self) -> FloatArray:
+        """Map to all principal components of unit variance, shape (d, rank): its columns are scaled eigenvectors."""
+        return self.vectors[:, : self.rank] / np.sqrt(self.eigenvalues[: self.rank])
+
 
 def whiten(
     H: Real[ArrayLike, "d N"],
     dim: int | None = None,
     *,
-    variance: float | None = None,
+    at_most: bool = False,
     cut: float = RANK_CUT,
     name: str = "H",
 ) -> Whitened:
@@ -348,7 +364,7 @@ def whiten(
     Args:
         H: features, shape (d, N), samples are columns.
         dim: number of components, at most the rank. All of the range if not given.
-        variance: share of the variance, in (0, 1); the fewest components that reach it are kept, at most ``dim``.
+        at_most: whether a ``dim`` above the rank means the rank.
         cut: relative cut on the eigenvalues of the covariance; smaller ones are taken for zero.
         name: name of the features in messages.
 
@@ -367,18 +383,16 @@ def whiten(
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     rank = min(int(np.sum(values > cut * values[0])), N - 1)
     dropped = int(np.sum(np.all(matrix == shift, axis=1)))
-    if values[0] == 0.0 or dropped == len(matrix) or rank < 1:
+    if values[0] == 0.0 or dropped == len(matrix):
         raise ValueError(f"{name}: every feature is constant; give features that differ between samples")
-    if dim is not None and dim > rank:
+    if dim is not None and dim > rank and not at_most:
         raise ValueError(f"pca: {dim} components of {name} are more than its rank {rank}; give at most {rank}")
-    share = np.cumsum(values[:rank]) / values.sum()
-    k = rank if dim is None else dim
-    if variance is not None:
-        k = min(k, int(np.searchsorted(share, variance * (1 - 1e-12))) + 1)
+    k = rank if dim is None else min(dim, rank)
     map_ = vectors[:, :k] / np.sqrt(N * values[:k])
     scores, triangle = np.linalg.qr((matrix - mean[:, None]).T @ map_)
     scores -= scores.mean(axis=0)
-    return Whitened(scores, np.linalg.solve(triangle.T, map_.T).T, mean, values, rank, dropped, float(share[k - 1]))
+    map_ = np.linalg.solve(triangle.T, map_.T).T
+    return Whitened(scores, map_, mean, values, vectors, rank, dropped, float(values[:k].sum() / values.sum()))
 
 
 # ------------------------------------------------------------------ permutations
@@ -512,5 +526,10 @@ def canonical(
         The singular values of A^T B, largest first and at most 1, and orthogonal matrices Q_1 (k_1, k_1) and Q_2
         (k_2, k_2) with Q_1^T A^T B Q_2 diagonal.
     """
-    left, rho, right = np.linalg.svd(A.T @ B, full_matrices=True)
+    return canonical_of(A.T @ B)
+
+
+def canonical_of(cross: Float64[np.ndarray, "k1 k2"]) -> tuple[Float64[np.ndarray, "m"], FloatArray, FloatArray]:
+    """The same from the product of the whitened coordinates."""
+    left, rho, right = np.linalg.svd(cross, full_matrices=True)
     return np.minimum(rho, 1.0), left, right.T
