@@ -27,7 +27,8 @@ from ufm.bottleneck.coordinates import Coordinates, Linear, Spearman, fully_iden
 from ufm.bottleneck.floors import Whitened, whiten
 from ufm.bottleneck.identifiability import alignment_with_means, identifiability
 from ufm.bottleneck.intervals import Intervals, block_numbers, check_blocks, jackknife
-from ufm.measure import as_arrays, as_matrix, measure_statistics, to_numpy
+from ufm.bottleneck.pairing import Data, paired_data
+from ufm.measure import as_arrays, measure_statistics
 from ufm.measure.arrays import FloatArray, IntArray
 from ufm.measure.collapse import class_statistics
 
@@ -41,9 +42,6 @@ DIMENSIONS = (32, 64, 128)
 
 IDENTICAL = 1e-6
 """Mean of 1 - rho^2 over all components below which two sets of features are linear functions of each other."""
-
-LEAST_OVERLAP = 0.9
-"""Share of common samples below which two files are not taken for the same data."""
 
 MEASURES = ("nc1_quotient", "nc1_papyan", "nc2_equinorm_centred_means", "nc2_gram_etf_centred_means", "vci")
 """Measures of collapse that stand beside the spectrum; their formulas are in `ufm.measure.GLOSSARY`."""
@@ -211,112 +209,6 @@ class TwoNetworks:
         return record.save(self.json(), self.table(len(self.rho)), out)
 
 
-# ------------------------------------------------------------------ pairs of samples
-
-
-def pair_samples(
-    index_a: Integer[ArrayLike, "N_a"], index_b: Integer[ArrayLike, "N_b"], intersect: bool = False
-) -> tuple[IntArray, IntArray]:
-    """Columns of both files that show the same samples, in the order of the index.
-
-    Args:
-        index_a: number of the image of every column of the first file.
-        index_b: the same of the second file.
-        intersect: whether files that share fewer than 90 % of the samples are paired all the same.
-
-    Raises:
-        ValueError: an index with a repeated entry, or too few common samples.
-    """
-    a, b = _index(index_a, "index_a"), _index(index_b, "index_b")
-    common, pick_a, pick_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
-    overlap = len(common) / max(len(a), len(b))
-    if len(common) < 3:
-        raise ValueError(f"index_b: {len(common)} samples are in both files; give features of the same samples")
-    if overlap < LEAST_OVERLAP and not intersect:
-        raise ValueError(
-            f"index_b: {len(common)} samples are in both files, {100 * overlap:.3g} % of the larger one; "
-            "give features of the same samples, or intersect"
-        )
-    return pick_a, pick_b
-
-
-def _index(value: ArrayLike, name: str) -> IntArray:
-    array = to_numpy(value, name)
-    if array.ndim != 1 or not np.array_equal(array, np.round(array)):
-        raise ValueError(f"{name}: {door.show(array)} is not a list of whole numbers; give one for every sample")
-    array = array.astype(np.int64)
-    values, counts = np.unique(array, return_counts=True)
-    if len(values) < len(array):
-        raise ValueError(f"{name}: {values[np.argmax(counts)]} stands there twice; give every sample once")
-    return array
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Data:
-    """Paired features, shape (d, N) each, their labels, and what is to be said about the pairing."""
-
-    HA: FloatArray
-    HB: FloatArray
-    labels: IntArray | None
-    notes: list[str]
-
-    @property
-    def N(self) -> int:
-        return self.HA.shape[1]
-
-    @property
-    def num_classes(self) -> int | None:
-        return None if self.labels is None else int(self.labels.max()) + 1
-
-
-def _paired(
-    HA: ArrayLike,
-    HB: ArrayLike,
-    labels: ArrayLike | None,
-    labels_b: ArrayLike | None,
-    index: tuple[ArrayLike | None, ArrayLike | None],
-    intersect: bool,
-) -> _Data:
-    """Checked features with their columns paired."""
-    A, B = as_matrix(HA, "HA"), as_matrix(HB, "HB")
-    y, z = (None if given is None else to_numpy(given, "labels") for given in (labels, labels_b))
-    notes = []
-    for name, given, matrix in (
-        ("labels", y, A),
-        ("labels_b", z, B),
-        ("index_a", index[0], A),
-        ("index_b", index[1], B),
-    ):
-        if given is not None and (length := len(to_numpy(given, name))) != matrix.shape[1]:
-            raise ValueError(
-                f"{name}: it has {length} entries for {matrix.shape[1]} samples; give one for every sample"
-            )
-    if (index[0] is None) != (index[1] is None):
-        missing = "index_a" if index[0] is None else "index_b"
-        raise ValueError(f"{missing}: it is missing; give the index of both files, or of none")
-    if index[0] is not None and index[1] is not None:
-        pick_a, pick_b = pair_samples(index[0], index[1], intersect)
-        if len(pick_a) < max(A.shape[1], B.shape[1]):
-            notes.append(f"{len(pick_a)} samples are common to {A.shape[1]} and {B.shape[1]}; the others are left out.")
-        A, B = A[:, pick_a], B[:, pick_b]
-        y, z = None if y is None else y[pick_a], None if z is None else z[pick_b]
-    elif A.shape[1] != B.shape[1]:
-        raise ValueError(
-            f"HB: it has {B.shape[1]} samples but HA has {A.shape[1]}; give the index of both, or the same samples"
-        )
-    else:
-        notes.append("Samples are paired by position: there is no index.")
-    if A.shape[1] < 3:
-        raise ValueError(f"HA: it has {A.shape[1]} samples; give at least 3")
-    if y is not None and z is not None and not np.array_equal(y, z):
-        at = int(np.argmax(y != z))
-        raise ValueError(
-            f"labels_b: sample {at} is of class {z[at]} but of class {y[at]} in labels; pair the same samples"
-        )
-    checked = None if y is None else as_arrays(A, y).labels
-    return _Data(A, B, checked, notes)
-
-
 # ------------------------------------------------------------------ the numbers
 
 
@@ -332,7 +224,7 @@ def _components(side: Whitened, name: str, at_most: int | None, exact: int | Non
 
 
 def _coordinates(
-    data: _Data, copula: str, pca: int | None, exact: tuple[int | None, int | None], variance: float | None
+    data: Data, copula: str, pca: int | None, exact: tuple[int | None, int | None], variance: float | None
 ) -> tuple[Coordinates, Whitened, Whitened, list[str]]:
     """Coordinates under the copula, the whitened sides behind them, and notes."""
     names = ("HA", "HB")
@@ -468,7 +360,7 @@ def _by_dimension(
     return found
 
 
-def _measures(data: _Data, sides: tuple[Whitened, Whitened]) -> dict[str, dict[str, float]]:
+def _measures(data: Data, sides: tuple[Whitened, Whitened]) -> dict[str, dict[str, float]]:
     """Measures of collapse of both networks, the floor of VCI, and the accuracy of the nearest class mean."""
     if data.labels is None:
         return {}
@@ -524,7 +416,7 @@ def _identical_verdict(ranks: tuple[int, int]) -> str:
 
 
 def _notes(
-    data: _Data, kept: tuple[int, int], dropped: tuple[int, int], measures: dict[str, dict[str, float]]
+    data: Data, kept: tuple[int, int], dropped: tuple[int, int], measures: dict[str, dict[str, float]]
 ) -> list[str]:
     """Sentences about what limits the numbers."""
     found = list(data.notes)
@@ -543,7 +435,7 @@ def _notes(
 
 
 def _described(
-    data: _Data,
+    data: Data,
     found: Coordinates,
     sides: tuple[Whitened, Whitened],
     copula: str,
@@ -589,7 +481,7 @@ def _described(
 
 
 def _counted(
-    data: _Data,
+    data: Data,
     found: Coordinates,
     sides: tuple[Whitened, Whitened],
     plain: TwoNetworks,
@@ -705,7 +597,7 @@ def two_networks(
     >>> found.rank, found.counts["gap"], found.verdict[:23]
     (2, 2, '2 of 6 modes are shared')
     """
-    data = _paired(HA, HB, labels, labels_b, (index_a, index_b), intersect)
+    data = paired_data(HA, HB, labels, labels_b, (index_a, index_b), intersect)
     floors.permutation_quantile(np.zeros(null_draws), level)  # refuses a level that so few draws cannot have
     found, a, b, notes = _coordinates(data, copula, pca, (pca_a, pca_b), variance)
     over = tuple(float(t) for t in thresholds)
