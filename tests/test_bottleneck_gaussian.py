@@ -11,7 +11,7 @@ from scipy import linalg, optimize
 
 from ufm.bottleneck import gaussian
 from ufm.bottleneck.gaussian import GaussianIB
-from ufm.bottleneck.moments import SINGLE_BLOCK, Moments, label_moments
+from ufm.bottleneck.moments import BLOCK, Moments, label_moments
 from ufm.measure import ClassSums, as_arrays, class_statistics, vci
 
 GOLDEN = {
@@ -76,7 +76,7 @@ def test_constant_features_have_no_variance_at_all():
 
 
 def test_single_products_keep_their_sums_in_double():
-    X, Y = two_sets(3, N=4 * SINGLE_BLOCK + 1)
+    X, Y = two_sets(3, N=4 * BLOCK + 1)
     double, single = (Moments(5, 3, single=s).update(X, Y) for s in (False, True))
     assert single.Sxx.dtype == np.float64
     assert 0 < differ(double, single) < 1e-6

@@ -21,12 +21,15 @@ from jaxtyping import Float64, Real
 
 from ufm import _checks as door
 from ufm._checks import ArrayLike
-from ufm.bottleneck.moments import BLOCK, Moments
+from ufm.bottleneck.moments import Moments
 from ufm.measure import ClassSums, as_matrix
 from ufm.measure.arrays import FloatArray, IntArray, as_vector, to_numpy
 
 CUT = 1e-10
 """Eigenvalues of a covariance below this share of the largest are dropped."""
+
+BLOCK = 4096
+"""Number of samples that are read at a time."""
 
 DETERMINISTIC = 1e-10
 """A lam below this counts as 0: Y determines the component, and its information is infinite."""

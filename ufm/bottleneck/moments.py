@@ -20,11 +20,8 @@ from ufm._checks import ArrayLike
 from ufm.measure import ClassSums, to_numpy
 from ufm.measure.arrays import FloatArray
 
-BLOCK = 4096
-"""Number of samples that are centred and multiplied at a time, in float64."""
-
-SINGLE_BLOCK = 1024
-"""The same with products in float32: short sums in float32 keep their rounding small."""
+BLOCK = 1024
+"""Number of samples that are centred and multiplied at a time: short sums in float32 keep their rounding small."""
 
 
 class Moments:
@@ -32,7 +29,7 @@ class Moments:
 
         S_xx = sum_i (x_i - m_x)(x_i - m_x)^T,    S_xy = sum_i (x_i - m_x)(y_i - m_y)^T
 
-    Memory is that of three matrices and of a block of samples, whatever the number of samples.
+    Memory is that of four matrices and of a block of samples, whatever the number of samples.
 
     Args:
         dx: number of features of the first set, at least 1.
@@ -88,14 +85,24 @@ class Moments:
         Raises:
             ValueError: another number of features or samples, or a NaN or an infinity. The moments are then as before.
         """
-        X, Y = _columns(xa, "xa", self.dx), _columns(xb, "xb", self.dy)
+        X, mean_x = _columns(xa, "xa", self.dx)
+        Y, mean_y = _columns(xb, "xb", self.dy)
         if X.shape[1] != Y.shape[1]:
             raise ValueError(
                 f"xb: it has {Y.shape[1]} columns but xa has {X.shape[1]}; give both sets for the same samples"
             )
-        size = SINGLE_BLOCK if self.single else BLOCK
-        for first in range(0, X.shape[1], size):
-            self._add(X[:, first : first + size], Y[:, first : first + size])
+        count = X.shape[1]
+        if count == 0:
+            return self
+        dtype = np.float32 if self.single else np.float64
+        for first in range(0, count, BLOCK):
+            columns = slice(first, first + BLOCK)
+            x = _centred(X[:, columns], mean_x).astype(dtype, copy=False)
+            y = _centred(Y[:, columns], mean_y).astype(dtype, copy=False)
+            self.Sxx += x @ x.T
+            self.Syy += y @ y.T
+            self.Sxy += x @ y.T
+        self._move(count, mean_x[0] + mean_x[1], mean_y[0] + mean_y[1])
         return self
 
     def merge(self, other: Moments) -> Moments:
@@ -117,8 +124,11 @@ class Moments:
                 f"other: it is of {other.dx} and {other.dy} features but these moments are of {self.dx} and {self.dy}; "
                 "merge moments of the same two sets of features"
             )
-        sums = (other.Sxx, other.Syy, other.Sxy)
-        self._combine(other.count, other.mean_x, other.mean_y, sums)
+        self.Sxx += other.Sxx
+        self.Syy += other.Syy
+        self.Sxy += other.Sxy
+        if other.count:
+            self._move(other.count, other.mean_x, other.mean_y)
         return self
 
     def copy(self) -> Moments:
@@ -135,34 +145,15 @@ class Moments:
             raise ValueError(f"count: {self.count} samples have no covariance; update with at least 2 samples")
         return self.Sxx / self.count, self.Syy / self.count, self.Sxy / self.count
 
-    def _add(self, X: NDArray[np.floating], Y: NDArray[np.floating]) -> None:
-        """Add one block, of any real type."""
-        X, mean_x = _centred(X)
-        Y, mean_y = _centred(Y)
-        count = X.shape[1]
-        if self.single:
-            X, Y = X.astype(np.float32), Y.astype(np.float32)
-        self._combine(count, mean_x, mean_y, (X @ X.T, Y @ Y.T, X @ Y.T))
-
-    def _combine(
-        self,
-        count: int,
-        mean_x: FloatArray,
-        mean_y: FloatArray,
-        sums: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]],
-    ) -> None:
-        """Add the sums of `count` other samples about their own means, in place."""
-        if count == 0:
-            return
+    def _move(self, count: int, mean_x: FloatArray, mean_y: FloatArray) -> None:
+        """Bring sums about two means, of these samples and of `count` others, about the common mean."""
         total = self.count + count
-        share = self.count * (count / total)
         step_x, step_y = mean_x - self.mean_x, mean_y - self.mean_y
-        for own, other, left, right in zip(
-            (self.Sxx, self.Syy, self.Sxy), sums, (step_x, step_y, step_x), (step_x, step_y, step_y), strict=True
-        ):
-            own += other
-            if self.count:
-                own += np.outer(share * left, right)
+        if self.count:
+            share = self.count * (count / total)
+            self.Sxx += np.outer(share * step_x, step_x)
+            self.Syy += np.outer(share * step_y, step_y)
+            self.Sxy += np.outer(share * step_x, step_y)
         self.mean_x = self.mean_x + step_x * (count / total)
         self.mean_y = self.mean_y + step_y * (count / total)
         self.count = total
@@ -198,27 +189,34 @@ def label_moments(sums: ClassSums) -> Moments:
     return moments
 
 
-def _columns(value: ArrayLike, name: str, dim: int) -> NDArray[np.floating]:
-    """A matrix of `dim` rows with finite entries, of the type that was given; its blocks are converted one by one."""
+def _columns(value: ArrayLike, name: str, dim: int) -> tuple[NDArray[np.floating], tuple[FloatArray, FloatArray]]:
+    """A matrix of `dim` rows with finite entries, of the type that was given, and its mean as a sum of two vectors.
+
+    The first vector is a sample, the second the mean difference from it: that of a constant feature is exactly 0.
+    """
     matrix = to_numpy(value, name)
     if matrix.ndim != 2 or matrix.shape[0] != dim:
         turned = matrix.ndim == 2 and matrix.shape[1] == dim
         remedy = "give its transpose, samples are columns" if turned else f"give {dim} rows, one column per sample"
         raise ValueError(f"{name}: shape {matrix.shape} does not fit; {remedy}")
-    if matrix.dtype.kind not in "f":
-        matrix = matrix.astype(np.float64)
+    total = np.zeros(dim)
     for first in range(0, matrix.shape[1], BLOCK):
-        good = np.isfinite(matrix[:, first : first + BLOCK])
+        block = matrix[:, first : first + BLOCK]
+        good = np.isfinite(block)
         if not good.all():
             row, column = (int(i) for i in np.argwhere(~good)[0])
-            at = f"[{row}, {first + column}]"
-            raise ValueError(f"{name}: {name}{at} is {matrix[row, first + column]}; give finite numbers only")
-    return matrix
+            raise ValueError(
+                f"{name}: {name}[{row}, {first + column}] is {block[row, column]}; give finite numbers only"
+            )
+        if first == 0:
+            origin = block[:, 0].astype(np.float64)
+        total += (block - origin[:, None]).sum(axis=1)
+    if matrix.shape[1] == 0:
+        return matrix, (total, total)
+    return matrix, (origin, total / matrix.shape[1])
 
 
-def _centred(X: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
-    """A block about its mean, and that mean; a constant feature is centred to exact zeros."""
-    shift = X[:, :1].astype(np.float64)
-    X = X.astype(np.float64) - shift
-    mean = X.mean(axis=1, keepdims=True)
-    return X - mean, (shift + mean)[:, 0]
+def _centred(block: NDArray[np.floating], mean: tuple[FloatArray, FloatArray]) -> FloatArray:
+    """A block about the mean."""
+    origin, offset = mean
+    return (block - origin[:, None]) - offset[:, None]
