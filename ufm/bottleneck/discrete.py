@@ -1,0 +1,549 @@
+r"""The information bottleneck of any two finite variables: its first transition, and the Blahut-Arimoto iteration.
+
+For a joint distribution p(x, y) with channel W(y|x) the problem is to minimise I(X;T) - beta I(T;Y) over encoders
+q(t|x).  Its first transition is a contraction constant (:func:`first_transition`); for all beta the encoders are found
+by alternating minimisation (:func:`blahut_arimoto`), many runs side by side, each stopped by a bound of the objective:
+
+    F_min >= -sum_x p(x) log Z(x) - beta I(X;Y) - log sup_q c(q),   c(q) = sum_x p(x) e^(-beta D(W_x || q))/Z(x),
+    Z(x) = sum_t q(t) e^(-beta D(W_x || q_t)),
+
+by duality: -log Z - log sup c is feasible for the dual of the (linear) problem of distributing p over posteriors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float64, Int
+
+from .. import _checks as door
+from .._checks import ArrayLike
+from .._numerics import Array, in_float64, record
+from .._programs import compiled
+
+CONVERGED, MAX_STEPS, NONFINITE = 1, 2, 3
+
+STATUSES = {
+    CONVERGED: "no codeword of the run can lower the objective by more than the tolerance",
+    MAX_STEPS: "the limit of iterations was reached before the bound",
+    NONFINITE: "a number overflowed",
+}
+"""What the status of a run means."""
+
+DIRECTIONS = {"none": ("none",), "up": ("up",), "down": ("down",), "both": ("up", "down")}
+"""Directions of annealing, by the word of the caller."""
+
+_ROUND = 16
+"""Iterations between two looks at the bound."""
+
+_NOISE = 1e-3
+"""Relative size of the noise on the encoder with which a run goes on to the next beta."""
+
+_TINY = 1e-300
+
+
+def phi(x: Array, one_plus: Array) -> Array:
+    """(1 + x) log(1 + x) - x to full relative precision, for x >= -1; 1 + x is given with its own digits."""
+    small = jnp.abs(x) < 0.25
+    s = jnp.where(small, x / (2.0 + x), 0.0)
+    square = s * s
+    series = jnp.full_like(square, 1.0 / 19)
+    for odd in (17, 15, 13, 11, 9, 7, 5, 3):
+        series = 1.0 / odd + square * series
+    near = 2.0 / (1.0 - s) * (square + (1.0 + s) * s * square * series)
+    log = jnp.log(jnp.where(one_plus > 0, one_plus, 1.0))
+    return jnp.where(small, near, one_plus * log - x)
+
+
+# ------------------------------------------------------------------ the first transition
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transition:
+    """Where the trivial encoder of a joint distribution stops to be optimal, and where it stops to be stable.
+
+    Attributes:
+        eta_kl: contraction of relative entropy at the input distribution, the largest value found.
+        first: beta_first = 1/eta_kl, the transition of the global optimum.
+        correlations: singular values of p(x, y)/sqrt(p(x) p(y)) after the leading 1, descending.
+        local: beta_local = 1/correlations[0]^2, at which the trivial encoder becomes unstable.
+        posterior: distribution r of the input at which the supremum was found; the input distribution itself where it
+            is a limit of small changes.
+    """
+
+    eta_kl: float
+    first: float
+    correlations: Float64[np.ndarray, " m"]
+    local: float
+    posterior: Float64[np.ndarray, " K"]
+
+
+@compiled
+def _contracted(W: Array, p: Array, start: Array) -> tuple[Array, Array]:
+    """(eta, relative deviation of the posterior) of each start, by steps that never lower eta."""
+    seen = p @ W
+
+    def ratio(deviation: Array) -> tuple[Array, Array]:
+        behind = (deviation * p) @ W / seen
+        before = jnp.sum(p * phi(deviation, 1.0 + deviation), axis=-1)
+        after = jnp.sum(seen * phi(behind, jnp.maximum(1.0 + behind, 0.0)), axis=-1)
+        return after / jnp.maximum(before, _TINY), behind
+
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        deviation, _ = state
+        eta, behind = ratio(deviation)
+        tilt = jnp.log1p(jnp.maximum(behind, -1.0 + 1e-16)) @ W.T / jnp.maximum(eta, _TINY)[:, None]
+        total = jnp.log1p(jnp.sum(p * jnp.expm1(tilt), axis=-1, keepdims=True))
+        deviation = jnp.expm1(tilt - total)
+        return deviation, ratio(deviation)[0]
+
+    def go(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        deviation, eta, _, count = state
+        deviation, new = jax.lax.fori_loop(0, 64, step, (deviation, eta))
+        return deviation, new, jnp.max(new - eta), count + 1
+
+    eta = ratio(start)[0]
+    state = (start, eta, jnp.asarray(1.0), jnp.asarray(0))
+    deviation, eta, _, _ = jax.lax.while_loop(lambda s: (s[2] > 1e-16) & (s[3] < 400), go, state)
+    return eta, deviation
+
+
+@door.checked(starts=door.whole(1, 10**5), seed=door.SEED)
+def first_transition(p_xy: ArrayLike, *, starts: int = 64, seed: int = 0) -> Transition:
+    """First transition of the bottleneck of any joint distribution, and its maximal correlation.
+
+        beta_first = 1/eta_KL,  eta_KL = sup_r D(Wr || Wp)/D(r || p);   beta_local = 1/rho_m^2 >= beta_first
+
+    The supremum is sought from many starts: points near the corners, the input distribution with two probabilities
+    exchanged, random ones, and small changes, whose limit is rho_m^2.  Each step maximises a bound that touches, so
+    that the quotient never falls.  What is found is a lower bound of eta_KL, and an upper one of beta_first.
+
+    Args:
+        p_xy: joint distribution, shape (K, M), rows are values of X; each row and column has a positive sum.
+        starts: number of random starts beside the corners and exchanges.
+        seed: seed of the random starts.
+
+    Raises:
+        ValueError: numbers that are no joint distribution.
+
+    Source:
+        *derived* (IB 11); eta_KL as the slope of the curve at the origin is attributed to Anantharam, Gohari, Kamath &
+        Nair 2013.
+
+    >>> from ufm.bottleneck.channel import symmetric_joint
+    >>> found = first_transition(symmetric_joint(3, 0.2, [0.5, 0.3, 0.2]))
+    >>> found.first, found.local
+    (1.958141..., 1.985351...)
+    """
+    joint = _joint("p_xy", p_xy)
+    p, seen = joint.sum(axis=1), joint.sum(axis=0)
+    W = joint / p[:, None]
+    correlations = np.linalg.svd(joint / np.sqrt(np.outer(p, seen)), compute_uv=False)[1:]
+    largest = min(float(correlations[0]), 1.0) ** 2 if len(correlations) else 0.0
+    eta, deviation = in_float64(_contracted)(W, p, _posteriors(p, starts, seed) / p - 1.0)
+    eta = np.where(np.isfinite(eta), eta, 0.0)
+    best = int(np.argmax(eta))
+    inside = min(float(eta[best]), 1.0)
+    posterior = p * (1.0 + np.asarray(deviation)[best]) if inside > largest else p
+    found = max(inside, largest)
+    return Transition(found, _inverse(found), correlations, _inverse(largest), posterior / posterior.sum())
+
+
+def _inverse(x: float) -> float:
+    return 1.0 / x if x > 1e-14 else float("inf")
+
+
+def _posteriors(p: np.ndarray, starts: int, seed: int) -> np.ndarray:
+    """Where the search for the supremum starts."""
+    k = len(p)
+    corners = [share * np.eye(k) + (1.0 - share) * p for share in (0.95, 0.5, 0.1)]
+    exchanged = np.repeat(p[None], k * (k - 1) // 2 if k <= 40 else 0, axis=0)
+    for row, (i, j) in zip(exchanged, itertools.combinations(range(k), 2), strict=False):
+        row[[i, j]] = row[[j, i]]
+    moved = exchanged[np.abs(exchanged - p).sum(axis=1) > 1e-6]
+    rng = np.random.default_rng(seed)
+    drawn = rng.dirichlet(np.full(k, 0.7), size=starts)
+    return np.concatenate([*corners, moved, 0.999 * drawn + 0.001 * p])
+
+
+def _joint(name: str, value: ArrayLike) -> np.ndarray:
+    """A joint distribution, checked: finite, not negative, sum 1, no empty row or column."""
+    p = door.numbers_of(0.0, ndim=(2,))(name, value)
+    if min(p.shape) < 2:
+        raise ValueError(f"{name}: shape {p.shape} does not fit; give at least two values of X and two of Y")
+    if abs(p.sum() - 1.0) > 1e-9:
+        raise ValueError(f"{name}: its entries sum to {p.sum():.6g}; give probabilities that sum to 1")
+    for axis, words in ((1, "row"), (0, "column")):
+        empty = np.flatnonzero(p.sum(axis=axis) <= 0)
+        if len(empty):
+            raise ValueError(f"{name}: {words} {empty[0]} has probability 0; leave it out")
+    return p / p.sum()
+
+
+# ------------------------------------------------------------------ Blahut-Arimoto
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BlahutArimoto:
+    """Runs of the iteration at many beta; arrays of shape (directions, starts, beta).
+
+    Attributes:
+        betas: inverse temperatures, ascending, shape (m,).
+        directions: ``up``, ``down`` or ``none``, one for each entry of the first axis.
+        objective: I(T;X) - beta I(T;Y) of the encoder that was found, in nats.
+        information_x: I(T;X) in nats.
+        information_y: I(T;Y) in nats.
+        bound: by how much the codewords of the run could still have lowered the objective, from the dual bound; at
+            most the tolerance where the status is 1.
+        excess: the same for codewords of the whole simplex, sought from all rows of the channel and its output
+            distribution. Above the tolerance it proves that the run is not at the global optimum.
+        status: codes of :data:`STATUSES`.
+        iterations: iterations of each run.
+        tolerance: tolerance of the bound in nats.
+    """
+
+    betas: Float64[np.ndarray, " m"]
+    directions: tuple[str, ...]
+    objective: Float64[np.ndarray, "a s m"]
+    information_x: Float64[np.ndarray, "a s m"]
+    information_y: Float64[np.ndarray, "a s m"]
+    bound: Float64[np.ndarray, "a s m"]
+    excess: Float64[np.ndarray, "a s m"]
+    status: Int[np.ndarray, "a s m"]
+    iterations: Int[np.ndarray, "a s m"]
+    tolerance: float
+
+    @property
+    def best(self) -> Best:
+        """The lowest objective at each beta, over all runs and the trivial encoder.
+
+        Where encoders of different information have the same objective, the problem at that beta has no single
+        optimum: a whole segment of the curve has the slope 1/beta.  Then ``unique`` is ``False``, and the end with the
+        smaller I(T;X) that a run, or the trivial encoder, has reached is given, never a point between.
+        """
+        flat = lambda a: np.concatenate([a.reshape(-1, len(self.betas)), np.zeros((1, len(self.betas)))])  # noqa: E731
+        value, known, told = map(flat, (self.objective, self.information_x, self.information_y))
+        value = np.where(np.isfinite(value), value, np.inf)
+        lowest = value.min(axis=0)
+        tied = value <= lowest + 10.0 * self.tolerance * np.maximum(1.0, self.betas)
+        least = np.where(tied, known, np.inf)
+        row, column = least.argmin(axis=0), np.arange(len(self.betas))
+        most = np.where(tied, known, -np.inf).max(axis=0)
+        unique = most - least[row, column] <= 1e-4
+        return Best(self.betas, value[row, column], known[row, column], told[row, column], unique)
+
+    def leaves(self, direction: str, threshold: float = 1e-3) -> float:
+        """The smallest beta at which runs of a direction carry information.
+
+        Args:
+            direction: one of ``directions``.
+            threshold: I(T;Y) in nats from which on a run counts.
+
+        Returns:
+            The smallest beta of the grid at which the best run of that direction has I(T;Y) above the threshold;
+            ``inf`` where there is none.
+        """
+        door.one_of("direction", direction, self.directions)
+        place = self.directions.index(direction)
+        objective = np.where(np.isfinite(self.objective[place]), self.objective[place], np.inf)
+        rows = objective.argmin(axis=0)
+        told = self.information_y[place][rows, np.arange(len(self.betas))]
+        alive = np.flatnonzero(told > threshold)
+        return float(self.betas[alive[0]]) if len(alive) else float("inf")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Best:
+    """The best encoder at each beta; arrays of shape (m,).
+
+    Attributes:
+        betas: inverse temperatures.
+        objective: I(T;X) - beta I(T;Y) in nats.
+        information_x: I(T;X) in nats.
+        information_y: I(T;Y) in nats.
+        unique: whether no other encoder of the same objective and other information was found.
+    """
+
+    betas: Float64[np.ndarray, " m"]
+    objective: Float64[np.ndarray, " m"]
+    information_x: Float64[np.ndarray, " m"]
+    information_y: Float64[np.ndarray, " m"]
+    unique: np.ndarray
+
+
+@record
+class _Lanes:
+    """Runs at work; the lane axis comes last.
+
+    ``weight`` is q(t), ``word`` the codewords q(y|t), ``anchor`` log Z(x) at iteration ``since``, against which the
+    bound is taken; ``task`` is the number of the run, one for each chain and beta.
+    """
+
+    weight: Array
+    word: Array
+    beta: Array
+    anchor: Array
+    since: Array
+    count: Array
+    task: Array
+
+
+@record
+class _Queue:
+    """Lanes, the next chain to begin, and the answers so far."""
+
+    lanes: _Lanes
+    head: Array
+    answers: tuple[Array, ...]
+
+
+def _encode(W: Array, weight: Array, word: Array, beta: Array) -> tuple[Array, Array, Array]:
+    """(q(t|x), log Z(x) without its constant, beta E log q(y|t)) of all lanes; shapes (x, t, l), (x, l), (x, t, l)."""
+    log = jnp.log(jnp.maximum(word, _TINY))
+    fit = beta * jnp.tensordot(W, log, 1)
+    power = fit + jnp.log(jnp.maximum(weight, _TINY))[None]
+    top = jnp.max(power, axis=1)
+    mass = jnp.exp(power - top[:, None])
+    total = jnp.sum(mass, axis=1)
+    return mass * (1.0 / total)[:, None], top + jnp.log(total), fit
+
+
+def _decode(W: Array, p: Array, encoder: Array, word: Array) -> tuple[Array, Array]:
+    """(q(t), q(y|t)) of encoders; a codeword of no weight stays as it was."""
+    shared = p[:, None, None] * encoder
+    weight = jnp.sum(shared, axis=0)
+    alive = weight > 1e-280
+    fresh = jnp.tensordot(W.T, shared, 1) * (1.0 / jnp.where(alive, weight, 1.0))[None]
+    return weight, jnp.where(alive[None], fresh, word)
+
+
+def _largest(p: Array, fit: Array, anchor: Array) -> Array:
+    """The log of the largest c over the codewords, against a dual point; shape (l,)."""
+    return jnp.log(jnp.max(jnp.sum(p[:, None, None] * jnp.exp(fit - anchor[:, None]), axis=0), axis=0))
+
+
+@compiled(static=(7,), bulk=True)
+def _run(
+    W: Array, p: Array, betas: Array, start: Array, noise: Array, of_start: Array, limits: Array, width: int
+) -> tuple[Array, ...]:
+    """Runs all chains. ``betas`` (chains, length), ``start`` and ``noise`` (starts, x, t), ``of_start`` (chains,).
+
+    A lane carries one chain from its first beta to its last and then takes the next chain.  Answers have a row for each
+    task: objective, I(T;X), I(T;Y), bound, status, iterations, log Z.
+    """
+    chains, length = betas.shape
+    number, seen = chains * length, p @ W
+    tolerance, most = limits[0], limits[1]
+
+    def begin(chain: Array) -> tuple[Array, Array]:
+        encoder = jnp.moveaxis(start[of_start[jnp.minimum(chain, chains - 1)]], 0, -1)
+        return _decode(W, p, encoder, jnp.broadcast_to(seen[:, None, None], (len(seen), *encoder.shape[1:])))
+
+    def beta_of(task: Array) -> Array:
+        return betas.reshape(-1)[jnp.minimum(task, number - 1)]
+
+    def informations(encoder: Array, weight: Array, word: Array) -> tuple[Array, Array]:
+        gain = jnp.where(encoder > 0, encoder * jnp.log(jnp.where(encoder > 0, encoder, 1.0)), 0.0)
+        rate = jnp.where(weight > 0, weight * jnp.log(jnp.where(weight > 0, weight, 1.0)), 0.0)
+        known = jnp.sum(p[:, None] * jnp.sum(gain, axis=1), axis=0) - jnp.sum(rate, axis=0)
+        high = word > 0
+        surprise = jnp.where(high, word * jnp.log(jnp.where(high, word, 1.0) / seen[:, None, None]), 0.0)
+        return known, jnp.sum(weight * jnp.sum(surprise, axis=0), axis=0)
+
+    def replaced(queue: _Queue, done: Array, status: Array, bound: Array, encoder: Array, anchor: Array) -> _Queue:
+        lanes = queue.lanes
+        weight, word = _decode(W, p, encoder, lanes.word)
+        known, told = informations(encoder, weight, word)
+        row = jnp.where(done, lanes.task, number)  # other rows fall outside of the table and are dropped
+        fresh = (known - lanes.beta * told, known, told, bound, status, lanes.count, anchor.T)
+        answers = tuple(old.at[row].set(new, mode="drop") for old, new in zip(queue.answers, fresh, strict=True))
+        free = done & ((lanes.task % length) == length - 1)
+        chain = jnp.where(free, jnp.minimum(queue.head + jnp.cumsum(free) - 1, chains), chains)
+        task = jnp.where(free, jnp.where(chain < chains, chain * length, number), lanes.task + done)
+        source = of_start[jnp.minimum(lanes.task, number - 1) // length]
+        shaken = encoder * jnp.exp(_NOISE * jnp.moveaxis(noise[source], 0, -1))
+        warm = _decode(W, p, shaken / jnp.sum(shaken, axis=1)[:, None], word)
+        cold = begin(chain)
+        pick = lambda new, on, old: jnp.where(free, new, jnp.where(done, on, old))  # noqa: E731
+        weight, word = pick(cold[0], warm[0], lanes.weight), pick(cold[1], warm[1], lanes.word)
+        beta = beta_of(task)
+        again, old = _encode(W, weight, word, beta)[1], (lanes.anchor, lanes.since, lanes.count)
+        anchor, since, count = (jnp.where(done, new, x) for new, x in zip((again, 0, 0), old, strict=True))
+        head = jnp.minimum(queue.head + jnp.sum(free), chains).astype(jnp.int32)
+        return _Queue(_Lanes(weight, word, beta, anchor, since, count, task.astype(jnp.int32)), head, answers)
+
+    def judge(queue: _Queue) -> _Queue:
+        lanes = queue.lanes
+        encoder, anchor, fit = _encode(W, lanes.weight, lanes.word, lanes.beta)
+        bound = _largest(p, fit, lanes.anchor)
+        due = lanes.count >= 2 * lanes.since
+        status = jnp.where(due & (bound <= tolerance), CONVERGED, 0)
+        status = jnp.where((status == 0) & (lanes.count >= most), MAX_STEPS, status)
+        status = jnp.where(jnp.isfinite(bound), status, NONFINITE).astype(jnp.int32)
+        done = (lanes.task < number) & (status > 0)
+        renew = lambda new, old: jnp.where(due, new, old)  # noqa: E731
+        moved = dataclasses.replace(lanes, anchor=renew(anchor, lanes.anchor), since=renew(lanes.count, lanes.since))
+        after = dataclasses.replace(queue, lanes=moved)
+        return jax.lax.cond(jnp.any(done), lambda: replaced(after, done, status, bound, encoder, anchor), lambda: after)
+
+    def body(queue: _Queue) -> _Queue:
+        def once(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            encoder, _, _ = _encode(W, *state, queue.lanes.beta)
+            return _decode(W, p, encoder, state[1])
+
+        weight, word = jax.lax.fori_loop(0, _ROUND, once, (queue.lanes.weight, queue.lanes.word))
+        lanes = dataclasses.replace(queue.lanes, weight=weight, word=word, count=queue.lanes.count + _ROUND)
+        return judge(dataclasses.replace(queue, lanes=lanes))
+
+    task = jnp.where(jnp.arange(width) < chains, jnp.arange(width) * length, number)
+    weight, word = begin(jnp.arange(width))
+    beta, zero = beta_of(task), jnp.zeros(width, jnp.int32)
+    lanes = _Lanes(weight, word, beta, _encode(W, weight, word, beta)[1], zero, zero, task.astype(jnp.int32))
+    empty = jnp.full(number, jnp.nan)
+    answers = (empty, empty, empty, empty, jnp.zeros(number, jnp.int32), jnp.zeros(number, jnp.int32),
+               jnp.full((number, len(p)), jnp.nan))  # fmt: skip
+    queue = _Queue(lanes, jnp.asarray(min(width, chains), jnp.int32), answers)
+    return jax.lax.while_loop(lambda q: jnp.any(q.lanes.task < number), body, queue).answers
+
+
+@compiled(bulk=True)
+def _excess(W: Array, p: Array, beta: Array, anchor: Array) -> Array:
+    """The log of the largest c that codewords reach from the rows of the channel and its output distribution."""
+    begin = jnp.concatenate([W, (p @ W)[None]]).T[:, :, None] + jnp.zeros_like(beta)
+
+    def climb(_: Array, word: Array) -> Array:
+        mass = p[:, None, None] * jnp.exp(
+            beta * jnp.tensordot(W, jnp.log(jnp.maximum(word, _TINY)), 1) - anchor[:, None]
+        )
+        return jnp.tensordot(W.T, mass, 1) * (1.0 / jnp.maximum(jnp.sum(mass, axis=0), _TINY))[None]
+
+    word = jax.lax.fori_loop(0, 64, climb, begin)
+    return _largest(p, beta * jnp.tensordot(W, jnp.log(jnp.maximum(word, _TINY)), 1), anchor)
+
+
+def _starts(number: int, shape: tuple[int, int], direction: str, rng: np.random.Generator) -> np.ndarray:
+    """Encoders to start from, shape (starts, x, t): near the trivial one, near a copy of X, and random."""
+    x, t = shape
+    copy = 6.0 * (np.arange(x)[:, None] % t == np.arange(t)[None])
+    drawn = rng.standard_normal((number, x, t))
+    sizes = {
+        "up": np.full(number, 0.01),
+        "down": np.geomspace(0.1, 6.0, number),
+        "none": np.geomspace(0.3, 6.0, number),
+    }
+    logits = drawn * sizes[direction][:, None, None] + (copy if direction == "down" else 0.0)
+    if direction == "none":
+        logits[0] = copy + 0.1 * drawn[0]
+        if number > 1:
+            logits[1] = 0.01 * drawn[1]
+    mass = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return mass / mass.sum(axis=-1, keepdims=True)
+
+
+def _padded(joint: np.ndarray, pad: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(W, p) with values of X and Y that never occur, up to the size ``pad``."""
+    p, seen = joint.sum(axis=1), joint.sum(axis=0)
+    W = joint / p[:, None]
+    if pad is None:
+        return W, p
+    if pad < max(W.shape):
+        raise ValueError(f"pad: {pad} is less than the {max(W.shape)} values of a variable; give at least as many")
+    whole = np.zeros((pad, pad))
+    whole[:, : W.shape[1]] = seen  # the row of a value that never occurs is the output distribution
+    whole[: len(p), : W.shape[1]] = W
+    return whole, np.pad(p, (0, pad - len(p)))
+
+
+@door.checked(
+    starts=door.whole(1, 10**5),
+    anneal=door.word(*DIRECTIONS),
+    codewords=door.whole(2, 10**5),
+    tolerance=door.FRACTION,
+    max_steps=door.STEPS,
+    width=door.whole(1, 10**6),
+    pad=door.whole(2, 10**5),
+    seed=door.SEED,
+)
+def blahut_arimoto(
+    p_xy: ArrayLike,
+    betas: ArrayLike,
+    *,
+    starts: int = 8,
+    anneal: str = "both",
+    codewords: int | None = None,
+    tolerance: float = 1e-12,
+    max_steps: int = 100_000,
+    width: int = 64,
+    pad: int | None = None,
+    seed: int = 0,
+) -> BlahutArimoto:
+    """Minimise I(X;T) - beta I(T;Y) by alternating steps, from many starts and along beta, in one compiled loop.
+
+        q(t|x) ~ q(t) exp(-beta D(W_x || q(y|t))),   q(t) = sum_x p(x) q(t|x),   q(y|t) = sum_x W(y|x) q(x|t)
+
+    A run stops on the dual bound of this module over its own codewords, after twice the iterations at which the dual
+    point was taken: near a transition steps get small long before the objective is right.  It then writes its answer
+    and gives its place to the next one.
+
+    Args:
+        p_xy: joint distribution, shape (K, M).
+        betas: inverse temperatures, positive, shape (m,); they are sorted.
+        starts: number of runs at each beta.
+        anneal: ``up`` or ``down``: each run goes through all beta from the smallest, or from the largest, and starts
+            at each from where it ended, with a little noise; ``both``; ``none``: every beta has starts of its own.
+        codewords: number of values of T; K + 2 by default.
+        tolerance: bound to reach, in nats.
+        max_steps: limit of iterations of a run at one beta.
+        width: number of lanes, the runs that are at work at a time.
+        pad: size to which X and Y are filled up with values that never occur, so that problems of different K share
+            one program.
+        seed: seed of starts and noise.
+
+    Raises:
+        ValueError: numbers that are no joint distribution, or a beta that is not positive.
+
+    Source:
+        *published*: the iteration (Tishby, Pereira & Bialek 1999); *derived*: bound and refilled lanes.
+
+    >>> from ufm.bottleneck.channel import symmetric, symmetric_joint
+    >>> found = blahut_arimoto(symmetric_joint(3, 0.1), [1.2, 2.0], starts=2, anneal="none").best
+    >>> exact = symmetric(3, 0.1).point([1.2, 2.0])
+    >>> bool(np.all(abs(found.objective - exact.objective) < 1e-9))
+    True
+    """
+    joint = _joint("p_xy", p_xy)
+    grid = np.sort(door.numbers_of(ndim=(0, 1), positive=True)("betas", betas).reshape(-1))
+    W, p = _padded(joint, pad)
+    values = codewords or len(p) + 2
+    rng = np.random.default_rng(seed)
+    directions = DIRECTIONS[anneal]
+    start = np.concatenate([_starts(starts, (len(p), values), direction, rng) for direction in directions])
+    noise = rng.standard_normal(start.shape)
+    if anneal == "none":
+        chains = np.tile(grid, starts)[:, None]
+        of_start = np.repeat(np.arange(starts), len(grid))
+    else:
+        chains = np.concatenate([np.tile(grid if d == "up" else grid[::-1], (starts, 1)) for d in directions])
+        of_start = np.arange(len(chains))
+    lanes = min(width, len(chains))
+    limits = np.array([tolerance, float(max_steps)])
+    found = in_float64(_run)(W, p, chains, start, noise, of_start, limits, lanes)
+    excess = _excesses(W, p, chains.reshape(-1), found[-1], lanes)
+
+    def shaped(column: np.ndarray) -> np.ndarray:
+        cube = np.asarray(column).reshape(len(directions), starts, len(grid))
+        return np.stack([part[:, ::-1] if d == "down" else part for d, part in zip(directions, cube, strict=True)])
+
+    columns = [shaped(column) for column in (*found[:4], excess, *found[4:6])]
+    return BlahutArimoto(grid, directions, *columns, tolerance)
+
+
+def _excesses(W: np.ndarray, p: np.ndarray, betas: np.ndarray, anchors: np.ndarray, width: int) -> np.ndarray:
+    """The excess of every run, a fixed number of them at a time."""
+    blocks = np.array_split(np.arange(-(-len(betas) // width) * width) % len(betas), -(-len(betas) // width))
+    parts = [in_float64(_excess)(W, p, betas[rows], anchors[rows].T) for rows in blocks]
+    return np.concatenate(parts)[: len(betas)]
