@@ -243,13 +243,13 @@ class Channel:
     @property
     def eta_kl(self) -> Numbers:
         """The contraction of relative entropy at the uniform input, sup D(Wr||u)/D(r||u) = 1/beta_first."""
-        return 1.0 / np.asarray(self.first)[()]
+        return 1.0 / self.first
 
     @property
     def gap(self) -> Numbers:
         """1 - rho = eps K/(K - 1), with all of its digits."""
         k = np.asarray(self.num_classes, dtype=np.float64)
-        return (np.asarray(self.error) * k / (k - 1.0))[()]
+        return _given(np.asarray(self.error) * k / (k - 1.0))
 
     def point(self, beta: ArrayLike, branch: str = "optimal") -> Point:
         r"""The optimum at beta, or the branch of r > 0.
@@ -269,23 +269,23 @@ class Channel:
         0.974410...
         """
         door.one_of("branch", branch, ("optimal", "ordered"))
-        beta = door.numbers_of(0.0, ndim=tuple(range(9)))("beta", beta)
-        k, gap, begin, beta, spinodal, first, local = np.broadcast_arrays(
-            *_floats(self.num_classes, self.gap, self._log_ratio, beta, self.spinodal, self.first, self.local)
+        at = door.numbers_of(0.0, ndim=tuple(range(9)))("beta", beta)
+        k, gap, begin, at, spinodal, first, local = np.broadcast_arrays(
+            *_floats(self.num_classes, self.gap, self._log_ratio, at, self.spinodal, self.first, self.local)
         )
         noiseless, binary = gap == 0, k == 2
-        there = np.where(binary, beta > local, beta >= spinodal)
+        there = np.where(binary, at > local, at >= spinodal)
         solvable = there & ~noiseless
-        fine = np.where(solvable, beta, 2.0 * local)
+        fine = np.where(solvable, at, 2.0 * local)
         r, known, told = in_float64(_ordered)(k, np.where(noiseless, 0.5, gap), begin, fine)
-        full = noiseless & (beta > 1)
+        full = noiseless & (at > 1)
         r, known, told = (
             np.where(full, value, np.where(solvable, found, np.nan))
             for value, found in zip((1.0, np.log(k), np.log(k)), (r, known, told), strict=True)
         )
-        low = beta <= first if branch == "optimal" else np.zeros(beta.shape, bool)
-        r, known, told = (np.where(low, 0.0, found)[()] for found in (r, known, told))
-        return Point(beta[()], r, known, told, (known - beta * told)[()])
+        low = at <= first if branch == "optimal" else np.zeros(at.shape, bool)
+        r, known, told = (np.where(low, 0.0, found) for found in (r, known, told))
+        return Point(*map(_given, (at, r, known, told, known - at * told)))
 
     def curve(self, information: ArrayLike) -> Numbers:
         """The largest I(T;Y) over all encoders with this I(T;X): a segment up to the jump, then I_K(rho r).
@@ -309,12 +309,12 @@ class Channel:
         curved = in_float64(_at_information)(k, gap, np.where(inside, given, 0.5 * top))
         limit = in_float64(_limit)(k, gap)
         flat = np.where(given >= top, limit, curved)
-        return np.where(given <= jump, given / first, np.where(gap == 0, np.minimum(given, top), flat))[()]
+        return _given(np.where(given <= jump, given / first, np.where(gap == 0, np.minimum(given, top), flat)))
 
     @property
     def limit(self) -> Numbers:
         """I(X;Y) in nats, where the curve ends."""
-        return in_float64(_limit)(*np.broadcast_arrays(*_floats(self.num_classes, self.gap)))[()]
+        return _given(in_float64(_limit)(*np.broadcast_arrays(*_floats(self.num_classes, self.gap))))
 
     def joint(self) -> Float64[np.ndarray, "K K"]:
         """The joint distribution p(x, y) of one channel."""
@@ -344,6 +344,11 @@ def _limit(k: Array, gap: Array) -> Array:
 
 def _floats(*values: Numbers) -> list[np.ndarray]:
     return [np.asarray(value, dtype=np.float64) for value in values]
+
+
+def _given(value: Numbers) -> Numbers:
+    """A plain number where the channels are a single one, else the array."""
+    return np.asarray(value).item() if np.ndim(value) == 0 else value
 
 
 def symmetric(num_classes: ArrayLike = 10, error: ArrayLike = 0.3) -> Channel:
@@ -400,7 +405,7 @@ def symmetric(num_classes: ArrayLike = 10, error: ArrayLike = 0.3) -> Channel:
     )
     t_spinodal = np.where(binary, 1e-9, t_spinodal)
     parts = (k, eps, 1.0 - gap, spinodal, first, local, r, known, told, t_spinodal)
-    return Channel(*(np.asarray(part)[()] for part in parts))
+    return Channel(*map(_given, parts))
 
 
 def symmetric_joint(num_classes: int, error: float, prior: ArrayLike | None = None) -> Float64[np.ndarray, "K K"]:

@@ -43,6 +43,9 @@ _ROUND = 16
 _NOISE = 1e-3
 """Relative size of the noise on the encoder with which a run goes on to the next beta."""
 
+_REACH = 4.0
+"""Longest extrapolation that a run tries first, in steps."""
+
 _TINY = 1e-300
 
 
@@ -197,7 +200,7 @@ class BlahutArimoto:
         objective: I(T;X) - beta I(T;Y) of the encoder that was found, in nats.
         information_x: I(T;X) in nats.
         information_y: I(T;Y) in nats.
-        bound: by how much the codewords of the run could still have lowered the objective, from the dual bound; at
+        bound: nats by which the codewords of the run could still have lowered the objective, from the dual bound; at
             most the tolerance where the status is 1.
         excess: the same for codewords of the whole simplex, sought from all rows of the channel and its output
             distribution. Above the tolerance it proves that the run is not at the global optimum.
@@ -236,23 +239,22 @@ class BlahutArimoto:
         unique = most - least[row, column] <= 1e-4
         return Best(self.betas, value[row, column], known[row, column], told[row, column], unique)
 
-    def leaves(self, direction: str, threshold: float = 1e-3) -> float:
-        """The smallest beta at which runs of a direction carry information.
+    def onset(self, direction: str, threshold: float = 1e-3) -> float:
+        """The smallest beta of the grid at which a run of one direction carries information.
+
+        Upwards that is where the trivial encoder is left, downwards the end of the metastable branch: where the two
+        differ there is hysteresis.
 
         Args:
             direction: one of ``directions``.
             threshold: I(T;Y) in nats from which on a run counts.
 
         Returns:
-            The smallest beta of the grid at which the best run of that direction has I(T;Y) above the threshold;
-            ``inf`` where there is none.
+            That beta; ``inf`` where no run carries information.
         """
         door.one_of("direction", direction, self.directions)
-        place = self.directions.index(direction)
-        objective = np.where(np.isfinite(self.objective[place]), self.objective[place], np.inf)
-        rows = objective.argmin(axis=0)
-        told = self.information_y[place][rows, np.arange(len(self.betas))]
-        alive = np.flatnonzero(told > threshold)
+        told = self.information_y[self.directions.index(direction)]
+        alive = np.flatnonzero(np.any(told > threshold, axis=0))
         return float(self.betas[alive[0]]) if len(alive) else float("inf")
 
 
@@ -276,11 +278,63 @@ class Best:
 
 
 @record
+class _Table:
+    """What all runs share. A task is a chain at one of its beta; chains come one after another.
+
+    Attributes:
+        W: channel, shape (x, y).
+        p: distribution of X, shape (x,).
+        betas: inverse temperatures along each chain, shape (chains, length).
+        start: encoders to start from, shape (starts, x, t).
+        noise: normal numbers, shape (starts, x, t).
+        of_start: index of the start of each chain, shape (chains,).
+        tolerance: bound to reach.
+        most: limit of iterations of a task.
+    """
+
+    W: Array
+    p: Array
+    betas: Array
+    start: Array
+    noise: Array
+    of_start: Array
+    tolerance: Array
+    most: Array
+
+    @property
+    def seen(self) -> Array:
+        """The output distribution."""
+        return self.p @ self.W
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return self.betas.shape[0] * self.betas.shape[1]
+
+    def beta(self, task: Array) -> Array:
+        """Inverse temperature of tasks; any number for one that does not exist."""
+        return self.betas.reshape(-1)[jnp.minimum(task, self.tasks - 1)]
+
+    def begin(self, chain: Array) -> tuple[Array, Array]:
+        """(q(t), q(y|t)) with which chains start."""
+        encoder = jnp.moveaxis(self.start[self.of_start[jnp.minimum(chain, len(self.of_start) - 1)]], 0, -1)
+        blank = jnp.broadcast_to(self.seen[:, None, None], (self.W.shape[1], *encoder.shape[1:]))
+        return _decode(self, encoder, blank)
+
+
+@record
 class _Lanes:
     """Runs at work; the lane axis comes last.
 
-    ``weight`` is q(t), ``word`` the codewords q(y|t), ``anchor`` log Z(x) at iteration ``since``, against which the
-    bound is taken; ``task`` is the number of the run, one for each chain and beta.
+    Attributes:
+        weight: q(t), shape (t, l).
+        word: codewords q(y|t), shape (y, t, l).
+        beta: inverse temperature.
+        anchor: log Z(x) at iteration ``since``, against which the bound is taken, shape (x, l).
+        since: iteration of the anchor.
+        count: iterations so far.
+        reach: longest extrapolation to try.
+        task: number of the task; that of no task where the lane is idle.
     """
 
     weight: Array
@@ -289,22 +343,26 @@ class _Lanes:
     anchor: Array
     since: Array
     count: Array
+    reach: Array
     task: Array
 
 
 @record
 class _Queue:
-    """Lanes, the next chain to begin, and the answers so far."""
+    """Lanes, the next chain to begin, and the answers so far, one row for each task."""
 
     lanes: _Lanes
     head: Array
-    answers: tuple[Array, ...]
+    answers: tuple[jax.Array, ...]
 
 
-def _encode(W: Array, weight: Array, word: Array, beta: Array) -> tuple[Array, Array, Array]:
-    """(q(t|x), log Z(x) without its constant, beta E log q(y|t)) of all lanes; shapes (x, t, l), (x, l), (x, t, l)."""
+# ------------------------------------------------------------------ one iteration
+
+
+def _encode(table: _Table, weight: Array, word: Array, beta: Array) -> tuple[Array, Array, Array]:
+    """(q(t|x), log Z(x) + const, beta E log q(y|t)) of all lanes; shapes (x, t, l), (x, l), (x, t, l)."""
     log = jnp.log(jnp.maximum(word, _TINY))
-    fit = beta * jnp.tensordot(W, log, 1)
+    fit = beta * jnp.tensordot(table.W, log, 1)
     power = fit + jnp.log(jnp.maximum(weight, _TINY))[None]
     top = jnp.max(power, axis=1)
     mass = jnp.exp(power - top[:, None])
@@ -312,12 +370,12 @@ def _encode(W: Array, weight: Array, word: Array, beta: Array) -> tuple[Array, A
     return mass * (1.0 / total)[:, None], top + jnp.log(total), fit
 
 
-def _decode(W: Array, p: Array, encoder: Array, word: Array) -> tuple[Array, Array]:
+def _decode(table: _Table, encoder: Array, word: Array) -> tuple[Array, Array]:
     """(q(t), q(y|t)) of encoders; a codeword of no weight stays as it was."""
-    shared = p[:, None, None] * encoder
+    shared = table.p[:, None, None] * encoder
     weight = jnp.sum(shared, axis=0)
     alive = weight > 1e-280
-    fresh = jnp.tensordot(W.T, shared, 1) * (1.0 / jnp.where(alive, weight, 1.0))[None]
+    fresh = jnp.tensordot(table.W.T, shared, 1) * (1.0 / jnp.where(alive, weight, 1.0))[None]
     return weight, jnp.where(alive[None], fresh, word)
 
 
@@ -326,88 +384,118 @@ def _largest(p: Array, fit: Array, anchor: Array) -> Array:
     return jnp.log(jnp.max(jnp.sum(p[:, None, None] * jnp.exp(fit - anchor[:, None]), axis=0), axis=0))
 
 
-@compiled(static=(7,), bulk=True)
-def _run(
-    W: Array, p: Array, betas: Array, start: Array, noise: Array, of_start: Array, limits: Array, width: int
-) -> tuple[Array, ...]:
-    """Runs all chains. ``betas`` (chains, length), ``start`` and ``noise`` (starts, x, t), ``of_start`` (chains,).
+def _informations(table: _Table, encoder: Array, weight: Array, word: Array) -> tuple[Array, Array]:
+    """(I(T;X), I(T;Y)) in nats, shape (l,)."""
+    plogp = lambda a: jnp.where(a > 0, a * jnp.log(jnp.where(a > 0, a, 1.0)), 0.0)  # noqa: E731
+    known = jnp.sum(table.p[:, None] * jnp.sum(plogp(encoder), axis=1), axis=0) - jnp.sum(plogp(weight), axis=0)
+    base = jnp.log(jnp.maximum(table.seen, _TINY))[:, None, None]
+    return known, jnp.sum(weight * jnp.sum(plogp(word) - word * base, axis=0), axis=0)
 
-    A lane carries one chain from its first beta to its last and then takes the next chain.  Answers have a row for each
-    task: objective, I(T;X), I(T;Y), bound, status, iterations, log Z.
+
+def _advance(table: _Table, lanes: _Lanes) -> _Lanes:
+    """One round: plain iterations, then a step of extrapolation where it lowers the objective.
+
+    The extrapolation is that of SQUAREM (Varadhan & Roland 2008) in the logarithms of weights and codewords: from three
+    points x0, x1, x2 to x0 + 2 a (x1 - x0) + a^2 (x2 - 2 x1 + x0).
     """
-    chains, length = betas.shape
-    number, seen = chains * length, p @ W
-    tolerance, most = limits[0], limits[1]
 
-    def begin(chain: Array) -> tuple[Array, Array]:
-        encoder = jnp.moveaxis(start[of_start[jnp.minimum(chain, chains - 1)]], 0, -1)
-        return _decode(W, p, encoder, jnp.broadcast_to(seen[:, None, None], (len(seen), *encoder.shape[1:])))
+    def once(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        return _decode(table, _encode(table, *state, lanes.beta)[0], state[1])
 
-    def beta_of(task: Array) -> Array:
-        return betas.reshape(-1)[jnp.minimum(task, number - 1)]
+    logs = lambda state: tuple(jnp.log(jnp.maximum(part, _TINY)) for part in state)  # noqa: E731
+    zero = jnp.zeros((), jnp.int32)
+    first = jax.lax.fori_loop(0, _ROUND - 3, once, (lanes.weight, lanes.word))
+    second = once(zero, first)
+    third = once(zero, second)
+    far, reached = [], []
+    for x0, x1, x2 in zip(logs(first), logs(second), logs(third), strict=True):
+        share = jnp.ones_like(x0) if x0.ndim == 2 else second[0][None]
+        length = lambda v: jnp.sqrt(jnp.sum(share * v * v, axis=tuple(range(v.ndim - 1))))  # noqa: B023, E731
+        step, bend = x1 - x0, x2 - 2.0 * x1 + x0
+        ratio = length(step) / jnp.maximum(length(bend), _TINY)
+        a = jnp.clip(ratio, 1.0, lanes.reach)
+        jump = x0 + 2.0 * a * step + a * a * bend
+        mass = jnp.exp(jump - jnp.max(jump, axis=0))
+        far.append(mass * (1.0 / jnp.sum(mass, axis=0))[None])
+        reached.append(ratio >= lanes.reach)
+    near_encoder, near, _ = _encode(table, *third, lanes.beta)
+    far_encoder, beyond, _ = _encode(table, far[0], far[1], lanes.beta)
+    better = jnp.sum(table.p[:, None] * (beyond - near), axis=0) > 0
+    weight, word = _decode(table, jnp.where(better, far_encoder, near_encoder), jnp.where(better, far[1], third[1]))
+    longer = jnp.where(reached[0] | reached[1], jnp.minimum(4.0 * lanes.reach, 1e6), lanes.reach)
+    reach = jnp.where(better, longer, jnp.maximum(0.25 * lanes.reach, 2.0))
+    return dataclasses.replace(lanes, weight=weight, word=word, reach=reach, count=lanes.count + _ROUND)
 
-    def informations(encoder: Array, weight: Array, word: Array) -> tuple[Array, Array]:
-        gain = jnp.where(encoder > 0, encoder * jnp.log(jnp.where(encoder > 0, encoder, 1.0)), 0.0)
-        rate = jnp.where(weight > 0, weight * jnp.log(jnp.where(weight > 0, weight, 1.0)), 0.0)
-        known = jnp.sum(p[:, None] * jnp.sum(gain, axis=1), axis=0) - jnp.sum(rate, axis=0)
-        high = word > 0
-        surprise = jnp.where(high, word * jnp.log(jnp.where(high, word, 1.0) / seen[:, None, None]), 0.0)
-        return known, jnp.sum(weight * jnp.sum(surprise, axis=0), axis=0)
 
-    def replaced(queue: _Queue, done: Array, status: Array, bound: Array, encoder: Array, anchor: Array) -> _Queue:
-        lanes = queue.lanes
-        weight, word = _decode(W, p, encoder, lanes.word)
-        known, told = informations(encoder, weight, word)
-        row = jnp.where(done, lanes.task, number)  # other rows fall outside of the table and are dropped
-        fresh = (known - lanes.beta * told, known, told, bound, status, lanes.count, anchor.T)
-        answers = tuple(old.at[row].set(new, mode="drop") for old, new in zip(queue.answers, fresh, strict=True))
-        free = done & ((lanes.task % length) == length - 1)
-        chain = jnp.where(free, jnp.minimum(queue.head + jnp.cumsum(free) - 1, chains), chains)
-        task = jnp.where(free, jnp.where(chain < chains, chain * length, number), lanes.task + done)
-        source = of_start[jnp.minimum(lanes.task, number - 1) // length]
-        shaken = encoder * jnp.exp(_NOISE * jnp.moveaxis(noise[source], 0, -1))
-        warm = _decode(W, p, shaken / jnp.sum(shaken, axis=1)[:, None], word)
-        cold = begin(chain)
-        pick = lambda new, on, old: jnp.where(free, new, jnp.where(done, on, old))  # noqa: E731
-        weight, word = pick(cold[0], warm[0], lanes.weight), pick(cold[1], warm[1], lanes.word)
-        beta = beta_of(task)
-        again, old = _encode(W, weight, word, beta)[1], (lanes.anchor, lanes.since, lanes.count)
-        anchor, since, count = (jnp.where(done, new, x) for new, x in zip((again, 0, 0), old, strict=True))
-        head = jnp.minimum(queue.head + jnp.sum(free), chains).astype(jnp.int32)
-        return _Queue(_Lanes(weight, word, beta, anchor, since, count, task.astype(jnp.int32)), head, answers)
+# ------------------------------------------------------------------ lanes that are replaced
 
-    def judge(queue: _Queue) -> _Queue:
-        lanes = queue.lanes
-        encoder, anchor, fit = _encode(W, lanes.weight, lanes.word, lanes.beta)
-        bound = _largest(p, fit, lanes.anchor)
-        due = lanes.count >= 2 * lanes.since
-        status = jnp.where(due & (bound <= tolerance), CONVERGED, 0)
-        status = jnp.where((status == 0) & (lanes.count >= most), MAX_STEPS, status)
-        status = jnp.where(jnp.isfinite(bound), status, NONFINITE).astype(jnp.int32)
-        done = (lanes.task < number) & (status > 0)
-        renew = lambda new, old: jnp.where(due, new, old)  # noqa: E731
-        moved = dataclasses.replace(lanes, anchor=renew(anchor, lanes.anchor), since=renew(lanes.count, lanes.since))
-        after = dataclasses.replace(queue, lanes=moved)
-        return jax.lax.cond(jnp.any(done), lambda: replaced(after, done, status, bound, encoder, anchor), lambda: after)
+
+@compiled(static=(1,), bulk=True)
+def _run(table: _Table, width: int) -> tuple[Array, ...]:
+    """Runs all chains, each in a lane of its own, which then takes the next chain.
+
+    Answers: objective, I(T;X), I(T;Y), bound, status, iterations, log Z + const, with a row for each task.
+    """
+    number, (chains, length) = table.tasks, table.betas.shape
+    begun = jnp.arange(width)
+    task = jnp.where(begun < chains, begun * length, number).astype(jnp.int32)
+    weight, word = table.begin(begun)
+    beta, zero = table.beta(task), jnp.zeros(width, jnp.int32)
+    anchor = _encode(table, weight, word, beta)[1]
+    lanes = _Lanes(weight, word, beta, anchor, zero, zero, jnp.full(width, _REACH), task)
+    empty, none = jnp.full(number, jnp.nan), jnp.zeros(number, jnp.int32)
+    dual = jnp.full((number, len(table.p)), jnp.nan)
+    queue = _Queue(lanes, jnp.asarray(min(width, chains), jnp.int32), (empty, empty, empty, empty, none, none, dual))
 
     def body(queue: _Queue) -> _Queue:
-        def once(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            encoder, _, _ = _encode(W, *state, queue.lanes.beta)
-            return _decode(W, p, encoder, state[1])
+        return _judged(table, dataclasses.replace(queue, lanes=_advance(table, queue.lanes)))
 
-        weight, word = jax.lax.fori_loop(0, _ROUND, once, (queue.lanes.weight, queue.lanes.word))
-        lanes = dataclasses.replace(queue.lanes, weight=weight, word=word, count=queue.lanes.count + _ROUND)
-        return judge(dataclasses.replace(queue, lanes=lanes))
-
-    task = jnp.where(jnp.arange(width) < chains, jnp.arange(width) * length, number)
-    weight, word = begin(jnp.arange(width))
-    beta, zero = beta_of(task), jnp.zeros(width, jnp.int32)
-    lanes = _Lanes(weight, word, beta, _encode(W, weight, word, beta)[1], zero, zero, task.astype(jnp.int32))
-    empty = jnp.full(number, jnp.nan)
-    answers = (empty, empty, empty, empty, jnp.zeros(number, jnp.int32), jnp.zeros(number, jnp.int32),
-               jnp.full((number, len(p)), jnp.nan))  # fmt: skip
-    queue = _Queue(lanes, jnp.asarray(min(width, chains), jnp.int32), answers)
     return jax.lax.while_loop(lambda q: jnp.any(q.lanes.task < number), body, queue).answers
+
+
+def _judged(table: _Table, queue: _Queue) -> _Queue:
+    """The queue after a look at the bound of every lane: lanes that are done are replaced, the others go on."""
+    lanes = queue.lanes
+    encoder, anchor, fit = _encode(table, lanes.weight, lanes.word, lanes.beta)
+    bound = _largest(table.p, fit, lanes.anchor)
+    due = lanes.count >= 2 * lanes.since
+    status = jnp.where(due & (bound <= table.tolerance), CONVERGED, 0)
+    status = jnp.where((status == 0) & (lanes.count >= table.most), MAX_STEPS, status)
+    status = jnp.where(jnp.isfinite(bound), status, NONFINITE).astype(jnp.int32)
+    done = (lanes.task < table.tasks) & (status > 0)
+    renew = lambda new, old: jnp.where(due, new, old)  # noqa: E731
+    moved = dataclasses.replace(lanes, anchor=renew(anchor, lanes.anchor), since=renew(lanes.count, lanes.since))
+    after = dataclasses.replace(queue, lanes=moved)
+    found = status, bound, encoder, anchor
+    return jax.lax.cond(jnp.any(done), lambda: _replaced(table, after, done, found), lambda: after)
+
+
+def _replaced(table: _Table, queue: _Queue, done: Array, found: tuple[Array, Array, Array, Array]) -> _Queue:
+    """The queue after lanes that are done have written their answers and gone on to another task."""
+    lanes, number, (chains, length) = queue.lanes, table.tasks, table.betas.shape
+    status, bound, encoder, anchor = found
+    weight, word = _decode(table, encoder, lanes.word)
+    known, told = _informations(table, encoder, weight, word)
+    row = jnp.where(done, lanes.task, number)  # other rows fall outside of the table and are dropped
+    fresh = (known - lanes.beta * told, known, told, bound, status, lanes.count, anchor.T)
+    answers = tuple(old.at[row].set(new, mode="drop") for old, new in zip(queue.answers, fresh, strict=True))
+
+    free = done & ((lanes.task % length) == length - 1)
+    chain = jnp.where(free, jnp.minimum(queue.head + jnp.cumsum(free) - 1, chains), chains)
+    task = jnp.where(free, jnp.where(chain < chains, chain * length, number), lanes.task + done).astype(jnp.int32)
+    source = table.of_start[jnp.minimum(lanes.task, number - 1) // length]
+    shaken = encoder * jnp.exp(_NOISE * jnp.moveaxis(table.noise[source], 0, -1))
+    warm = _decode(table, shaken / jnp.sum(shaken, axis=1)[:, None], word)
+    cold = table.begin(chain)
+    pick = lambda new, on, old: jnp.where(free, new, jnp.where(done, on, old))  # noqa: E731
+    weight, word = pick(cold[0], warm[0], lanes.weight), pick(cold[1], warm[1], lanes.word)
+    beta = table.beta(task)
+    again = _encode(table, weight, word, beta)[1]
+    fresh_or = lambda new, old: jnp.where(done, new, old)  # noqa: E731
+    anchor, since = fresh_or(again, lanes.anchor), fresh_or(0, lanes.since)
+    count, reach = fresh_or(0, lanes.count), fresh_or(_REACH, lanes.reach)
+    head = jnp.minimum(queue.head + jnp.sum(free), chains).astype(jnp.int32)
+    return _Queue(_Lanes(weight, word, beta, anchor, since, count, reach, task), head, answers)
 
 
 @compiled(bulk=True)
@@ -477,7 +565,7 @@ def blahut_arimoto(
     codewords: int | None = None,
     tolerance: float = 1e-12,
     max_steps: int = 100_000,
-    width: int = 64,
+    width: int = 32,
     pad: int | None = None,
     seed: int = 0,
 ) -> BlahutArimoto:
@@ -530,16 +618,17 @@ def blahut_arimoto(
         chains = np.concatenate([np.tile(grid if d == "up" else grid[::-1], (starts, 1)) for d in directions])
         of_start = np.arange(len(chains))
     lanes = min(width, len(chains))
-    limits = np.array([tolerance, float(max_steps)])
-    found = in_float64(_run)(W, p, chains, start, noise, of_start, limits, lanes)
-    excess = _excesses(W, p, chains.reshape(-1), found[-1], lanes)
+    table = _Table(W, p, chains, start, noise, of_start, np.asarray(tolerance), np.asarray(float(max_steps)))
+    found = in_float64(_run)(table, lanes)
+    excess = np.maximum(_excesses(W, p, chains.reshape(-1), found[-1], lanes), found[3])
 
     def shaped(column: np.ndarray) -> np.ndarray:
         cube = np.asarray(column).reshape(len(directions), starts, len(grid))
         return np.stack([part[:, ::-1] if d == "down" else part for d, part in zip(directions, cube, strict=True)])
 
-    columns = [shaped(column) for column in (*found[:4], excess, *found[4:6])]
-    return BlahutArimoto(grid, directions, *columns, tolerance)
+    objective, known, told, bound = (shaped(column) for column in found[:4])
+    status, iterations = (shaped(column) for column in found[4:6])
+    return BlahutArimoto(grid, directions, objective, known, told, bound, shaped(excess), status, iterations, tolerance)
 
 
 def _excesses(W: np.ndarray, p: np.ndarray, betas: np.ndarray, anchors: np.ndarray, width: int) -> np.ndarray:
