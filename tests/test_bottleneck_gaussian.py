@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy import linalg, optimize
 
-from ufm.bottleneck import gaussian
+from ufm.bottleneck import floors, gaussian, record, relevance
 from ufm.bottleneck.gaussian import GaussianIB
 from ufm.bottleneck.moments import BLOCK, Moments, label_moments
-from ufm.measure import ClassSums, as_arrays, class_statistics, vci
+from ufm.bottleneck.relevance import labels_report
+from ufm.measure import ClassSums, as_arrays, class_statistics, measure, vci
 
 GOLDEN = {
     entry["id"]: entry
@@ -505,3 +506,198 @@ def test_invertible_maps_of_either_side_change_nothing(side):
 def test_the_bottleneck_refuses(act, message):
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         act()
+
+
+# ------------------------------------------------------------------ the report on labels
+
+
+def simplex_mixture(N=3000, K=5, d=12, separation=3.0, seed=0):
+    """A balanced mixture of Gaussians, variance 1, with means at a simplex; the squared distance is 2 separation^2."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(N) % K)
+    means = np.zeros((d, K))
+    means[:K] = separation * (np.eye(K) - 1 / K)
+    return means[:, labels] + rng.normal(size=(d, N)), labels
+
+
+def test_the_report_has_the_numbers_of_their_definitions():
+    H, labels = unequal(1, counts=(30, 40, 90, 120))
+    found = labels_report(H, labels)
+    K, N, d = 4, labels.size, 7
+    within, between = covariances(H, labels)
+    lam = linalg.eigh(within, within + between, eigvals_only=True)[: K - 1]
+    beta = 1 / (1 - lam)
+    bound = np.trace(within @ np.linalg.pinv(between, rcond=1e-10))
+    want = {
+        **{"vci": lam.mean(), "vci_floor": 1 - d / (N - 1), "sum_beta_minus_1": (beta - 1).sum(), "trace_bound": bound},
+        **{"split_ratio": (beta[-1] - 1) / (beta[0] - 1), "snr": 1 / (beta - 1).mean(), "log_classes": np.log(K)},
+        **{"information_limit": -0.5 * np.log(lam).sum(), "beta_linear": beta.mean()},
+        **{key: measure(H, labels)[key] for key in ("nc1_quotient", "nc1_papyan", "cdnv")},
+    }
+    assert {key: found.measures[key] for key in want} == pytest.approx(want, rel=1e-9)
+    assert found.measures["sum_beta_minus_1"] <= found.measures["trace_bound"]
+    means = np.stack([H[:, labels == c].mean(axis=1) for c in range(K)], axis=1)
+    distances = np.linalg.norm(H[:, :, None] - means[:, None, :], axis=0)
+    assert found.measures["accuracy_nearest_mean"] == (distances.argmin(axis=1) == labels).mean()
+    root = np.linalg.cholesky(np.linalg.inv(within))  # lengths in the within-class metric
+    distances = np.linalg.norm(np.einsum("ij,ink->jnk", root, H[:, :, None] - means[:, None, :]), axis=0)
+    assert found.measures["accuracy_canonical"] == (distances.argmin(axis=1) == labels).mean()
+    assert found.counts == {"finite": 3, "above_wachter": 3, "above_tw95": 3, "above_tw99": 3, "deterministic": 0}
+    assert found.floors["tw95"] == floors.null_quantile(7, 3, N, 0.95)
+    code = gaussian.plain_code(within + between, within, found.scale * np.array(relevance.TAU2))
+    np.testing.assert_allclose(found.code.efficiency, code.efficiency, rtol=1e-9)
+    assert found.scale == pytest.approx(np.trace(between) / 3)
+    np.testing.assert_allclose(found.curve[:, 1], found.ib.curve(found.curve[:, 0]))
+    assert set(found.ib.breakpoints[:3]) <= set(found.curve[:, 0])
+
+
+def test_the_report_as_json_and_text(tmp_path):
+    H, labels = simplex_mixture(N=600)
+    found = labels_report(H, labels, layer="projections", tau2=(0.1, 1.0))
+    paths = found.save(tmp_path)
+    text = paths[0].read_text(encoding="utf-8")
+    written = json.loads(text)
+    assert list(written) == list(record.envelope("labels"))
+    assert written["kind"] == "labels"
+    assert written["inputs"][0] | {"N": 600, "d": 12, "rank": 12, "layer": "projections"} == written["inputs"][0]
+    assert len(written["spectrum"]) == 4
+    assert written["expected"] == {"K-1": 4, "K": 5, "rank": 12, "2K_c-1": 9}
+    assert written["information"]["efficiency"]["tau2_over_s"] == pytest.approx([0.1, 1.0])
+    assert "NaN" not in text
+    table = paths[1].read_text(encoding="utf-8")
+    assert table.startswith("4 of K - 1 = 4 transitions are finite from beta ")
+    for word in ("beta - 1", "sum_beta_minus_1", "trace_bound", "enters", "tau2/s", "vci_floor"):
+        assert word in table
+
+
+def test_the_report_does_not_depend_on_order_or_invertible_maps():
+    H, labels = simplex_mixture(N=400)
+    rng = np.random.default_rng(1)
+    order = rng.permutation(400)
+    A = np.linalg.qr(rng.normal(size=(12, 12)))[0] @ np.diag(np.geomspace(1, 1e-4, 12)) @ rng.normal(size=(12, 12))
+    plain, shuffled, mapped = (
+        labels_report(*data, blocks=0) for data in ((H, labels), (H[:, order], labels[order]), (A @ H, labels))
+    )
+    np.testing.assert_allclose(shuffled.ib.lam, plain.ib.lam, atol=1e-12)
+    np.testing.assert_allclose(mapped.ib.lam, plain.ib.lam, atol=1e-9)
+    assert plain.intervals is None
+
+
+@pytest.mark.parametrize("keep", [relevance.KEEP, 0])
+def test_intervals_are_those_of_samples_left_out(keep, monkeypatch):
+    """The jackknife from class sums without a block gives what all samples but those of the block give."""
+    monkeypatch.setattr(relevance, "KEEP", keep)
+    H, labels = simplex_mixture(N=300, separation=2.0)
+    taken = []
+    monkeypatch.setattr(
+        relevance, "jackknife", lambda rho, replicates, dims, sizes, level: taken.append((rho, replicates, dims, sizes))
+    )
+    labels_report(H, labels, blocks=10)
+    rho, replicates, dims, (N, left) = taken[0]
+    block = relevance.block_numbers(300, 10, 0)
+    assert (dims, N, left.tolist()) == ((12, 4), 300, [30 * 9] * 10)
+    for number in range(10):
+        members = block != number
+        direct = gaussian.from_labels(H[:, members], labels[members])
+        np.testing.assert_allclose(replicates[number], direct.rho[:4], atol=1e-12)
+    np.testing.assert_allclose(rho, gaussian.from_labels(H, labels).rho[:4], atol=1e-12)
+
+
+def test_intervals_hold_the_correlations_of_a_simplex():
+    """All K - 1 true correlations are equal, so they are one group: rho^2 = snr/(1 + snr), snr = separation^2/K."""
+    snr = 2.5**2 / 5
+    truth = np.sqrt(snr / (1 + snr))
+    hits = []
+    for seed in range(12):
+        found = labels_report(*simplex_mixture(N=1500, separation=2.5, seed=seed), tau2=(1.0,)).intervals
+        hits.append(found.low[0] <= truth <= found.high[0])
+        assert found.high[0] - found.low[0] < 0.06
+    assert np.mean(hits) > 0.7
+
+
+def test_collapsed_features_are_counted_without_informations():
+    """NC1 below 1e-10: rank K - 1, lam about 0, counts stand and informations are infinite, not large numbers."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 5
+    for size in (0.0, 1e-7):
+        H = rng.normal(size=(12, 5))[:, labels] + size * rng.normal(size=(12, 400))
+        found = labels_report(H, labels)
+        assert found.measures["nc1_quotient"] < 1e-10
+        assert (found.ib.rank, found.ib.dropped, found.ib.finite, found.ib.deterministic) == (4, 8, 4, 4)
+        assert found.counts["above_tw99"] == 4
+        assert found.measures["information_limit"] == np.inf
+        assert found.ib.information(2.0)[0] == np.inf
+        assert np.isfinite(found.curve).all()
+        np.testing.assert_allclose(found.code.efficiency, 1.0, rtol=1e-8)
+        assert any("informations are infinite" in note for note in found.notes)
+        assert any("8 further directions are dropped" in note for note in found.notes)
+        assert found.json()["information"]["limit"] == "inf"
+        assert found.intervals.low.tolist() == [1] * 4
+
+
+def test_dead_units_are_dropped_and_counted():
+    H, labels = simplex_mixture(N=500)
+    padded = np.concatenate([H, np.zeros((3, 500)), np.full((1, 500), 0.1)])[np.random.default_rng(0).permutation(16)]
+    plain, found = labels_report(H, labels), labels_report(padded, labels)
+    assert (plain.constant, found.constant, found.ib.rank, found.ib.dropped) == (0, 4, 12, 4)
+    assert any(note.startswith("4 features are constant") for note in found.notes)
+    assert not any("further directions" in note for note in found.notes)
+    np.testing.assert_allclose(found.ib.lam, plain.ib.lam, atol=1e-12)
+    np.testing.assert_allclose(found.intervals.low, plain.intervals.low, atol=1e-9)
+    twice = labels_report(np.concatenate([H, 2.0 * H[:3]]), labels)
+    assert any("3 further directions are dropped: their variance is below 1e-10" in note for note in twice.notes)
+
+
+def test_too_few_samples_are_not_counted():
+    H, labels = simplex_mixture(N=14)
+    found = labels_report(H, labels)
+    assert found.forced == 3
+    assert not found.counts
+    assert not found.floors
+    assert found.intervals is None
+    assert found.verdict == "There are too few samples to count transitions."
+    assert any("give at least 18 samples, or features of at most 8 dimensions" in note for note in found.notes)
+    wide = labels_report(*simplex_mixture(N=40))
+    assert wide.counts
+    assert any("floors and intervals are wide" in note for note in wide.notes)
+
+
+def test_independent_features_stay_at_the_floor():
+    rng = np.random.default_rng(0)
+    labels = np.arange(2000) % 10
+    values = [labels_report(rng.normal(size=(64, 2000)), labels, blocks=0, tau2=(1.0,)) for _ in range(5)]
+    floor = values[0].measures["vci_floor"]
+    assert floor == pytest.approx(1 - 64 / 1999)
+    assert np.mean([found.measures["vci"] for found in values]) == pytest.approx(floor, abs=0.002)
+    assert sum(found.counts["above_tw99"] for found in values) == 0
+    assert all(found.counts["finite"] == 9 for found in values)
+
+
+def test_classes_with_equal_means_have_transitions_that_never_come():
+    rng = np.random.default_rng(2)
+    labels = np.repeat([0, 1, 2, 3], 32)
+    noise = np.tile(linalg.hadamard(32)[1:7], 4)
+    H = rng.normal(size=(6, 4))[:, [0, 1, 2, 2]][:, labels] + noise
+    found = labels_report(H, labels)
+    assert found.counts["finite"] == 2
+    assert found.spectrum()[2]["beta"] == "inf"
+    assert any("1 class directions have no signal" in note for note in found.notes)
+    assert found.measures["sum_beta_minus_1"] == pytest.approx(found.measures["trace_bound"])
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda H, y: labels_report(H, y, blocks=3), "blocks: 3 are too few; give at least 5, or 0 for no intervals"),
+        (lambda H, y: labels_report(H, y, tau2=(0.0,)), "tau2: 0 is not allowed"),
+        (lambda H, y: labels_report(H, y, level=1.0), "level: 1.0 is not allowed"),
+        (lambda H, y: labels_report(0 * H, y), "H: every feature is constant"),
+        (lambda H, y: labels_report(H[:, :2], [0, 1]), "labels: 2 samples are too few; give at least 3"),
+        (lambda H, y: labels_report(H, 0 * y), "labels: there is one class only"),
+        (lambda H, y: labels_report(H, y + 1), "labels has no sample of class 0"),
+        (lambda H, y: labels_report(np.where(H > 2, np.inf, H), y), "H: H["),
+    ],
+)
+def test_the_report_refuses(act, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        act(*simplex_mixture(N=50))

@@ -160,7 +160,7 @@ class GaussianIB:
         n = np.maximum(np.searchsorted(self.breakpoints[: self.finite], rate, side="left"), 1)
         log_kept, log_lam = np.cumsum(np.log(self._kept[: self.finite])), self._log_lam_sums
         found = -0.5 * n * np.logaddexp((log_kept[n - 1] - 2.0 * rate) / n, log_lam[n - 1] / n)
-        return np.maximum(found, 0.0)[()]
+        return np.clip(found, 0.0, rate)[()]
 
     @cached_property
     def breakpoints(self) -> FloatArray:
@@ -278,7 +278,7 @@ def from_covariances(
     cross = as_matrix(Sxy, "Sxy")
     if cross.shape != (total.shape[0], other.shape[0]):
         raise ValueError(f"Sxy: shape {cross.shape} does not fit Sx and Sy; give {(total.shape[0], other.shape[0])}")
-    return _of_factor(total, cross @ _whitening(other, "Sy"), None)
+    return _of_factor(total, cross @ whitening(other, "Sy"), None)
 
 
 @door.checked(moments=door.of_type(Moments, "give Moments, updated with samples"))
@@ -462,7 +462,7 @@ def from_conditional(total: Real[ArrayLike, "d d"], conditional: Real[ArrayLike,
     Sx, Sc = _symmetric(total, "total"), _symmetric(conditional, "conditional")
     if Sx.shape != Sc.shape:
         raise ValueError(f"conditional: shape {Sc.shape} does not fit total; give {Sx.shape}")
-    W = _whitening(Sx, "total")
+    W = whitening(Sx, "total")
     lam, U = np.linalg.eigh(_mean(W.T @ Sc @ W))
     if lam.size and not -EXCESS <= lam[0] <= lam[-1] <= 1 + EXCESS:
         raise ValueError(
@@ -519,7 +519,7 @@ def class_covariances(sums: ClassSums) -> tuple[Float64[np.ndarray, "d d"], Floa
 
 def _of_factor(total: FloatArray, factor: FloatArray, conditional: FloatArray | None) -> GaussianIB:
     """The bottleneck of Sigma_x = total and Sigma_x - Sigma_{x|y} = factor factor^T."""
-    W = _whitening(total, "Sx")
+    W = whitening(total, "Sx")
     M = W.T @ factor
     U, rho, _ = np.linalg.svd(M, full_matrices=M.shape[0] > M.shape[1])
     if rho.size and rho[0] ** 2 > 1 + EXCESS:
@@ -546,19 +546,20 @@ def _ordered(lam: FloatArray, rho: FloatArray, V: FloatArray, dropped: int) -> G
     return GaussianIB(lam, np.sort(rho)[::-1], V, lam.size, dropped)
 
 
-def _whitening(S: FloatArray, name: str) -> FloatArray:
+def whitening(S: FloatArray, name: str) -> FloatArray:
     """W, shape (d, r), with W^T S W = 1; r is the number of eigenvalues above the cut.
 
     A well-conditioned matrix has none below it, and there the inverse of its Cholesky factor is ten times as fast.
     """
-    from scipy.linalg import lapack
+    from scipy.linalg import get_lapack_funcs
 
+    potrf, pocon, trtri = get_lapack_funcs(("potrf", "pocon", "trtri"), (S,))
     norm = np.abs(S).sum(axis=0).max(initial=0.0)
-    L, failed = lapack.dpotrf(S, lower=True)
+    L, failed = potrf(S, lower=True)
     if not failed:
-        rcond, _ = lapack.dpocon(L, norm, uplo="L")
+        rcond, _ = pocon(L, norm, uplo="L")
         if rcond > 10 * CUT:
-            inverse, _ = lapack.dtrtri(L, lower=True)
+            inverse, _ = trtri(L, lower=True)
             return np.ascontiguousarray(inverse.T)
     eigenvalues, basis = np.linalg.eigh(S)
     _check_semidefinite(eigenvalues, name)
@@ -567,7 +568,7 @@ def _whitening(S: FloatArray, name: str) -> FloatArray:
 
 
 def _eigenvalues(S: FloatArray, name: str) -> FloatArray:
-    eigenvalues = np.linalg.eigvalsh(S)
+    eigenvalues = np.linalg.eigvalsh(S).astype(np.float64, copy=False)
     _check_semidefinite(eigenvalues, name)
     return eigenvalues
 
