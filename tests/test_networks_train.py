@@ -56,6 +56,35 @@ def test_supcon_is_the_loss_of_the_problem():
     assert np.isfinite(alone)
 
 
+def test_noise_makes_the_views_and_is_a_number(tmp_path):
+    """Without noise views are crops and flips; noise that vanishes leaves the image itself in both views."""
+    config = dataclasses.replace(SMALL, loss="supcon", batch_size=60)
+    run = train_module._Run(config, tmp_path / "run", False, tuple(jax.devices()[:1]))
+    state, images, rows = run.state, run.train_images, np.arange(60)
+    structures = {
+        noise: step_module.Structure.of(dataclasses.replace(config, noise=noise), images) for noise in (0.0, 0.3, 0.6)
+    }
+    assert structures[0.3] == structures[0.6] != structures[0.0] == run.structure
+
+    def loss(noise, key=0, **changes):
+        structure = step_module.Structure.of(dataclasses.replace(config, noise=noise, **changes), images)
+        _, (_, found, _) = step_module.objective(
+            structure, state["params"], state["stats"], run.rest, run.numbers | {"noise": np.float32(noise)},
+            images.images[rows], images.labels[rows], jax.random.key(key),
+        )  # fmt: skip
+        return float(found)
+
+    x = normalise(np.tile(images.images[rows], (2, 1, 1, 1)), *standardise(images))
+    features = run._model()(x, train=True).features
+    points = features / jnp.linalg.norm(features, axis=1, keepdims=True)
+    itself = float(supcon(points, jnp.asarray(np.tile(images.labels[rows], 2)), config.temperature))
+    assert loss(1e-6) == pytest.approx(itself, rel=1e-4)
+    assert abs(loss(0.0) - itself) > 1e-2  # crops and flips
+    assert abs(loss(1e-6, augment=True) - loss(0.0)) < 1e-4
+    assert loss(0.5) != loss(0.5, key=1)
+    assert loss(0.5) > loss(0.1)  # positives are farther apart
+
+
 @pytest.mark.parametrize("arch", ["mlp", "resnet20", pytest.param("convnext-tiny", marks=pytest.mark.slow)])
 def test_what_measures_read_is_computed_in_full_precision(arch):
     """Whatever the network trains in; told by the program before it is compiled, which names the precision."""
@@ -365,6 +394,7 @@ train(Config(**json.loads(sys.argv[1])), sys.argv[2], devices=jax.devices())
         ({"seed": 10**30}, "seed"),
         ({"data_seed": 2**31}, "data_seed: 2147483648 is out of range"),
         ({"snapshots": 0}, "snapshots: 0"),
+        ({"noise": -0.1}, "noise: -0.1 is not allowed"),
         ({"width": 0.0}, "width: 0.0 is not allowed"),
         ({"warmup": 3.0}, "warmup: 3 epochs are not less"),
         ({"temperature": 0.5}, "temperature: 0.5 has no effect with loss ce"),

@@ -60,6 +60,8 @@ class Config:
         coarse: name of a map to coarser classes; none by default.
         limit: largest number of training images, drawn in proportion to class sizes.
         augment: random crops and flips.
+        noise: standard deviation of Gaussian noise that is added to every normalised training image; views of supcon
+            then differ by it, and by crops and flips only with ``augment``.
         dtype: arithmetic of the backbone; the state is float32.
         evaluations: number of log-spaced epochs at which the geometry is measured.
         stop_epoch: end after this epoch, with the schedule of the whole run; go through all epochs by default.
@@ -104,6 +106,7 @@ class Config:
     coarse: str | None = None
     limit: int | None = None
     augment: bool = False
+    noise: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     evaluations: int = 12
     stop_epoch: int | None = None
@@ -136,7 +139,7 @@ class Config:
         for name in ("learning_rate", "temperature", "width"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {show(getattr(self, name))} is not allowed; give a positive number")
-        for name in ("weight_decay", "bias_decay", "feature_decay", "warmup"):
+        for name in ("weight_decay", "bias_decay", "feature_decay", "warmup", "noise"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name}: {show(value)} is not allowed; give a number of at least 0")

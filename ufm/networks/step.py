@@ -62,6 +62,7 @@ class Structure:
     def of(cls, config: Config, images: Images) -> Structure:
         """The structure of a run on these images."""
         plain = dataclasses.replace(config, **{name: getattr(_DEFAULTS, name) for name in _NO_STRUCTURE})
+        plain = dataclasses.replace(plain, noise=float(config.noise > 0))  # there or not; how much is a number
         return cls(plain, images.image_shape, images.num_classes)
 
     def network(self, seed: int = 0) -> Network:
@@ -120,7 +121,7 @@ def numbers_of(config: Config, images: Images, steps: int) -> dict[str, Any]:
     return {
         **{
             name: np.float32(getattr(config, name))
-            for name in ("learning_rate", "momentum", "weight_decay", "bias_decay", "smoothing", "temperature")
+            for name in ("learning_rate", "momentum", "weight_decay", "bias_decay", "smoothing", "temperature", "noise")
         },
         "feature_strength": np.float32(feature_decay_of(config, images) * len(images)),  # of the mean of |h|^2
         "warm": np.int32(warm),
@@ -191,13 +192,19 @@ def objective(
     config = structure.config
     pad = max(1, structure.image_shape[0] // 8)  # 4 pixels of 32, as published
     if config.loss == "supcon" and config.views > 1:
-        keys = jax.random.split(key, config.views)
-        pixels = jnp.concatenate([augment(k, pixels, pad=pad) for k in keys])
+        if config.augment or not config.noise:
+            keys = jax.random.split(key, config.views)
+            pixels = jnp.concatenate([augment(k, pixels, pad=pad) for k in keys])
+        else:
+            pixels = jnp.tile(pixels, (config.views, 1, 1, 1))
         labels = jnp.tile(labels, config.views)
     elif config.augment:
         pixels = augment(key, pixels, pad=pad)
     model = structure.merged(params, stats, rest)
     x = normalise(pixels, numbers["mean"], numbers["deviation"], dtype=jnp.dtype(config.dtype))
+    if config.noise:
+        noise = jax.random.normal(jax.random.fold_in(key, config.views), x.shape, jnp.float32)
+        x = (x + numbers["noise"] * noise).astype(x.dtype)
     outputs = model(x, train=True)
     loss = data_loss(structure, outputs, labels, numbers)
     total = loss
