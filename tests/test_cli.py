@@ -496,7 +496,7 @@ BAD = [  # command, the argument that the message begins with, a word of the rem
     ("frobnicate", "frobnicate", "ufm --help"),
     ("slove --counts 3,3", "slove", "did you mean ufm solve?"),
     ("feature net.npz", "feature", "did you mean ufm features?"),
-    ("", "no command was given", "solve, sweep, phase, train, features, compare, quickstart, cite, doctor"),
+    ("", "no command was given", "compare, ib, ib channel, ib mixture, ib ufm, quickstart, cite, doctor"),
 ]
 
 

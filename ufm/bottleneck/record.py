@@ -31,11 +31,13 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ufm import _files
-from ufm._version import versions
+from ufm._version import __version__, versions
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """What JSON can hold."""
@@ -182,18 +184,18 @@ def envelope(kind: str, *, notes: Iterable[str] = (), **parts: object) -> dict[s
                 raise ValueError(f"{key}: {value!r} is not a dict; give one with the keys {', '.join(inner)}")
             value = {**dict.fromkeys(inner), **value}
         found[key] = plain(value)
-    return {**found, "notes": [str(note) for note in notes], "versions": plain({**versions(), **_others()})}
+    return {**found, "notes": [str(note) for note in notes], "versions": plain(_versions())}
 
 
-def _others() -> dict[str, str]:
-    """Versions of the packages of the extra ``ib``, where they are installed."""
-    from importlib import metadata  # without importing the packages themselves
+def _versions() -> dict[str, str]:
+    """Versions that a number depends on; JAX is not imported for its own where nothing was computed with it."""
+    from importlib import metadata
 
-    found = {}
-    for name in ("scipy", "scikit-learn"):
+    found = dict(versions()) if "jax" in sys.modules else {"ufm": __version__, "python": platform.python_version()}
+    for name in ("jax", "jaxlib", "numpy", "scipy", "scikit-learn"):
         try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
+            found.setdefault(name, metadata.version(name))
+        except metadata.PackageNotFoundError:  # of an extra that is not installed
             continue
     return found
 

@@ -35,6 +35,10 @@ _HOMES = {
     "train": ("networks", "Train"),
     "features": ("networks", "Features"),
     "compare": ("networks", "Compare"),
+    "ib": ("bottleneck", "Ib"),
+    "ib channel": ("bottleneck", "Channel"),
+    "ib mixture": ("bottleneck", "Mixture"),
+    "ib ufm": ("bottleneck", "NoisyUfm"),
     "quickstart": ("diagrams", "Quickstart"),
     "cite": ("cite", "Cite"),
     "doctor": ("doctor", "Doctor"),
@@ -45,6 +49,9 @@ _COMMANDS = tuple(_HOMES)
 
 _FLAG_OF = {
     "train": {"source": "data", "groups": "coarse"},
+    "ib": {"HA": "first FILE", "HB": "second FILE", "H": "FILE", "features": "FILE", "thresholds": "threshold"},
+    "ib channel": {"num_classes": "classes"},
+    "ib mixture": {"num_classes": "classes"},
 }
 """By command: names in Python that differ from the flag by more than an underscore."""
 
@@ -58,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         signals.leave_at_once()
     signals.forget()
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = _joined(sys.argv[1:] if arguments is None else list(arguments))
     if arguments in (["--version"], ["-V"]):
         print(f"ufm {__version__}")
         return
@@ -101,6 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"contradiction: a proven lower bound lies above the value of {where}; ufm itself errs, please report it"
         )
         raise SystemExit(3)
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The arguments, with the two words of such a command as ``ib channel`` as one."""
+    both = " ".join(arguments[:2])
+    return [both, *arguments[2:]] if len(arguments) > 1 and both in _COMMANDS else arguments
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -91,6 +91,17 @@ def read_setting(text: str) -> tuple[str, Any]:
     return key.strip().replace("-", "_"), tuple(read) if isinstance(read, list) else read
 
 
+def read_names(given: tuple[str, ...]) -> dict[str, str]:
+    """ARRAY=NAME as a table: what an array is called in a file."""
+    found = {}
+    for text in given:
+        array, equals, called = text.partition("=")
+        if not (array and equals and called):
+            raise ValueError(f"name: {text!r} is not ARRAY=NAME; give such as features=embeddings")
+        found[array.strip()] = called
+    return found
+
+
 def check_minority(fraction: float) -> None:
     """Refuse what is no fraction."""
     if not 0 < fraction < 1:

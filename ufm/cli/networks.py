@@ -13,7 +13,7 @@ from rich.table import Table
 from ..networks.backbones import BACKBONES
 from ..networks.config import LOSSES, Config, read_config
 from . import signals
-from .flags import progress_bar, stated
+from .flags import progress_bar, read_names, stated
 from .screen import Screen, bold, line, warn
 from .tables import print_report, shown, shown_measures
 
@@ -153,7 +153,7 @@ class Features:
         from ..measure.reading import read_features
 
         words = {"loss": _loss_of(self.file), **stated(self.words)}
-        given = read_features(self.file, labels=self.labels, samples=self.samples, names=_names(self.name))
+        given = read_features(self.file, labels=self.labels, samples=self.samples, names=read_names(self.name))
         features, test = given.features, given.test
         if given.samples == "rows":  # as in the file: the report says so
             features, test = features.T, None if test is None else (test[0].T, test[1])
@@ -223,17 +223,6 @@ class Compare:
             if name in found["measures"]:
                 table.add_row(name, *(shown(value, 6) for value in found["measures"][name]))
         out.print(table)
-
-
-def _names(given: tuple[str, ...]) -> dict[str, str]:
-    """ARRAY=NAME as a table: what an array is called in a file."""
-    found = {}
-    for text in given:
-        array, equals, called = text.partition("=")
-        if not (array and equals and called):
-            raise ValueError(f"name: {text!r} is not ARRAY=NAME; give such as features=embeddings")
-        found[array.strip()] = called
-    return found
 
 
 def _geometry(path: Path, samples: Literal["columns", "rows"] | None) -> Geometry:
