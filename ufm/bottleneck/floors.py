@@ -395,6 +395,13 @@ def whiten(
     return Whitened(scores, map_, mean, values, vectors, rank, dropped, float(values[:k].sum() / values.sum()))
 
 
+def inverse_root(gram: Float64[np.ndarray, "k k"]) -> Float64[np.ndarray, "k r"]:
+    """Matrix W with W^T G W = I on the range of a Gram matrix G, at the relative cut of this module."""
+    values, vectors = np.linalg.eigh(gram)
+    keep = values > RANK_CUT * values[-1]
+    return vectors[:, keep] / np.sqrt(values[keep])
+
+
 # ------------------------------------------------------------------ permutations
 
 Products = Callable[[NDArray[np.intp]], FloatArray]
@@ -413,12 +420,12 @@ def permutations(N: int, draws: int, seed: int, groups: IntArray | None = None) 
     rng = np.random.default_rng([seed, 0 if groups is None else 1])
     if groups is None:
         return [rng.permutation(N) for _ in range(draws)]
-    order = np.argsort(groups, kind="stable")
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     found = []
     for _ in range(draws):
-        shuffled = np.lexsort((rng.random(N), groups))
         permutation = np.empty(N, dtype=np.intp)
-        permutation[order] = shuffled
+        for places in members:
+            permutation[places] = rng.permutation(places)
         found.append(permutation)
     return found
 

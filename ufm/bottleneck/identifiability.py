@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ufm.bottleneck.floors import Whitened, whiten
+from ufm.bottleneck.floors import Whitened, inverse_root, whiten
 from ufm.measure.arrays import FloatArray, IntArray
 
 FOLDS = 5
@@ -24,22 +24,24 @@ def folds_of(N: int, seed: int) -> Int64[np.ndarray, "N"]:
     return np.random.default_rng([seed, 3]).permutation(np.arange(N) % FOLDS)
 
 
-def held_out_r2(F: Float64[np.ndarray, "N k1"], G: Float64[np.ndarray, "N k2"], fold: IntArray) -> float:
-    """R^2 of the least-squares fit G ~ A F + b on held-out samples; it may be negative.
+def held_out_r2(A: Float64[np.ndarray, "N k1"], G: Float64[np.ndarray, "N k2"], fold: IntArray) -> float:
+    """R^2 of the least-squares fit of G by A and a constant, on held-out samples; it may be negative.
 
-        1 - sum ||g - A f - b||^2/sum ||g - mean g||^2, means and fits of the other folds
+        1 - sum ||g - L a - b||^2/sum ||g - mean g||^2, means and fits of the other folds
 
     Args:
-        F: features to predict from, shape (N, k_1), samples are rows.
+        A: whitened coordinates to predict from, shape (N, k_1), samples are rows; a fit does not see their scale.
         G: features to be predicted, shape (N, k_2). R^2 depends on their scales.
         fold: fold of every sample, shape (N,).
     """
     wrong = total = 0.0
     for number in range(int(fold.max()) + 1):
         fit, test = fold != number, fold == number
-        mean_f, mean_g = F[fit].mean(axis=0), G[fit].mean(axis=0)
-        A = np.linalg.lstsq(F[fit] - mean_f, G[fit] - mean_g, rcond=None)[0]
-        wrong += float(np.sum(np.square(G[test] - mean_g - (F[test] - mean_f) @ A)))
+        mean_a, mean_g = A[fit].mean(axis=0), G[fit].mean(axis=0)
+        given, wished = A[fit] - mean_a, G[fit] - mean_g
+        W = inverse_root(given.T @ given)
+        predicted = (A[test] - mean_a) @ (W @ (W.T @ (given.T @ wished)))
+        wrong += float(np.sum(np.square(G[test] - mean_g - predicted)))
         total += float(np.sum(np.square(G[test] - mean_g)))
     return 1.0 - wrong / total
 
@@ -59,18 +61,18 @@ def held_out_correlations(
     Returns:
         Held-out correlations and those in the samples of the fit, in the order of the latter, shape (m,).
     """
-    held, fitted = [], []
-    for number in range(int(fold.max()) + 1):
+    m, folds = min(A.shape[1], B.shape[1]), int(fold.max()) + 1
+    held, fitted = np.zeros((folds, m)), np.zeros((folds, m))
+    for number in range(folds):
         fit, test = fold != number, fold == number
-        sides = [(U[fit] - U[fit].mean(axis=0), U[test] - U[test].mean(axis=0)) for U in (A, B)]
-        (qa, ra), (qb, rb) = (np.linalg.qr(side[0]) for side in sides)
-        left, rho, right = np.linalg.svd(qa.T @ qb, full_matrices=False)
-        x = sides[0][1] @ np.linalg.solve(ra, left)
-        y = sides[1][1] @ np.linalg.solve(rb, right.T)
-        lengths = np.linalg.norm(x, axis=0) * np.linalg.norm(y, axis=0)
-        held.append(np.einsum("ij,ij->j", x, y) / np.where(lengths > 0, lengths, 1.0))
-        fitted.append(np.minimum(rho, 1.0))
-    return np.mean(held, axis=0), np.mean(fitted, axis=0)
+        x, y = A[fit] - A[fit].mean(axis=0), B[fit] - B[fit].mean(axis=0)
+        Wx, Wy = inverse_root(x.T @ x), inverse_root(y.T @ y)
+        left, rho, right = np.linalg.svd(Wx.T @ (x.T @ y) @ Wy, full_matrices=False)
+        u, v = (A[test] - A[test].mean(axis=0)) @ (Wx @ left), (B[test] - B[test].mean(axis=0)) @ (Wy @ right.T)
+        lengths = np.linalg.norm(u, axis=0) * np.linalg.norm(v, axis=0)
+        held[number, : len(rho)] = np.einsum("ij,ij->j", u, v) / np.where(lengths > 0, lengths, 1.0)
+        fitted[number, : len(rho)] = np.minimum(rho, 1.0)
+    return held.mean(axis=0), fitted.mean(axis=0)
 
 
 def identifiability(
@@ -86,10 +88,10 @@ def identifiability(
         seed: seed of the folds.
 
     Returns:
-        ``r2_ab``: R^2 of f_B ~ A f_A + b in the components that are kept; ``r2_ba``: the other way; ``mean_cca``: mean
-        held-out correlation over the leading components that make 98 % of the sum in the fit (the rule of the svcca
-        code, *published*); ``svcca``: mean held-out correlation of all ``svcca_k`` components of standardised
-        features; ``held_out``: the held-out correlations. ``None`` where the samples are too few.
+        ``r2_ab``: R^2 of f_B ~ A f_A + b between the components that are kept; ``r2_ba``: the other way;
+        ``mean_cca``: mean held-out correlation over the leading components that make 98 % of the sum in the fit (the
+        rule of the svcca code, *published*); ``svcca``: mean held-out correlation of all ``svcca_k`` components of
+        standardised features; ``held_out``: the held-out correlations. ``None`` where the samples are too few.
     """
     N = len(a.scores)
     left = N - -(-N // FOLDS)
@@ -104,8 +106,8 @@ def identifiability(
     standard = [whiten(_standardised(H), k, at_most=True).scores for H in (HA, HB)]
     svcca, _ = held_out_correlations(standard[0], standard[1], fold)
     return {
-        "r2_ab": held_out_r2(F, G, fold),
-        "r2_ba": held_out_r2(G, F, fold),
+        "r2_ab": held_out_r2(a.scores, G, fold),
+        "r2_ba": held_out_r2(b.scores, F, fold),
         "mean_cca": float(held[:leading].mean()),
         "svcca": float(svcca.mean()),
         "svcca_k": len(svcca),

@@ -149,6 +149,7 @@ class TwoNetworks:
                 p_value=None if self.p_values is None else float(self.p_values[i]),
             )
             entry["beta_corrected"] = record.plain(1.0 / r**2 if r != 0 else math.inf)
+            entry["group_value"] = None if at is None else record.plain(float(at.value[i]))
             entry["group"] = None if at is None or at.group[i] < 0 else int(at.group[i]) + 1
             found.append(entry)
         return found
@@ -525,8 +526,13 @@ def _counted(
     )
 
 
+def _whole_or_none(name: str, value: object) -> int | None:
+    """Reader of a number of components, or of ``None`` for all of them."""
+    return None if value is None else door.whole_number(name, value, 1)
+
+
 @door.checked(
-    pca=door.whole(1),
+    pca=_whole_or_none,
     pca_a=door.whole(1),
     pca_b=door.whole(1),
     variance=door.FRACTION,
