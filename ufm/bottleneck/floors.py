@@ -31,6 +31,9 @@ RANK_CUT = 1e-10
 BLOCK = 4096
 """Number of samples that are centred and multiplied at a time."""
 
+NO_SCIPY = "scipy: it is not installed, quantiles need it; pip install 'ufm[ib]'"
+"""Message where scipy is missing."""
+
 _COUNTS = {"d1": door.whole(1), "d2": door.whole(1), "N": door.whole(3)}
 _RHO = door.numbers_of(0.0, ndim=(0, 1, 2))
 
@@ -108,7 +111,7 @@ def tracy_widom(s: float) -> float:
         return 1.0
     if s <= -8.0:
         return 0.0
-    nodes, weights = _legendre(64)
+    nodes, weights = _legendre(48)
     length = 18.0 - s  # Ai(18) = 3e-24
     x, w = 0.5 * length * (nodes + 1.0), np.sqrt(0.5 * length * weights)
     kernel = _airy(x[:, None] + x + s)
@@ -124,18 +127,18 @@ def _airy(x: FloatArray) -> FloatArray:
     try:
         from scipy.special import airy
     except ImportError:
-        raise ValueError("scipy: it is not installed, quantiles need it; pip install 'ufm[ib]'") from None
+        raise ValueError(NO_SCIPY) from None
     return np.asarray(airy(x)[0])
 
 
 @functools.lru_cache(maxsize=256)
 def tracy_widom_quantile(level: float) -> float:
     """Value s with F_1(s) = ``level``, to 1e-10; .4501 at .9, .9793 at .95 and 2.0234 at .99."""
-    low, high = -8.0, 8.0
-    while high - low > 1e-10:
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if tracy_widom(middle) < level else (low, middle)
-    return 0.5 * (low + high)
+    try:
+        from scipy.optimize import brentq
+    except ImportError:
+        raise ValueError(NO_SCIPY) from None
+    return float(brentq(lambda s: tracy_widom(s) - level, -8.0, 8.0, xtol=1e-11))
 
 
 def _centre_and_scale(d1: int, d2: int, N: int) -> tuple[float, float]:

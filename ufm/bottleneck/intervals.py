@@ -152,10 +152,12 @@ def jackknife(
         error = math.sqrt((g - 1) / g * float(np.sum(np.square(mean_j - mean_j.mean()))))
         if len(members) > 1:
             mean = g * mean - (g - 1) * float(mean_j.mean())
-        error = 0.0 if unit[members].all() else error
-        ends = math.tanh(mean - factor * error), math.tanh(mean + factor * error)
-        value[members] = math.tanh(mean)
-        low[members], high[members] = (0.0 if ends[0] <= least else ends[0]), ends[1]
+        if unit[members].all():
+            value[members] = low[members] = high[members] = 1.0
+            continue
+        start = math.tanh(mean - factor * error)
+        value[members], high[members] = math.tanh(mean), math.tanh(mean + factor * error)
+        low[members] = start if start > least else 0.0
     errors[rho <= wachter_edge(*dims, N)] = np.nan
     return Intervals(rho, corrected(rho, *dims, N), low, high, value, errors, group, level, g)
 
