@@ -542,13 +542,37 @@ def test_the_report_has_the_numbers_of_their_definitions():
     root = np.linalg.cholesky(np.linalg.inv(within))  # lengths in the within-class metric
     distances = np.linalg.norm(np.einsum("ij,ink->jnk", root, H[:, :, None] - means[:, None, :]), axis=0)
     assert found.measures["accuracy_canonical"] == (distances.argmin(axis=1) == labels).mean()
-    assert found.counts == {"finite": 3, "above_wachter": 3, "above_tw95": 3, "above_tw99": 3, "deterministic": 0}
+    assert found.counts | {"finite": 3, "above_wachter": 3, "above_tw95": 3, "deterministic": 0} == found.counts
+    corrected = floors.corrected(np.sqrt(1 - lam), 7, 3, N)
+    assert (found.counts["gap"], found.counts["gap_height"]) == pytest.approx(floors.gap_count(corrected, 3))
+    assert [entry["rho_corrected"] for entry in found.spectrum()] == pytest.approx(corrected)
+    np.testing.assert_allclose(found.intervals.corrected, corrected)
     assert found.floors["tw95"] == floors.null_quantile(7, 3, N, 0.95)
     code = gaussian.plain_code(within + between, within, found.scale * np.array(relevance.TAU2))
     np.testing.assert_allclose(found.code.efficiency, code.efficiency, rtol=1e-9)
     assert found.scale == pytest.approx(np.trace(between) / 3)
     np.testing.assert_allclose(found.curve[:, 1], found.ib.curve(found.curve[:, 0]))
     assert set(found.ib.breakpoints[:3]) <= set(found.curve[:, 0])
+
+
+@pytest.mark.parametrize("name", ["ib-mixture-K10-A2.0", "ib-mixture-K10-A3.0"])
+def test_the_report_puts_the_ideal_mixture_beside_a_simplex(name):
+    """Means at a simplex and noise of unit covariance in the sample itself: the golden ladder, to its digits."""
+    K, A = (GOLDEN[name]["params"][key] for key in ("K", "A"))
+    snr, linear, maximal, _, information, accuracy = GOLDEN[name]["value"]
+    noise = linalg.hadamard(16)[:, 1:11].T
+    H = (A * (np.eye(K) - 1 / K)).repeat(16, axis=1) + np.tile(noise, K)
+    found = labels_report(H, np.repeat(np.arange(K), 16), blocks=0, tau2=(1.0,)).measures
+    keys = ("snr", "beta_linear", "beta_maximal", "mixture_information", "mixture_accuracy")
+    want = (snr, 1 / linear, 1 / maximal, information, accuracy)
+    assert [found[key] for key in keys] == pytest.approx(want, rel=1e-7)
+
+
+def test_the_ideal_mixture_has_the_accuracy_of_a_mixture():
+    found = labels_report(*simplex_mixture(N=20_000, separation=2.0), blocks=0, tau2=(1.0,)).measures
+    assert found["accuracy_canonical"] == pytest.approx(found["mixture_accuracy"], abs=0.01)
+    assert found["accuracy_nearest_mean"] == pytest.approx(found["mixture_accuracy"], abs=0.01)
+    assert 1 < found["beta_maximal"] < found["beta_linear"]
 
 
 def test_the_report_as_json_and_text(tmp_path):
@@ -626,6 +650,7 @@ def test_collapsed_features_are_counted_without_informations():
         assert (found.ib.rank, found.ib.dropped, found.ib.finite, found.ib.deterministic) == (4, 8, 4, 4)
         assert found.counts["above_tw99"] == 4
         assert found.measures["information_limit"] == np.inf
+        assert found.measures["mixture_accuracy"] == found.measures["beta_maximal"] == 1
         assert found.ib.information(2.0)[0] == np.inf
         assert np.isfinite(found.curve).all()
         np.testing.assert_allclose(found.code.efficiency, 1.0, rtol=1e-8)
@@ -646,6 +671,14 @@ def test_dead_units_are_dropped_and_counted():
     np.testing.assert_allclose(found.intervals.low, plain.intervals.low, atol=1e-9)
     twice = labels_report(np.concatenate([H, 2.0 * H[:3]]), labels)
     assert any("3 further directions are dropped: their variance is below 1e-10" in note for note in twice.notes)
+
+
+def test_a_sample_for_each_class_is_not_counted():
+    found = labels_report(np.random.default_rng(0).normal(size=(8, 5)), np.arange(5))
+    assert (found.forced, found.ib.finite, found.ib.deterministic) == (4, 4, 4)
+    assert not found.counts
+    assert found.spectrum()[0]["rho_corrected"] is None
+    assert not any("collapse" in note for note in found.notes)
 
 
 def test_too_few_samples_are_not_counted():

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ufm import _checks as door
 from ufm._checks import ArrayLike
-from ufm.bottleneck import floors, gaussian, record
+from ufm.bottleneck import floors, gaussian, mixture, record
 from ufm.bottleneck.gaussian import CUT, DETERMINISTIC, GaussianIB, PlainCode
 from ufm.bottleneck.intervals import Intervals, block_numbers, check_blocks, jackknife
 from ufm.measure import ClassSums, cdnv, equinorm, gram_to_etf, nc1_papyan, nc1_quotient, to_numpy
@@ -61,7 +61,8 @@ class LabelsReport:
         settings: arguments that decide numbers.
         ib: the label-GIB; its first K - 1 components are those of the spectrum.
         constant: number of constant features, such as dead units.
-        intervals: corrected correlations with intervals; ``None`` where there are too few samples, or none are wanted.
+        corrected: correlations without the bias of finite samples, one a component; ``None`` where nothing is counted.
+        intervals: intervals of them; ``None`` where there are too few samples, or none are wanted.
         floors: largest correlation that noise explains, by rule; empty where nothing is counted.
         counts: counts by rule: finite transitions, and correlations above floors; empty where nothing is counted.
         forced: number of correlations that are 1 because there are too few samples.
@@ -80,6 +81,7 @@ class LabelsReport:
     settings: Settings
     ib: GaussianIB
     constant: int
+    corrected: FloatArray | None
     intervals: Intervals | None
     floors: dict[str, float]
     counts: dict[str, float | int]
@@ -105,10 +107,9 @@ class LabelsReport:
         """Entries of the K - 1 components, most informative first; all others have lam = 1 and never become active."""
         found = []
         for i in range(self.components):
-            extra = {}
+            extra = {} if self.corrected is None else {"rho_corrected": float(self.corrected[i])}
             if self.intervals is not None:
-                ends = (self.intervals.corrected[i], self.intervals.low[i], self.intervals.high[i])
-                extra = dict(zip(("rho_corrected", "low", "high"), map(float, ends), strict=True))
+                extra |= {"low": float(self.intervals.low[i]), "high": float(self.intervals.high[i])}
             numbers = {key: float(getattr(self.ib, key)[i]) for key in ("rho", "lam", "beta")}
             found.append(record.spectrum_entry(i + 1, **numbers, **extra))
         return found
@@ -195,8 +196,8 @@ def labels_report(
       n_c/N (*derived*); equal where Sigma_W has no block between the class subspace and the rest.
     - ``split_ratio``: largest beta_i - 1 over the smallest; 1 for equal transitions, as of a simplex.
     - ``snr``: signal-to-noise ratio per direction, the inverse of the mean of beta_i - 1.
-    - ``beta_linear`` = 1/rho_lin^2 and ``beta_nonlinear`` = 1/rho_nl^2 of the ideal simplex mixture of this ratio: the
-      ladder beta_first <= beta_nonlinear <= beta_linear; ``mixture_information``: its I(X;Y); ``mixture_accuracy``: its
+    - ``beta_linear`` = 1/rho_lin^2 and ``beta_maximal`` = 1/rho_nl^2 of the ideal simplex mixture of this ratio: the
+      ladder beta_first <= beta_maximal <= beta_linear; ``mixture_information``: its I(X;Y); ``mixture_accuracy``: its
       Bayes accuracy, to be held against ``accuracy_canonical``, the share of these samples whose nearest class mean in
       the canonical coordinates (of unit within-class variance) is their own, and ``accuracy_nearest_mean``, the same in
       the features themselves.
@@ -234,8 +235,9 @@ def labels_report(
     forced = floors.forced_unit_correlations(ib.rank, K - 1, N)
     constant = int(np.count_nonzero([(row == row[0]).all() for row in X]))
     notes = _notes(ib, constant, N, K, forced)
-    found, counts = ({}, {}) if forced or ib.rank + K >= N else _counts(ib, N, K, level)
-    intervals = None
+    found, counts, corrected, intervals = {}, {}, None, None
+    if not forced and ib.rank + K < N:
+        found, counts, corrected = _counts(ib, N, K, level)
     if blocks and counts:
         try:
             check_blocks(N, (ib.rank, K - 1), blocks)
@@ -249,7 +251,7 @@ def labels_report(
     measures["accuracy_nearest_mean"], measures["accuracy_canonical"] = _accuracies(X, y, sums, ib, m)
     return LabelsReport(
         N, len(X), sums.counts.astype(np.int64), layer, Settings(blocks, level, seed), ib,
-        constant, intervals, found, counts, forced, measures, _curve(ib, K), code,
+        constant, corrected, intervals, found, counts, forced, measures, _curve(ib, K), code,
         scale, _verdict(ib, K, counts, measures), tuple(notes),
     )  # fmt: skip
 
@@ -257,21 +259,24 @@ def labels_report(
 # ------------------------------------------------------------------ parts
 
 
-def _counts(ib: GaussianIB, N: int, K: int, level: float) -> tuple[dict[str, float], dict[str, float | int]]:
-    """Floors for independent labels, and the counts above them."""
+def _counts(
+    ib: GaussianIB, N: int, K: int, level: float
+) -> tuple[dict[str, float], dict[str, float | int], FloatArray]:
+    """Floors for independent labels, the counts above them, and corrected correlations."""
     dims = (ib.rank, K - 1, N)
+    rho = ib.rho[: min(ib.rank, K - 1)]
     found = {
         "wachter": floors.wachter_edge(*dims),
         "tw95": floors.null_quantile(*dims, 0.95),
         "tw99": floors.null_quantile(*dims, 0.99),
     }
-    counts: dict[str, float | int] = {"finite": ib.finite}
-    counts |= {f"above_{name}": int(np.count_nonzero(ib.rho > floor)) for name, floor in found.items()}
     if level not in (0.05, 0.01):
         found["tw"] = floors.null_quantile(*dims, 1.0 - level)
-        counts["above_tw"] = int(np.count_nonzero(ib.rho > found["tw"]))
-    counts["deterministic"] = ib.deterministic
-    return found, counts
+    counts: dict[str, float | int] = {"finite": ib.finite, "deterministic": ib.deterministic}
+    counts |= {f"above_{name}": int(np.count_nonzero(rho > floor)) for name, floor in found.items()}
+    corrected = floors.corrected(rho, *dims)
+    counts["gap"], counts["gap_height"] = floors.gap_count(corrected, int(np.count_nonzero(corrected > 0)))
+    return found, counts, corrected
 
 
 def _notes(ib: GaussianIB, constant: int, N: int, K: int, forced: int) -> list[str]:
@@ -335,7 +340,22 @@ def _measures(sums: ClassSums, ib: GaussianIB, within: FloatArray, between: Floa
 
 def _ladder(K: int, snr: float) -> dict[str, float]:
     """The ideal simplex mixture of the same signal-to-noise ratio."""
-    return {"beta_linear": 1.0 + 1.0 / snr}
+    separation = math.sqrt(K * snr)
+    if separation > mixture.LARGEST_SEPARATION:  # far above it every number has its limit
+        return {
+            **{"beta_linear": 1.0 + 1.0 / snr, "beta_maximal": 1.0},
+            **{"mixture_information": math.log(K), "mixture_accuracy": 1.0},
+        }
+    if separation == 0.0:
+        return {
+            **{"beta_linear": math.inf, "beta_maximal": math.inf},
+            **{"mixture_information": 0.0, "mixture_accuracy": 1.0 / K},
+        }
+    found = mixture.ladder(K, separation)
+    return {
+        **{"beta_linear": found.beta_linear, "beta_maximal": found.beta_maximal},
+        **{"mixture_information": found.information, "mixture_accuracy": found.accuracy},
+    }
 
 
 def _accuracies(X: NDArray[Any], y: IntArray, sums: ClassSums, ib: GaussianIB, m: int) -> tuple[float, float]:
