@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from scipy import integrate, linalg, special
 from sklearn.cross_decomposition import CCA
+from sklearn.linear_model import LinearRegression
 
 import ufm.bottleneck
-from ufm.bottleneck import floors, intervals
+from ufm.bottleneck import copulas, floors, identifiability, intervals, two_networks
+from ufm.bottleneck.moments import Moments
+from ufm.bottleneck.pairing import pair_samples
 from ufm.measure import measure
 
 GOLDEN = {
@@ -395,3 +398,336 @@ def test_bridge_spectrum(delta):
     np.testing.assert_allclose(found.corrected[:4].mean(), coarse_rho, atol=0.002)
     np.testing.assert_allclose(found.corrected[4:9].mean(), 0.8817, atol=0.002)
     np.testing.assert_allclose(found.corrected[9:14].mean(), 0.2, atol=0.004)  # five values of standard error .003
+
+
+# ------------------------------------------------------------------ the report
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Two networks of five classes that share half of what is within classes, in eight dimensions."""
+    HA, HB, labels = two_model(5, 8, 600, 40.0, 1.0, 0.5)
+    return HA, HB, labels, two_networks(HA, HB, labels, null_draws=39)
+
+
+def test_the_report_answers_each_question_with_its_number(model):
+    *_, found = model
+    assert found.rank == 8
+    assert found.rank_beyond_labels == 8
+    assert found.counts["gap"] == 4
+    assert found.counts["above_permuted"] == found.counts["above_tw99"] == found.counts["above_wachter"] == 8
+    assert found.counts["rho>0.9"] == 4
+    assert found.expected == {"K-1": 4, "K": 5, "rank": 8, "2K_c-1": 9}
+    assert found.verdict == (
+        "8 of 8 modes are shared (step-down rank test at level 0.05, 39 permutations); the widest gap follows mode 4, "
+        "which is K - 1; 8 modes are shared beyond the labels (the same test within classes)."
+    )
+    assert found.null_within[3] > 0.9 > 0.3 > found.null_within[4]  # within classes, K - 1 correlations stay
+    assert found.floors["permuted_within95"] == found.null_within[4]
+    assert found.counts["above_within"] == 8
+    assert min(found.alignment.values()) > 0.97
+    assert found.measures["a"]["nearest_mean_accuracy"] == 1.0
+    assert found.measures["a"]["vci"] < found.measures["a"]["vci_floor"]
+
+
+def test_networks_that_share_the_labels_alone():
+    HA, HB, labels = two_model(5, 8, 600, 40.0, 1.0, 0.0)
+    found = two_networks(HA, HB, labels, null_draws=39)
+    assert (found.rank, found.rank_beyond_labels, found.counts["gap"], found.counts["above_within"]) == (4, 0, 4, 4)
+    assert found.verdict.endswith("which is K - 1; no mode is shared beyond the labels (the same test within classes).")
+    HA = HA[:, np.random.default_rng(0).permutation(600)]
+    found = two_networks(HA, HB, null_draws=39)
+    assert found.rank == 0
+    assert found.verdict.startswith("No shared mode is found among 8 (step-down rank test at level 0.05, 39")
+
+
+def every_number(found):
+    """The numbers of a report that depend neither on scales nor on the order of principal components."""
+    record = found.json()
+    record["counts"].pop("by_dimension")
+    keep = {key: record[key] for key in ("spectrum", "floors", "counts", "alignment_with_means", "verdict", "expected")}
+    keep["beyond"], keep["null"] = found.beyond_labels.tolist(), [found.null.tolist(), found.null_within.tolist()]
+    keep["identifiability"] = found.identifiability["mean_cca"], found.identifiability["held_out"]
+    return keep
+
+
+def close(one, other, rtol=1e-9):
+    """Whether two nested values are equal, numbers to ``rtol``."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key], rtol) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(close(a, b, rtol) for a, b in zip(one, other, strict=True))
+    return one == (pytest.approx(other, rel=rtol, abs=1e-9) if isinstance(one, float) else other)
+
+
+@pytest.mark.parametrize("condition", [10.0, 1e4])
+def test_results_do_not_change_under_invertible_maps_and_the_order_of_samples(model, condition):
+    HA, HB, labels, _ = model
+    rng, index = np.random.default_rng(15), 7 * np.arange(600)
+    want = every_number(two_networks(HA, HB, labels, index_a=index, index_b=index, pca=None, null_draws=39))
+    spread = np.diag(np.geomspace(1.0, condition, 8))
+    maps = [
+        linalg.qr(rng.standard_normal((8, 8)))[0] @ spread @ linalg.qr(rng.standard_normal((8, 8)))[0] for _ in "ab"
+    ]
+    one, two = rng.permutation(600), rng.permutation(600)
+    A, B = (maps[0] @ HA + 5.0)[:, one], (maps[1] @ HB - 3.0)[:, two]
+    found = two_networks(
+        A, B, labels[one], labels_b=labels[two], index_a=index[one], index_b=index[two], pca=None, null_draws=39
+    )
+    assert close(every_number(found), want)
+    assert not close(every_number(two_networks(HA, HB, labels, pca=None, null_draws=39, seed=1)), want)
+
+
+def test_streams_in_any_blocks_have_the_same_correlations(model):
+    HA, HB, _, found = model
+    for sizes in ((600,), (1, 599), (50,) * 12):
+        ends = np.cumsum(sizes)
+        parts = [
+            Moments(8, 8).update(HA[:, end - n : end], HB[:, end - n : end]) for end, n in zip(ends, sizes, strict=True)
+        ]
+        merged = Moments(8, 8)
+        for part in reversed(parts):
+            merged.merge(part)
+        np.testing.assert_allclose(intervals.correlations_of(merged), found.rho, rtol=1e-9)
+
+
+def test_forced_correlations_are_not_counted():
+    rng = np.random.default_rng(16)
+    HA, HB = rng.standard_normal((40, 60)), rng.standard_normal((30, 60))
+    found = two_networks(HA, HB, np.arange(60) % 3)
+    assert found.forced == 11
+    assert found.rho[10] == pytest.approx(1.0)
+    assert found.rho[11] < 0.999999
+    assert found.counts == found.floors == {}
+    assert found.rank is found.intervals is found.p_values is None
+    assert found.verdict == (
+        "Nothing is counted: 40 + 30 dimensions on 60 samples force 11 correlations of 1; give at least 72 samples, "
+        "or PCA to at most 29 dimensions on each side."
+    )
+    assert [row["k"] for row in found.by_dimension] == [2, 4]  # what fits is still there
+    record = found.json()
+    assert record["unit_correlations_forced"] == 11
+    assert record["counts"]["gap"] is None
+    assert found.verdict in found.table()
+    enough = two_networks(HA, HB, pca=29, null_draws=19)
+    assert enough.counts["above_tw95"] == 0
+    assert any(note.startswith("60 samples are fewer than 3 x 58 dimensions") for note in enough.notes)
+    assert any(note.startswith("No intervals: blocks: 20 blocks of 60 samples leave 57") for note in enough.notes)
+    assert sum((29, 30)) >= 59  # one more and the refusal is back
+    assert two_networks(HA, HB, pca_a=29, pca_b=30, null_draws=19).counts == {}
+
+
+def test_linear_copies_are_identical_up_to_a_linear_map():
+    rng = np.random.default_rng(17)
+    H = rng.standard_normal((80, 400)) * np.geomspace(1, 30, 80)[:, None]
+    A = rng.standard_normal((80, 80))
+    for copy in (A @ H + 2.0, (A @ H).astype(np.float32)):  # 64 of 80 components alone would not show it
+        found = two_networks(H, copy, null_draws=19)
+        assert found.identical
+        assert found.verdict == "The networks are identical up to a linear map; the count is the rank (80)."
+    whole = two_networks(H, A @ H, pca=None, null_draws=19)
+    np.testing.assert_allclose(whole.rho, 1.0, atol=1e-12)
+    assert whole.intervals.low.tolist() == [1.0] * 80
+    assert whole.counts["gap"] == 80
+    assert whole.counts["gap_height"] == np.inf
+    assert whole.json()["counts"]["gap_height"] == "inf"
+    assert whole.identifiability["r2_ab"] == pytest.approx(1.0)
+    noisy = two_networks(H, A @ (H + 0.02 * rng.standard_normal(H.shape)), null_draws=19)
+    assert not noisy.identical
+
+
+def test_collapsed_networks_share_their_labels():
+    labels = np.arange(200) % 5
+    rng = np.random.default_rng(18)
+    M = rng.standard_normal((8, 5))
+    HA, HB = (T @ M[:, labels] + 1e-8 * rng.standard_normal((8, 200)) for T in rng.standard_normal((2, 8, 8)))
+    found = two_networks(HA, HB, labels, null_draws=19)
+    assert found.ranks == found.kept == (4, 4)
+    assert found.verdict == "The networks are identical up to a linear map; the count is the rank (4)."
+    assert sum("is collapsed" in note for note in found.notes) == 2
+    assert found.rank_beyond_labels == 0
+    assert len(found.beyond_labels) == 0
+
+
+def test_counts_at_other_numbers_of_components_are_always_there():
+    HA, HB, labels = two_model(10, 70, 600, 40.0, 1.0, 0.2)
+    found = two_networks(HA, HB, labels, pca=20, null_draws=19)
+    assert [row["k"] for row in found.by_dimension] == [9, 18, 32, 64]
+    for row in found.by_dimension:
+        A, B = (linalg.svd(H - H.mean(axis=1, keepdims=True))[2][: row["k"]] for H in (HA, HB))
+        rho = linalg.svdvals(A @ B.T)
+        assert row["above_tw95"] == np.sum(rho > floors.null_quantile(row["k"], row["k"], 600))
+        assert row["rho>0.7"] == np.sum(rho > 0.7)
+    assert two_networks(HA, HB, labels, pca=30, null_draws=19).by_dimension == found.by_dimension
+
+
+def test_dead_units_are_left_out_and_counted(model):
+    HA, HB, labels, want = model
+    found = two_networks(np.vstack([HA, np.zeros((3, 600))]), HB, labels, null_draws=39)
+    assert found.dropped == (3, 0)
+    assert "3 constant features of network a are left out." in found.notes
+    np.testing.assert_allclose(found.rho, want.rho, rtol=1e-12)
+
+
+# ------------------------------------------------------------------ copulas
+
+
+def test_copulas_see_through_increasing_margins():
+    X, Y = spiked(np.random.default_rng(19), 4, 3, 2000, [0.9, 0.6])
+    plain = two_networks(X, Y, null_draws=19)
+    A, B = np.exp(2 * X), np.sign(Y) * np.abs(Y) ** 3
+    assert two_networks(A, B, null_draws=19).rho[0] < 0.75
+    for copula, atol in (("scores", 0.01), ("spearman", 0.02)):
+        found = two_networks(A, B, np.arange(2000) % 3, copula=copula, null_draws=19)
+        np.testing.assert_allclose(found.rho, plain.rho, atol=atol)
+        assert found.rank == 2
+        assert found.rank_beyond_labels == 2
+        assert found.intervals.low[0] < 0.9 < found.intervals.high[0]
+        assert found.counts["above_permuted"] == 2
+        again = two_networks(X, Y, np.arange(2000) % 3, copula=copula, null_draws=19)
+        np.testing.assert_allclose(found.rho, again.rho, rtol=1e-12)
+        assert found.json()["copula"] == copula
+
+
+def test_spearman_matrices_are_made_semidefinite():
+    H = np.random.default_rng(20).standard_normal((30, 12))
+    P, mass = copulas.latent_correlations(copulas.unit_ranks(H))
+    raw = 2 * np.sin(np.pi / 6 * np.corrcoef(np.argsort(np.argsort(H, axis=1), axis=1)))
+    values = linalg.eigvalsh(raw)
+    assert mass == pytest.approx(-values[values < 0].sum() / 30)
+    assert linalg.eigvalsh(P)[0] > -1e-12
+    np.testing.assert_allclose(np.diag(P), 1.0)
+
+
+def test_ties_are_refused():
+    H = np.maximum(np.random.default_rng(21).standard_normal((3, 100)), 0.0)
+    with pytest.raises(ValueError, match=r"^copula: feature 0 of HA has .* % ties, above 5 %; give copula none, or"):
+        two_networks(H, H[:2] + 1.0, copula="scores")
+
+
+# ------------------------------------------------------------------ held-out samples
+
+
+def test_held_out_r2_is_that_of_sklearn(model):
+    HA, HB, *_ = model
+    fold = identifiability.folds_of(600, 3)
+    wrong = total = 0.0
+    for number in range(identifiability.FOLDS):
+        fit, test = fold != number, fold == number
+        predicted = LinearRegression().fit(HA[:, fit].T, HB[:, fit].T).predict(HA[:, test].T)
+        wrong += np.sum((HB[:, test].T - predicted) ** 2)
+        total += np.sum((HB[:, test].T - HB[:, fit].mean(axis=1)) ** 2)
+    found = two_networks(HA, HB, pca=None, null_draws=19, seed=3)
+    assert found.identifiability["r2_ab"] == pytest.approx(1 - wrong / total, rel=1e-10)
+
+
+def test_held_out_correlations_have_no_bias_under_independence():
+    X, Y = spiked(np.random.default_rng(22), 30, 30, 400, [])
+    a, b = floors.whiten(X), floors.whiten(Y)
+    found = identifiability.identifiability(X, Y, a, b, 0)
+    assert abs(found["mean_cca"]) < 0.05
+    assert floors.canonical(a.scores, b.scores)[0].mean() > 0.2
+    assert found["r2_ab"] < 0
+    few = two_networks(X[:, :70], Y[:, :70], null_draws=19)
+    assert few.identifiability["mean_cca"] is None
+
+
+def test_random_directions_align_with_the_means_by_chance():
+    labels = np.arange(3000) % 4
+    values = []
+    for seed in range(20):
+        A = np.linalg.qr(np.random.default_rng(seed).standard_normal((3000, 12)))[0]
+        values.append(identifiability.alignment_with_means(A, labels, 3))
+    assert np.mean(values) == pytest.approx(3 / 12, abs=0.06)
+    A = np.linalg.qr(np.eye(4)[labels][:, :3] - 0.25)[0]
+    assert identifiability.alignment_with_means(A, labels, 3) == pytest.approx(1.0)
+
+
+# ------------------------------------------------------------------ pairs and doors
+
+
+def test_samples_are_paired_by_their_index():
+    a, b = pair_samples([5, 3, 9, 7], [9, 5, 7, 3])
+    assert [[5, 3, 9, 7][i] for i in a] == [[9, 5, 7, 3][i] for i in b] == [3, 5, 7, 9]
+    with pytest.raises(ValueError, match=r"^index_b: 3 samples are in both files, 75 % of the larger one; give"):
+        pair_samples([5, 3, 9, 7], [9, 5, 7, 1])
+    assert len(pair_samples([5, 3, 9, 7], [9, 5, 7, 1], intersect=True)[0]) == 3
+    with pytest.raises(ValueError, match=r"^index_a: 3 stands there twice"):
+        pair_samples([3, 3, 9], [3, 9, 1])
+    with pytest.raises(ValueError, match=r"^index_b: 0 samples are in both files"):
+        pair_samples([1, 2, 3], [4, 5, 6], intersect=True)
+
+
+def test_the_notes_say_how_samples_were_paired(model):
+    HA, HB, labels, found = model
+    assert "Samples are paired by position: there is no index." in found.notes
+    index = np.arange(600)
+    part = two_networks(HA, HB[:, 30:], labels, index_a=index, index_b=index[30:], null_draws=19)
+    assert part.N == 570
+    assert "570 samples are common to 600 and 570; the others are left out." in part.notes
+
+
+def broken(H, at, value):
+    H = H.copy()
+    H[at] = value
+    return H
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"HA": lambda H: broken(H, (2, 3), np.nan)}, r"HA\[2, 3\] is nan"),
+        ({"HB": lambda H: H[:, :-1]}, "HB: it has 599 samples but HA has 600; give the index of both"),
+        ({"HA": lambda H: H[:, :2], "HB": lambda H: H[:, :2], "labels": None}, "HA: it has 2 samples; give at least 3"),
+        ({"HA": lambda H: np.ones_like(H)}, "HA: every feature is constant"),
+        ({"labels": np.zeros(600, int)}, "num_classes is 1"),
+        ({"labels": np.arange(600) % 3 * 2}, "labels has no sample of class 1"),
+        ({"labels": np.arange(599) % 3}, "labels: it has 599 entries for 600 samples"),
+        ({"labels_b": np.arange(600) % 2}, "labels_b: sample .* is of class"),
+        ({"index_a": np.arange(600)}, "index_b: it is missing"),
+        ({"index_a": np.arange(600), "index_b": np.arange(600) + 300}, "index_b: 300 samples are in both files, 50 %"),
+        ({"pca_a": 9}, "pca_a: 9 components are more than the rank 8; give at most 8"),
+        ({"pca_b": 0}, "pca_b: 0 is not a whole number of at least 1"),
+        ({"variance": 1.0}, "variance: 1.0 is not allowed"),
+        ({"level": 0.0}, "level: 0.0 is not allowed"),
+        ({"level": 0.01, "null_draws": 19}, "null_draws: 19 draws have no quantile of level 0.01; give at least 99"),
+        ({"null_draws": 18}, "null_draws: 18 is not a whole number of at least 19"),
+        ({"copula": "clayton"}, "copula: 'clayton' is not known; choose one of none, scores, spearman"),
+        ({"blocks": 4}, "blocks: 4 is not a whole number of at least 5"),
+        ({"thresholds": [-0.5]}, "thresholds: -0.5 is not allowed"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_in_one_sentence(model, change, words):
+    given = dict(zip(("HA", "HB", "labels"), model[:3], strict=True))
+    given |= {name: value(given[name]) if callable(value) else value for name, value in change.items()}
+    with pytest.raises(ValueError, match=rf"^{words}") as caught:
+        two_networks(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_components_by_share_of_the_variance():
+    rng = np.random.default_rng(23)
+    H = rng.standard_normal((6, 500)) * np.array([10, 5, 1, 0.1, 0.1, 0.1])[:, None]
+    found = two_networks(H, H + 0.01 * rng.standard_normal((6, 500)), variance=0.995, null_draws=19)
+    assert found.kept == (3, 3)
+    assert min(found.kept_variance) > 0.995
+
+
+def test_the_record_is_strict_json_and_a_table(model, tmp_path):
+    found = model[3]
+    record = found.json()
+    assert list(record) == list(ufm.bottleneck.record.envelope("pair"))
+    text = json.dumps(record, allow_nan=False)
+    assert json.loads(text) == record
+    assert [entry["i"] for entry in record["spectrum"]] == list(range(1, 9))
+    first = record["spectrum"][0]
+    assert first["lam"] == pytest.approx(1 - first["rho"] ** 2)
+    assert first["beta"] == pytest.approx(1 / first["rho"] ** 2)
+    assert first["low"] < first["group_value"] < first["high"]
+    assert record["settings"]["null_draws"] == 39
+    paths = found.save(tmp_path / "out")
+    assert json.loads(paths[0].read_text()) == record
+    table = paths[1].read_text()
+    for word in (found.verdict, "permuted_within95", "gap_height", "2K_c-1", "mean_cca", "alignment a"):
+        assert word in table
+    assert two_networks(*model[:3], null_draws=39).json() == record  # the same seed, the same numbers
