@@ -378,6 +378,14 @@ def test_an_etf_has_equal_transitions():
     assert ib.finite == K - 1
 
 
+@pytest.mark.parametrize("name", ["overshoot-K10", "overshoot-K100"])
+def test_the_gaussian_information_reaches_log_k_at_a_known_ratio(name):
+    """Above this ratio of signal to noise the Gaussian information is no class information."""
+    K, ratio = GOLDEN[name]["params"]["K"], GOLDEN[name]["value"]
+    simplex = K * (np.eye(K) - 1 / K)  # eigenvalues of the between-class covariance are 1
+    assert gaussian.from_means(ratio * simplex, [1] * K, 1.0).limit == pytest.approx(np.log(K), rel=1e-9)
+
+
 @pytest.mark.parametrize("name", ["ib-ufm-mse-0", "ib-ufm-mse-1", "ib-ufm-mse-3", "ib-ufm-mse-4"])
 def test_golden_transitions_of_noisy_means(name):
     counts, sigma2 = (GOLDEN[name]["params"][key] for key in ("counts", "sigma2"))
