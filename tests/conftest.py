@@ -70,6 +70,7 @@ collect_ignore = ["plugin"]
 _STATE_SHAPES = (
     *("certify", "landscape", "measure", "solve", "problem", "problem.batches", "problem.labels", "problem.losses"),
     *("answer.answer", "answer.readings", "sweep.boundary", "report.targets", "atlas.minority", "atlas.shallow"),
+    *("bottleneck.gaussian", "bottleneck.moments", "bottleneck.relevance"),
 )
 for _name in _STATE_SHAPES:
     shapes.check(f"ufm.{_name}")
