@@ -530,7 +530,7 @@ def test_linear_copies_are_identical_up_to_a_linear_map():
     assert whole.intervals.low.tolist() == [1.0] * 80
     assert whole.counts["gap"] == 80
     assert whole.counts["gap_height"] == np.inf
-    assert whole.json()["counts"]["gap_height"] == "inf"
+    assert whole.json()["counts"]["gap_height"] == whole.json()["information"]["limit"] == "inf"
     assert whole.identifiability["r2_ab"] == pytest.approx(1.0)
     noisy = two_networks(H, A @ (H + 0.02 * rng.standard_normal(H.shape)), null_draws=19)
     assert not noisy.identical
@@ -725,6 +725,9 @@ def test_the_record_is_strict_json_and_a_table(model, tmp_path):
     assert first["beta"] == pytest.approx(1 / first["rho"] ** 2)
     assert first["low"] < first["group_value"] < first["high"]
     assert record["settings"]["null_draws"] == 39
+    assert found.gaussian.limit == pytest.approx(-0.5 * np.log(1 - found.rho_corrected**2).sum())
+    assert record["information"]["curve"][-1][1] < record["information"]["limit"] == found.gaussian.limit
+    assert len(record["information"]["breakpoints"]) == 8
     paths = found.save(tmp_path / "out")
     assert json.loads(paths[0].read_text()) == record
     table = paths[1].read_text()

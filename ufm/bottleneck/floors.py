@@ -135,10 +135,10 @@ def _airy(x: FloatArray) -> FloatArray:
 def tracy_widom_quantile(level: float) -> float:
     """Value s with F_1(s) = ``level``, to 1e-10; .4501 at .9, .9793 at .95 and 2.0234 at .99."""
     try:
-        from scipy.optimize import brentq
+        from scipy.optimize import root_scalar
     except ImportError:
         raise ValueError(NO_SCIPY) from None
-    return float(brentq(lambda s: tracy_widom(s) - level, -8.0, 8.0, xtol=1e-11))
+    return float(root_scalar(lambda s: tracy_widom(s) - level, bracket=(-8.0, 8.0), xtol=1e-11).root)
 
 
 def _centre_and_scale(d1: int, d2: int, N: int) -> tuple[float, float]:

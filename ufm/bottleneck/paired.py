@@ -25,8 +25,9 @@ from ufm._checks import ArrayLike
 from ufm.bottleneck import copulas, floors, record
 from ufm.bottleneck.coordinates import Coordinates, Linear, Spearman, fully_identical
 from ufm.bottleneck.floors import Whitened, whiten
+from ufm.bottleneck.gaussian import GaussianIB
 from ufm.bottleneck.identifiability import alignment_with_means, identifiability
-from ufm.bottleneck.intervals import Intervals, block_numbers, check_blocks, jackknife
+from ufm.bottleneck.intervals import UNIT, Intervals, block_numbers, check_blocks, jackknife
 from ufm.bottleneck.pairing import Data, paired_data
 from ufm.measure import as_arrays, measure_statistics
 from ufm.measure.arrays import FloatArray, IntArray
@@ -42,6 +43,9 @@ DIMENSIONS = (32, 64, 128)
 
 IDENTICAL = 1e-6
 """Mean of 1 - rho^2 over all components below which two sets of features are linear functions of each other."""
+
+POINTS = 41
+"""Number of rates at which the information curve is given, beside its breakpoints."""
 
 MEASURES = ("nc1_quotient", "nc1_papyan", "nc2_equinorm_centred_means", "nc2_gram_etf_centred_means", "vci")
 """Measures of collapse that stand beside the spectrum; their formulas are in `ufm.measure.GLOSSARY`."""
@@ -132,6 +136,22 @@ class TwoNetworks:
         """Correlations without the bias of finite samples; 0 below the edge, nan where nothing can be counted."""
         return np.full(len(self.rho), np.nan) if self.intervals is None else self.intervals.corrected
 
+    @property
+    def gaussian(self) -> GaussianIB | None:
+        """The Gaussian bottleneck of the corrected correlations above the edge; ``None`` where there is none."""
+        seen = self.rho_corrected[self.rho_corrected > 0]
+        return GaussianIB.from_spectrum(np.where(1.0 - seen**2 < UNIT, 0.0, 1.0 - seen**2)) if len(seen) else None
+
+    def information(self) -> dict[str, object] | None:
+        """Breakpoints, limit and curve [I(T;X), I(T;Y)] in nats of :attr:`gaussian`."""
+        ib = self.gaussian
+        if ib is None:
+            return None
+        finite = ib.breakpoints[np.isfinite(ib.breakpoints)]
+        rates = np.unique(np.append(np.linspace(0.0, float(finite[-1]) + ib.rank, POINTS), finite))
+        curve = np.stack([rates, np.atleast_1d(ib.curve(rates))], axis=1)
+        return {"curve": curve, "breakpoints": ib.breakpoints, "limit": ib.limit}
+
     def spectrum(self) -> list[dict[str, record.Json]]:
         """One entry for every correlation, with the number of its group (counted from 1) and the corrected beta."""
         found = []
@@ -174,6 +194,7 @@ class TwoNetworks:
             unit_correlations_forced=self.forced,
             alignment_with_means=self.alignment,
             identifiability=self.identifiability,
+            information=self.information(),
             measures={
                 **self.measures,
                 "null": self.null,
