@@ -95,8 +95,9 @@ def test_classes_that_coincide_leave_exact_zeros():
     far = 1e6 * np.ones((5, 1))
     means = far + np.array([[1.0, 1.0, 1.0, 0.0]] * 5)
     assert information.between_class_spectrum((means - far).T @ (means - far), [4, 3, 2, 1])[1:].tolist() == [0, 0]
-    same = np.full((5, 4), 3.0)
-    assert not information.between_class_spectrum(same.T @ same, [4, 3, 2, 1]).any()
+    for same in (np.full((5, 4), 3.0), np.outer(np.random.default_rng(0).normal(size=5), np.ones(4))):
+        assert not information.between_class_spectrum(same.T @ same, [7, 11, 13, 17]).any()
+        assert gaussian.from_means(same.T @ same, [7, 11, 13, 17], 0.1).finite == 0
     values, _ = information.group_spectrum([2, 2], [5, 1], [0.0, 0.0], np.full((2, 2), 7.0))
     assert not values.any()
 

@@ -225,6 +225,7 @@ def transitions(problem: Problem, noise: float, gap: float = 1e-8) -> Transition
     if name is None:
         return _by_answer(problem, float(noise), gap)
     program = ROUTES[name].reduce(merged)
+    assert isinstance(program, (LogitGroups, GramProgram))
     found = ROUTES[name].judge(program, Limits(gap))
     values, times = group_modes_of(merged, program, found.result)
     return Transitions(*_distinct(values, times), float(noise), problem, found.certificate, float(found.result.value))

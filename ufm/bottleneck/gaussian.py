@@ -31,6 +31,9 @@ CUT = 1e-10
 BLOCK = 4096
 """Number of samples that are read at a time."""
 
+ROUNDING = 1e-14
+"""Eigenvalues of a centred Gram matrix below this share of its uncentred entries are round-off of a common part."""
+
 DETERMINISTIC = 1e-10
 """A lam below this counts as 0: Y determines the component, and its information is infinite."""
 
@@ -360,7 +363,7 @@ def means_spectrum(gram: Real[ArrayLike, "... K K"], counts: Real[ArrayLike, "..
     """Eigenvalues s_1 >= ... >= s_{K-1} of the between-class covariance from the Gram matrix of the class means.
 
     They are the K - 1 largest eigenvalues of P D^{1/2} G D^{1/2} P with D = diag(pi), pi_k = n_k/N, P = 1 - v v^T and
-    v_k = sqrt(pi_k) (*derived*). Those below 1e-10 of the largest are 0.
+    v_k = sqrt(pi_k) (*derived*). Those below 1e-10 of the largest are 0, and so is round-off of means that coincide.
 
     Args:
         gram: Gram matrices G, shape (..., K, K); leading axes are independent cases.
@@ -385,8 +388,8 @@ def means_spectrum(gram: Real[ArrayLike, "... K K"], counts: Real[ArrayLike, "..
     left = scaled - root[..., :, None] * (root[..., None, :] @ scaled)
     centred = left - (left @ root[..., :, None]) * root[..., None, :]
     s = np.linalg.eigvalsh(0.5 * (centred + np.swapaxes(centred, -1, -2)))[..., :0:-1]
-    largest = np.maximum(s[..., :1], CUT * np.abs(scaled).max(axis=(-1, -2), initial=0.0)[..., None])
-    return np.where(s > CUT * largest, s, 0.0)
+    size = np.abs(scaled).max(axis=(-1, -2), initial=0.0)[..., None]
+    return np.where(s > np.maximum(CUT * s[..., :1], ROUNDING * size), s, 0.0)
 
 
 # ------------------------------------------------------------------ a code that knows nothing of Y
