@@ -49,7 +49,7 @@ _COMMANDS = tuple(_HOMES)
 
 _FLAG_OF = {
     "train": {"source": "data", "groups": "coarse"},
-    "ib": {"HA": "first FILE", "HB": "second FILE", "H": "FILE", "features": "FILE", "thresholds": "threshold"},
+    "ib": {"thresholds": "threshold"},
     "ib channel": {"num_classes": "classes"},
     "ib mixture": {"num_classes": "classes"},
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -123,7 +125,12 @@ class Ib:
                 raise ValueError(
                     f"{name}: it has no effect {_WITH[kind]}; drop it, or give {_NEEDS[_OF_KINDS[name][0]]}"
                 )
-        found, text = {"runs": self._runs, "labels": self._labels, "pair": self._pair}[kind]()
+        try:
+            found, text = {"runs": self._runs, "labels": self._labels, "pair": self._pair}[kind]()
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("scipy", "sklearn"):
+                raise
+            raise ValueError("ib: SciPy and scikit-learn are not installed; pip install 'ufm[ib]'") from None
         _finish(found, text, self.out, self.json)
 
     def _labels(self) -> tuple[Found, str]:
@@ -132,7 +139,8 @@ class Ib:
 
         side = self._side(self.files[0], "file")
         options = {"layer": side.layer, "blocks": self.blocks, "level": self.level, "seed": self.seed}
-        found = labels_report(side.features, side.labels, **options)
+        with _naming({"H": side.path}):
+            found = labels_report(side.features, side.labels, **options)
         return self._with_inputs(found.json(), found.table(), [side])
 
     def _pair(self) -> tuple[Found, str]:
@@ -149,24 +157,25 @@ class Ib:
                 f"files: {first.path} has {first.features.shape[1]} samples but {second.path} has "
                 f"{second.features.shape[1]}; give both an array index, or features of the same samples"
             )
-        found = two_networks(
-            first.features,
-            second.features,
-            first.labels,
-            labels_b=second.labels,
-            index_a=first.index if paired else None,
-            index_b=second.index if paired else None,
-            pca_a=self.pca_a,
-            pca_b=self.pca_b,
-            variance=self.variance,
-            copula=self.copula,
-            null_draws=self.null_draws,
-            level=self.level,
-            blocks=self.blocks,
-            seed=self.seed,
-            intersect=self.intersect,
-            **options,
-        )
+        with _naming({"HA": first.path, "HB": second.path}):
+            found = two_networks(
+                first.features,
+                second.features,
+                first.labels,
+                labels_b=second.labels,
+                index_a=first.index if paired else None,
+                index_b=second.index if paired else None,
+                pca_a=self.pca_a,
+                pca_b=self.pca_b,
+                variance=self.variance,
+                copula=self.copula,
+                null_draws=self.null_draws,
+                level=self.level,
+                blocks=self.blocks,
+                seed=self.seed,
+                intersect=self.intersect,
+                **options,
+            )
         return self._with_inputs(found.json(), found.table(), [first, second])
 
     def _runs(self) -> tuple[Found, str]:
@@ -174,7 +183,15 @@ class Ib:
         from ..bottleneck import along_runs
 
         options: dict[str, Any] = {} if self.pca is None else {"pca": self.pca}
-        with progress_bar("epochs") as (bar, task):
+        with contextlib.ExitStack() as stack:
+            shown: list[Any] = []
+
+            def show(done: int, total: int) -> None:
+                if not shown:  # not before the runs have been found good
+                    shown.extend(stack.enter_context(progress_bar("epochs")))
+                bar, task = shown
+                bar.update(task, completed=done, total=total, statuses="")
+
             found = along_runs(
                 self.runs,
                 split=self.split or "both",
@@ -184,7 +201,7 @@ class Ib:
                 level=self.level,
                 blocks=self.blocks,
                 seed=self.seed,
-                progress=lambda done, total: bar.update(task, completed=done, total=total, statuses=""),
+                progress=show,
                 **options,
             )
         return found.json(), found.table()
@@ -230,6 +247,20 @@ _FORMS = ("channel", "mixture", "ufm")
 
 _WITH = {"labels": "with one file and its labels", "runs": "with --runs", "pair": "with two files"}
 _NEEDS = {"labels": "files", "pair": "two files"}
+
+
+@contextlib.contextmanager
+def _naming(paths: dict[str, Path]) -> Iterator[None]:
+    """Context in which a message that begins with a symbol, such as HA[2, 7], names the features of a file."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for symbol, path in paths.items():
+            if re.match(rf"{symbol}\b", text):
+                said = text.removeprefix(f"{symbol}: ").removeprefix(symbol)
+                raise ValueError(f"file: {path}: {'features' if said.startswith('[') else ''}{said}") from None
+        raise
 
 
 def _list(value: Json) -> list[Any]:

@@ -68,10 +68,16 @@ def spectrum_panel(axes: Axes, found: dict[str, Any], most: int = 32) -> None:
     """
     rows = found["spectrum"][:most]
     i, corrected = _column(rows, "i"), _column(rows, "rho_corrected")
-    ends = np.abs(np.stack([corrected - _column(rows, "low"), _column(rows, "high") - corrected]))
+    low, high, group = (_column(rows, key) for key in ("low", "high", "group"))
     axes.plot(i, _column(rows, "rho"), "o", color="0.6", markersize=4, markerfacecolor="none", label="sample value")
-    axes.errorbar(i, corrected, np.nan_to_num(ends), fmt="o", color=_shade(0.05), markersize=3.5, capsize=2,
+    alone = np.array([bool(np.sum(group == g) <= 1) for g in group])
+    ends = np.nan_to_num(np.stack([np.abs(corrected - low), np.abs(high - corrected)]))
+    axes.errorbar(i, corrected, np.where(alone, ends, 0.0), fmt="o", color=_shade(0.05), markersize=3.5, capsize=2,
                   linewidth=1.0, label="corrected, 95 % interval")  # fmt: skip
+    for number_of in np.unique(group[~alone]):  # near-equal correlations have one interval, that of their mean
+        here = group == number_of
+        axes.fill_between([i[here][0] - 0.4, i[here][-1] + 0.4], low[here][0], high[here][0], color=_shade(0.05),
+                          alpha=0.25, linewidth=0, label="interval of the mean of a group")  # fmt: skip
     for name, label, dash in _FLOORS:
         if (floor := number((found["floors"] or {}).get(name))) == floor:
             axes.axhline(floor, color="black", linestyle=dash, linewidth=1.0, label=label)
@@ -109,7 +115,8 @@ def _pair(found: dict[str, Any]) -> Figure:
     right.margins(x=0.12)
     right.set_xlabel("count")
     right.set_title("what each rule counts")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    handles = dict(zip(*left.get_legend_handles_labels()[::-1], strict=True))  # each label once
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(_names(found))
     return figure
 
