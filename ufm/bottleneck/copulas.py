@@ -51,6 +51,11 @@ def varying(H: Real[ArrayLike, "d N"], name: str = "H") -> FloatArray:
     return matrix[np.any(matrix != matrix[:, :1], axis=1)]
 
 
+def constant(H: FloatArray) -> int:
+    """Number of constant features."""
+    return int(np.sum(np.all(H[:, :1] == H, axis=1)))
+
+
 def normal_scores(H: Real[ArrayLike, "d N"], name: str = "H", *, check: bool = True) -> Float64[np.ndarray, "d N"]:
     """Normal scores Phi^{-1}(rank/(N + 1)) of every feature.
 

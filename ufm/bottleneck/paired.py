@@ -88,14 +88,16 @@ class TwoNetworks:
         measures: measures of collapse of both networks on these samples.
         verdict: one sentence; where nothing is counted, why not and what is needed.
         notes: sentences for the reader.
-        floors: largest correlation that noise explains, by rule; empty where nothing is counted.
+        floors: largest correlation that noise explains, by rule; empty where nothing is counted. ``permuted95`` is of
+            the largest correlation with all pairs permuted, ``permuted_within95`` of the K-th within classes, the first
+            that the labels do not carry (``None`` where there is no K-th).
         counts: counts by rule; empty where nothing is counted.
         identifiability: measures of linear identifiability on held-out samples.
         alignment: mean squared cosine of the leading K - 1 canonical directions and the class means, per network.
         intervals: corrected correlations with intervals and groups; ``None`` where the samples are too few.
         p_values: p-values of the step-down test with all pairs permuted, shape (m,).
         rank: number of shared modes by the step-down test.
-        null: quantile (one minus ``level``) of every ordered correlation with all pairs permuted, shape (m,).
+        null: 95 % quantile of every ordered correlation with all pairs permuted, shape (m,).
         null_within: the same with pairs permuted within classes, shape (m,); ``None`` without labels.
         rank_beyond_labels: number of modes shared beyond the labels, by the same test within classes.
         beyond_labels: canonical correlations of the class-centred features, on which that test stands.
@@ -291,7 +293,7 @@ def _nulls(
     draws, level, seed = settings.null_draws, settings.level, settings.seed
     N, dims = len(scores[0]), (len(bases[0]), len(bases[1]))
     products = found.permuted(bases[0], bases[1], draws, seed)
-    null = floors.permutation_quantile(_singular_values(products), level)
+    null = floors.permutation_quantile(_singular_values(products), 0.05)
     rank, p_values = floors.step_down(rho, products, level)
     edges: dict[str, float | int | None] = {
         "wachter": floors.wachter_edge(*dims, N),
@@ -304,9 +306,9 @@ def _nulls(
     if labels is None:
         return _Nulls(edges, null, p_values, rank)
     within = found.permuted(bases[0], bases[1], draws, seed, labels)
-    null_within = floors.permutation_quantile(_singular_values(within), level)
+    null_within = floors.permutation_quantile(_singular_values(within), 0.05)
     K = int(labels.max()) + 1
-    edges["permuted_within95"] = float(null_within[K - 1]) if len(rho) >= K else 0.0
+    edges["permuted_within95"] = float(null_within[K - 1]) if len(rho) >= K else None
     if isinstance(found, Spearman):  # the class means do not add to a product of ranks
         within = floors.permuted_products(scores[0], scores[1], draws, seed=seed, groups=labels)
     beyond, products = _class_centred(scores, within, labels)
@@ -468,7 +470,7 @@ def _described(
     kept, K = found.kept, data.num_classes
     rho, _, _ = floors.canonical_of(found.cross[: kept[0], : kept[1]])
     measures = _measures(data, sides)
-    dropped = (len(data.HA) - len(copulas.varying(data.HA)), len(data.HB) - len(copulas.varying(data.HB)))
+    dropped = copulas.constant(data.HA), copulas.constant(data.HB)
     if copula == "none":
         raw = sides[0].leading(kept[0]), sides[1].leading(kept[1])
     else:
