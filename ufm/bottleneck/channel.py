@@ -31,7 +31,7 @@ from jaxtyping import Float64
 from .. import _checks as door
 from .._checks import ArrayLike, Numbers
 from .._numerics import Array, in_float64
-from .._programs import compiled
+from .._programs import Program, compiled
 from .discrete import BlahutArimoto, Transition, blahut_arimoto, first_transition, phi
 from .record import Json, envelope, text_table
 
@@ -69,9 +69,8 @@ def _order(k: Array, t: Array) -> tuple[Array, Array]:
     return -jnp.expm1(-t) / below, k * fade / below
 
 
-def _through(k: Array, gap: Array, r: Array, rest: Array) -> tuple[Array, Array, Array]:
-    """(rho r, 1 - rho r, L(rho r)) behind the channel; ``gap`` is 1 - rho."""
-    rho = 1.0 - gap
+def _through(k: Array, rho: Array, gap: Array, r: Array, rest: Array) -> tuple[Array, Array, Array]:
+    """(rho r, 1 - rho r, L(rho r)) behind the channel; ``gap`` is 1 - rho, with all of its digits."""
     seen = rho * r
     unseen = gap + rho * rest
     down = jnp.where(seen < 0.5, jnp.log1p(-jnp.minimum(seen, 0.5)), jnp.log(unseen))
@@ -83,22 +82,20 @@ def _lost(k: Array, gap: Array, r: Array, rest: Array, seen: Array) -> Array:
     return jnp.log1p((k - 1.0) * r * gap / (1.0 + (k - 1.0) * seen)) + jnp.log1p(r * gap / rest)
 
 
-def _slope(t: Array, k: Array, gap: Array) -> Array:
+def _slope(t: Array, k: Array, rho: Array, gap: Array) -> Array:
     """L(rho r) - t dL(rho r)/dt, a positive multiple of the slope of beta(t)."""
-    rho = 1.0 - gap
     r, rest = _order(k, t)
-    seen, unseen, field = _through(k, gap, r, rest)
+    seen, unseen, field = _through(k, rho, gap, r, rest)
     below = (1.0 + (k - 1.0) * seen) * unseen
     far = field - t * rho * (1.0 + (k - 1.0) * r) * rest / below
     near = t * gap * (1.0 + (k - 1.0) * rho * r * r) / below - _lost(k, gap, r, rest, seen)
     return jnp.where(rho < 0.5, far, near)
 
 
-def _excess(t: Array, k: Array, gap: Array) -> Array:
+def _excess(t: Array, k: Array, rho: Array, gap: Array) -> Array:
     """t I(rho r) - rho L(rho r) I(r), of the sign of beta(t) - I(T;X)/I(T;Y)."""
-    rho = 1.0 - gap
     r, rest = _order(k, t)
-    seen, unseen, field = _through(k, gap, r, rest)
+    seen, unseen, field = _through(k, rho, gap, r, rest)
     input_, lost = _information(k, r, rest), _lost(k, gap, r, rest, seen)
     far = t * _information(k, seen, unseen) - rho * field * input_
     change = (k - 1.0) / k * r * gap * t + (1.0 + (k - 1.0) * seen) / k * lost - jnp.log1p(gap * r / rest)
@@ -152,43 +149,57 @@ def _safe(x: Array) -> Array:
 
 
 @compiled(bulk=True)
-def _transitions(k: Array, gap: Array) -> tuple[Array, ...]:
+def _transitions(k: Array, rho: Array, gap: Array) -> tuple[Array, ...]:
     """(t spinodal, t first, spinodal, first, r*, I(T;X), I(T;Y)) for K >= 3; limits of K = 2 are put in later."""
-    rho = 1.0 - gap
     whole = jnp.ones_like(gap)
-    high = _through(k, gap, whole, 0.0 * whole)[2] / rho
+    high = _through(k, rho, gap, whole, 0.0 * whole)[2] / rho
     low = jnp.minimum(_LOW, 0.5 * high)
-    t_spinodal = _bracketed(lambda t: _slope(t, k, gap), low, high)
-    t_first = _bracketed(lambda t: _excess(t, k, gap), t_spinodal, high)
-    spinodal = t_spinodal / (rho * _through(k, gap, *_order(k, t_spinodal))[2])
+    t_spinodal = _bracketed(lambda t: _slope(t, k, rho, gap), low, high)
+    t_first = _bracketed(lambda t: _excess(t, k, rho, gap), t_spinodal, high)
+    spinodal = t_spinodal / (rho * _through(k, rho, gap, *_order(k, t_spinodal))[2])
     r, rest = _order(k, t_first)
-    seen, unseen, _ = _through(k, gap, r, rest)
+    seen, unseen, _ = _through(k, rho, gap, r, rest)
     known, told = _information(k, r, rest), _information(k, seen, unseen)
     return t_spinodal, t_first, spinodal, known / told, r, known, told
 
 
 @compiled(bulk=True)
-def _ordered(k: Array, gap: Array, t_spinodal: Array, beta: Array) -> tuple[Array, Array, Array]:
+def _ordered(k: Array, rho: Array, gap: Array, t_spinodal: Array, beta: Array) -> tuple[Array, Array, Array]:
     """(r, I(T;X), I(T;Y)) of the branch r > 0 at beta, which is at least the spinodal."""
-    rho = 1.0 - gap
     whole = jnp.ones_like(gap)
-    high = beta * rho * _through(k, gap, whole, 0.0 * whole)[2]
+    high = beta * rho * _through(k, rho, gap, whole, 0.0 * whole)[2]
 
     def distance(t: Array) -> Array:
-        return t - beta * rho * _through(k, gap, *_order(k, t))[2]
+        return t - beta * rho * _through(k, rho, gap, *_order(k, t))[2]
 
     t = _bracketed(distance, jnp.minimum(t_spinodal, high), high)
     r, rest = _order(k, t)
-    seen, unseen, _ = _through(k, gap, r, rest)
+    seen, unseen, _ = _through(k, rho, gap, r, rest)
     return r, _information(k, r, rest), _information(k, seen, unseen)
 
 
 @compiled(bulk=True)
-def _at_information(k: Array, gap: Array, known: Array) -> Array:
+def _at_information(k: Array, rho: Array, gap: Array, known: Array) -> Array:
     """I_K(rho r) at the r with I_K(r) = ``known``, strictly between 0 and log K."""
     t = _bracketed(lambda t: _information(k, *_order(k, t)) - known, 1e-12 + 0.0 * k, 60.0 + 2.0 * jnp.log(k))
-    seen, unseen, _ = _through(k, gap, *_order(k, t))
+    seen, unseen, _ = _through(k, rho, gap, *_order(k, t))
     return _information(k, seen, unseen)
+
+
+@compiled(bulk=True)
+def _limit(k: Array, rho: Array, gap: Array) -> Array:
+    """I(X;Y)."""
+    return _information(k, rho, gap)
+
+
+def _elementwise(program: Program, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What a program gives for arrays of one shape, in a call of 16, 32, 64, ... elements: few sizes are compiled."""
+    shape, size = arrays[0].shape, arrays[0].size
+    room = max(16, 1 << (size - 1).bit_length())
+    flat = [np.concatenate([array.reshape(-1), np.full(room - size, array.flat[0])]) for array in arrays]
+    found = in_float64(program)(*flat)
+    found = found if isinstance(found, tuple) else (found,)
+    return tuple(np.asarray(column)[:size].reshape(shape) for column in found)
 
 
 # ------------------------------------------------------------------ what a caller sees
@@ -270,14 +281,16 @@ class Channel:
         """
         door.one_of("branch", branch, ("optimal", "ordered"))
         at = door.numbers_of(0.0, ndim=tuple(range(9)))("beta", beta)
-        k, gap, begin, at, spinodal, first, local = np.broadcast_arrays(
-            *_floats(self.num_classes, self.gap, self._log_ratio, at, self.spinodal, self.first, self.local)
+        k, rho, gap, begin, at, spinodal, first, local = np.broadcast_arrays(
+            *_floats(self.num_classes, self.rho, self.gap, self._log_ratio, at, self.spinodal, self.first, self.local)
         )
         noiseless, binary = gap == 0, k == 2
         there = np.where(binary, at > local, at >= spinodal)
         solvable = there & ~noiseless
         fine = np.where(solvable, at, 2.0 * local)
-        r, known, told = in_float64(_ordered)(k, np.where(noiseless, 0.5, gap), begin, fine)
+        r, known, told = _elementwise(
+            _ordered, k, np.where(noiseless, 0.5, rho), np.where(noiseless, 0.5, gap), begin, fine
+        )
         full = noiseless & (at > 1)
         r, known, told = (
             np.where(full, value, np.where(solvable, found, np.nan))
@@ -301,20 +314,20 @@ class Channel:
         0.0...
         """
         given = door.numbers_of(0.0, ndim=tuple(range(9)))("information", information)
-        k, gap, given, jump, first = np.broadcast_arrays(
-            *_floats(self.num_classes, self.gap, given, self.jump_x, self.first)
+        k, rho, gap, given, jump, first = np.broadcast_arrays(
+            *_floats(self.num_classes, self.rho, self.gap, given, self.jump_x, self.first)
         )
         top = np.log(k)
         inside = (given > jump) & (given < top)
-        curved = in_float64(_at_information)(k, gap, np.where(inside, given, 0.5 * top))
-        limit = in_float64(_limit)(k, gap)
+        curved = _elementwise(_at_information, k, rho, gap, np.where(inside, given, 0.5 * top))[0]
+        limit = _elementwise(_limit, k, rho, gap)[0]
         flat = np.where(given >= top, limit, curved)
         return _given(np.where(given <= jump, given / first, np.where(gap == 0, np.minimum(given, top), flat)))
 
     @property
     def limit(self) -> Numbers:
         """I(X;Y) in nats, where the curve ends."""
-        return _given(in_float64(_limit)(*np.broadcast_arrays(*_floats(self.num_classes, self.gap))))
+        return _given(_elementwise(_limit, *np.broadcast_arrays(*_floats(self.num_classes, self.rho, self.gap)))[0])
 
     def joint(self) -> Float64[np.ndarray, "K K"]:
         """The joint distribution p(x, y) of one channel."""
@@ -337,13 +350,18 @@ class Channel:
         )
 
 
-@compiled(bulk=True)
-def _limit(k: Array, gap: Array) -> Array:
-    return _information(k, 1.0 - gap, gap)
-
-
 def _floats(*values: Numbers) -> list[np.ndarray]:
     return [np.asarray(value, dtype=np.float64) for value in values]
+
+
+def _correlation(k: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    """(K - 1 - K eps)/(K - 1) with all of its digits: the product K eps with its rounding error (Dekker 1971)."""
+    split = 134217729.0 * eps
+    high = split - (split - eps)
+    low = eps - high
+    product = k * eps  # K has fewer than 27 bits
+    rest = (k * high - product) + k * low
+    return ((k - 1.0 - product) - rest) / (k - 1.0)
 
 
 def _given(value: Numbers) -> Numbers:
@@ -393,10 +411,11 @@ def symmetric(num_classes: ArrayLike = 10, error: ArrayLike = 0.3) -> Channel:
             f"nothing or is reversed; give less than 1 - 1/K = {1.0 - 1.0 / k[wrong].ravel()[0]:g}"
         )
     classes = k.astype(np.float64)
-    gap = eps * classes / (classes - 1.0)
-    local = 1.0 / (1.0 - gap) ** 2
+    gap, rho = eps * classes / (classes - 1.0), _correlation(classes, eps)
+    local = 1.0 / rho**2
     noiseless, binary = gap == 0, k == 2
-    found = in_float64(_transitions)(np.where(binary, 3.0, classes), np.where(noiseless, 0.5, gap))
+    half = [np.where(noiseless, 0.5, part) for part in (rho, gap)]
+    found = _elementwise(_transitions, np.where(binary, 3.0, classes), *half)
     t_spinodal, _, spinodal, first, r, known, told = found
     spinodal, first = (np.where(noiseless | binary, local, beta) for beta in (spinodal, first))
     r, known, told = (
@@ -404,7 +423,7 @@ def symmetric(num_classes: ArrayLike = 10, error: ArrayLike = 0.3) -> Channel:
         for whole, part in zip((1.0, np.log(classes), np.log(classes)), (r, known, told), strict=True)
     )
     t_spinodal = np.where(binary, 1e-9, t_spinodal)
-    parts = (k, eps, 1.0 - gap, spinodal, first, local, r, known, told, t_spinodal)
+    parts = (k, eps, rho, spinodal, first, local, r, known, told, t_spinodal)
     return Channel(*map(_given, parts))
 
 

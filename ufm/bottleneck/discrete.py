@@ -91,27 +91,25 @@ def _contracted(W: Array, p: Array, start: Array) -> tuple[Array, Array]:
     seen = p @ W
 
     def ratio(deviation: Array) -> tuple[Array, Array]:
-        behind = (deviation * p) @ W / seen
-        before = jnp.sum(p * phi(deviation, 1.0 + deviation), axis=-1)
-        after = jnp.sum(seen * phi(behind, jnp.maximum(1.0 + behind, 0.0)), axis=-1)
+        behind = (deviation * p[None]) @ W / seen[None]
+        before = phi(deviation, 1.0 + deviation) @ p
+        after = phi(behind, jnp.maximum(1.0 + behind, 0.0)) @ seen
         return after / jnp.maximum(before, _TINY), behind
 
-    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        deviation, _ = state
-        eta, behind = ratio(deviation)
+    def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        _, eta, behind = state
         tilt = jnp.log1p(jnp.maximum(behind, -1.0 + 1e-16)) @ W.T / jnp.maximum(eta, _TINY)[:, None]
-        total = jnp.log1p(jnp.sum(p * jnp.expm1(tilt), axis=-1, keepdims=True))
-        deviation = jnp.expm1(tilt - total)
-        return deviation, ratio(deviation)[0]
+        total = jnp.log1p(jnp.expm1(tilt) @ p)
+        deviation = jnp.expm1(tilt - total[:, None])
+        return deviation, *ratio(deviation)
 
-    def go(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        deviation, eta, _, count = state
-        deviation, new = jax.lax.fori_loop(0, 64, step, (deviation, eta))
-        return deviation, new, jnp.max(new - eta), count + 1
+    def go(state: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
+        deviation, eta, behind, _, count = state
+        deviation, new, behind = jax.lax.fori_loop(0, 64, step, (deviation, eta, behind))
+        return deviation, new, behind, jnp.max(new - eta), count + 1
 
-    eta = ratio(start)[0]
-    state = (start, eta, jnp.asarray(1.0), jnp.asarray(0))
-    deviation, eta, _, _ = jax.lax.while_loop(lambda s: (s[2] > 1e-16) & (s[3] < 400), go, state)
+    state = (start, *ratio(start), jnp.asarray(1.0), jnp.asarray(0))
+    deviation, eta, *_ = jax.lax.while_loop(lambda s: (s[3] > 1e-14) & (s[4] < 100), go, state)
     return eta, deviation
 
 
@@ -228,12 +226,12 @@ class BlahutArimoto:
         optimum: a whole segment of the curve has the slope 1/beta.  Then ``unique`` is ``False``, and the end with the
         smaller I(T;X) that a run, or the trivial encoder, has reached is given, never a point between.
         """
-        flat = lambda a: np.concatenate([a.reshape(-1, len(self.betas)), np.zeros((1, len(self.betas)))])  # noqa: E731
+        flat = lambda a: np.concatenate([np.zeros((1, len(self.betas))), a.reshape(-1, len(self.betas))])  # noqa: E731
         value, known, told = map(flat, (self.objective, self.information_x, self.information_y))
         value = np.where(np.isfinite(value), value, np.inf)
         lowest = value.min(axis=0)
         tied = value <= lowest + 10.0 * self.tolerance * np.maximum(1.0, self.betas)
-        least = np.where(tied, known, np.inf)
+        least = np.where(tied, np.maximum(known, 0.0), np.inf)
         row, column = least.argmin(axis=0), np.arange(len(self.betas))
         most = np.where(tied, known, -np.inf).max(axis=0)
         unique = most - least[row, column] <= 1e-4
@@ -284,10 +282,12 @@ class _Table:
     Attributes:
         W: channel, shape (x, y).
         p: distribution of X, shape (x,).
-        betas: inverse temperatures along each chain, shape (chains, length).
+        betas: inverse temperatures of the tasks, chain by chain, filled up to a size for which a program is compiled.
+        number: number of tasks.
+        length: tasks of a chain.
         start: encoders to start from, shape (starts, x, t).
         noise: normal numbers, shape (starts, x, t).
-        of_start: index of the start of each chain, shape (chains,).
+        of_start: index of the start of each task, of the size of ``betas``.
         tolerance: bound to reach.
         most: limit of iterations of a task.
     """
@@ -295,6 +295,8 @@ class _Table:
     W: Array
     p: Array
     betas: Array
+    number: Array
+    length: Array
     start: Array
     noise: Array
     of_start: Array
@@ -307,17 +309,21 @@ class _Table:
         return self.p @ self.W
 
     @property
-    def tasks(self) -> int:
-        """Number of tasks."""
-        return self.betas.shape[0] * self.betas.shape[1]
+    def room(self) -> int:
+        """Number of tasks for which the program is compiled."""
+        return self.betas.shape[0]
 
     def beta(self, task: Array) -> Array:
         """Inverse temperature of tasks; any number for one that does not exist."""
-        return self.betas.reshape(-1)[jnp.minimum(task, self.tasks - 1)]
+        return self.betas[jnp.minimum(task, self.room - 1)]
 
-    def begin(self, chain: Array) -> tuple[Array, Array]:
-        """(q(t), q(y|t)) with which chains start."""
-        encoder = jnp.moveaxis(self.start[self.of_start[jnp.minimum(chain, len(self.of_start) - 1)]], 0, -1)
+    def source(self, task: Array) -> Array:
+        """Index of the start of tasks; any for one that does not exist."""
+        return self.of_start[jnp.minimum(task, self.room - 1)]
+
+    def begin(self, task: Array) -> tuple[Array, Array]:
+        """(q(t), q(y|t)) with which a chain starts at its first task."""
+        encoder = jnp.moveaxis(self.start[self.source(task)], 0, -1)
         blank = jnp.broadcast_to(self.seen[:, None, None], (self.W.shape[1], *encoder.shape[1:]))
         return _decode(self, encoder, blank)
 
@@ -349,7 +355,7 @@ class _Lanes:
 
 @record
 class _Queue:
-    """Lanes, the next chain to begin, and the answers so far, one row for each task."""
+    """Lanes, the first task of the next chain, and the answers so far, one row for each task."""
 
     lanes: _Lanes
     head: Array
@@ -362,7 +368,7 @@ class _Queue:
 def _encode(table: _Table, weight: Array, word: Array, beta: Array) -> tuple[Array, Array, Array]:
     """(q(t|x), log Z(x) + const, beta E log q(y|t)) of all lanes; shapes (x, t, l), (x, l), (x, t, l)."""
     log = jnp.log(jnp.maximum(word, _TINY))
-    fit = beta * jnp.tensordot(table.W, log, 1)
+    fit = beta[None, None] * jnp.tensordot(table.W, log, 1)
     power = fit + jnp.log(jnp.maximum(weight, _TINY))[None]
     top = jnp.max(power, axis=1)
     mass = jnp.exp(power - top[:, None])
@@ -387,7 +393,7 @@ def _largest(p: Array, fit: Array, anchor: Array) -> Array:
 def _informations(table: _Table, encoder: Array, weight: Array, word: Array) -> tuple[Array, Array]:
     """(I(T;X), I(T;Y)) in nats, shape (l,)."""
     plogp = lambda a: jnp.where(a > 0, a * jnp.log(jnp.where(a > 0, a, 1.0)), 0.0)  # noqa: E731
-    known = jnp.sum(table.p[:, None] * jnp.sum(plogp(encoder), axis=1), axis=0) - jnp.sum(plogp(weight), axis=0)
+    known = table.p @ jnp.sum(plogp(encoder), axis=1) - jnp.sum(plogp(weight), axis=0)
     base = jnp.log(jnp.maximum(table.seen, _TINY))[:, None, None]
     return known, jnp.sum(weight * jnp.sum(plogp(word) - word * base, axis=0), axis=0)
 
@@ -413,15 +419,16 @@ def _advance(table: _Table, lanes: _Lanes) -> _Lanes:
         length = lambda v: jnp.sqrt(jnp.sum(share * v * v, axis=tuple(range(v.ndim - 1))))  # noqa: B023, E731
         step, bend = x1 - x0, x2 - 2.0 * x1 + x0
         ratio = length(step) / jnp.maximum(length(bend), _TINY)
-        a = jnp.clip(ratio, 1.0, lanes.reach)
+        a = jnp.expand_dims(jnp.clip(ratio, 1.0, lanes.reach), tuple(range(x0.ndim - 1)))
         jump = x0 + 2.0 * a * step + a * a * bend
-        mass = jnp.exp(jump - jnp.max(jump, axis=0))
+        mass = jnp.exp(jump - jnp.max(jump, axis=0, keepdims=True))
         far.append(mass * (1.0 / jnp.sum(mass, axis=0))[None])
         reached.append(ratio >= lanes.reach)
     near_encoder, near, _ = _encode(table, *third, lanes.beta)
     far_encoder, beyond, _ = _encode(table, far[0], far[1], lanes.beta)
-    better = jnp.sum(table.p[:, None] * (beyond - near), axis=0) > 0
-    weight, word = _decode(table, jnp.where(better, far_encoder, near_encoder), jnp.where(better, far[1], third[1]))
+    better = table.p @ (beyond - near) > 0
+    choose = lambda a, b: jnp.where(better[None, None], a, b)  # noqa: E731
+    weight, word = _decode(table, choose(far_encoder, near_encoder), choose(far[1], third[1]))
     longer = jnp.where(reached[0] | reached[1], jnp.minimum(4.0 * lanes.reach, 1e6), lanes.reach)
     reach = jnp.where(better, longer, jnp.maximum(0.25 * lanes.reach, 2.0))
     return dataclasses.replace(lanes, weight=weight, word=word, reach=reach, count=lanes.count + _ROUND)
@@ -436,21 +443,21 @@ def _run(table: _Table, width: int) -> tuple[Array, ...]:
 
     Answers: objective, I(T;X), I(T;Y), bound, status, iterations, log Z + const, with a row for each task.
     """
-    number, (chains, length) = table.tasks, table.betas.shape
-    begun = jnp.arange(width)
-    task = jnp.where(begun < chains, begun * length, number).astype(jnp.int32)
-    weight, word = table.begin(begun)
+    number = table.room
+    task = jnp.minimum(jnp.arange(width) * table.length, table.number).astype(jnp.int32)
+    weight, word = table.begin(task)
     beta, zero = table.beta(task), jnp.zeros(width, jnp.int32)
     anchor = _encode(table, weight, word, beta)[1]
     lanes = _Lanes(weight, word, beta, anchor, zero, zero, jnp.full(width, _REACH), task)
     empty, none = jnp.full(number, jnp.nan), jnp.zeros(number, jnp.int32)
     dual = jnp.full((number, len(table.p)), jnp.nan)
-    queue = _Queue(lanes, jnp.asarray(min(width, chains), jnp.int32), (empty, empty, empty, empty, none, none, dual))
+    head = jnp.minimum(width * table.length, table.number).astype(jnp.int32)
+    queue = _Queue(lanes, head, (empty, empty, empty, empty, none, none, dual))
 
     def body(queue: _Queue) -> _Queue:
         return _judged(table, dataclasses.replace(queue, lanes=_advance(table, queue.lanes)))
 
-    return jax.lax.while_loop(lambda q: jnp.any(q.lanes.task < number), body, queue).answers
+    return jax.lax.while_loop(lambda q: jnp.any(q.lanes.task < table.number), body, queue).answers
 
 
 def _judged(table: _Table, queue: _Queue) -> _Queue:
@@ -462,9 +469,10 @@ def _judged(table: _Table, queue: _Queue) -> _Queue:
     status = jnp.where(due & (bound <= table.tolerance), CONVERGED, 0)
     status = jnp.where((status == 0) & (lanes.count >= table.most), MAX_STEPS, status)
     status = jnp.where(jnp.isfinite(bound), status, NONFINITE).astype(jnp.int32)
-    done = (lanes.task < table.tasks) & (status > 0)
-    renew = lambda new, old: jnp.where(due, new, old)  # noqa: E731
-    moved = dataclasses.replace(lanes, anchor=renew(anchor, lanes.anchor), since=renew(lanes.count, lanes.since))
+    done = (lanes.task < table.number) & (status > 0)
+    moved = dataclasses.replace(
+        lanes, anchor=jnp.where(due[None], anchor, lanes.anchor), since=jnp.where(due, lanes.count, lanes.since)
+    )
     after = dataclasses.replace(queue, lanes=moved)
     found = status, bound, encoder, anchor
     return jax.lax.cond(jnp.any(done), lambda: _replaced(table, after, done, found), lambda: after)
@@ -472,45 +480,50 @@ def _judged(table: _Table, queue: _Queue) -> _Queue:
 
 def _replaced(table: _Table, queue: _Queue, done: Array, found: tuple[Array, Array, Array, Array]) -> _Queue:
     """The queue after lanes that are done have written their answers and gone on to another task."""
-    lanes, number, (chains, length) = queue.lanes, table.tasks, table.betas.shape
+    lanes = queue.lanes
     status, bound, encoder, anchor = found
     weight, word = _decode(table, encoder, lanes.word)
     known, told = _informations(table, encoder, weight, word)
-    row = jnp.where(done, lanes.task, number)  # other rows fall outside of the table and are dropped
+    row = jnp.where(done, lanes.task, table.room)  # other rows fall outside of the table and are dropped
     fresh = (known - lanes.beta * told, known, told, bound, status, lanes.count, anchor.T)
     answers = tuple(old.at[row].set(new, mode="drop") for old, new in zip(queue.answers, fresh, strict=True))
 
-    free = done & ((lanes.task % length) == length - 1)
-    chain = jnp.where(free, jnp.minimum(queue.head + jnp.cumsum(free) - 1, chains), chains)
-    task = jnp.where(free, jnp.where(chain < chains, chain * length, number), lanes.task + done).astype(jnp.int32)
-    source = table.of_start[jnp.minimum(lanes.task, number - 1) // length]
+    free = done & ((lanes.task % table.length) == table.length - 1)
+    next_ = jnp.minimum(queue.head + (jnp.cumsum(free) - 1) * table.length, table.number)
+    task = jnp.where(free, next_, lanes.task + done).astype(jnp.int32)
+    source = table.source(lanes.task)
     shaken = encoder * jnp.exp(_NOISE * jnp.moveaxis(table.noise[source], 0, -1))
     warm = _decode(table, shaken / jnp.sum(shaken, axis=1)[:, None], word)
-    cold = table.begin(chain)
-    pick = lambda new, on, old: jnp.where(free, new, jnp.where(done, on, old))  # noqa: E731
+    cold = table.begin(task)
+
+    def pick(new: Array, on: Array, old: Array) -> Array:
+        axes = tuple(range(old.ndim - 1))
+        return jnp.where(jnp.expand_dims(free, axes), new, jnp.where(jnp.expand_dims(done, axes), on, old))
+
     weight, word = pick(cold[0], warm[0], lanes.weight), pick(cold[1], warm[1], lanes.word)
     beta = table.beta(task)
     again = _encode(table, weight, word, beta)[1]
     fresh_or = lambda new, old: jnp.where(done, new, old)  # noqa: E731
-    anchor, since = fresh_or(again, lanes.anchor), fresh_or(0, lanes.since)
+    anchor, since = jnp.where(done[None], again, lanes.anchor), fresh_or(0, lanes.since)
     count, reach = fresh_or(0, lanes.count), fresh_or(_REACH, lanes.reach)
-    head = jnp.minimum(queue.head + jnp.sum(free), chains).astype(jnp.int32)
+    head = jnp.minimum(queue.head + jnp.sum(free) * table.length, table.number).astype(jnp.int32)
     return _Queue(_Lanes(weight, word, beta, anchor, since, count, reach, task), head, answers)
 
 
 @compiled(bulk=True)
 def _excess(W: Array, p: Array, beta: Array, anchor: Array) -> Array:
     """The log of the largest c that codewords reach from the rows of the channel and its output distribution."""
-    begin = jnp.concatenate([W, (p @ W)[None]]).T[:, :, None] + jnp.zeros_like(beta)
+    rows = jnp.concatenate([W, (p @ W)[None]]).T
+    begin = jnp.broadcast_to(rows[:, :, None], (*rows.shape, len(beta)))
+
+    def fit(word: Array) -> Array:
+        return beta[None, None] * jnp.tensordot(W, jnp.log(jnp.maximum(word, _TINY)), 1)
 
     def climb(_: Array, word: Array) -> Array:
-        mass = p[:, None, None] * jnp.exp(
-            beta * jnp.tensordot(W, jnp.log(jnp.maximum(word, _TINY)), 1) - anchor[:, None]
-        )
+        mass = p[:, None, None] * jnp.exp(fit(word) - anchor[:, None])
         return jnp.tensordot(W.T, mass, 1) * (1.0 / jnp.maximum(jnp.sum(mass, axis=0), _TINY))[None]
 
-    word = jax.lax.fori_loop(0, 64, climb, begin)
-    return _largest(p, beta * jnp.tensordot(W, jnp.log(jnp.maximum(word, _TINY)), 1), anchor)
+    return _largest(p, fit(jax.lax.fori_loop(0, 64, climb, begin)), anchor)
 
 
 def _starts(number: int, shape: tuple[int, int], direction: str, rng: np.random.Generator) -> np.ndarray:
@@ -611,16 +624,17 @@ def blahut_arimoto(
     directions = DIRECTIONS[anneal]
     start = np.concatenate([_starts(starts, (len(p), values), direction, rng) for direction in directions])
     noise = rng.standard_normal(start.shape)
-    if anneal == "none":
-        chains = np.tile(grid, starts)[:, None]
-        of_start = np.repeat(np.arange(starts), len(grid))
-    else:
-        chains = np.concatenate([np.tile(grid if d == "up" else grid[::-1], (starts, 1)) for d in directions])
-        of_start = np.arange(len(chains))
-    lanes = min(width, len(chains))
-    table = _Table(W, p, chains, start, noise, of_start, np.asarray(tolerance), np.asarray(float(max_steps)))
-    found = in_float64(_run)(table, lanes)
-    excess = np.maximum(_excesses(W, p, chains.reshape(-1), found[-1], lanes), found[3])
+    tasks = np.concatenate([np.tile(grid[::-1] if d == "down" else grid, starts) for d in directions])
+    of_start = np.repeat(np.arange(len(start)), len(grid))
+    length = 1 if anneal == "none" else len(grid)
+    lanes = min(width, _room(len(tasks) // length, 2))
+    room = _room(len(tasks), 64)
+    table = _Table(
+        W, p, np.resize(tasks, room), np.asarray(len(tasks), np.int32), np.asarray(length, np.int32), start, noise,
+        np.resize(of_start, room), np.asarray(tolerance), np.asarray(float(max_steps)),
+    )  # fmt: skip
+    found = [column[: len(tasks)] for column in in_float64(_run)(table, lanes)]
+    excess = np.maximum(_excesses(W, p, tasks, found[-1], lanes), found[3])
 
     def shaped(column: np.ndarray) -> np.ndarray:
         cube = np.asarray(column).reshape(len(directions), starts, len(grid))
@@ -629,6 +643,11 @@ def blahut_arimoto(
     objective, known, told, bound = (shaped(column) for column in found[:4])
     status, iterations = (shaped(column) for column in found[4:6])
     return BlahutArimoto(grid, directions, objective, known, told, bound, shaped(excess), status, iterations, tolerance)
+
+
+def _room(size: int, least: int) -> int:
+    """The size, rounded up to a power of two, so that few sizes are compiled."""
+    return max(least, 1 << (size - 1).bit_length())
 
 
 def _excesses(W: np.ndarray, p: np.ndarray, betas: np.ndarray, anchors: np.ndarray, width: int) -> np.ndarray:
