@@ -32,8 +32,8 @@ def write_run(folder, seed, changes=(), epochs=STRENGTH, arrays_of=lambda arrays
     rng = np.random.default_rng(1)  # images: the same for every run
     labels = {"train": rng.permutation(np.arange(400) % K), "test": rng.permutation(np.arange(240) % K)}
     shared = {split: rng.normal(size=(DIM, len(y))) for split, y in labels.items()}
-    own = np.random.default_rng([2, seed])
     for epoch in epochs:
+        own = np.random.default_rng([2, seed, epoch])
         turn = np.linalg.qr(own.normal(size=(DIM, DIM)))[0]  # every network has its own coordinates
         H, test = (turn @ made(labels[split], STRENGTH[epoch], shared[split], own) for split in ("train", "test"))
         arrays = {
@@ -222,9 +222,24 @@ def test_other_bad_input(pair, tmp_path):
         along_runs(pair, layer="logits")
     with pytest.raises(ValueError, match=r"null_draws: .*at least 19"):
         along_runs(pair, null_draws=3)
-    few = [
-        write_run(tmp_path / name, seed, (), (0,), lambda x: x | {"H": np.ones((DIM, 400))})
-        for name, seed in (("c", 1), ("d", 2))
-    ]
-    with pytest.raises(ValueError, match=r"\(at epoch 0, train images\)"):
-        along_runs(few)
+
+
+def test_an_epoch_without_a_comparison_is_told_and_the_others_stay(pair, found, tmp_path):
+    """A network whose features are constant at one epoch, as behind dead units."""
+
+    def dead(arrays):
+        return arrays | {"H": np.ones((DIM, 400))} if abs(np.ptp(arrays["H"])) < 9 else arrays
+
+    b = write_run(tmp_path / "b", 2, (), (0, 10), dead)
+    runs = along_runs([pair[0], b], null_draws=19, split="train")
+    first, last = runs.course((0, 1), "train")
+    assert np.isnan(first.count("gap"))
+    assert first.raw.size == 0
+    assert last.report["counts"] == next(x for x in found.course((0, 1), "train") if x.epoch == 10).report["counts"]
+    assert any("epoch 0, train images: not compared: HB: every feature is constant" in note for note in runs.notes)
+    assert {entry.first for entry in runs.entries} == {10}
+    assert json.loads(json.dumps(runs.json()))["epochs"][0]["counts"] is None
+    assert runs.verdict in runs.table()
+    alone = write_run(tmp_path / "c", 2, (), (0,), dead)
+    with pytest.raises(ValueError, match=r"^HB: every feature is constant"):
+        along_runs([pair[0], alone], split="train")

@@ -22,6 +22,7 @@ import pytest
 import ufm
 from quick import current, flags
 from ufm._files import Damaged, read_sealed
+from ufm.bottleneck import along_runs
 from ufm.cli import main
 from ufm.networks import BACKBONES, head_matrices, load, normalise, standardise
 from ufm.networks import run as run_module
@@ -233,6 +234,10 @@ def test_snapshots_are_the_features_of_the_same_images_at_measured_epochs(tmp_pa
     other = files_of(tmp_path / "b")
     np.testing.assert_array_equal(other[0]["test_index"], found[0]["test_index"])
     assert not np.array_equal(other[0]["H"], found[0]["H"])  # other weights
+    along = along_runs([tmp_path / "a", tmp_path / "b"], layer="projections-unit", null_draws=19)
+    assert along.epochs == tuple(PAIR.measured_epochs)
+    assert 0 < max(len(row.raw) for row in along.of_pairs) <= 8  # of eight projections
+    assert {row.accuracy for row in along.learned(0, "test")} != {0.1}
 
 
 def test_snapshots_survive_a_kill_and_damage(tmp_path, monkeypatch):

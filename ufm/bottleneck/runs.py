@@ -32,6 +32,9 @@ from ufm.measure.arrays import FloatArray, IntArray
 
 Split = Literal["train", "test"]
 
+Report = Mapping[str, Json]
+"""JSON of a comparison."""
+
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 LAYERS = ("features", "features-unit", "projections", "projections-unit")
@@ -348,7 +351,7 @@ class AlongRuns:
             )  # fmt: skip
         entries = [{**dataclasses.asdict(entry), "lag": entry.lag} for entry in self.entries]
         spread = {split: {rule: self.spread(split, rule) for rule in RULES} for split in self.splits}
-        first = self.of_pairs[0].report
+        first = next(row.report for row in self.of_pairs if "spectrum" in row.report)
         return record.envelope(
             "runs",
             inputs=list(self.inputs),
@@ -476,13 +479,48 @@ def _common(folders: Sequence[_Folder], notes: list[str]) -> tuple[int, ...]:
     return tuple(sorted(common))
 
 
-def _one_epoch(error: ValueError, epoch: int, split: str) -> ValueError:
-    return ValueError(f"{error} (at epoch {epoch}, {split} images)")
+def _compared(left: _Snapshot, right: _Snapshot, split: Split, options: Mapping[str, int | float | str]) -> Report:
+    """JSON of the comparison; a verdict alone where features cannot be compared, such as constant ones."""
+    from ufm.bottleneck import two_networks
+
+    index = {"index_a": left.index[split], "index_b": right.index[split]}
+    try:
+        report = two_networks(
+            left.features[split],
+            right.features[split],
+            left.labels[split],
+            **index,
+            **options,  # type: ignore[arg-type]
+        )
+    except ValueError as error:
+        return {"verdict": f"not compared: {error}"}
+    return report.json()
+
+
+def _uncompared(of_pairs: Sequence[OfPair]) -> list[str]:
+    """Notes on epochs that could not be compared.
+
+    Raises:
+        ValueError: none could be.
+    """
+    failed = [row for row in of_pairs if "spectrum" not in row.report]
+    if len(failed) == len(of_pairs):
+        raise ValueError(str(failed[0].report["verdict"]).removeprefix("not compared: "))
+    return [
+        f"runs {row.pair[0]} and {row.pair[1]}, epoch {row.epoch}, {row.split} images: {row.report['verdict']}"
+        for row in failed
+    ]
 
 
 @door.checked(
     split=door.word("train", "test", "both"),
     layer=door.word(*LAYERS),
+    pca=door.whole(1),
+    copula=door.word("none", "scores", "spearman"),
+    null_draws=door.whole(19, 10**6),
+    level=door.FRACTION,
+    blocks=door.whole(5, 1000),
+    seed=door.SEED,
     progress=door.callable_or_none,
 )
 def along_runs(
@@ -519,10 +557,9 @@ def along_runs(
 
     Raises:
         ValueError: a folder is no run or has no snapshots, the runs are of different data or seeds of the data, they
-            have no epoch in common, a file is damaged, or an epoch cannot be compared.
+            have no epoch in common, a file is damaged, or no epoch can be compared. A single epoch that cannot be, such
+            as one with constant features, has no counts, and a note says why.
     """
-    from ufm.bottleneck import two_networks
-
     folders, notes = _open_all(runs), []
     epochs = _common(folders, notes)
     splits: tuple[Split, ...] = SPLITS if split == "both" else ("train",) if split == "train" else ("test",)
@@ -539,24 +576,13 @@ def along_runs(
             of_runs += _learned(run, epoch, snapshot, SPLITS, layer)
         for a, b in itertools.combinations(range(len(folders)), 2):
             for which in splits:
-                left, right = found[a], found[b]
-                try:
-                    report = two_networks(
-                        left.features[which],
-                        right.features[which],
-                        left.labels[which],
-                        index_a=left.index[which],
-                        index_b=right.index[which],
-                        **options,
-                    )
-                except ValueError as error:
-                    raise _one_epoch(error, epoch, which) from None
-                of_pairs.append(OfPair((a, b), epoch, which, report.json()))
+                of_pairs.append(OfPair((a, b), epoch, which, _compared(found[a], found[b], which, options)))
         if progress is not None:
             progress(number + 1, len(epochs))
     accuracies = [
         [row.accuracy for row in of_runs if (row.run, row.split) == (run, "test")] for run in range(len(runs))
     ]
+    notes += _uncompared(of_pairs)
     notes.append(f"entry and plateau are known up to the measured epochs {', '.join(map(str, epochs))}")
     inputs = [
         record.input_entry(
