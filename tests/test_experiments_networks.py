@@ -3,13 +3,17 @@
 import dataclasses
 import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments import _networks
 
-NAMES = ("networks_balanced", "networks_imbalanced", "networks_supcon", "networks_deep_head", "networks_recovered")
+NAMES = (
+    *("networks_balanced", "networks_imbalanced", "networks_supcon", "networks_deep_head", "networks_recovered"),
+    *("ib_two_networks", "ib_transitions_training"),
+)
 QUICK = "networks_deep_head"
 EVERY_FIGURE_HAS = {
     *("experiment", "source", "command", "configuration", "checks"),
@@ -45,6 +49,42 @@ def test_experiment_runs_and_leaves_its_record(name, tmp_path, monkeypatch):
     assert found["checks"]
     assert not all(found["checks"].values()), "two epochs are not enough for any claim: a check that holds is empty"
     assert module.checks(found["runs"]) == found["checks"]
+
+
+@pytest.mark.parametrize("name", ["ib_two_networks"])
+def test_claims_of_pairs_follow_from_the_record_and_can_fail(name):
+    """The finished record, and the same with one number changed."""
+    module = importlib.import_module(f"experiments.{name}")
+    figures = Path(__file__).resolve().parents[1] / "figures"
+    found = json.loads((figures / f"{name}.json").read_text(encoding="utf-8"))
+    assert module.checks(found["runs"]) == found["checks"]
+    assert {run["loss"] for run in found["runs"]} == {"supcon", "ce"}
+    assert {len(run["pairs"]) for run in found["runs"]} == {5}
+    rows = found["runs"][0]["pairs"][2]["rows"]
+    for row in rows:  # counts by the numbers beside them
+        rho = np.array(row["rho"])
+        assert row["rho>0.9"] == np.sum(rho > 0.9)
+        assert row["above_permuted"] == np.sum(rho > row["floors"]["permuted95"]) or len(rho) == 12
+    last = next(row for row in rows[::-1] if row["split"] == "train")
+    for key in ("rho>0.9", "gap")[: 2 if name == "ib_two_networks" else 1]:
+        last[key] -= 1
+        assert not all(module.checks(found["runs"]).values()), key
+        last[key] += 1
+    assert all(module.checks(found["runs"]).values())
+
+
+def test_configurations_of_pairs_see_the_same_images(tmp_path):
+    from experiments import _bottleneck
+
+    asked = _networks.flags("x.py", "", ["--out", str(tmp_path)], seeds=5)
+    config = _bottleneck.config_of(asked, "supcon", evaluations=12)
+    assert (config.data_seed, config.snapshots, config.noise, config.epochs) == (0, 2000, 0.6, 60)
+    assert _bottleneck.layers_of(config) == ("features-unit",)
+    full = _networks.flags("x.py", "", ["--out", str(tmp_path), "--full", "--data", "somewhere/cifar"], seeds=3)
+    config = _bottleneck.config_of(full, "supcon")
+    assert (config.arch, config.projection, config.noise) == ("resnet18", 128, 0)
+    assert _bottleneck.layers_of(config) == ("features-unit", "projections-unit")
+    assert _bottleneck.layers_of(_bottleneck.config_of(full, "ce")) == ("features",)
 
 
 def test_distance_does_not_see_scale():
