@@ -51,7 +51,7 @@ def test_experiment_runs_and_leaves_its_record(name, tmp_path, monkeypatch):
     assert module.checks(found["runs"]) == found["checks"]
 
 
-@pytest.mark.parametrize("name", ["ib_two_networks"])
+@pytest.mark.parametrize("name", ["ib_two_networks", "ib_transitions_training"])
 def test_claims_of_pairs_follow_from_the_record_and_can_fail(name):
     """The finished record, and the same with one number changed."""
     module = importlib.import_module(f"experiments.{name}")
