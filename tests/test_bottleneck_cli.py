@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from test_bottleneck_runs import write_run
 from ufm import plot
 from ufm.bottleneck import record
 from ufm.cli import main
@@ -195,6 +196,24 @@ def test_a_spectrum_with_groups_prints_one_interval_each(capsys):
     assert said.count("0.85 to 0.92") == 2
     assert "(1-2)" in said
     assert plot.bottleneck_figure(found) is not None
+
+
+# ------------------------------------------------------------------ training runs
+
+
+def test_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("ab"):
+        write_run(tmp_path / name, number + 1, epochs=(0, 10))
+    found = json.loads(run(capsys, "ib --runs a b --null-draws 19 --blocks 5 --json --out out").out)
+    assert list(found) == KEYS
+    assert [(row["epoch"], row["split"]) for row in found["epochs"]] == [
+        (epoch, split) for epoch in (0, 10) for split in ("train", "test")
+    ]
+    assert found["epochs"][2]["counts"]["gap"] == 3  # K - 1
+    assert sorted(path.name for path in Path("out").iterdir()) == ["ib.json", "ib.pdf", "ib.png", "ib.txt"]
+    err = one_line(run(capsys, "ib --runs a b --null-draws 5", code=2))
+    assert err.startswith("ufm: null-draws: 5"), err
 
 
 # ------------------------------------------------------------------ without data

@@ -1,9 +1,13 @@
 """Gaussianity of features: statistics beside naive sums, references beside simulation, size and power of the tests."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from ufm.bottleneck import gaussianity
+from experiments import ib_gaussian
+from ufm.bottleneck import gaussianity, mixture
 from ufm.bottleneck.gaussianity import excess, how_gaussian, ideal_kurtosis, mardia, simplex
 
 
@@ -53,6 +57,34 @@ def test_ideal_kurtosis_of_points():
     """-2, -.5455 and -.0594 at K = 2, 10, 100 (section 12.1 of the theory)."""
     found = [round(ideal_kurtosis(k, np.inf), 4) for k in (2, 10, 100)]
     assert found == [-2.0, -0.5455, -0.0594]
+
+
+def test_ideal_kurtosis_is_that_of_the_mixture():
+    """The same formula stands in `mixture`, for whole numbers of classes."""
+    assert ideal_kurtosis(7, 3.0) == pytest.approx(mixture.random_kurtosis(7, 3.0), rel=1e-15)
+
+
+def test_the_checks_of_the_experiment_can_fail():
+    """On what the experiment found, and on what it would have found had a network been Gaussian."""
+    found = json.loads((Path(__file__).parents[1] / "figures" / "ib_gaussian.json").read_text(encoding="utf-8"))
+    assert ib_gaussian.checks(found) == found["checks"]
+    row = ib_gaussian.row_of(found["networks"][0], "train", "class subspace", "pooled")
+    row["kurtosis"], row["p_kurtosis"] = 0.0, 0.8
+    failed = [claim for claim, held in ib_gaussian.checks(found).items() if not held]
+    assert failed == [
+        "no network is Gaussian on its class subspace",
+        "with SupCon the kurtosis there is within 0.05 of the ideal simplex",
+    ]
+    found["power"][0]["every"] = found["power"][1]["every"] = 0.2
+    assert not ib_gaussian.checks(found)["a test of all directions rejects the simplex at every K"]
+
+
+def test_a_simulated_point_of_the_experiment():
+    found = ib_gaussian.simulated(5)
+    assert abs(found["kurtosis"] - found["ideal"]) <= 4 * found["error"]
+    shares = ib_gaussian.power(10, 60)
+    assert shares["every"] >= 0.9
+    assert shares["one"] <= 0.3
 
 
 def test_dilution_by_noise_directions():

@@ -110,8 +110,9 @@ def _pair(found: dict[str, Any]) -> Figure:
     right.set_yticks(place, [name for name, _ in shown])
     expected = number((found["expected"] or {}).get("K-1"))
     if expected == expected:
-        right.axvline(expected, color="black", linestyle="--", linewidth=1.0, label="$K-1$")
-        right.legend(loc="lower right")
+        right.axvline(expected, color="black", linestyle="--", linewidth=1.0)
+        right.text(expected, len(shown) - 0.45, " $K-1$", fontsize=8, va="bottom")
+        right.set_ylim(-0.6, len(shown))
     right.margins(x=0.12)
     right.set_xlabel("count")
     right.set_title("what each rule counts")
@@ -184,7 +185,7 @@ def _channel(found: dict[str, Any]) -> Figure | None:
     check = information.get("check")
     if not information.get("betas") and not check:
         return None
-    figure, (left, right) = subplots(1, 2, figsize=(8.8, 3.8))
+    figure, (left, right) = subplots(1, 2, figsize=(8.8, 4.2))
     curve_panel(left, information)
     jump = [number(at.get(name)) for name in ("jump_x", "jump_y")]
     if information.get("curve") and min(jump) > 0:
@@ -203,7 +204,7 @@ def _channel(found: dict[str, Any]) -> Figure | None:
                                    strict=False):  # fmt: skip
         if (beta := number(at.get(name))) == beta and np.isfinite(beta):
             right.axvline(beta, color="black", linestyle=dash, linewidth=0.9, label=f"{label} {beta:.4g}")
-    right.legend(loc="upper left")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     right.set_xlabel(r"$\beta$")
     right.set_ylabel("$I(T;Y)$ in nats")
     right.set_title("optimum over beta")
