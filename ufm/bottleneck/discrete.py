@@ -13,6 +13,7 @@ by duality: -log Z - log sup c is feasible for the dual of the (linear) problem 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -37,7 +38,7 @@ STATUSES = {
 DIRECTIONS = {"none": ("none",), "up": ("up",), "down": ("down",), "both": ("up", "down")}
 """Directions of annealing, by the word of the caller."""
 
-_ROUND = 16
+_ROUND = 32
 """Iterations between two looks at the bound."""
 
 _NOISE = 1e-3
@@ -45,6 +46,9 @@ _NOISE = 1e-3
 
 _REACH = 4.0
 """Longest extrapolation that a run tries first, in steps."""
+
+_EXCESSES = 64
+"""Runs whose excess is computed at a time."""
 
 _TINY = 1e-300
 
@@ -200,8 +204,6 @@ class BlahutArimoto:
         information_y: I(T;Y) in nats.
         bound: nats by which the codewords of the run could still have lowered the objective, from the dual bound; at
             most the tolerance where the status is 1.
-        excess: the same for codewords of the whole simplex, sought from all rows of the channel and its output
-            distribution. Above the tolerance it proves that the run is not at the global optimum.
         status: codes of :data:`STATUSES`.
         iterations: iterations of each run.
         tolerance: tolerance of the bound in nats.
@@ -213,10 +215,22 @@ class BlahutArimoto:
     information_x: Float64[np.ndarray, "a s m"]
     information_y: Float64[np.ndarray, "a s m"]
     bound: Float64[np.ndarray, "a s m"]
-    excess: Float64[np.ndarray, "a s m"]
     status: Int[np.ndarray, "a s m"]
     iterations: Int[np.ndarray, "a s m"]
     tolerance: float
+    _W: Float64[np.ndarray, "x y"] = dataclasses.field(repr=False)
+    _p: Float64[np.ndarray, " x"] = dataclasses.field(repr=False)
+    _dual: Float64[np.ndarray, "a s m x"] = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def excess(self) -> Float64[np.ndarray, "a s m"]:
+        """The bound over codewords of the whole simplex, sought from all rows of the channel and its output.
+
+        Above the tolerance it proves that the run is not at the global optimum; it is computed when it is asked for.
+        """
+        betas = np.broadcast_to(self.betas, self.bound.shape).reshape(-1)
+        found = _excesses(self._W, self._p, betas, self._dual.reshape(len(betas), -1), _EXCESSES)
+        return np.maximum(found.reshape(self.bound.shape), self.bound)
 
     @property
     def best(self) -> Best:
@@ -578,7 +592,7 @@ def blahut_arimoto(
     codewords: int | None = None,
     tolerance: float = 1e-12,
     max_steps: int = 100_000,
-    width: int = 32,
+    width: int = 64,
     pad: int | None = None,
     seed: int = 0,
 ) -> BlahutArimoto:
@@ -634,15 +648,16 @@ def blahut_arimoto(
         np.resize(of_start, room), np.asarray(tolerance), np.asarray(float(max_steps)),
     )  # fmt: skip
     found = [column[: len(tasks)] for column in in_float64(_run)(table, lanes)]
-    excess = np.maximum(_excesses(W, p, tasks, found[-1], lanes), found[3])
 
     def shaped(column: np.ndarray) -> np.ndarray:
-        cube = np.asarray(column).reshape(len(directions), starts, len(grid))
+        cube = np.asarray(column).reshape(len(directions), starts, len(grid), *column.shape[1:])
         return np.stack([part[:, ::-1] if d == "down" else part for d, part in zip(directions, cube, strict=True)])
 
     objective, known, told, bound = (shaped(column) for column in found[:4])
     status, iterations = (shaped(column) for column in found[4:6])
-    return BlahutArimoto(grid, directions, objective, known, told, bound, shaped(excess), status, iterations, tolerance)
+    return BlahutArimoto(
+        grid, directions, objective, known, told, bound, status, iterations, tolerance, W, p, shaped(found[6])
+    )
 
 
 def _room(size: int, least: int) -> int:
