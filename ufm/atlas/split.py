@@ -133,8 +133,10 @@ class _CrossEntropy:
 
     def theory(self, ratio: np.ndarray, decay: np.ndarray) -> Arrays:
         """The number of finite transitions, by the thresholds."""
-        limits = [line(ratio) for _, line in self.lines.values()]
-        return {"finite": finite_label_transitions(*self.sizes, np.sum([decay >= limit for limit in limits], axis=0))}
+        known, place = np.unique(ratio, return_inverse=True)  # one scalar root for each ratio, not for each cell
+        limits = two_group_thresholds(*self.sizes, self.samples * known, self.samples)
+        phase = np.sum([decay >= limit[place] for limit in limits], axis=0)
+        return {"finite": finite_label_transitions(*self.sizes, phase)}
 
     @property
     def lines(self) -> Mapping[str, tuple[str, Line]]:
