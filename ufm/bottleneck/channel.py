@@ -1,7 +1,7 @@
 r"""The exact information bottleneck of the symmetric channel of K classes: no data, no Gaussian proxy.
 
 X is uniform on K classes and p(y|x) = rho [y = x] + (1 - rho)/K, with rho = 1 - eps K/(K - 1) and eps the probability
-of an error.  The best encoders at inverse temperature beta have posteriors (1 - r) u + r e_k (IB 10; u is uniform), so
+of an error.  The best encoders at inverse temperature beta have posteriors (1 - r) u + r e_k (u is uniform), so that
 everything follows from one function of r,
 
     I_K(r) = [phi((K-1) r) + (K-1) phi(-r)]/K,   phi(x) = (1+x) log(1+x) - x,
@@ -274,7 +274,7 @@ class Channel:
                 metastable; NaN below the spinodal, where it does not exist.
 
         Returns:
-            The point; exact to rounding. Derived (IB 10).
+            The point; exact to rounding. Derived.
 
         >>> symmetric(num_classes=10, error=0.3).point(3.0).r
         0.974410...
@@ -307,7 +307,7 @@ class Channel:
             information: I(T;X) in nats, 0 or more; above log K the curve is flat.
 
         Returns:
-            I(T;Y) in nats. Derived (IB 10); for error 0 it is min(I(T;X), log K), published (Kolchinsky et al. 2019).
+            I(T;Y) in nats. Derived; for error 0 it is min(I(T;X), log K), published (Kolchinsky et al. 2019).
 
         >>> c = symmetric(num_classes=4, error=0.2)
         >>> float(c.curve(c.point(2.5).information_x) - c.point(2.5).information_y)
@@ -389,7 +389,7 @@ def symmetric(num_classes: ArrayLike = 10, error: ArrayLike = 0.3) -> Channel:
         ValueError: a number of classes below 2, or an error at which the channel tells nothing or is reversed.
 
     Source:
-        *derived* (IB 10), checked against minimisation over all encoders; for error 0 *published* (Kolchinsky, Tracey
+        *derived*, checked against minimisation over all encoders; for error 0 *published* (Kolchinsky, Tracey
         & Van Kuyk 2019, arXiv 1808.07593).
 
     >>> c = symmetric(num_classes=10, error=0.3)

@@ -136,7 +136,7 @@ def first_transition(p_xy: ArrayLike, *, starts: int = 64, seed: int = 0) -> Tra
         ValueError: numbers that are no joint distribution.
 
     Source:
-        *derived* (IB 11); eta_KL as the slope of the curve at the origin is attributed to Anantharam, Gohari, Kamath &
+        *derived*; eta_KL as the slope of the curve at the origin is attributed to Anantharam, Gohari, Kamath &
         Nair 2013.
 
     >>> from ufm.bottleneck.channel import symmetric_joint

@@ -2,7 +2,7 @@ r"""Class information in Gaussian clusters whose means form a simplex ETF, and h
 
 K balanced classes, isotropic noise of variance sigma^2, distances ||mu_i - mu_j||^2 = 2 A^2 sigma^2; A is the
 separation, SNR = A^2/K the ratio of variances in a direction of the class subspace.  Three correlations of label and
-features, each with its inverse temperature (IB 12):
+features, each with its inverse temperature:
 
     beta_first <= 1/rho_nl^2 <= 1/rho_lin^2,   rho_lin^2 = SNR/(1 + SNR),   rho_nl^2 = (K q - 1)/(K - 1),  q = E p(Y|X),
 
@@ -114,7 +114,7 @@ def ladder(num_classes: int = 10, separation: float = 3.0) -> Ladder:
         ValueError: fewer than two classes, or a separation that is not in (0, 60].
 
     Source:
-        *derived* (IB 12), checked against 10^6 samples.
+        *derived*, checked against 10^6 samples.
 
     >>> found = ladder(10, 3.0)
     >>> found.rho2_linear, found.rho2_maximal, found.information, found.accuracy
@@ -232,7 +232,7 @@ def random_kurtosis(num_classes: int, snr: Numbers) -> Numbers:
         snr: variance of the means over that of the noise, per direction; one number or an array.
 
     Source:
-        *derived* (IB 12.1).
+        *derived*.
 
     >>> random_kurtosis(2, 2.0)
     -0.888888...
@@ -249,7 +249,7 @@ def kurtosis_along_mean(num_classes: int, snr: Numbers) -> Numbers:
         snr: variance of the means over that of the noise, per direction; one number or an array.
 
     Source:
-        *derived* (IB 12.1).
+        *derived*.
 
     >>> kurtosis_along_mean(10, 1e9)
     5.11111...
