@@ -200,7 +200,7 @@ def separation_for(num_classes: int, target: float) -> float:
         ValueError: an accuracy that is not above 1/K, or beyond the largest separation.
 
     >>> separation_for(10, 0.9)
-    2.98291...
+    2.98292...
     """
     low, high = 1e-8, LARGEST_SEPARATION
     if not accuracy(num_classes, low) < target < accuracy(num_classes, high):
