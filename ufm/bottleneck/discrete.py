@@ -537,7 +537,14 @@ def _excess(W: Array, p: Array, beta: Array, anchor: Array) -> Array:
         mass = p[:, None, None] * jnp.exp(fit(word) - anchor[:, None])
         return jnp.tensordot(W.T, mass, 1) * (1.0 / jnp.maximum(jnp.sum(mass, axis=0), _TINY))[None]
 
-    return _largest(p, fit(jax.lax.fori_loop(0, 64, climb, begin)), anchor)
+    def go(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        word, before, _, count = state
+        word = jax.lax.fori_loop(0, 64, climb, word)
+        after = _largest(p, fit(word), anchor)
+        return word, after, jnp.nanmax(after - before), count + 1
+
+    state = (begin, _largest(p, fit(begin), anchor), jnp.asarray(1.0), jnp.asarray(0))
+    return jax.lax.while_loop(lambda s: (s[2] > 1e-13) & (s[3] < 64), go, state)[1]
 
 
 def _starts(number: int, shape: tuple[int, int], direction: str, rng: np.random.Generator) -> np.ndarray:
