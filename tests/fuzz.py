@@ -42,6 +42,9 @@ ROOMS = (
     "ufm.report",
     "ufm.atlas",
     "ufm.theory",
+    "ufm.bottleneck",
+    "ufm.bottleneck.channel",
+    "ufm.bottleneck.mixture",
 )
 """Modules whose public functions are doors: those of ``__all__``, or all without an underscore."""
 
@@ -171,6 +174,10 @@ def _geometry() -> Any:
     return Geometry("a", np.ones(3), np.eye(3), np.eye(3), {}, ("x", 0.1), ("x", 0.1))
 
 
+def _features() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((3, 40))
+
+
 def _sweep() -> Any:
     from ufm.sweep import Sweep
 
@@ -246,6 +253,20 @@ SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
         **{"name": lambda: "mine", "status": lambda: "open", "statement": lambda: "It holds."},
         "citation": lambda: "zhu2021geometric",
     },
+    "formula": {
+        **{"name": lambda: "mine", "status": lambda: "open", "statement": lambda: "It holds."},
+        "citation": lambda: "zhu2021geometric",
+    },
+    "two_networks": {"HA": _features, "HB": _features, "labels": lambda: np.arange(40) % 2, "null_draws": lambda: 19},
+    "labels_report": {"H": _features, "labels": lambda: np.arange(40) % 2},
+    "along_runs": {"runs": lambda: ["nothing a", "nothing b"]},
+    "symmetric_joint": {"error": lambda: 0.1},
+    "blahut_arimoto": {"p_xy": lambda: np.full((2, 2), 0.25), "betas": lambda: [1.5]},
+    "first_transition": {"p_xy": lambda: np.array([[0.3, 0.2], [0.2, 0.3]])},
+    "ufm.bottleneck.mixture.accuracy": {"separation": lambda: 1.0},
+    "separation_for": {"target": lambda: 0.9},
+    "random_kurtosis": {"snr": lambda: 1.0},
+    "kurtosis_along_mean": {"snr": lambda: 1.0},
     "register_method": {"name": lambda: "mine"},
     "register_measure": {"name": lambda: "mine", "formula": lambda: "||mu_G||"},
     "measure": {"labels": lambda: [0, 0, 1, 1]},

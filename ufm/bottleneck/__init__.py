@@ -12,7 +12,15 @@ Samples are columns, logarithms natural, estimates float64 NumPy.  Nothing is im
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # to type checkers, whose names come from imports
+    from . import channel, gaussian, gaussianity, mixture, record
+    from .gaussian import GaussianIB
+    from .moments import Moments
+    from .paired import two_networks
+    from .relevance import labels_report
+    from .runs import along_runs
 
 _MODULES = ("channel", "gaussian", "gaussianity", "mixture", "record")
 _HOME_OF = {

@@ -34,6 +34,9 @@ BLOCK = 4096
 NO_SCIPY = "scipy: it is not installed, quantiles need it; pip install 'ufm[ib]'"
 """Message where scipy is missing."""
 
+MOST_DRAWS = 10**6
+"""Largest number of permutations."""
+
 _COUNTS = {"d1": door.whole(1), "d2": door.whole(1), "N": door.whole(3)}
 _RHO = door.numbers_of(0.0, ndim=(0, 1, 2))
 
@@ -485,8 +488,9 @@ def permutation_quantile(null: FloatArray, level: float = 0.05) -> FloatArray:
     draws = len(null)
     at = math.ceil((1.0 - level) * (draws + 1) - 1e-9)
     if at > draws:
-        need = math.ceil(1.0 / level - 1e-9) - 1
-        raise ValueError(f"null_draws: {draws} draws have no quantile of level {level:g}; give at least {need}")
+        need = math.ceil(1.0 / max(level, 1e-15) - 1e-9) - 1
+        remedy = f"give at least {need}" if need <= MOST_DRAWS else "give a larger level"
+        raise ValueError(f"null_draws: {draws} draws have no quantile of level {level:g}; {remedy}")
     return np.sort(null, axis=0)[at - 1]
 
 

@@ -25,6 +25,9 @@ from .. import _checks as door
 from .._checks import Numbers
 from .record import Json, envelope, text_table
 
+SMALLEST_SEPARATION = 1e-6
+"""Smallest separation: below it the numbers are rounding errors."""
+
 LARGEST_SEPARATION = 60.0
 """Largest separation: far above it every number has its limit."""
 
@@ -96,7 +99,11 @@ class Ladder:
         )
 
 
-_SEPARATION = door.between(0.0, math.nextafter(LARGEST_SEPARATION, 99.0), "a positive separation of at most 60")
+_SEPARATION = door.between(
+    math.nextafter(SMALLEST_SEPARATION, 0.0),
+    math.nextafter(LARGEST_SEPARATION, 99.0),
+    "a positive separation, from 1e-6 to 60",
+)
 
 
 @door.checked(num_classes=door.whole(2, 10**9), separation=_SEPARATION)
@@ -111,7 +118,7 @@ def ladder(num_classes: int = 10, separation: float = 3.0) -> Ladder:
         The ladder; integrals to about 1e-12.
 
     Raises:
-        ValueError: fewer than two classes, or a separation that is not in (0, 60].
+        ValueError: fewer than two classes, or a separation that is not from 1e-6 to 60.
 
     Source:
         *derived*, checked against 10^6 samples.
@@ -202,7 +209,7 @@ def separation_for(num_classes: int, target: float) -> float:
     >>> separation_for(10, 0.9)
     2.98292...
     """
-    low, high = 1e-8, LARGEST_SEPARATION
+    low, high = SMALLEST_SEPARATION, LARGEST_SEPARATION
     if not accuracy(num_classes, low) < target < accuracy(num_classes, high):
         raise ValueError(
             f"target: {target:g} is not an accuracy of {num_classes} classes; give one above 1/K and below 1"

@@ -560,7 +560,7 @@ def _whole_or_none(name: str, value: object) -> int | None:
     pca_b=door.whole(1),
     variance=door.FRACTION,
     copula=door.word("none", "scores", "spearman"),
-    null_draws=door.whole(19, 10**6),
+    null_draws=door.whole(19, floors.MOST_DRAWS),
     level=door.FRACTION,
     thresholds=door.numbers_of(0.0, ndim=(1,)),
     blocks=door.whole(5, 1000),

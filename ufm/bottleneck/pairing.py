@@ -102,10 +102,9 @@ def paired_data(
         ("index_a", index[0], A),
         ("index_b", index[1], B),
     ):
-        if given is not None and (length := len(to_numpy(given, name))) != matrix.shape[1]:
-            raise ValueError(
-                f"{name}: it has {length} entries for {matrix.shape[1]} samples; give one for every sample"
-            )
+        if given is not None and (shape := to_numpy(given, name).shape) != matrix.shape[1:]:
+            what = f"{shape[0]} entries" if len(shape) == 1 else f"shape {shape}"
+            raise ValueError(f"{name}: it has {what} for {matrix.shape[1]} samples; give one for every sample")
     if (index[0] is None) != (index[1] is None):
         missing = "index_a" if index[0] is None else "index_b"
         raise ValueError(f"{missing}: it is missing; give the index of both files, or of none")

@@ -459,6 +459,8 @@ def _layer_of(folder: _Folder) -> str:
 
 
 def _open_all(runs: Sequence[str | Path]) -> list[_Folder]:
+    if not isinstance(runs, (list, tuple)):
+        raise ValueError(f"runs: {door.show(runs)} is no list of folders; give two or more")
     paths = [Path(str(door.path("runs", run))) for run in runs]
     if len(paths) < 2:
         raise ValueError(f"runs: {len(paths)} folder is given; give two or more")

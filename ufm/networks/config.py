@@ -61,7 +61,7 @@ class Config:
         limit: largest number of training images, drawn in proportion to class sizes.
         augment: random crops and flips.
         noise: standard deviation of Gaussian noise that is added to every normalised training image; views of supcon
-            then differ by it, and by crops and flips only with ``augment``.
+            then differ by it, and by crops and flips only with augment.
         dtype: arithmetic of the backbone; the state is float32.
         evaluations: number of log-spaced epochs at which the geometry is measured.
         stop_epoch: end after this epoch, with the schedule of the whole run; go through all epochs by default.
