@@ -18,7 +18,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -481,18 +481,29 @@ def _common(folders: Sequence[_Folder], notes: list[str]) -> tuple[int, ...]:
     return tuple(sorted(common))
 
 
-def _compared(left: _Snapshot, right: _Snapshot, split: Split, options: Mapping[str, int | float | str]) -> Report:
+class _Options(TypedDict):
+    """Arguments of `two_networks` that all comparisons share."""
+
+    pca: int
+    copula: Literal["none", "scores", "spearman"]
+    null_draws: int
+    level: float
+    blocks: int
+    seed: int
+
+
+def _compared(left: _Snapshot, right: _Snapshot, split: Split, options: _Options) -> Report:
     """JSON of the comparison; a verdict alone where features cannot be compared, such as constant ones."""
     from ufm.bottleneck import two_networks
 
-    index = {"index_a": left.index[split], "index_b": right.index[split]}
     try:
         report = two_networks(
             left.features[split],
             right.features[split],
             left.labels[split],
-            **index,
-            **options,  # type: ignore[arg-type]
+            index_a=left.index[split],
+            index_b=right.index[split],
+            **options,
         )
     except ValueError as error:
         return {"verdict": f"not compared: {error}"}
@@ -566,7 +577,7 @@ def along_runs(
     epochs = _common(folders, notes)
     splits: tuple[Split, ...] = SPLITS if split == "both" else ("train",) if split == "train" else ("test",)
     layer = _layer_of(folders[0]) if layer is None else layer
-    options = {"pca": pca, "copula": copula, "null_draws": null_draws, "level": level, "blocks": blocks, "seed": seed}
+    options = _Options(pca=pca, copula=copula, null_draws=null_draws, level=level, blocks=blocks, seed=seed)
     of_runs: list[OfRun] = []
     of_pairs: list[OfPair] = []
     found: list[_Snapshot] = []
@@ -600,7 +611,10 @@ def along_runs(
         tuple(of_runs),
         tuple(of_pairs),
         tuple(plateau(epochs, row) for row in accuracies),
-        {"split": split, "layer": layer, **options},
+        {
+            **{"split": split, "layer": layer, "pca": pca, "copula": copula},
+            **{"null_draws": null_draws, "level": level, "blocks": blocks, "seed": seed},
+        },
         tuple(inputs),
         tuple(notes),
     )
