@@ -10,22 +10,28 @@ MATRIX_ROWS = 64
 """Rows above which JSON has a matrix only on demand: with a thousand classes each matrix takes twenty megabytes."""
 
 
-def plain(value: object) -> Any:
+def plain(value: object, *, infinities: bool = False) -> Any:
     """Returns the value as dicts, lists, numbers, truth values and text.
 
     Arrays become lists; NaN and infinities, for which strict JSON has no word, become ``None``.
+
+    Args:
+        value: anything.
+        infinities: whether infinities become the text ``"inf"`` and ``"-inf"``: where they are results.
 
     >>> import numpy as np
     >>> plain({"gap": np.float64("nan"), "counts": np.array([3, 1]), 2: (True, "ce")})
     {'gap': None, 'counts': [3, 1], '2': [True, 'ce']}
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry, infinities=infinities) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
+        return [plain(entry, infinities=infinities) for entry in value]
     if (tolist := getattr(value, "tolist", None)) is not None:  # arrays of NumPy and JAX, single numbers of NumPy
-        return plain(tolist())
+        return plain(tolist(), infinities=infinities)
     if isinstance(value, float):
+        if infinities and math.isinf(value):
+            return "inf" if value > 0 else "-inf"
         return value if math.isfinite(value) else None
     if isinstance(value, int):  # an enumeration of statuses is one
         return value if isinstance(value, bool) else int(value)

@@ -36,7 +36,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ufm import _files
+from ufm import _files, _json
 from ufm._version import __version__, versions
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -74,17 +74,8 @@ def plain(value: object) -> Json:
     >>> plain({"beta": np.array([1.5, np.inf]), "low": np.float64("nan"), 3: (np.int64(2), True)})
     {'beta': [1.5, 'inf'], 'low': None, '3': [2, True]}
     """
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if (tolist := getattr(value, "tolist", None)) is not None:  # arrays of NumPy and JAX, single numbers of NumPy
-        return plain(tolist())
-    if isinstance(value, float):
-        if math.isinf(value):
-            return "inf" if value > 0 else "-inf"
-        return None if math.isnan(value) else value
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    found: Json = _json.plain(value, infinities=True)
+    return found
 
 
 def number(value: Json) -> float:
