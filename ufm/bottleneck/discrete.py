@@ -109,7 +109,10 @@ def _contracted(W: Array, p: Array, start: Array) -> tuple[Array, Array]:
 
     def go(state: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
         deviation, eta, behind, _, count = state
-        deviation, new, behind = jax.lax.fori_loop(0, 64, step, (deviation, eta, behind))
+        moved = jax.lax.fori_loop(0, 64, step, (deviation, eta, behind))
+        good = jnp.isfinite(moved[1])  # a change that the channel does not pass on ends in 0/0 and stays where it was
+        new = jnp.where(good, moved[1], eta)
+        deviation, behind = (jnp.where(good[:, None], a, b) for a, b in ((moved[0], deviation), (moved[2], behind)))
         return deviation, new, behind, jnp.max(new - eta), count + 1
 
     state = (start, *ratio(start), jnp.asarray(1.0), jnp.asarray(0))
@@ -237,8 +240,10 @@ class BlahutArimoto:
         """The lowest objective at each beta, over all runs and the trivial encoder.
 
         Where encoders of different information have the same objective, the problem at that beta has no single
-        optimum: a whole segment of the curve has the slope 1/beta.  Then ``unique`` is ``False``, and the end with the
-        smaller I(T;X) that a run, or the trivial encoder, has reached is given, never a point between.
+        optimum: a whole segment of the curve has the slope 1/beta.  Then ``unique`` is ``False``, and of those with the
+        lowest objective the one of the smallest I(T;X) is given.  For a segment from the origin that is the trivial
+        encoder, an end of it.  For any other segment it is the smallest that a run has reached, which may lie between
+        the ends.
         """
         flat = lambda a: np.concatenate([np.zeros((1, len(self.betas))), a.reshape(-1, len(self.betas))])  # noqa: E731
         value, known, told = map(flat, (self.objective, self.information_x, self.information_y))
