@@ -214,8 +214,10 @@ def test_sweeping_error_and_classes_compiles_once():
     assert (channel._transitions._cache_size(), channel._ordered._cache_size()) == programs
 
 
-def test_json_and_table_of_a_channel():
+def test_json_and_table_of_a_channel(tmp_path):
     c = symmetric(10, 0.3)
+    assert [path.name for path in c.save(tmp_path)] == ["ib.json", "ib.txt"]
+    assert json.loads((tmp_path / "ib.json").read_text(encoding="utf-8")) == c.json()
     found = json.loads(json.dumps(c.json(), allow_nan=False))
     assert found["kind"] == "channel"
     assert found["transitions"]["eta_kl"] == 1 / c.first
@@ -258,6 +260,22 @@ def test_first_transition_of_random_distributions():
         assert found.first <= found.local * (1 + 1e-12)
         r = found.posterior
         assert relative((r / p) @ joint, seen) == pytest.approx(found.eta_kl * relative(r, p), rel=1e-9)
+
+
+def test_equal_rows_of_the_channel_do_not_end_the_search():
+    """Moving probability between them is not passed on; eta against a general optimiser of the quotient."""
+    W = np.array([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.35, 0.4]])
+    p = np.array([0.4, 0.1, 0.3, 0.2])
+
+    def quotient(theta):
+        r = special.softmax(theta)
+        return -relative(r @ W, p @ W) / max(relative(r, p), 1e-9)
+
+    rng = np.random.default_rng(0)
+    ends = [optimize.minimize(quotient, rng.standard_normal(4), method="Nelder-Mead").fun for _ in range(8)]
+    found = first_transition(p[:, None] * W)
+    assert found.eta_kl == pytest.approx(0.345678820, abs=1e-9)
+    assert found.eta_kl >= -min(ends) - 1e-9
 
 
 def test_independent_variables_have_no_transition():
@@ -472,8 +490,10 @@ def test_a_mixture_that_is_none_is_refused(call, message):
         call()
 
 
-def test_json_of_a_mixture():
+def test_json_of_a_mixture(tmp_path):
     found = json.loads(json.dumps(mixture.ladder(10, 3.0).json(), allow_nan=False))
+    assert [path.name for path in mixture.ladder(10, 3.0).save(tmp_path)] == ["ib.json", "ib.txt"]
+    assert json.loads((tmp_path / "ib.json").read_text(encoding="utf-8")) == found
     assert found["measures"]["accuracy"] == pytest.approx(0.902488)
     assert "Bayes accuracy 0.902488" in mixture.ladder(10, 3.0).table()
 

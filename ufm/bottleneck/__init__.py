@@ -3,8 +3,8 @@
 `gaussian` is the information bottleneck of jointly Gaussian variables, with labels or a second network as relevance,
 `channel` the exact one of a symmetric channel, `mixture` that of Gaussian clusters.  `two_networks` compares the
 features of two networks on the same samples, `along_runs` two training runs epoch by epoch, `labels_report` one network
-with its labels.  Every result is a frozen record with ``.json()``, ``.table()`` and ``.save(dir)``; the keys of the
-JSON are in `record`.
+with its labels.  What these three return, and `channel.symmetric`, `mixture.ladder` and `gaussianity.how_gaussian`, is
+a frozen record with ``.json()``, ``.table()`` and ``.save(dir)``; the keys of the JSON are in `record`.
 
 Samples are columns, logarithms natural, estimates float64 NumPy.  Nothing is imported before it is asked for.
 """

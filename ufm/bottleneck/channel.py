@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from .._checks import ArrayLike, Numbers
 from .._numerics import Array, in_float64
 from .._programs import Program, compiled
 from .discrete import BlahutArimoto, Transition, blahut_arimoto, first_transition, phi
-from .record import Json, envelope, text_table
+from .record import Json, envelope, save, text_table
 
 __all__ = [
     "BlahutArimoto",
@@ -332,6 +333,10 @@ class Channel:
     def joint(self) -> Float64[np.ndarray, "K K"]:
         """The joint distribution p(x, y) of one channel."""
         return symmetric_joint(int(self.num_classes), float(self.error))
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write the record into a folder, as ``ib.json`` and ``ib.txt``; returns the paths."""
+        return save(self.json(), self.table(), out)
 
     def table(self) -> str:
         """The transitions as text, one row for each channel."""

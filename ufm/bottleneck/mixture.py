@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 
 from .. import _checks as door
 from .._checks import Numbers
-from .record import Json, envelope, text_table
+from .record import Json, envelope, save, text_table
 
 SMALLEST_SEPARATION = 1e-6
 """Smallest separation: below it the numbers are rounding errors."""
@@ -80,6 +81,10 @@ class Ladder:
         ]
         head = (f"K = {self.num_classes}, A = {self.separation:g}", "rho^2", "beta", "information")
         return f"{text_table(head, rows)}\nSNR {self.snr:.6g}, Bayes accuracy {self.accuracy:.6g}"
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write the record into a folder, as ``ib.json`` and ``ib.txt``; returns the paths."""
+        return save(self.json(), self.table(), out)
 
     def json(self) -> dict[str, Json]:
         """The record in the form of :mod:`ufm.bottleneck.record`, kind ``mixture``."""
