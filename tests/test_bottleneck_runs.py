@@ -1,5 +1,6 @@
 """Runs on one axis of time: read from files alone, paired by image, timed as defined, refused where they differ."""
 
+import dataclasses
 import json
 import shutil
 
@@ -119,6 +120,18 @@ def test_the_record_is_json_with_the_keys_of_the_room(found, tmp_path):
     assert json.loads((tmp_path / "ib.json").read_text(encoding="utf-8")) == said
     assert "rho>0.9: 1 of 1" in found.verdict
     assert found.verdict in (tmp_path / "ib.txt").read_text(encoding="utf-8")
+
+
+def test_the_verdict_counts_what_stays(found):
+    """A pair that counts K - 1 modes at one epoch and fewer at the last does not share them for good."""
+    rows = list(found.of_pairs)
+    last = max(i for i, row in enumerate(rows) if row.split == "train")
+    counts = {**rows[last].report["counts"], "rho>0.9": K - 2}
+    rows[last] = dataclasses.replace(rows[last], report={**rows[last].report, "counts": counts})
+    lost = dataclasses.replace(found, of_pairs=tuple(rows))
+    entry = next(e for e in lost.entries if (e.split, e.rule) == ("train", "rho>0.9"))
+    assert (entry.first, entry.lasting) == (3, None)
+    assert "rho>0.9: 0 of 1" in lost.verdict
 
 
 def test_three_runs_are_three_pairs(pair, found, tmp_path):

@@ -319,16 +319,16 @@ class AlongRuns:
 
     @property
     def verdict(self) -> str:
-        """One sentence: how many pairs have entered by the plateau, for each rule, on the first split."""
+        """One sentence: how many pairs have entered for good by the plateau, for each rule, on the first split."""
         split = self.of_pairs[0].split
         words = []
         for rule in RULES:
             rows = [entry for entry in self.entries if (entry.split, entry.rule) == (split, rule)]
-            there = sum(entry.lag is not None and entry.lag <= 0 for entry in rows)
+            there = sum(entry.lasting is not None and entry.lasting <= entry.plateau for entry in rows)
             words.append(f"{rule}: {there} of {len(rows)}")
         return (
-            f"pairs that share {self.num_classes - 1} modes ({split} images) by the epoch at which accuracy is on its "
-            f"plateau, by rule of counting: {', '.join(words)}"
+            f"pairs that share {self.num_classes - 1} modes ({split} images) from the epoch at which accuracy is on its "
+            f"plateau to the last, by rule of counting: {', '.join(words)}"
         )
 
     def json(self) -> dict[str, Json]:
