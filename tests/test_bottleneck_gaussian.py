@@ -698,6 +698,9 @@ def test_too_few_samples_are_not_counted():
     assert found.intervals is None
     assert found.verdict == "There are too few samples to count transitions."
     assert any("give at least 18 samples, or features of at most 8 dimensions" in note for note in found.notes)
+    few = labels_report(*simplex_mixture(N=40), blocks=60)
+    assert few.intervals is None
+    assert "No intervals: blocks: 60 are more than the 40 samples; give at most 40." in few.notes
     wide = labels_report(*simplex_mixture(N=40))
     assert wide.counts
     assert any("floors and intervals are wide" in note for note in wide.notes)
@@ -712,6 +715,14 @@ def test_independent_features_stay_at_the_floor():
     assert np.mean([found.measures["vci"] for found in values]) == pytest.approx(floor, abs=0.002)
     assert sum(found.counts["above_tw99"] for found in values) == 0
     assert all(found.counts["finite"] == 9 for found in values)
+
+
+def test_fewer_features_than_classes_have_a_floor_of_their_own():
+    rng = np.random.default_rng(3)
+    labels = np.arange(300) % 60
+    values = [labels_report(rng.normal(size=(5, 300)), labels, blocks=0, tau2=(1.0,)).measures for _ in range(20)]
+    assert values[0]["vci_floor"] == 1 - 59 / 299
+    assert np.mean([found["vci"] for found in values]) == pytest.approx(values[0]["vci_floor"], abs=0.01)
 
 
 def test_classes_with_equal_means_have_transitions_that_never_come():

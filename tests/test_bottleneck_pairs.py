@@ -69,7 +69,7 @@ def test_edges_and_quantiles_have_their_golden_values():
     ((params, value, _),) = golden("ib-unit-count")
     assert floors.forced_unit_correlations(**params) == value
     ((params, value, rtol),) = golden("ib-vci-null")
-    assert floors.vci_floor(params["d"], params["N"]) == pytest.approx(value, rel=rtol)
+    assert floors.vci_floor(params["d"], 2, params["N"]) == pytest.approx(value, rel=rtol)
     assert floors.wachter_edge(60, 50, 100) == floors.null_quantile(60, 50, 100) == 1.0
 
 
@@ -106,7 +106,18 @@ def test_p_values_of_the_largest_invert_its_quantile():
 def test_vci_floor_is_the_mean_of_features_without_relation():
     rng, labels = np.random.default_rng(0), np.arange(400) % 4
     found = [measure(rng.standard_normal((100, 400)), labels)["vci"] for _ in range(12)]  # standard error .003
-    assert np.mean(found) == pytest.approx(floors.vci_floor(100, 400), abs=0.01)
+    assert np.mean(found) == pytest.approx(floors.vci_floor(100, 4, 400), abs=0.01)
+    below = np.mean([measure(rng.standard_normal((100, 400)), labels)["vci"] < 0.748 for _ in range(60)])
+    assert 0.2 < below < 0.8  # it is a mean, and no bound
+
+
+def test_vci_floor_of_fewer_features_than_classes():
+    rng, labels = np.random.default_rng(1), np.arange(200) % 50
+    found = [measure(rng.standard_normal((8, 200)), labels)["vci"] for _ in range(40)]  # standard error .002
+    assert np.mean(found) == pytest.approx(floors.vci_floor(8, 50, 200), abs=0.01)
+    H = rng.standard_normal((8, 200))
+    both = two_networks(H, H + rng.standard_normal((8, 200)), labels, null_draws=19).measures
+    assert both["a"]["vci_floor"] == both["b"]["vci_floor"] == floors.vci_floor(8, 50, 200)
 
 
 def test_spikes_have_their_golden_values_and_the_correction_inverts_the_limit():
@@ -358,6 +369,16 @@ def test_too_few_samples_for_blocks():
     X, Y = spiked(np.random.default_rng(13), 10, 10, 24, [])
     with pytest.raises(ValueError, match=r"^blocks: 5 blocks of 24 samples leave 19, too few for 10 \+ 10 dimensions"):
         intervals.canonical_intervals(X, Y, blocks=5)
+
+
+def test_more_blocks_than_samples():
+    X, Y = spiked(np.random.default_rng(13), 2, 2, 24, [])
+    words = "blocks: 40 are more than the 24 samples; give at most 24"
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        intervals.canonical_intervals(X, Y, blocks=40)
+    found = two_networks(X, Y, null_draws=19, blocks=40)
+    assert found.intervals is None
+    assert f"No intervals: {words}." in found.notes
 
 
 # ------------------------------------------------------------------ models of theory

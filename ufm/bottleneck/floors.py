@@ -77,20 +77,23 @@ def forced_unit_correlations(d1: int, d2: int, N: int) -> int:
     return max(0, d1 + d2 - (N - 1))
 
 
-@door.checked(d=door.whole(1), N=door.whole(3))
-def vci_floor(d: int, N: int) -> float:
-    """Mean variability collapse index of features that are independent of the labels, 1 - d/(N - 1); 0 at the least.
+@door.checked(d=door.whole(1), num_classes=door.whole(2), N=door.whole(3))
+def vci_floor(d: int, num_classes: int, N: int) -> float:
+    """Mean variability collapse index of features that are independent of the labels: 1 - max(d, K - 1)/(N - 1).
 
-    *Derived*, exact for Gaussian features.  A VCI below this is collapse; 1 is never the value to compare with.
+    *Derived*, exact for Gaussian features: the min(d, K - 1) squared correlations have the mean sum d (K - 1)/(N - 1).
+    0 at the least.  It is the mean over independent data, so that about half of these lie below it; a VCI of collapse
+    lies far below it, and 1 is never the value to compare with.
 
     Args:
         d: number of features, or the rank of their covariance.
+        num_classes: K.
         N: number of samples.
 
-    >>> round(vci_floor(512, 2000), 9)
+    >>> round(vci_floor(512, 10, 2000), 9)
     0.743871936
     """
-    return max(0.0, 1.0 - d / (N - 1))
+    return max(0.0, 1.0 - max(d, num_classes - 1) / (N - 1))
 
 
 # ------------------------------------------------------------------ Tracy-Widom

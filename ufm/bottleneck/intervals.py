@@ -217,11 +217,13 @@ Spectrum = Callable[[NDArray[np.intp]], FloatArray]
 
 
 def check_blocks(N: int, dims: tuple[int, int], blocks: int) -> None:
-    """Refuse blocks after whose removal correlations of 1 are forced.
+    """Refuse blocks without samples, and those after whose removal correlations of 1 are forced.
 
     Raises:
         ValueError: too few samples.
     """
+    if blocks > N:
+        raise ValueError(f"blocks: {blocks} are more than the {N} samples; give at most {N}")
     left = N - math.ceil(N / blocks)
     if sum(dims) >= left - 1:
         raise ValueError(

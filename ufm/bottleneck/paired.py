@@ -396,7 +396,7 @@ def _measures(data: Data, sides: tuple[Whitened, Whitened]) -> dict[str, dict[st
         centred = H - _mean(H)
         nearest = np.argmax(2.0 * M.T @ centred - np.sum(np.square(M), axis=0)[:, None], axis=0)
         found[name] = {key: numbers[key] for key in MEASURES} | {
-            "vci_floor": floors.vci_floor(side.rank, data.N),
+            "vci_floor": floors.vci_floor(side.rank, len(statistics.counts), data.N),
             "nearest_mean_accuracy": float(np.mean(nearest == data.labels)),
         }
     return found

@@ -190,8 +190,8 @@ def labels_report(
 
     The measures, beside those of `ufm.measure` (``nc1_quotient``, ``nc1_papyan``, ``cdnv``, ...):
 
-    - ``vci``: variability collapse index, the mean of lam_1..lam_{K-1}; ``vci_floor``: its mean where features and
-      labels are independent, 1 - rank/(N - 1).
+    - ``vci``: variability collapse index, the mean of lam_1..lam_m with m = min(rank, K - 1); ``vci_floor``: its mean
+      where features and labels are independent, 1 - max(rank, K - 1)/(N - 1).
     - ``sum_beta_minus_1``: sum of beta_i - 1, at most ``trace_bound`` = tr(Sigma_W Sigma_B^+) with the class weights
       n_c/N (*derived*); equal where Sigma_W has no block between the class subspace and the rest.
     - ``split_ratio``: largest beta_i - 1 over the smallest; 1 for equal transitions, as of a simplex.
@@ -327,7 +327,7 @@ def _measures(sums: ClassSums, ib: GaussianIB, within: FloatArray, between: Floa
         "nc2_equinorm_centred_means": equinorm(statistics.centred_means),
         "nc2_gram_etf_centred_means": gram_to_etf(statistics.centred_means),
         "vci": float(ib.lam[:m].mean()),
-        "vci_floor": floors.vci_floor(ib.rank, N),
+        "vci_floor": floors.vci_floor(ib.rank, K, N),
         "sum_beta_minus_1": float(excess.sum()),
         "trace_bound": float((np.einsum("ij,ij->j", U, within @ U) / s2).sum()),
         "split_ratio": float(excess.max() / excess.min()) if ib.finite and ib.deterministic == 0 else math.nan,
