@@ -327,8 +327,8 @@ class AlongRuns:
             there = sum(entry.lasting is not None and entry.lasting <= entry.plateau for entry in rows)
             words.append(f"{rule}: {there} of {len(rows)}")
         return (
-            f"pairs that share {self.num_classes - 1} modes ({split} images) from the epoch at which accuracy is on its "
-            f"plateau to the last, by rule of counting: {', '.join(words)}"
+            f"pairs that share {self.num_classes - 1} modes ({split} images) from the epoch at which accuracy is on "
+            f"its plateau to the last, by rule of counting: {', '.join(words)}"
         )
 
     def json(self) -> dict[str, Json]:
